@@ -1,0 +1,77 @@
+# Every target is a thin call of the command line; `make` alone lists them. Variables: make features DATA=photos
+DATA    ?= digits
+WEIGHTS ?= IMAGENET1K_V2
+CACHE   ?= latest
+RUN     ?= latest
+IMAGE   ?=
+ARGS    ?=
+PYTHON  ?= python3
+
+VENV     := .venv
+PIPELINE := $(VENV)/bin/python -m pipeline
+READY    := $(VENV)/.ready
+# The pins are of releases for Python 3.11 and newer; an older Python gets the newest releases that it can run.
+PINS     := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo features head search baselines evaluate finetune predict trace inspect bench test check clean
+
+help: ## list the targets (the default)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Variables: DATA=$(DATA) WEIGHTS=$(WEIGHTS) CACHE=$(CACHE) RUN=$(RUN) IMAGE=$(IMAGE) ARGS='more options'"
+
+setup: $(READY) ## make .venv and install into it (once)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "error: Python 3.10 or newer is needed, this is " + sys.version.split()[0] + ": give another with make PYTHON=python3.12")'
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make a virtual environment: install its venv package (on Debian and Ubuntu: python3-venv)" >&2; rm -rf $(VENV); exit 1; }
+	@echo "installing into $(VENV) (PyTorch is large: some minutes the first time)"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PINS) --editable '.[onnx,dev]'
+	@touch $@
+
+demo: $(READY) ## run the whole pipeline on handwritten digits, step by step
+	$(PIPELINE) demo $(ARGS)
+
+features: $(READY) ## stage one: DATA=folder|manifest.csv|digits WEIGHTS=...
+	$(PIPELINE) extract $(DATA) --weights $(WEIGHTS) $(ARGS)
+
+head: $(READY) ## stage two: train a head on CACHE=
+	$(PIPELINE) train $(CACHE) $(ARGS)
+
+search: $(READY) ## stage two: choose among many heads on CACHE=
+	$(PIPELINE) search $(CACHE) $(ARGS)
+
+baselines: $(READY) ## scikit-learn baselines on CACHE=
+	$(PIPELINE) baseline $(CACHE) $(ARGS)
+
+evaluate: $(READY) ## score RUN= on the test split, once
+	$(PIPELINE) evaluate $(RUN) $(ARGS)
+
+finetune: $(READY) ## stage three: fine-tune RUN= end to end
+	$(PIPELINE) finetune $(RUN) $(ARGS)
+
+predict: $(READY) ## classes of IMAGE= by RUN=
+	@test -n "$(IMAGE)" || { echo "error: no image given: make predict IMAGE=photo.jpg [RUN=latest]" >&2; exit 2; }
+	$(PIPELINE) predict $(RUN) $(IMAGE) $(ARGS)
+
+trace: $(READY) ## show the model pipeline: load, remove head, add head, train
+	$(PIPELINE) trace $(ARGS)
+
+inspect: $(READY) ## what CACHE= holds and where it comes from
+	$(PIPELINE) inspect $(CACHE) $(ARGS)
+
+bench: $(READY) ## measure, each entry as a ratio of two ways
+	$(PIPELINE) bench $(ARGS)
+
+test: $(READY) ## run the tests
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+check: $(READY) ## lint, format, types, import rule
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest tests/test_imports.py
+
+clean: ## remove what the tools made (not cache/)
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find pipeline tests -name __pycache__ -prune -exec rm -rf {} +

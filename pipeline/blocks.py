@@ -1,0 +1,206 @@
+"""The loop of stage one: images in, finished blocks out.
+
+Decoding runs ahead in threads, the trunk works in the calling thread on batches of one fixed shape that never cross a
+block, and finished blocks are written behind by one thread. So a block's bytes depend on its own images and settings
+only: not on what was interrupted, on other blocks, or on how many processes share the work (E1, F4).
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.interrupt import StopRequest
+from pipeline.store import ITEM_STATES, Cache, Failure, Writer, append_failures
+
+if TYPE_CHECKING:
+    from pipeline.data import Loaded, Loader
+    from pipeline.frozen import FrozenTrunk
+    from pipeline.report.watch import Tracker
+
+WRITE_AHEAD = 2  # finished blocks that may wait for the disk
+
+
+@dataclass
+class Shares:
+    """Busy seconds of each part of the job; ``waiting`` is the trunk's time without images."""
+
+    read: float = 0.0
+    decode: float = 0.0
+    transform: float = 0.0
+    forward: float = 0.0
+    write: float = 0.0
+    waiting: float = 0.0
+
+    def line(self) -> str:
+        """For example ``read 1 %, decode 3 %, transform 2 %, forward 93 %, write 1 %: the trunk is the bottleneck``."""
+        parts = {n: getattr(self, n) for n in ("read", "decode", "transform", "forward", "write")}
+        total = sum(parts.values()) or 1.0
+        text = ", ".join(f"{name} {100 * value / total:.0f} %" for name, value in parts.items())
+        if self.waiting <= 0.1 * (self.forward + self.waiting):
+            return f"{text}: the trunk is the bottleneck"
+        slow = max(("read", "decode", "transform"), key=lambda n: parts[n])
+        cure = {"read": "a faster disk", "decode": "more --workers", "transform": "more --workers"}[slow]
+        return f"{text}: {slow} is the bottleneck (the trunk waited {self.waiting:.1f} s; {cure} would help)"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where each row comes from: ``donor`` (N,), an index into ``donors`` or -1 for the trunk, and ``row`` (N,)."""
+
+    donors: Sequence[Cache]
+    donor: NDArray[np.int64]
+    row: NDArray[np.int64]
+    reasons: Sequence[dict[bytes, Failure]]
+
+
+@dataclass
+class BlockLoop:
+    """One run over the blocks that are still to do; ``trunk`` is None when every row is copied."""
+
+    writer: Writer
+    paths: Callable[[int], bytes]
+    ids: Sequence[bytes]
+    digests: NDArray[np.uint8]
+    origin: Origin
+    loader: Loader
+    trunk: FrozenTrunk | None
+    failures_file: Path
+    tracker: Tracker
+    stop: StopRequest
+    stop_message: str
+    shares: Shares = field(default_factory=Shares)
+    forwards: int = 0
+    failed: int = 0
+
+    def run(self, blocks: Sequence[int]) -> None:
+        """Do ``blocks`` in order; raises Interrupted after the block in work when a stop was asked for."""
+        loaded = self.loader.load(self._jobs(blocks))
+        with _WriteBehind(self._commit) as behind:
+            for block in blocks:
+                behind.put(self._block(block, loaded))
+                self.stop.raise_if_asked(self.stop_message)
+
+    def _jobs(self, blocks: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        for block in blocks:
+            start, stop = self.writer.span(block)
+            for row in (np.flatnonzero(self.origin.donor[start:stop] < 0) + start).tolist():
+                yield row, self.paths(row)
+
+    def _block(self, block: int, loaded: Iterator[Loaded]) -> tuple[Any, ...]:
+        start, stop = self.writer.span(block)
+        features = np.zeros((stop - start, self.writer.dim), np.float32)
+        digests = self.digests[start:stop].copy()
+        states = np.zeros(stop - start, np.uint8)
+        failures = self._copy_donors(start, stop, features, digests, states)
+        pending: list[tuple[int, NDArray[np.uint8]]] = []
+        for _ in range(int((self.origin.donor[start:stop] < 0).sum())):
+            began = time.perf_counter()
+            item = next(loaded)
+            self.shares.waiting += time.perf_counter() - began
+            self.shares.read += item.read_s
+            self.shares.decode += item.decode_s
+            self.shares.transform += item.transform_s
+            at = item.index - start
+            digests[at] = np.frombuffer(item.digest, np.uint8)
+            if item.failure is not None:
+                states[at] = ITEM_STATES[item.failure.kind]
+                failures.append(Failure(self.ids[item.index], item.failure.kind, item.failure.reason, item.digest))
+                self.failed += 1
+                self.tracker.note(f"{self.failed} failed")
+                self.tracker.advance()
+                continue
+            assert item.pixels is not None
+            states[at] = ITEM_STATES["good"]
+            pending.append((at, item.pixels))
+            if self.trunk and len(pending) >= self.trunk.engine.batch:
+                self._forward(pending, features)
+        if pending:
+            self._forward(pending, features)
+        return block, features, digests, states, failures
+
+    def _copy_donors(
+        self,
+        start: int,
+        stop: int,
+        features: NDArray[np.float32],
+        digests: NDArray[np.uint8],
+        states: NDArray[np.uint8],
+    ) -> list[Failure]:
+        failures = []
+        for number, donor in enumerate(self.origin.donors):
+            at = np.flatnonzero(self.origin.donor[start:stop] == number)
+            if not len(at):
+                continue
+            rows = self.origin.row[start:stop][at]
+            # Rows are copied only out of blocks whose checksums hold: damage does not travel.
+            donor.verify(rows)
+            features[at] = donor.features[rows]
+            states[at] = donor.states[rows]
+            digests[at] = donor.digests[rows]
+            for place, row in zip(at.tolist(), rows.tolist(), strict=True):
+                if states[place] != ITEM_STATES["good"]:
+                    told = self.origin.reasons[number].get(donor.ids[row])
+                    kind = next(k for k, v in ITEM_STATES.items() if v == states[place])
+                    reason = told.reason if told else "failed in an earlier run"
+                    failures.append(Failure(self.ids[start + place], kind, reason, digests[place].tobytes()))
+                    self.failed += 1
+            self.tracker.advance(len(at))
+        return failures
+
+    def _forward(self, pending: list[tuple[int, NDArray[np.uint8]]], features: NDArray[np.float32]) -> None:
+        assert self.trunk is not None
+        began = time.perf_counter()
+        features[[at for at, _ in pending]] = self.trunk.features(np.stack([pixels for _, pixels in pending]))
+        self.shares.forward += time.perf_counter() - began
+        self.forwards += len(pending)
+        self.tracker.advance(len(pending))
+        pending.clear()
+
+    def _commit(self, finished: tuple[Any, ...]) -> None:
+        block, features, digests, states, failures = finished
+        began = time.perf_counter()
+        append_failures(self.failures_file, failures)
+        self.writer.write_block(block, features, digests, states)
+        self.shares.write += time.perf_counter() - began
+
+
+class _WriteBehind:
+    """One thread that commits finished blocks in order; its first error comes out at the next ``put`` or at the end."""
+
+    def __init__(self, commit: Callable[[tuple[Any, ...]], None]) -> None:
+        self._commit = commit
+        self._queue: queue.Queue[tuple[Any, ...] | None] = queue.Queue(WRITE_AHEAD)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="write-behind", daemon=True)
+
+    def put(self, finished: tuple[Any, ...]) -> None:
+        self._queue.put(finished)
+        if self._error:
+            raise self._error
+
+    def _work(self) -> None:
+        while (finished := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    self._commit(finished)
+                except BaseException as error:
+                    self._error = error
+
+    def __enter__(self) -> _WriteBehind:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if self._error and kind is None:
+            raise self._error

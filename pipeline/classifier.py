@@ -1,0 +1,170 @@
+"""A run as a classifier of images: trunk + head, or a fine-tuned network; and a cache's rows as images again.
+
+Shared by prediction, evaluation and fine-tuning.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import runs
+from pipeline.errors import DataError, HeadError
+from pipeline.frozen import FrozenTrunk, TrunkSpec
+from pipeline.report.watch import Watch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.data import Geometry
+    from pipeline.store import Cache
+    from pipeline.trunk.known import WeightsInfo
+
+MODEL_FILE = "model.safetensors"
+PREDICT_BATCH = 16  # images
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a classifier says of n images: ``features`` (n, D) float32 and ``logits`` (n, C) float32."""
+
+    features: NDArray[np.float32]
+    logits: NDArray[np.float32]
+
+
+class Classifier:
+    """A run's network, ready for pixels; make it with :func:`load_classifier`."""
+
+    def __init__(self, run: runs.Run, spec: TrunkSpec, *, device: str, work_dir: Path) -> None:
+        from pipeline.heads.artifact import load_head
+
+        self.run, self.classes = run, tuple(run.config["classes"])
+        # One image must not wait for an ONNX export: the torch engine gives the same features to about 1e-6.
+        self.spec = replace(spec, engine="torch", device=device, precision="float32")
+        self.geometry: Geometry = self.spec.geometry()
+        self._network: nn.Module | None = None
+        if run.stage == "finetune":
+            self._network = load_network(run, self.spec.info).to(device)
+        else:
+            self._head = load_head(run.folder)
+            self._trunk = FrozenTrunk(self.spec, batch=PREDICT_BATCH, work_dir=work_dir)
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> Answer:
+        """Features and logits of (n, 3, S, S) uint8 pixels, n <= PREDICT_BATCH."""
+        if self._network is None:
+            # The head learned from features as they are stored: round them in the same way.
+            features = self._trunk.features(pixels).astype(self.spec.dtype).astype(np.float32)
+            return Answer(features, self._head.logits(features))
+        features, logits = network_forward(self._network, pixels, self.spec.info)
+        return Answer(features, logits)
+
+
+def load_classifier(run: runs.Run, *, cache_root: Path, device: str, watch: Watch) -> Classifier:
+    """The run's trunk and head, or its fine-tuned network.
+
+    Raises:
+        HeadError, WeightsError: files missing, changed or not fitting.
+    """
+    from pipeline.trunk import known
+
+    weights = run.config["cache"]["about"]["weights"]
+    spec = TrunkSpec.of(run.config["provenance"], weights=weights, cache_root=cache_root, watch=watch)
+    return Classifier(run, spec, device=known.resolve_device(device), work_dir=cache_root / "engines")
+
+
+def load_network(run: runs.Run, info: WeightsInfo) -> nn.Module:
+    """The fine-tuned torchvision network of a run, frozen and in eval mode.
+
+    Raises:
+        HeadError: the file is missing, damaged or of another network.
+    """
+    import safetensors
+    import safetensors.torch
+
+    from pipeline.trunk.model import build, freeze
+
+    path = run.folder / MODEL_FILE
+    try:
+        network = build(info.trunk, num_classes=len(run.config["classes"]))
+        network.load_state_dict(safetensors.torch.load_file(path), strict=True)
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        raise HeadError(f"{path} cannot be used: {' '.join(str(error).split())[:200]}; fine-tune again") from error
+    freeze(network)
+    return network
+
+
+def normalised(pixels: Any, info: WeightsInfo, device: Any) -> Any:
+    """(n, 3, S, S) uint8 pixels as the float32 tensor that torchvision's preset makes of them."""
+    import torch
+
+    x = torch.from_numpy(pixels).to(device).to(torch.float32).div_(255)
+    mean, std = (torch.tensor(v, dtype=torch.float32, device=device).view(1, 3, 1, 1) for v in (info.mean, info.std))
+    return x.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
+
+
+def network_forward(
+    network: nn.Module, pixels: NDArray[np.uint8], info: WeightsInfo
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Features (n, D) and logits (n, C), float32, of a whole torchvision network in the mode that it is in."""
+    import torch
+
+    captured: list[Any] = []
+    handle = network.fc.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
+    try:
+        with torch.inference_mode():
+            logits = network(normalised(pixels, info, next(network.parameters()).device))
+    finally:
+        handle.remove()
+    return captured[0].float().cpu().numpy(), logits.float().cpu().numpy()
+
+
+def pixel_batches(
+    cache: Cache, rows: Sequence[int], *, root: Path, geometry: Geometry, size: int, workers: int
+) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
+    """The images of cache rows, in the order given, as batches ``(rows, (m, 3, S, S) uint8)``, decoded ahead.
+
+    Raises:
+        DataError: an image is gone or is not the one that the row was made from.
+    """
+    from pipeline.data import Loader
+
+    ids, digests, folder = cache.ids, cache.digests, os.fsencode(root)
+    with Loader(geometry, workers=workers, ahead=2 * size) as loader:
+        waiting: list[tuple[int, NDArray[np.uint8]]] = []
+        for item in loader.load((row, os.path.join(folder, ids[row])) for row in rows):
+            name = os.fsdecode(ids[item.index])
+            if item.failure is not None:
+                raise DataError(
+                    f"{root}/{name!a}: {item.failure.reason}: the images must be where the cache found them"
+                )
+            if item.digest != digests[item.index].tobytes():
+                raise DataError(
+                    f"{root}/{name!a} has changed since its features were made: run `pipeline extract` again"
+                )
+            assert item.pixels is not None
+            waiting.append((item.index, item.pixels))
+            if len(waiting) == size:
+                yield [row for row, _ in waiting], np.stack([pixels for _, pixels in waiting])
+                waiting = []
+        if waiting:
+            yield [row for row, _ in waiting], np.stack([pixels for _, pixels in waiting])
+
+
+def image_root(cache: Cache) -> Path:
+    """The folder that the cache's ids are relative to.
+
+    Raises:
+        DataError: it is not there any more.
+    """
+    root = Path(cache.about["root"])
+    if not root.is_dir():
+        raise DataError(
+            f"the images of {cache.path.name} are not at {root} any more: run `pipeline extract` on their new place"
+        )
+    return root

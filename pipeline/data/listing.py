@@ -1,0 +1,155 @@
+"""The answer of every source of images: which files, in which order, of which class and split.
+
+Knows names, labels, splits and file sizes. Knows nothing of where they came from and never opens an image.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError
+
+SPLITS = ("none", "train", "val", "test")
+"""Names of the splits; the index is the number that the cache stores (uint8)."""
+
+NONE, TRAIN, VAL, TEST = range(4)
+
+SPLIT_NAMES = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
+"""Lower-case words that a folder or a manifest may use for a split."""
+
+UNLABELLED = -1
+
+_NAMED_AT_MOST = 3  # offenders that one line of an error can hold
+
+
+class Item(NamedTuple):
+    """One image file as a source found it; ``label`` is None where the source gives none."""
+
+    id: bytes
+    label: str | None
+    split: int
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The images of one source, sorted by the bytes of their ids.
+
+    ``labels`` (N,) int64 indexes ``classes``, -1 is unlabelled; ``splits`` (N,) uint8 indexes ``SPLITS``, 0 where the
+    source does not say; ``sizes`` in bytes and ``mtimes_ns`` are (N,) int64. ``skipped`` maps a reason to the paths,
+    relative to ``root``, that were left out for it.
+    """
+
+    source: str
+    name: str
+    root: bytes
+    ids: list[bytes]
+    labels: NDArray[np.int64]
+    splits: NDArray[np.uint8]
+    classes: tuple[str, ...]
+    sizes: NDArray[np.int64]
+    mtimes_ns: NDArray[np.int64]
+    skipped: dict[str, list[bytes]]
+    notes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.ids)
+
+    def path(self, i: int) -> bytes:
+        """Where image ``i`` lies, as the exact bytes that the operating system wants."""
+        return os.path.join(self.root, self.ids[i])
+
+
+def assemble(
+    items: Iterable[Item],
+    *,
+    source: str,
+    name: str,
+    root: bytes,
+    skipped: Mapping[str, list[bytes]],
+    notes: Iterable[str] = (),
+) -> Listing:
+    """Sort the items, number the classes, and check that heads can be learned from what is there.
+
+    Raises:
+        DataError: no image, only one class, or a class that can be tested but not trained.
+    """
+    ordered = sorted(items)
+    if not ordered:
+        raise DataError(f"{source}: no images found ({skip_summary(skipped) or 'the folder is empty'}): {LEGAL_FORMS}")
+    classes = tuple(sorted({item.label for item in ordered if item.label is not None}))
+    number = {label: i for i, label in enumerate(classes)}
+    labels = [UNLABELLED if item.label is None else number[item.label] for item in ordered]
+    listing = Listing(
+        source=source,
+        name=safe_name(name),
+        root=root,
+        ids=[item.id for item in ordered],
+        labels=np.array(labels, np.int64),
+        splits=np.array([item.split for item in ordered], np.uint8),
+        classes=classes,
+        sizes=np.array([item.size for item in ordered], np.int64),
+        mtimes_ns=np.array([item.mtime_ns for item in ordered], np.int64),
+        skipped={reason: sorted(paths) for reason, paths in sorted(skipped.items()) if paths},
+        notes=tuple(notes),
+    )
+    _check_classes(listing)
+    return listing
+
+
+LEGAL_FORMS = (
+    "give a folder of class folders, a folder with train/ val/ test/, a folder of images, "
+    "or a CSV manifest with the columns path,label[,split]"
+)
+
+
+def safe_name(name: str) -> str:
+    """``name`` with only letters, digits, dot, dash and underscore, for use as a part of a file name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:60] or "images"
+
+
+def shown(raw: bytes) -> str:
+    """A path or class name as text on one line; bytes that are not UTF-8 and control characters become escapes."""
+    text = raw.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def skip_summary(skipped: Mapping[str, list[bytes]]) -> str:
+    """What was left out, as words: ``3 skipped as hidden, 1 as not an image``; empty when nothing was."""
+    counts = [(len(paths), reason) for reason, paths in sorted(skipped.items()) if paths]
+    return ", ".join(f"{n} {'skipped as' if i == 0 else 'as'} {reason}" for i, (n, reason) in enumerate(counts))
+
+
+def _check_classes(listing: Listing) -> None:
+    if len(listing.classes) == 1:
+        only, n = listing.classes[0], int((listing.labels >= 0).sum())
+        raise DataError(
+            f"{listing.source}: one class only ({only!r}, {n:,} images) and a head needs two or more: "
+            "to extract features without labels give the folder of the images itself"
+        )
+    if not (listing.splits == TRAIN).any():
+        return
+    # counts[c, s]: images of class c in split s
+    counts = np.zeros((len(listing.classes), len(SPLITS)), np.int64)
+    known = listing.labels >= 0
+    np.add.at(counts, (listing.labels[known], listing.splits[known]), 1)
+    lacking = np.flatnonzero((counts[:, TRAIN] == 0) & (counts[:, [VAL, TEST]].sum(axis=1) > 0))
+    if lacking.size:
+        named = "; ".join(
+            f"{listing.classes[c]!r} has {counts[c, TRAIN]} train, {counts[c, VAL]} val, {counts[c, TEST]} test images"
+            for c in lacking[:_NAMED_AT_MOST]
+        )
+        more = f" and {lacking.size - _NAMED_AT_MOST} more" if lacking.size > _NAMED_AT_MOST else ""
+        raise DataError(
+            f"{listing.source}: a class without train images cannot be learned: {named}{more}: "
+            "add train images of it or take it out of val and test (names are compared letter by letter)"
+        )

@@ -1,0 +1,48 @@
+"""Folders of images that this package writes itself, once, so that they can be read like anybody's folder.
+
+Knows temporary folders and renames. Knows nothing of the images inside.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.errors import DataError
+
+
+def written_once(target: Path, write: Callable[[Path], None]) -> Path:
+    """``target``, made by ``write(folder)`` if it is not there yet; the rename at the end is the mark 'complete'.
+
+    Raises:
+        DataError: the place cannot be written.
+    """
+    if target.is_dir():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # mkdtemp gives 0700; the caller's own umask is what a shared cache folder should have
+        outer = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        try:
+            partial = outer / "partial"
+            partial.mkdir()
+            write(partial)
+            _rename(partial, target)
+        finally:
+            shutil.rmtree(outer, ignore_errors=True)
+    except OSError as error:
+        raise DataError(
+            f"images cannot be written to {target}: {error.strerror or error}: free some space or choose another cache folder"
+        ) from error
+    return target
+
+
+def _rename(partial: Path, target: Path) -> None:
+    try:
+        os.rename(partial, target)
+    except OSError:
+        if not target.is_dir():  # otherwise another process has written the same images first
+            raise

@@ -1,0 +1,185 @@
+"""The frozen trunk at work: weights → model → engine, checked against plain torchvision and against itself.
+
+Shared by the stages that turn images into features (extraction, the certificate, prediction); imports the rooms lazily,
+because a job that finds nothing to do must not pay for importing torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import WeightsError
+from pipeline.report.watch import Watch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.data import Geometry
+    from pipeline.trunk.engine import Engine
+    from pipeline.trunk.known import WeightsInfo
+
+DEFAULT_BATCH = {"cpu": 16, "cuda": 128}
+
+
+@dataclass(frozen=True)
+class TrunkSpec:
+    """What decides a trunk's numbers, as a stage asks for it."""
+
+    info: WeightsInfo
+    layer: str
+    dtype: str
+    engine: str
+    precision: str
+    device: str
+
+    def provenance(self) -> dict[str, Any]:
+        """Everything that decides a row's numbers, as JSON values: the cache's key is the hash of this (S1)."""
+        from pipeline.data import DECODE_POLICY
+        from pipeline.trunk import known
+
+        info = self.info
+        return {
+            "trunk": {"name": info.trunk, "layer": self.layer},
+            "weights": {"name": info.name, "sha256": info.sha256},
+            "transform": {
+                "resize": info.resize,
+                "crop": info.crop,
+                "interpolation": info.interpolation,
+                "antialias": True,
+                "mean": list(info.mean),
+                "std": list(info.std),
+            },
+            "decode": dict(DECODE_POLICY),
+            "dtype": self.dtype,
+            "precision": self.precision,
+            "engine": {"name": self.engine, "version": known.engine_version(self.engine), "device": self.device},
+        }
+
+    def geometry(self) -> Geometry:
+        """How an image becomes the square that the trunk sees."""
+        from pipeline.data import Geometry
+
+        return Geometry(resize=self.info.resize, crop=self.info.crop, interpolation=self.info.interpolation)
+
+    @classmethod
+    def of(cls, provenance: Mapping[str, Any], *, weights: str, cache_root: Path, watch: Watch) -> TrunkSpec:
+        """The trunk that a cache or a run was made with, its weights found again through ``weights`` (as first given).
+
+        Raises:
+            WeightsError: the weights are not to be had, or are not the same bytes any more.
+        """
+        from pipeline.trunk import known
+
+        name = provenance["trunk"]["name"]
+        info = find_weights(weights, trunk=name, cache_root=cache_root, watch=watch)
+        if info.sha256 != provenance["weights"]["sha256"]:
+            raise WeightsError(
+                f"the weights {weights} have changed: SHA-256 {info.sha256[:12]}..., the features were made with "
+                f"{provenance['weights']['sha256'][:12]}...; bring back that file, or extract and train again"
+            )
+        transform, engine = provenance["transform"], provenance["engine"]
+        if transform["crop"] != info.crop:
+            info = known.with_image_size(info, transform["crop"])
+        return cls(
+            info=info,
+            layer=provenance["trunk"]["layer"],
+            dtype=provenance["dtype"],
+            engine=engine["name"],
+            precision=provenance["precision"],
+            device=engine["device"],
+        )
+
+
+def find_weights(spec: str, *, trunk: str, cache_root: Path, watch: Watch) -> WeightsInfo:
+    """The weights' identity, from memory when the file is unchanged (then torch is not imported)."""
+    from pipeline.trunk import known
+
+    info = known.recall(spec, trunk, cache_root)
+    if info is None:
+        from pipeline.trunk.weights import resolve_weights
+
+        info = resolve_weights(spec, trunk=trunk, cache_root=cache_root)
+        if not info.pretrained:
+            watch.warn(
+                f"{info.name} are random numbers, not pretrained weights: good for trying things, not for results"
+            )
+    return info
+
+
+class FrozenTrunk:
+    """A beheaded, frozen network behind an engine.
+
+    Calling :meth:`features` on (n, 3, S, S) uint8 pixels gives (n, D) float32. The first batch is checked against plain
+    eager torchvision; :meth:`assert_untouched` shows that parameters and buffers are what they were (F1).
+    """
+
+    def __init__(self, spec: TrunkSpec, *, batch: int | None, work_dir: Path) -> None:
+        from pipeline.trunk.model import behead, fingerprint, freeze, trunk_at
+        from pipeline.trunk.weights import load_model
+
+        self.spec, self._work_dir = spec, work_dir
+        self.model: nn.Module = load_model(spec.info, trunk=spec.info.trunk)
+        freeze(self.model)
+        self.trunk, self.dim = behead(self.model) if spec.layer == "avgpool" else trunk_at(self.model, spec.layer)
+        self._fingerprint = fingerprint(self.trunk)
+        self.engine = self.open(batch or DEFAULT_BATCH[spec.device])
+        self.max_difference: float | None = None
+
+    def open(self, batch: int) -> Engine:
+        """An engine of this trunk with another batch size; it becomes the one in use."""
+        from pipeline.trunk.engine import open_engine
+
+        s = self.spec
+        self.engine = open_engine(
+            s.engine,
+            self.model,
+            s.info,
+            device=s.device,
+            precision=s.precision,
+            batch=batch,
+            layer=s.layer,
+            work_dir=self._work_dir,
+        )
+        return self.engine
+
+    def check(self, pixels: NDArray[np.uint8]) -> float:
+        """Compare the engine with plain eager torchvision on these pixels; returns the largest relative difference."""
+        from pipeline.trunk.engine import check_engine
+
+        self.max_difference = check_engine(self.engine, self.model, self.spec.info, pixels, self.spec.layer)
+        return self.max_difference
+
+    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Features (n, D) float32 of (n, 3, S, S) uint8 pixels, any n; halves the batch when memory runs out (E4)."""
+        from pipeline.trunk.engine import is_out_of_memory
+
+        if self.max_difference is None and len(pixels):
+            self.check(pixels[: self.engine.batch])
+        parts, at = [np.zeros((0, self.dim), np.float32)], 0
+        while at < len(pixels):
+            try:
+                parts.append(self.engine(pixels[at : at + self.engine.batch]))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.engine.batch == 1:
+                    raise WeightsError(
+                        f"out of memory with one image of {self.spec.info.crop} px: give --image-size or --device cpu"
+                    ) from error
+                self.open(self.engine.batch // 2)
+                continue
+            at += len(parts[-1])
+        return np.concatenate(parts)
+
+    def assert_untouched(self) -> None:
+        """Raise when a parameter or buffer of the trunk is not bit for bit what it was when it was loaded (F1)."""
+        from pipeline.trunk.model import fingerprint
+
+        if fingerprint(self.trunk) != self._fingerprint:
+            raise WeightsError("the frozen trunk changed while it ran: its features cannot be trusted; report this")

@@ -1,0 +1,215 @@
+"""The saved head: ``head.safetensors`` (tensors) and ``head.json`` (what they are). No pickle anywhere (E7).
+
+Knows arrays, names and a folder's two files; nothing of runs, caches or trunks beyond the key it is given. The files
+load without this package::
+
+    head = torch.nn.Linear(dim, len(classes))
+    head.load_state_dict(safetensors.torch.load_file("head.safetensors"))
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+import torch
+from torch import nn
+
+from pipeline.errors import HeadError
+from pipeline.heads.rows import Array
+from pipeline.heads.standardize import row_chunks
+
+FORMAT = "pipeline-head"
+VERSION = 1
+TENSORS_FILE = "head.safetensors"
+RECORD_FILE = "head.json"
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single ==
+class Head:
+    """A classifier on raw features (standardisation folded in), and the features it belongs to.
+
+    Raises:
+        HeadError: tensors that do not fit the kind, the dimension and the classes, or are not finite.
+    """
+
+    kind: Literal["linear"]
+    tensors: dict[str, npt.NDArray[np.float32]]  # linear: weight (C, D), bias (C,)
+    classes: tuple[str, ...]  # class c's name, each once
+    key: str  # of the cache whose features it was trained on
+    dim: int  # D
+    meta: dict[str, Any] = field(default_factory=dict)  # plain JSON values
+
+    def __post_init__(self) -> None:
+        """Refuse what does not fit together."""
+        if self.kind != "linear":
+            raise HeadError(f"head kind {self.kind!r} is not known: only linear is")
+        different = len(set(self.classes))
+        if different != len(self.classes) or different < 2:
+            raise HeadError(
+                f"{len(self.classes)} class names, {different} different: at least 2, each once, are needed"
+            )
+        expected = {"weight": (len(self.classes), self.dim), "bias": (len(self.classes),)}
+        found = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+        if found != expected:
+            raise HeadError(f"head tensors are {found}: {expected} is needed for these classes and features")
+        for name, tensor in self.tensors.items():
+            if tensor.dtype != np.float32 or not np.isfinite(tensor).all():
+                raise HeadError(f"head tensor {name!r} is {tensor.dtype} or not finite: finite float32 is needed")
+
+    def logits(self, X: Array) -> npt.NDArray[np.float32]:
+        """Logits (n, C) float32 of raw features X (n, D), which may be a memory map.
+
+        Raises:
+            HeadError: features of another dimension.
+        """
+        if X.ndim != 2 or X.shape[1] != self.dim:
+            raise HeadError(f"features have shape {tuple(X.shape)}: this head needs (rows, {self.dim})")
+        weight, bias = self.tensors["weight"].T, self.tensors["bias"]
+        out = np.empty((len(X), len(self.classes)), dtype=np.float32)
+        for start, chunk in row_chunks(X):
+            out[start : start + len(chunk)] = chunk.astype(np.float32) @ weight + bias
+        return out
+
+    def module(self) -> nn.Module:
+        """The head as a plain ``torch.nn.Linear``, with its own copy of the numbers."""
+        layer = nn.Linear(self.dim, len(self.classes))
+        layer.load_state_dict({name: torch.from_numpy(tensor.copy()) for name, tensor in self.tensors.items()})
+        return layer
+
+
+def save_head(folder: Path, head: Head) -> None:
+    """Write the head's two files into ``folder``, which exists; the record last, since it proves the tensors whole.
+
+    Raises:
+        HeadError: the folder cannot be written; nothing half-written is left.
+    """
+    data = safetensors.numpy.save({name: np.ascontiguousarray(tensor) for name, tensor in head.tensors.items()})
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": head.kind,
+        "classes": list(head.classes),
+        "key": head.key,
+        "dim": head.dim,
+        "tensors": {n: {"shape": list(t.shape), "dtype": str(t.dtype)} for n, t in head.tensors.items()},
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "versions": {"torch": torch.__version__, "numpy": np.__version__, "safetensors": safetensors.__version__},
+        "meta": head.meta,
+    }
+    # ASCII only: class names come from folders, whose bytes need not be UTF-8 (I6).
+    text = json.dumps(record, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+    _write(folder / TENSORS_FILE, data)
+    _write(folder / RECORD_FILE, text.encode("ascii"))
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        if temporary.exists():
+            temporary.unlink()
+        raise HeadError(f"cannot write {path}: {error.strerror}; free space or choose another folder") from error
+
+
+def load_head(folder: Path) -> Head:
+    """The head saved in ``folder``, every claim of its record checked.
+
+    Raises:
+        HeadError: a file missing, of another format or version, damaged, tampered with or pickled.
+    """
+    record = _record(folder / RECORD_FILE)
+    path = folder / TENSORS_FILE
+    data = _read(path)
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != record["sha256"]:
+        raise HeadError(
+            f"{path} has SHA-256 {digest[:12]}, {RECORD_FILE} says {str(record['sha256'])[:12]}: train it again"
+        )
+    try:
+        tensors = safetensors.numpy.load(data)
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise HeadError(f"{path} is not a safetensors file ({error}): train it again") from error
+    found = {name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype)} for name, tensor in tensors.items()}
+    if found != record["tensors"]:
+        raise HeadError(f"{path} holds {found}, {RECORD_FILE} says {record['tensors']}: train it again")
+    return Head(
+        kind=record["kind"],
+        tensors=tensors,
+        classes=tuple(record["classes"]),
+        key=record["key"],
+        dim=record["dim"],
+        meta=record["meta"],
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise HeadError(f"cannot read {path}: {error.strerror}; a trained run's folder is needed") from error
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """The parsed record, its fields all there with their types."""
+    try:
+        record = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        raise HeadError(f"{path} is not JSON ({error}): train it again") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise HeadError(f"{path} is not a head's record: format {FORMAT!r} is needed")
+    if record.get("version") != VERSION:
+        raise HeadError(f"{path} has format version {record.get('version')!r}: this package reads version {VERSION}")
+    types = {"kind": str, "classes": list, "key": str, "dim": int, "tensors": dict, "sha256": str, "meta": dict}
+    for name, kind in types.items():
+        if not isinstance(record.get(name), kind):
+            raise HeadError(f"{path} has {name} {record.get(name)!r}: a {kind.__name__} is needed; train it again")
+    if not all(isinstance(name, str) for name in record["classes"]):
+        raise HeadError(f"{path} has a class name that is not text: train it again")
+    return record
+
+
+def require_key(head: Head, key: str, what: str) -> None:
+    """Pass only the key that the head was trained on; ``what`` says whose key it is.
+
+    Raises:
+        HeadError: another key.
+    """
+    if head.key != key:
+        raise HeadError(
+            f"{what} has key {key[:12]}, this head was trained on key {head.key[:12]}: "
+            "use the features it was trained on, or train a head on these"
+        )
+
+
+def match_classes(head_classes: Sequence[str], cache_classes: Sequence[str]) -> npt.NDArray[np.int64]:
+    """The head's class number for each class of the cache (len(cache_classes),) int64, matched by NAME (S3).
+
+    Raises:
+        HeadError: a class that the head does not know, by name.
+    """
+    place = {name: i for i, name in enumerate(head_classes)}
+    unknown = [name for name in cache_classes if name not in place]
+    if unknown:
+        known = ", ".join(repr(name) for name in list(head_classes)[:10]) + (", ..." if len(head_classes) > 10 else "")
+        raise HeadError(f"class {unknown[0]!r} ({len(unknown)} unknown) is none of the head's: {known}")
+    return np.array([place[name] for name in cache_classes], dtype=np.int64)

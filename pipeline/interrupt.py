@@ -1,0 +1,47 @@
+"""Stopping a long job at a safe point when the user or the system asks for it (E1)."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from pipeline.errors import Interrupted
+
+
+class StopRequest:
+    """Whether a stop was asked for; ``signal`` is the signal's number, 0 when none came."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def raise_if_asked(self, message: str) -> None:
+        """Raise :class:`Interrupted` with ``message`` when a stop was asked for."""
+        if self.signal:
+            raise Interrupted(message, signal=self.signal)
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Turn the first Ctrl-C or SIGTERM into a request; a second Ctrl-C stops at once.
+
+    Outside the main thread, where Python does not deliver signals, the request never comes.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if request.signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        request.signal = number
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

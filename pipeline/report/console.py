@@ -1,0 +1,172 @@
+"""The words of a stage on a terminal, or as plain lines where there is none.
+
+Knows streams and their kinds; nothing of what the words mean. Progress goes to standard error always; the rest to
+standard output, or to standard error where standard output carries JSON.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+from typing import Literal
+
+import rich.console
+from rich.progress import Progress
+from rich.text import Text
+
+from pipeline.report import trace
+from pipeline.report.curve import Curve
+from pipeline.report.numbers import visible
+from pipeline.report.progress import BarTracker, LineTracker, Pace, bars, summary
+from pipeline.report.trace import TraceRow
+from pipeline.report.watch import Tracker, Watch
+
+# One character for one, so that columns stay where they are.
+_PLAIN = str.maketrans("–−×÷·…→≥≤│─█▉▊▋▌▍▎▏", "--x:.~>><|-#####   ")
+
+
+def _write_plainly(error: UnicodeError) -> tuple[str, int]:
+    """For :func:`codecs.register_error`: the nearest ASCII character, else ``?``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(_PLAIN)
+    return "".join(c if c.isascii() else "?" for c in text), error.end
+
+
+def _console(stderr: bool) -> rich.console.Console:
+    stream = sys.stderr if stderr else sys.stdout
+    # An arrow that a stream's encoding does not have must not end a job of hours.
+    if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+        codecs.register_error("pipeline-plain", _write_plainly)
+        stream.reconfigure(errors="pipeline-plain")
+    return rich.console.Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def fail(message: str) -> None:
+    """The one red line ``error: ...`` on standard error, whole however long it is."""
+    _console(stderr=True).print(Text.assemble(("error:", "bold red"), " ", visible(message)), soft_wrap=True)
+
+
+class Console(Watch):
+    """Shows a stage's words on standard output (``stderr=True``: on standard error); ``quiet`` leaves warnings only."""
+
+    def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._err = _console(stderr=True)
+        self._out = self._err if stderr else _console(stderr=False)
+        self._progress: Progress | None = None
+        self._depth = 0  # jobs being followed, one inside the other
+        self._rows: list[TraceRow] = []
+        self._step = "Epoch"
+        self._after: Literal["nothing", "line", "block"] = "nothing"  # what was printed last
+
+    def say(self, text: str) -> None:
+        """One line for the user; what would break the line is escaped."""
+        if not self._quiet:
+            self._line(Text(visible(text)))
+
+    def warn(self, text: str) -> None:
+        """One line, marked ``warning:``; shown even when quiet."""
+        self._line(Text.assemble(("warning:", "bold yellow"), " ", visible(text)))
+
+    def show(self, renderable: object) -> None:
+        """A table, curve or trace of this room, with an empty line before and after it."""
+        if not self._quiet:
+            self._open_block()
+            self._print(renderable)
+            self._after = "block"
+
+    def trace(self, row: TraceRow, *, step: str = "Epoch") -> None:
+        """Print a row of the trace, the header before the first one; a new best val accuracy is bold."""
+        if self._quiet:
+            return
+        if not self._rows:
+            self._step = step
+            self._open_block()
+            self._print(Text(trace.header(step), "dim"), soft_wrap=True)
+            self._after = "block"
+        self._print(_trace_line(row, self._rows, step), soft_wrap=True)
+        self._rows.append(row)
+
+    def end_trace(self) -> None:
+        """Draw the loss curve of the rows since the last call, where there are at least two."""
+        rows, self._rows = self._rows, []
+        if len(rows) > 1:
+            series = {"train": [r.loss for r in rows]}
+            if any(r.val_loss is not None for r in rows):
+                series["val"] = [float("nan") if r.val_loss is None else r.val_loss for r in rows]
+            self.show(Curve(series, x_label=self._step.lower(), x_first=rows[0].epoch))
+
+    @contextlib.contextmanager
+    def track(self, what: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Tracker]:
+        """A bar on a terminal, otherwise a plain line now and then; a closing line for the outermost job."""
+        if self._quiet:
+            yield Tracker()
+            return
+        pace = Pace(done)
+        self._depth += 1
+        tracker: BarTracker | LineTracker
+        if self._err.is_terminal and self._err.is_interactive:
+            tracker = self._open_bar(what, total, unit, pace)
+        else:
+            tracker = LineTracker(what, total, unit, pace, self._stderr_line)
+        try:
+            yield tracker
+        finally:
+            self._depth -= 1
+            if isinstance(tracker, BarTracker):
+                self._close_bar(tracker)
+        if not self._depth and not self._rows:  # between the rows of a trace a line would break the table
+            self._stderr_line(summary(visible(what), total, unit, pace, tracker.remark))
+            self._after = "line"
+
+    def _open_bar(self, what: str, total: int, unit: str, pace: Pace) -> BarTracker:
+        if self._progress is None:
+            self._progress = bars(self._err)
+            self._progress.start()
+        return BarTracker(self._progress, what, total, unit, pace)
+
+    def _close_bar(self, bar: BarTracker) -> None:
+        bar.remove()
+        if not self._depth and self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _line(self, text: Text) -> None:
+        if self._after == "block" and not self._rows:
+            self._print("")
+        self._print(text, soft_wrap=True)
+        self._after = "line"
+
+    def _open_block(self) -> None:
+        if self._after != "nothing":
+            self._print("")
+
+    def _stderr_line(self, text: str) -> None:
+        self._err.print(Text(text), soft_wrap=True)
+
+    def _print(self, renderable: object, soft_wrap: bool = False) -> None:
+        # While a bar is drawn on the terminal, what else goes to that terminal must pass through the bar's console.
+        to = self._err if self._progress is not None and self._out.is_terminal else self._out
+        if to.is_terminal:
+            to.print(renderable, soft_wrap=soft_wrap)
+            return
+        with to.capture() as captured:  # cells are padded for a terminal's sake; a file has no use for it
+            to.print(renderable, soft_wrap=soft_wrap)
+        to.file.write("".join(line.rstrip() + "\n" for line in captured.get().removesuffix("\n").split("\n")))
+        to.file.flush()
+
+
+def _trace_line(row: TraceRow, before: list[TraceRow], step: str) -> Text:
+    number, loss, accuracy, val, observation = trace.cells(row, step)
+    known = [r.val_accuracy for r in before if r.val_accuracy is not None]
+    best = row.val_accuracy is not None and (not known or row.val_accuracy > max(known))
+    bad = not (row.loss < float("inf"))
+    parts = ((number, ""), (loss, "red" if bad else ""), (accuracy, ""), (val, "bold" if best else ""))
+    line = Text()
+    for part, style in parts:
+        line.append(part, style).append(trace.GAP)
+    return line.append(visible(observation), "red" if bad else "")

@@ -1,0 +1,49 @@
+"""What a stage tells while it works. The silent form: the Python API's default.
+
+Knows the words a stage says, not where they go; :class:`pipeline.report.console.Console` sends them to a terminal.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+from pipeline.report.trace import TraceRow
+
+
+class Tracker:
+    """Counts the units done of one long job, in silence."""
+
+    def advance(self, n: int = 1) -> None:
+        """Count ``n`` more units as done."""
+
+    def note(self, text: str) -> None:
+        """Replace the remark shown beside the count, for example ``3 failed``."""
+
+
+class Watch:
+    """Hears everything a stage has to say and keeps it to itself."""
+
+    def say(self, text: str) -> None:
+        """One line for the user."""
+
+    def warn(self, text: str) -> None:
+        """One line about something that the user should look at."""
+
+    def show(self, renderable: object) -> None:
+        """Something this room made: a table, a curve, a trace."""
+
+    def track(
+        self,
+        what: str,  # noqa: ARG002
+        total: int,  # noqa: ARG002
+        unit: str = "images",  # noqa: ARG002
+        done: int = 0,  # noqa: ARG002
+    ) -> AbstractContextManager[Tracker]:
+        """Follow a job of ``total`` units, of which ``done`` were done before it began (a resumed job)."""
+        return nullcontext(Tracker())
+
+    def trace(self, row: TraceRow, *, step: str = "Epoch") -> None:
+        """A row of the training trace, as it comes; ``step`` heads the first column (``Epoch`` or ``Iteration``)."""
+
+    def end_trace(self) -> None:
+        """The last row has come: the table is closed and the loss curve drawn."""

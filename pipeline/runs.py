@@ -1,0 +1,200 @@
+"""A run's folder: what was asked for, what came out, and everything needed to do it again.
+
+::
+
+    cache/runs/0001-train-digits/
+        config.json        settings, cache and key, versions, hardware, times
+        metrics.json       the figures
+        trace.jsonl        one line per epoch or iteration
+        head.safetensors   } the head (see pipeline.heads.artifact)
+        head.json          }
+        evaluation.json    the test figures, written by `pipeline evaluate`, once
+
+A folder is built under a hidden name and renamed when it is whole, so a run that exists is a finished run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import HeadError
+
+FORMAT = "pipeline-run"
+FORMAT_VERSION = 1
+RECORDED = ("pipeline", "torch", "torchvision", "numpy", "scikit-learn", "h5py", "pillow", "safetensors", "onnxruntime")
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run; ``config`` and ``metrics`` are the contents of its JSON files."""
+
+    folder: Path
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+
+    @property
+    def stage(self) -> str:
+        """Which stage made it: train, search, baseline or finetune."""
+        return str(self.config["stage"])
+
+
+class Draft:
+    """A run that is being written; every file is flushed to disk before the folder gets its name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write one JSON file of the run."""
+        write_json(self.folder / name, value)
+
+    def write_lines(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write one JSON-lines file of the run."""
+        (self.folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` to ``path`` in one step: whole, or not at all."""
+    draft = path.with_name(f".{path.name}.draft")
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+@contextmanager
+def new_run(
+    cache_root: Path, *, stage: str, name: str, settings: Mapping[str, Any], about: Mapping[str, Any]
+) -> Iterator[tuple[Draft, Path]]:
+    """A draft to fill, and the folder it becomes when the block ends without an error (otherwise it is removed).
+
+    Raises:
+        HeadError: the folder cannot be written.
+    """
+    runs = cache_root / "runs"
+    began, clock = time.time(), time.perf_counter()
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".draft-", dir=runs))
+        folder.chmod(0o755)
+    except OSError as error:
+        raise unwritable(runs, error) from error
+    try:
+        final = runs / f"{_next_number(runs):04d}-{stage}-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}"
+        draft = Draft(folder)
+        yield draft, final
+        config = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "stage": stage,
+            "settings": dict(settings),
+            **about,
+            "command": sys.argv,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
+            "seconds": time.perf_counter() - clock,
+            "versions": versions(),
+            "hardware": hardware(),
+        }
+        draft.write_json("config.json", config)
+        folder.rename(final)
+    except OSError as error:
+        raise unwritable(runs, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # only there when something above failed
+
+
+def unwritable(folder: Path, error: OSError) -> HeadError:
+    """The error for a run that the system will not let us write."""
+    return HeadError(
+        f"cannot write in {folder}: {error.strerror or error}; free space, permit writing there, or choose --cache-root"
+    )
+
+
+def _next_number(runs: Path) -> int:
+    numbers = [int(m.group(1)) for p in runs.iterdir() if (m := re.match(r"(\d{4,})-", p.name))]
+    return max(numbers, default=0) + 1
+
+
+def find_run(spec: str | Path, *, cache_root: Path) -> Run:
+    """The run at a path, of a name (or its number) under ``cache_root``/runs, or the ``latest`` that has a head.
+
+    Raises:
+        HeadError: there is none; the runs that there are, are named.
+    """
+    runs = cache_root / "runs"
+    known = sorted(p.name for p in runs.glob("[0-9]*-*") if (p / "config.json").exists()) if runs.is_dir() else []
+    text = str(spec)
+    if text == LATEST:
+        with_head = [n for n in known if (runs / n / "head.json").exists() or (runs / n / "model.safetensors").exists()]
+        if not with_head:
+            raise HeadError(f"no run in {runs} yet: train a head first with `pipeline train`")
+        return load_run(runs / max(with_head, key=_number))
+    numbered = [n for n in known if text.isdigit() and _number(n) == int(text)]
+    for folder in (Path(text), runs / text, *(runs / n for n in numbered)):
+        if (folder / "config.json").is_file():
+            return load_run(folder)
+    shown = ", ".join(known[-5:]) or "none yet: train a head first with `pipeline train`"
+    raise HeadError(f"no run {text!r}: give a run's folder, its name or number, or {LATEST!r}; in {runs}: {shown}")
+
+
+def _number(name: str) -> int:
+    return int(name.split("-", 1)[0])
+
+
+def load_run(folder: Path) -> Run:
+    """The run in ``folder``.
+
+    Raises:
+        HeadError: its files are missing, damaged or of another format version.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise HeadError(f"{folder} is not a whole run: {error}; train again") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise HeadError(f"{folder}/config.json is not a run's record: give a folder made by `pipeline train`")
+    if config.get("format_version") != FORMAT_VERSION:
+        raise HeadError(f"{folder} has run format {config.get('format_version')}: this program reads {FORMAT_VERSION}")
+    return Run(folder, config, metrics)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide figures."""
+    found = {"python": platform.python_version()}
+    for name in RECORDED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue  # an optional engine that is not installed
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """The machine, as far as it decides speed: processor, cores, memory, GPU."""
+    import torch
+
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        model = names[0] if names else model
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"processor": model, "cores": len(os.sched_getaffinity(0)), "memory_bytes": memory, "gpu": gpu}

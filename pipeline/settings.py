@@ -1,0 +1,132 @@
+"""Settings of a stage: one frozen dataclass, from which the Python API, the command line and the record are all made.
+
+Knows dataclasses only. Each option's default and help text is written once, in the field itself, with :func:`option`
+or :func:`argument`; :func:`build` makes the dataclass from keyword arguments and names a wrong one; the command line
+reads the same fields (``pipeline.cli``), and :func:`record` gives what is saved beside the results.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def argument(help: str, *, metavar: str | None = None, default: Any = dataclasses.MISSING) -> Any:
+    """A positional argument; a field of a tuple type takes one or more values."""
+    metadata = {"help": help, "positional": True, "metavar": metavar}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: Sequence[str] | None = None,
+    metavar: str | None = None,
+    minimum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A named option with its default and help; the bounds and choices are checked by :func:`check`.
+
+    ``minimum`` is inclusive, ``above`` and ``below`` are exclusive.
+    """
+    metadata = {
+        "help": help,
+        "positional": False,
+        "metavar": metavar,
+        "choices": tuple(choices) if choices else None,
+        "minimum": minimum,
+        "above": above,
+        "below": below,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check(settings: Any) -> None:
+    """Check every field's choices and bounds; to be called from ``__post_init__``.
+
+    Raises:
+        ConfigError: names the option, the wrong value and the legal ones.
+    """
+    for field in dataclasses.fields(settings):
+        value, rule = getattr(settings, field.name), field.metadata
+        flag = flag_name(field.name)
+        if value is None:
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            _check_one(flag, one, rule)
+        if isinstance(value, tuple) and not value:
+            raise ConfigError(f"{flag} is empty: give at least one value")
+
+
+def _check_one(flag: str, value: Any, rule: Mapping[str, Any]) -> None:
+    choices = rule.get("choices")
+    if choices and value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{flag} {value!r} is not known: choose from {', '.join(choices)}{hint}")
+    if rule.get("minimum") is not None and not value >= rule["minimum"]:
+        raise ConfigError(f"{flag} is {value}: it must be at least {rule['minimum']}")
+    if rule.get("above") is not None and not value > rule["above"]:
+        raise ConfigError(f"{flag} is {value}: it must be above {rule['above']}")
+    if rule.get("below") is not None and not value < rule["below"]:
+        raise ConfigError(f"{flag} is {value}: it must be below {rule['below']}")
+
+
+def flag_name(field_name: str) -> str:
+    """The command line's spelling of a field: ``image_size`` -> ``--image-size``."""
+    return "--" + field_name.replace("_", "-")
+
+
+def build(kind: type[T], options: Mapping[str, Any]) -> T:
+    """Make the settings ``kind`` from keyword arguments.
+
+    Raises:
+        ConfigError: an unknown name (the nearest legal one is offered), a missing one, or an illegal value.
+    """
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name in options:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"unknown setting {name!r}: choose from {', '.join(fields)}{hint}")
+    missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in options]
+    if missing:
+        raise ConfigError(f"missing setting {missing[0]!r}: {fields[missing[0]].metadata['help']}")
+    return kind(**{n: _as_declared(fields[n], v) for n, v in options.items()})
+
+
+def _as_declared(field: dataclasses.Field[Any], value: Any) -> Any:
+    """Accept str for Path fields and a single value or list for tuple fields; leave the rest alone."""
+    if value is None:
+        return None
+    if str(field.type).startswith("tuple"):
+        items = (value,) if isinstance(value, (str, os.PathLike, int, float)) else tuple(value)
+        return tuple(os.fspath(v) if isinstance(v, os.PathLike) else v for v in items)
+    if "Path" in str(field.type) and isinstance(value, (str, os.PathLike)):
+        return Path(value)
+    if str(field.type).startswith("str") and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value
+
+
+def record(settings: Any) -> dict[str, Any]:
+    """The settings as plain JSON values, for the record kept beside the results."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value)
+        if isinstance(value, (tuple, list)):
+            return [plain(v) for v in value]
+        return value
+
+    return {f.name: plain(getattr(settings, f.name)) for f in dataclasses.fields(settings)}

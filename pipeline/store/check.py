@@ -1,0 +1,214 @@
+"""Is this file a feature cache that may be read? Asked before anything is allocated.
+
+Every way in which an HDF5 file can lead a reader astray is refused by name (H2, H4, H10): links out of the file,
+external storage, virtual datasets, filters, other types, shapes larger than the file, an unfinished or cut file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from pipeline.errors import CacheError
+from pipeline.store.format import DATASETS, FEATURE_DTYPES, FORMAT, FORMAT_VERSION, GROUPS, ITEM_STATES, block_count
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_FIXED = {
+    "/items/digest": ("u1", (32,)),
+    "/items/size": ("<i8", ()),
+    "/items/mtime_ns": ("<i8", ()),
+    "/items/state": ("u1", ()),
+    "/labels/y": ("<i8", ()),
+    "/labels/split": ("u1", ()),
+}
+_TEXT_ATTRIBUTES = ("format", "provenance", "key", "versions", "created", "about", "ids_sha256", "labels_sha256")
+_TEXT_LIMIT = 1 << 20  # bytes: no attribute of ours comes near
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What :func:`read_structure` found: sizes, attributes, and where each dataset's bytes lie."""
+
+    path: Path
+    rows: int
+    dim: int
+    dtype: np.dtype[np.generic]
+    block_rows: int
+    blocks: int
+    classes: int
+    attributes: dict[str, str]
+    places: dict[str, tuple[int, int, int]]  # name -> offset, bytes in all, bytes of one row
+
+    def offset(self, name: str) -> int:
+        """Where the dataset's first byte lies in the file."""
+        return self.places[name][0]
+
+    def nbytes(self, name: str) -> int:
+        """How many bytes the dataset has."""
+        return self.places[name][1]
+
+    def row_bytes(self, name: str) -> int:
+        """How many bytes one row of the dataset has."""
+        return self.places[name][2]
+
+
+def read_structure(path: Path) -> Structure:
+    """Check that ``path`` is laid out as a feature cache, finished or not.
+
+    Raises:
+        CacheError: names what is wrong with the file.
+    """
+    size = _file_size(path)
+    try:
+        with h5py.File(path, "r") as file:
+            return _Examiner(path, size, file).structure()
+    except CacheError:
+        raise
+    # h5py reports damage in a file as any of these, depending on where the damage lies.
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeError, OverflowError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CacheError(f"{path} is damaged or cut: {reason}; extract again") from error
+
+
+def _file_size(path: Path) -> int:
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(SIGNATURE))
+            size = path.stat().st_size
+    except FileNotFoundError:
+        unfinished = path.with_name(path.name + ".partial").exists()
+        cure = (
+            "its extraction is unfinished: run `pipeline extract` again"
+            if unfinished
+            else "make it with `pipeline extract`"
+        )
+        raise CacheError(f"no feature cache at {path}: {cure}") from None
+    except OSError as error:
+        raise CacheError(f"cannot read {path}: {error.strerror}") from error
+    if head != SIGNATURE:
+        raise CacheError(f"{path} is not an HDF5 file: a feature cache is made with `pipeline extract`")
+    return size
+
+
+class _Examiner:
+    def __init__(self, path: Path, size: int, file: h5py.File) -> None:
+        self.path, self.size, self.file = path, size, file
+
+    def refuse(self, why: str) -> CacheError:
+        return CacheError(f"{self.path} is refused: {why}")
+
+    def structure(self) -> Structure:
+        attributes = self._attributes()
+        names = set(self._walk(self.file, ""))
+        missing, extra = (DATASETS | GROUPS) - names, names - (DATASETS | GROUPS)
+        if missing or extra:
+            raise self.refuse(
+                f"datasets missing: {sorted(missing) or 'none'}, not of the format: {sorted(extra) or 'none'}"
+            )
+        places: dict[str, tuple[int, int, int]] = {}
+        features = self._dataset("/features", places, ndim=2)
+        rows, dim = features.shape
+        if features.dtype.name not in FEATURE_DTYPES or features.dtype.byteorder == ">":
+            raise self.refuse(f"/features has type {features.dtype}, legal are {', '.join(FEATURE_DTYPES)}")
+        if rows < 1 or dim < 1:
+            raise self.refuse(f"/features has shape {features.shape}")
+        for name, (dtype, tail) in _FIXED.items():
+            self._expect(self._dataset(name, places, ndim=1 + len(tail)), (rows, *tail), np.dtype(dtype))
+        if h5py.check_enum_dtype(self.file["/items/state"].dtype) != ITEM_STATES:
+            raise self.refuse("/items/state is not the format's enum")
+        block_rows = int(self.file.attrs["block_rows"])
+        if block_rows < 1:
+            raise self.refuse(f"block_rows is {block_rows}")
+        blocks = block_count(rows, block_rows)
+        self._expect(self._dataset("/blocks/state", places, ndim=1), (blocks,), np.dtype("u1"))
+        self._expect(self._dataset("/blocks/crc32", places, ndim=1), (blocks,), np.dtype("<u4"))
+        self._text("/items/id", rows, places)
+        self._text("/labels/classes", None, places)
+        classes = int(self.file["/labels/classes"].shape[0])
+        dtype = np.dtype(features.dtype.name).newbyteorder("<")
+        return Structure(self.path, rows, dim, dtype, block_rows, blocks, classes, attributes, places)
+
+    def _attributes(self) -> dict[str, str]:
+        attrs = self.file.attrs
+        if "format" not in attrs or self._attribute_text("format") != FORMAT:
+            raise self.refuse("it is an HDF5 file but not a feature cache (attribute `format`)")
+        version = int(attrs["format_version"])
+        if version != FORMAT_VERSION:
+            newer = "newer than" if version > FORMAT_VERSION else "other than"
+            raise self.refuse(
+                f"format version {version} is {newer} {FORMAT_VERSION}, which this program reads; update it"
+            )
+        found = {name: self._attribute_text(name) for name in _TEXT_ATTRIBUTES}
+        if hashlib.sha256(found["provenance"].encode()).hexdigest() != found["key"]:
+            raise self.refuse("its key is not the hash of its provenance: the file is damaged")
+        return found
+
+    def _attribute_text(self, name: str) -> str:
+        attribute = h5py.h5a.open(self.file.id, name.encode())
+        if attribute.shape != () or attribute.get_storage_size() > _TEXT_LIMIT:
+            raise self.refuse(f"attribute {name} is not a short text")
+        value: Any = self.file.attrs[name]
+        if not isinstance(value, str):
+            raise self.refuse(f"attribute {name} is not text")
+        return value
+
+    def _walk(self, group: h5py.Group, prefix: str) -> Iterator[str]:
+        for name in group:
+            full = f"{prefix}/{name}"
+            link = group.get(name, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                raise self.refuse(f"{full} is a link ({type(link).__name__}), which the format does not have")
+            yield full
+            if full in GROUPS:
+                inner = group[name]
+                if not isinstance(inner, h5py.Group):
+                    raise self.refuse(f"{full} is not a group")
+                yield from self._walk(inner, full)
+
+    def _dataset(self, name: str, places: dict[str, tuple[int, int, int]], *, ndim: int) -> h5py.Dataset:
+        dataset = self.file[name]
+        if not isinstance(dataset, h5py.Dataset):
+            raise self.refuse(f"{name} is not a dataset")
+        plist = dataset.id.get_create_plist()
+        if plist.get_layout() == h5py.h5d.VIRTUAL:
+            raise self.refuse(f"{name} is a virtual dataset: missing sources would read as fill values")
+        if plist.get_external_count():
+            raise self.refuse(f"{name} keeps its bytes in another file (external storage)")
+        if plist.get_nfilters():
+            raise self.refuse(f"{name} has a filter")
+        if plist.get_layout() != h5py.h5d.CONTIGUOUS:
+            raise self.refuse(f"{name} is not stored contiguously")
+        if dataset.ndim != ndim or dataset.maxshape != dataset.shape:
+            raise self.refuse(f"{name} has shape {dataset.shape} (at most {dataset.maxshape})")
+        row = int(np.prod(dataset.shape[1:], dtype=object)) * dataset.id.get_type().get_size()
+        nbytes = int(dataset.shape[0]) * row
+        if nbytes:
+            offset = dataset.id.get_offset()
+            if offset is None or offset + nbytes > self.size:
+                raise self.refuse(
+                    f"{name} declares {nbytes:,} bytes in a file of {self.size:,}: it is cut, or made to mislead"
+                )
+            places[name] = (int(offset), nbytes, row)
+        else:
+            places[name] = (0, 0, row)
+        return dataset
+
+    def _expect(self, dataset: h5py.Dataset, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
+        if dataset.shape != shape or dataset.dtype.newbyteorder("=") != dtype.newbyteorder("="):
+            raise self.refuse(f"{dataset.name} is {dataset.dtype} {dataset.shape}, not {dtype} {shape}")
+        if dataset.dtype.byteorder == ">":
+            raise self.refuse(f"{dataset.name} is big-endian, which the format does not have")
+
+    def _text(self, name: str, rows: int | None, places: dict[str, tuple[int, int, int]]) -> None:
+        dataset = self._dataset(name, places, ndim=1)
+        info = h5py.check_string_dtype(dataset.dtype)
+        if info is None or info.length is not None:
+            raise self.refuse(f"{name} is not variable-length text")
+        if rows is not None and dataset.shape != (rows,):
+            raise self.refuse(f"{name} has {dataset.shape[0]} entries for {rows} rows")

@@ -1,0 +1,92 @@
+"""The words of each failed image, as JSON lines beside the cache: path, kind, reason, digest.
+
+The cache itself holds only the kind (``/items/state``); this file is for people and for saying why again later.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import CacheError
+from pipeline.store.lock import unwritable
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One image that gave no features."""
+
+    id: bytes
+    kind: str
+    reason: str
+    digest: bytes
+
+
+def failures_path(cache: Path) -> Path:
+    """``NAME.failures.jsonl`` beside ``NAME.h5`` (and beside ``NAME.h5.partial`` while that is being written)."""
+    return cache.with_name(cache.name.removesuffix(".h5") + ".failures.jsonl")
+
+
+def append_failures(path: Path, failures: Iterable[Failure]) -> None:
+    """Add lines to the file at ``path``; flushed to disk before returning."""
+    lines = [_line(f) for f in failures]
+    if not lines:
+        return
+    try:
+        with path.open("a", encoding="ascii") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def write_failures(path: Path, failures: Iterable[Failure]) -> None:
+    """Replace the file at ``path`` (or remove it, when nothing failed)."""
+    lines = [_line(f) for f in failures]
+    try:
+        if not lines:
+            path.unlink(missing_ok=True)
+            return
+        draft = path.with_name(path.name + ".draft")
+        draft.write_text("".join(lines), encoding="ascii")
+        draft.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def read_failures(path: Path) -> dict[bytes, Failure]:
+    """The failures by id, the last line of each id winning; a line cut by a kill is left out.
+
+    Raises:
+        CacheError: the file cannot be read.
+    """
+    found: dict[bytes, Failure] = {}
+    try:
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+    except FileNotFoundError:
+        return found
+    except OSError as error:
+        raise CacheError(f"cannot read {path}: {error.strerror}") from error
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            item = os.fsencode(entry["id"])
+            found[item] = Failure(item, str(entry["kind"]), str(entry["reason"]), bytes.fromhex(entry["digest"]))
+        except (ValueError, KeyError, TypeError):
+            continue  # only a kill in mid-line gives one; its block is redone and the line written again
+    return found
+
+
+def _line(failure: Failure) -> str:
+    # surrogateescape carries bytes that are not UTF-8 through JSON and back (I6).
+    entry = {
+        "id": os.fsdecode(failure.id),
+        "kind": failure.kind,
+        "reason": failure.reason,
+        "digest": failure.digest.hex(),
+    }
+    return json.dumps(entry) + "\n"

@@ -1,0 +1,70 @@
+"""One writing job at a time on a cache, and a name for who holds it. Readers never ask.
+
+The lock is the operating system's (flock through ``filelock``), so a dead holder's lock is gone with its process;
+who holds it stands in a JSON file beside, which is only ever read to word a message.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pipeline.errors import CacheError
+
+
+def _beside(cache: Path, ending: str) -> Path:
+    return cache.with_name(f".{cache.name}.{ending}")
+
+
+def _describe(holder: Path) -> str:
+    try:
+        who = json.loads(holder.read_text())
+        started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(who["started"])))
+        return f"process {int(who['pid'])} on {who['host']}, since {started}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def unwritable(cache: Path, error: OSError) -> CacheError:
+    """The error for a cache that the system will not let us write: full disk, read-only folder, quota."""
+    return CacheError(
+        f"cannot write {cache}: {error.strerror or error}; free space or permit writing there, or choose another place "
+        "with --out; what was done so far is kept"
+    )
+
+
+@contextmanager
+def writing_lock(cache: Path) -> Iterator[str | None]:
+    """Hold the writing lock of the cache at ``cache``; yields who died holding it before, if anybody did.
+
+    Raises:
+        CacheError: another job holds it (at once, naming host and process), or the folder cannot be written.
+    """
+    lock, holder = FileLock(_beside(cache, "lock")), _beside(cache, "holder.json")
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise CacheError(
+            f"{cache} is being written by {_describe(holder)}: wait for it, stop it, or give another --out"
+        ) from None
+    except OSError as error:
+        raise unwritable(cache, error) from error
+    try:
+        dead = _describe(holder) if holder.exists() else None
+        who = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+        try:
+            holder.write_text(json.dumps(who))
+        except OSError as error:
+            raise unwritable(cache, error) from error
+        yield dead
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()

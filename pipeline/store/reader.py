@@ -1,0 +1,269 @@
+"""Reading a cache: checked when it is opened, mapped into memory, served one split at a time.
+
+Knows arrays and ids; nothing of images or networks. Features come through one read-only memory map: nothing is copied,
+any number of processes read at once, and nothing is locked. h5py is used for the small things only and never kept open,
+so that a :class:`Cache` pickles and survives fork, spawn and forkserver (H5).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import CacheError
+from pipeline.store.check import Structure, read_structure
+from pipeline.store.format import GOOD, SPLIT_NAMES, STATE_NAMES, ids_sha256, labels_sha256
+
+Matrix = NDArray[np.floating[Any]]
+
+
+class Cache:
+    """A feature cache opened for reading (make it with :func:`open_cache`).
+
+    Attributes:
+        path: the file.
+        key: SHA-256 (hex) of the provenance.
+        provenance: everything that decides a row's numbers.
+        about: for people: the source, its root, how it was split.
+        classes: class names; ``labels`` index into them.
+        labels: (N,) int64, -1 = unlabelled.
+        splits: (N,) uint8, index into ``SPLIT_NAMES``.
+        states: (N,) uint8, ``ITEM_STATES``.
+        done: (B,) bool, which blocks are whole (all of them, unless opened by :func:`open_partial`).
+    """
+
+    def __init__(self, structure: Structure) -> None:
+        s = self._structure = structure
+        self.path, self.dim, self.dtype = s.path, s.dim, s.dtype
+        self.key = s.attributes["key"]
+        self.provenance: dict[str, Any] = json.loads(s.attributes["provenance"])
+        self.about: dict[str, Any] = json.loads(s.attributes["about"])
+        self.created, self.versions = s.attributes["created"], json.loads(s.attributes["versions"])
+        self.labels = self._array("/labels/y", "<i8")
+        self.splits = self._array("/labels/split", "u1")
+        self.states = self._array("/items/state", "u1")
+        self.done = self._array("/blocks/state", "u1") == 1
+        self.classes = self._class_names()
+        self._features: Matrix | None = None
+        self._ids: list[bytes] | None = None
+        self._check_labels()
+
+    def __len__(self) -> int:
+        """Number of rows, good or not."""
+        return self._structure.rows
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{v} {k}" for k, v in self.counts().items() if v)
+        shape = f"{len(self)} x {self.dim} {self.dtype.name}"
+        return f"<Cache {self.path.name}: {shape}, {len(self.classes)} classes, {counts}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_features": None, "_ids": None}
+
+    def _array(self, name: str, dtype: str) -> NDArray[Any]:
+        s = self._structure
+        with s.path.open("rb") as file:
+            file.seek(s.offset(name))
+            return np.frombuffer(file.read(s.nbytes(name)), dtype)
+
+    def _strings(self, name: str) -> list[bytes]:
+        try:
+            with h5py.File(self.path, "r") as file:
+                return [bytes(value) for value in file[name][:]]
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CacheError(f"{self.path}: {name} is damaged: {reason}; extract again") from error
+
+    def _class_names(self) -> tuple[str, ...]:
+        try:
+            return tuple(name.decode() for name in self._strings("/labels/classes"))
+        except UnicodeDecodeError as error:
+            raise CacheError(f"{self.path}: class names are damaged: {error}; extract again") from error
+
+    def _check_labels(self) -> None:
+        if labels_sha256(self.labels, self.splits, self.classes) != self._structure.attributes["labels_sha256"]:
+            raise CacheError(
+                f"{self.path}: labels, splits or class names do not match their checksum: damaged; extract again"
+            )
+        if int(self.states.max()) not in STATE_NAMES:
+            raise CacheError(f"{self.path}: an item has state {int(self.states.max())}: damaged; extract again")
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of one block."""
+        return self._structure.block_rows
+
+    @property
+    def ids(self) -> list[bytes]:
+        """(N,) bytes: each item's path relative to the source's root; read on first use and checked."""
+        if self._ids is None:
+            ids = self._strings("/items/id")
+            if ids_sha256(ids) != self._structure.attributes["ids_sha256"]:
+                raise CacheError(f"{self.path}: item ids do not match their checksum: damaged, or replaced while open")
+            self._ids = ids
+        return self._ids
+
+    @property
+    def digests(self) -> NDArray[np.uint8]:
+        """(N, 32) uint8: SHA-256 of each image file's bytes; all zero where the file vanished before it was read."""
+        return self._array("/items/digest", "u1").reshape(-1, 32)
+
+    @property
+    def stats(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Sizes (N,) in bytes and modification times (N,) in ns, both int64."""
+        return self._array("/items/size", "<i8"), self._array("/items/mtime_ns", "<i8")
+
+    @property
+    def features(self) -> Matrix:
+        """(N, D) float16 or float32: all rows, as a read-only memory map."""
+        if self._features is None:
+            s = self._structure
+            self._features = np.memmap(s.path, s.dtype, mode="r", offset=s.offset("/features"), shape=(s.rows, s.dim))
+        return self._features
+
+    @property
+    def content(self) -> str:
+        """SHA-256 (hex) of which items the cache holds, their bytes, labels, splits and classes."""
+        whole = hashlib.sha256()
+        for name in ("ids_sha256", "labels_sha256"):
+            whole.update(self._structure.attributes[name].encode())
+        whole.update(self.digests.tobytes())
+        return whole.hexdigest()
+
+    def counts(self) -> dict[str, int]:
+        """Good rows in each split, in the order of ``SPLIT_NAMES``."""
+        found = Counter(self.splits[self.states == GOOD].tolist())
+        return {name: found[i] for i, name in enumerate(SPLIT_NAMES)}
+
+    def failed(self) -> dict[str, int]:
+        """How many items failed, by kind."""
+        return {STATE_NAMES[k]: v for k, v in Counter(self.states[self.states != GOOD].tolist()).items()}
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """Indices (n,) int64 of the good rows of a split, ascending."""
+        if split not in SPLIT_NAMES:
+            raise CacheError(f"unknown split {split!r}: choose from {', '.join(SPLIT_NAMES)}")
+        return np.flatnonzero((self.splits == SPLIT_NAMES.index(split)) & (self.states == GOOD))
+
+    def split(self, split: str) -> Features:
+        """The good rows of one split ("train", "val", "test", or "none" for items without a split)."""
+        return Features(self, self.rows(split))
+
+    def verify(self, rows: NDArray[np.int64] | None = None, *, progress: Callable[[int], None] | None = None) -> None:
+        """Check the checksums of the blocks that hold ``rows`` (all by default), and what the rows may never be (H3).
+
+        Raises:
+            CacheError: the first block that is damaged, or row that is all zero, not finite, or denies its state.
+        """
+        size = self.block_rows
+        wanted = np.arange(len(self.done)) if rows is None else np.unique(rows // size)
+        sums = self._array("/blocks/crc32", "<u4")
+        for block in wanted.tolist():
+            start, stop = block * size, min(len(self), (block + 1) * size)
+            part = np.asarray(self.features[start:stop])
+            if zlib.crc32(part.tobytes()) != int(sums[block]):
+                raise CacheError(f"{self.path}: block {block} (rows {start} to {stop - 1}) is damaged: extract again")
+            good = self.states[start:stop] == GOOD
+            zero = np.asarray(~part.any(axis=1))
+            if (good == zero).any():
+                row = start + int(np.argmax(good == zero))
+                what = "a good item is all zero" if zero[row - start] else "a failed item has features"
+                raise CacheError(f"{self.path}: row {row}: {what}; extract again")
+            if not np.isfinite(part).all():
+                raise CacheError(f"{self.path}: a row of block {block} is not finite: extract again")
+            if progress:
+                progress(stop - start)
+
+
+class Features:
+    """The rows of one split; a map-style dataset for ``torch.utils.data.DataLoader``.
+
+    ``X`` is a view of the cache's memory map when the rows are one run (always, unless an image inside the split
+    failed; then it is a copy made on first use). Items are ``(features (D,), label)``.
+    """
+
+    def __init__(self, cache: Cache, rows: NDArray[np.int64]) -> None:
+        self.cache, self.rows = cache, rows
+        self.classes = cache.classes
+        self.y: NDArray[np.int64] = cache.labels[rows]
+        self._X: Matrix | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"<Features {len(self)} x {self.cache.dim} {self.cache.dtype.name} of {self.cache.path.name}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_X": None}
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether the rows are one run of the file, so that ``X`` copies nothing."""
+        return len(self.rows) == 0 or int(self.rows[-1] - self.rows[0]) + 1 == len(self.rows)
+
+    @property
+    def X(self) -> Matrix:
+        """(n, D) float16 or float32, read-only."""
+        if self._X is None:
+            if self.contiguous:
+                first = int(self.rows[0]) if len(self.rows) else 0
+                self._X = self.cache.features[first : first + len(self.rows)]
+            else:
+                self._X = self.cache.features[self.rows]
+                self._X.setflags(write=False)
+        return self._X
+
+    @property
+    def ids(self) -> list[bytes]:
+        """(n,) bytes: the items' paths."""
+        ids = self.cache.ids
+        return [ids[row] for row in self.rows.tolist()]
+
+    def __getitem__(self, index: int) -> tuple[NDArray[Any], int]:
+        row = self.rows[index]
+        return np.array(self.cache.features[row]), int(self.y[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[NDArray[Any], int]]:
+        picked = np.asarray(self.cache.features[self.rows[np.asarray(indices)]])
+        return list(zip(picked, self.y[np.asarray(indices)].tolist(), strict=True))
+
+    def batches(self, size: int) -> Iterator[tuple[Matrix, NDArray[np.int64]]]:
+        """Batches ``(X (<=size, D), y)`` in row order; nothing is kept, so memory stays flat."""
+        for start in range(0, len(self), size):
+            rows = self.rows[start : start + size]
+            first, last = int(rows[0]), int(rows[-1]) + 1
+            run = self.cache.features[first:last]
+            yield (run if last - first == len(rows) else run[rows - first]), self.y[start : start + size]
+
+
+def open_cache(path: str | Path, *, verify: bool = False) -> Cache:
+    """Open a finished feature cache; ``verify`` also reads every row and checks its block's checksum.
+
+    Raises:
+        CacheError: there is none, it is unfinished, damaged, hostile, or of another format version.
+    """
+    cache = Cache(read_structure(Path(path)))
+    if not cache.done.all():
+        todo = int((~cache.done).sum())
+        raise CacheError(
+            f"{path} is not finished: {todo} of {len(cache.done)} blocks are missing; run `pipeline extract` again"
+        )
+    if verify:
+        cache.ids  # noqa: B018 - reading them checks them
+        cache.verify()
+    return cache
+
+
+def open_partial(path: Path) -> Cache:
+    """Open an unfinished cache; only rows of blocks that are ``done`` may be used."""
+    return Cache(read_structure(path))

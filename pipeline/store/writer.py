@@ -1,0 +1,308 @@
+"""Writing a cache: make the whole file first, then only put fixed-size bytes at known places.
+
+The file is created, closed and renamed to ``NAME.h5.partial`` before the first row exists. From then on no HDF5
+metadata changes: rows, digests and states go in with positioned writes at the datasets' offsets, a block's checksum and
+flag only after its rows are on the disk. A kill can therefore lose the block in work and nothing else (H1), and several
+processes can write disjoint blocks of one file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+import zlib
+from importlib.metadata import version
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import CacheError
+from pipeline.store.check import read_structure
+from pipeline.store.format import (
+    ALIGNMENT,
+    FORMAT,
+    FORMAT_VERSION,
+    GOOD,
+    ITEM_STATES,
+    PENDING,
+    Contents,
+    block_count,
+    canonical_json,
+    ids_sha256,
+    key_of,
+    labels_sha256,
+)
+from pipeline.store.lock import unwritable
+
+VERSIONED = ("torch", "torchvision", "numpy", "h5py", "pillow")
+
+
+def partial_path(cache: Path) -> Path:
+    """Where the unfinished file of ``cache`` lies."""
+    return cache.with_name(cache.name + ".partial")
+
+
+def stale_partials(cache: Path) -> list[Path]:
+    """Unfinished files of earlier listings: nothing resumes them, but their finished rows are still good."""
+    return sorted(cache.parent.glob(f"{_glob_safe(cache.name)}.partial.old-*"))
+
+
+def retire_partial(cache: Path) -> None:
+    """Move the unfinished file aside, because the source has changed since; its rows remain usable."""
+    taken = {p.name for p in stale_partials(cache)}
+    number = next(n for n in range(1, len(taken) + 2) if f"{cache.name}.partial.old-{n}" not in taken)
+    partial_path(cache).rename(cache.with_name(f"{cache.name}.partial.old-{number}"))
+
+
+def _glob_safe(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _creation_time() -> str:
+    # SOURCE_DATE_EPOCH is the reproducible-builds convention: with it, two runs give the same file to the last bit.
+    seconds = float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def create_partial(cache: Path, contents: Contents) -> Path:
+    """Create ``cache``'s unfinished file with everything but the features, its space reserved; returns its path.
+
+    Raises:
+        CacheError: the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    partial = partial_path(cache)
+    draft = cache.with_name(cache.name + ".draft")
+    try:
+        _write_container(draft, contents)
+        structure = read_structure(draft)
+        with draft.open("r+b") as file:
+            # The file is sparse until now: reserve its room, so that a full disk is found before the first forward.
+            _reserve(file.fileno(), structure.offset("/features"), structure.nbytes("/features"))
+            os.fsync(file.fileno())
+        draft.rename(partial)
+        _sync_folder(cache.parent)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise unwritable(cache, error) from error
+    return partial
+
+
+def _reserve(fd: int, offset: int, length: int) -> None:
+    try:
+        os.posix_fallocate(fd, offset, length)
+    except OSError as error:
+        # File systems without reservation say so; the rows then claim their room as they are written.
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_container(path: Path, c: Contents) -> None:
+    n, blocks = len(c.ids), block_count(len(c.ids), c.block_rows)
+    feature_bytes = n * c.dim * np.dtype(c.dtype).itemsize
+    with h5py.File(
+        path,
+        "w",
+        libver=("v108", "v108"),
+        alignment_threshold=max(1, min(ALIGNMENT, feature_bytes)),
+        alignment_interval=ALIGNMENT,
+    ) as file:
+        _fixed(file, "/features", (n, c.dim), np.dtype(c.dtype).newbyteorder("<"), None)
+        # Ids and class names go in as HDF5's own variable-length strings, so that any HDF5 tool shows them.
+        file.create_dataset("/items/id", data=np.array(c.ids, dtype=object), dtype=h5py.string_dtype("ascii"))
+        file.create_dataset(
+            "/labels/classes",
+            data=np.array(c.classes, dtype=object),
+            dtype=h5py.string_dtype("utf-8"),
+            shape=(len(c.classes),),
+        )
+        state = h5py.enum_dtype(ITEM_STATES, basetype="u1")
+        _fixed(file, "/items/digest", (n, 32), np.dtype("u1"), c.digests)
+        _fixed(file, "/items/size", (n,), np.dtype("<i8"), c.sizes)
+        _fixed(file, "/items/mtime_ns", (n,), np.dtype("<i8"), c.mtimes_ns)
+        _fixed(file, "/items/state", (n,), state, np.full(n, PENDING, "u1"))
+        _fixed(file, "/labels/y", (n,), np.dtype("<i8"), c.labels)
+        _fixed(file, "/labels/split", (n,), np.dtype("u1"), c.splits)
+        _fixed(file, "/blocks/state", (blocks,), np.dtype("u1"), np.zeros(blocks, "u1"))
+        _fixed(file, "/blocks/crc32", (blocks,), np.dtype("<u4"), np.zeros(blocks, "<u4"))
+        file.attrs["format"] = FORMAT
+        file.attrs["format_version"] = FORMAT_VERSION
+        file.attrs["provenance"] = canonical_json(c.provenance)
+        file.attrs["key"] = key_of(c.provenance)
+        file.attrs["block_rows"] = c.block_rows
+        file.attrs["versions"] = canonical_json({name: version(name) for name in VERSIONED})
+        file.attrs["about"] = canonical_json(c.about)
+        file.attrs["created"] = _creation_time()
+        file.attrs["ids_sha256"] = ids_sha256(c.ids)
+        file.attrs["labels_sha256"] = labels_sha256(c.labels, c.splits, c.classes)
+
+
+def _fixed(
+    file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], data: NDArray[np.generic] | None
+) -> None:
+    """A contiguous dataset of fixed-size elements, with its place in the file allocated at once."""
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_layout(h5py.h5d.CONTIGUOUS)
+    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    plist.set_obj_track_times(False)
+    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)
+    kind, space = h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple(shape)
+    dataset = h5py.Dataset(h5py.h5d.create(file.id, name.encode(), kind, space, plist, lcpl=links))
+    if data is not None and data.size:
+        dataset[...] = data
+
+
+class Writer:
+    """Puts finished blocks into an unfinished cache, in any order, from any number of processes.
+
+    Attributes:
+        done: (B,) bool: the blocks whose flag and checksum say that they are whole.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+        self.path = partial_path(cache)
+        self.structure = s = read_structure(self.path)
+        self.rows, self.dim, self.dtype, self.block_rows = s.rows, s.dim, s.dtype, s.block_rows
+        self._fd = os.open(self.path, os.O_RDWR)
+        self.done = self._finished_blocks()
+
+    def _finished_blocks(self) -> NDArray[np.bool_]:
+        flags = np.frombuffer(self._read("/blocks/state"), "u1")
+        sums = np.frombuffer(self._read("/blocks/crc32"), "<u4")
+        done: NDArray[np.bool_] = flags == 1
+        for block in np.flatnonzero(done):
+            # A power cut may have kept the flag and lost the rows: a block counts only if its bytes say so.
+            start, stop = self.span(int(block))
+            offset, length = self._place("/features", start, stop)
+            done[block] = zlib.crc32(_pread(self._fd, length, offset)) == sums[block]
+        return done
+
+    def span(self, block: int) -> tuple[int, int]:
+        """First row and one past the last row of a block."""
+        start = block * self.block_rows
+        return start, min(self.rows, start + self.block_rows)
+
+    def write_block(
+        self, block: int, features: NDArray[np.generic], digests: NDArray[np.uint8], states: NDArray[np.uint8]
+    ) -> None:
+        """Write one block: ``features`` (m, D), ``digests`` (m, 32), ``states`` (m,); failed rows are zeroed.
+
+        Raises:
+            CacheError: a good row is not finite in the cache's dtype (H9) or is all zero (H3), or the disk is full.
+        """
+        start, stop = self.span(block)
+        good = states == GOOD
+        with np.errstate(over="ignore"):
+            stored = np.ascontiguousarray(features, dtype=self.dtype)
+        stored[~good] = 0
+        finite, zero = np.isfinite(stored).all(axis=1), ~stored.any(axis=1)
+        if not finite.all():
+            row, peak = start + int(np.argmin(finite)), float(np.abs(np.nan_to_num(features[~finite])).max())
+            cure = "extract with --dtype float32" if self.dtype == np.float16 else "the weights give infinite features"
+            raise CacheError(f"row {row}: a feature (largest {peak:.4g}) does not fit {self.dtype.name}; {cure}")
+        if (zero & good).any():
+            row = start + int(np.argmax(zero & good))
+            raise CacheError(f"row {row}: all {self.dim} features are zero; the trunk's weights are not sound")
+        payload = stored.tobytes()
+        try:
+            self._write("/features", start, stop, payload)
+            self._write("/items/digest", start, stop, np.ascontiguousarray(digests, "u1").tobytes())
+            self._write("/items/state", start, stop, np.ascontiguousarray(states, "u1").tobytes())
+            os.fdatasync(self._fd)
+            self._write("/blocks/crc32", block, block + 1, np.array([zlib.crc32(payload)], "<u4").tobytes())
+            self._write("/blocks/state", block, block + 1, b"\x01")
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise unwritable(self.cache, error) from error
+        self.done[block] = True
+
+    def states(self) -> NDArray[np.uint8]:
+        """(N,) uint8: the items' states as they stand in the file now."""
+        return np.frombuffer(self._read("/items/state"), "u1").copy()
+
+    def digests(self) -> NDArray[np.uint8]:
+        """(N, 32) uint8: the items' digests as they stand in the file now."""
+        return np.frombuffer(self._read("/items/digest"), "u1").reshape(-1, 32).copy()
+
+    def publish(self) -> None:
+        """Give the finished file its name, in one step (H2).
+
+        Raises:
+            CacheError: a block is not done, or an item is still pending.
+        """
+        flags = np.frombuffer(self._read("/blocks/state"), "u1")
+        if not flags.all() or (self.states() == PENDING).any():
+            raise CacheError(f"{self.path} is not finished: {int((flags == 0).sum())} of {len(flags)} blocks are to do")
+        try:
+            os.fsync(self._fd)
+            self.path.replace(self.cache)
+            _sync_folder(self.cache.parent)
+        except OSError as error:
+            raise unwritable(self.cache, error) from error
+
+    def close(self) -> None:
+        """Close the file; safe to call twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _place(self, name: str, start: int, stop: int) -> tuple[int, int]:
+        row = self.structure.row_bytes(name)
+        return self.structure.offset(name) + start * row, (stop - start) * row
+
+    def _write(self, name: str, start: int, stop: int, payload: bytes) -> None:
+        offset, length = self._place(name, start, stop)
+        if len(payload) != length:
+            raise CacheError(f"{name}: {len(payload)} bytes for rows {start}..{stop}, expected {length}")
+        view = memoryview(payload)
+        while view:
+            count = os.pwrite(self._fd, view, offset)
+            view, offset = view[count:], offset + count
+
+    def _read(self, name: str) -> bytes:
+        return _pread(self._fd, self.structure.nbytes(name), self.structure.offset(name))
+
+
+def _pread(fd: int, length: int, offset: int) -> bytes:
+    parts = []
+    while length:
+        part = os.pread(fd, min(length, 1 << 30), offset)
+        if not part:
+            raise CacheError(f"the file ends {length} bytes early: it was cut while in use")
+        parts.append(part)
+        length, offset = length - len(part), offset + len(part)
+    return b"".join(parts)
+
+
+def update_stats(cache: Path, sizes: NDArray[np.int64], mtimes_ns: NDArray[np.int64]) -> None:
+    """Refresh sizes and times of a finished cache in place: they are a shortcut, never part of what the file says.
+
+    To be called under the writing lock, for files whose digests were found unchanged.
+    """
+    structure = read_structure(cache)
+    try:
+        with cache.open("r+b") as file:
+            for name, values in (("/items/size", sizes), ("/items/mtime_ns", mtimes_ns)):
+                os.pwrite(file.fileno(), np.ascontiguousarray(values, "<i8").tobytes(), structure.offset(name))
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise unwritable(cache, error) from error

@@ -1,0 +1,122 @@
+"""`pipeline trace`: the model's way, shown with real shapes and counts: load -> remove head -> add head -> train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import runs
+from pipeline import settings as st
+from pipeline.errors import CacheError, ConfigError, HeadError
+from pipeline.report.watch import Watch
+from pipeline.train import ROOT_HELP, find_cache
+
+if TYPE_CHECKING:
+    from pipeline.report.pipeline_trace import Step
+
+UNTRAINED = "random:0"  # shapes and counts do not depend on the numbers, so nothing is downloaded to show them
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """Settings of the picture."""
+
+    target: str | None = st.argument("a cache or a run whose trunk and classes are shown", default=None)
+    trunk: str = st.option("resnet50", "the network to show when no target is given")
+    classes: int = st.option(10, "how many classes the new head has when no target is given", minimum=2)
+    image_size: int = st.option(224, "side of the image when no target is given", minimum=32)
+    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
+
+    def __post_init__(self) -> None:
+        st.check(self)
+
+
+@dataclass(frozen=True)
+class TraceReport:
+    """The four steps, each with its layers' output shapes, parameter counts and states."""
+
+    trunk: str
+    image_size: int
+    classes: int
+    steps: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"trunk": self.trunk, "image_size": self.image_size, "classes": self.classes, "steps": self.steps}
+
+
+def run_trace(settings: TraceSettings, watch: Watch) -> TraceReport:
+    """Show the model pipeline; nothing is trained.
+
+    Raises:
+        ConfigError, CacheError, HeadError: the target is neither a cache nor a run.
+    """
+    from pipeline.report.pipeline_trace import model_trace
+
+    trunk, size, classes = _subject(settings)
+    steps = _steps(trunk, size, classes)
+    watch.show(model_trace(steps))
+    plain = [
+        {
+            "title": s.title,
+            "detail": s.detail,
+            "layers": [
+                {"name": r.name, "output": r.output, "parameters": r.parameters, "state": r.state} for r in s.rows
+            ],
+        }
+        for s in steps
+    ]
+    return TraceReport(trunk, size, classes, plain)
+
+
+def _subject(settings: TraceSettings) -> tuple[str, int, int]:
+    if settings.target is None:
+        return settings.trunk, settings.image_size, settings.classes
+    try:
+        cache = find_cache(settings.target, cache_root=settings.cache_root)
+        provenance, classes = cache.provenance, len(cache.classes)
+    except CacheError:
+        try:
+            config = runs.find_run(settings.target, cache_root=settings.cache_root).config
+        except HeadError:
+            raise ConfigError(
+                f"{settings.target!r} is neither a feature cache nor a run: give one, or nothing"
+            ) from None
+        provenance, classes = config["provenance"], len(config["classes"])
+    return provenance["trunk"]["name"], provenance["transform"]["crop"], classes
+
+
+def _steps(trunk: str, size: int, classes: int) -> list[Step]:
+    import numpy as np
+
+    from pipeline.report.pipeline_trace import Layer, Step
+    from pipeline.trunk.model import behead, build, describe, reattach
+
+    model = build(trunk, num_classes=1000)
+    loaded = [Layer(s.name, s.shape_out, s.params, "") for s in describe(model, size)]
+    beheaded, dim = behead(model)
+    frozen = [Layer(s.name, s.shape_out, s.params, "frozen" if s.params else "") for s in describe(beheaded, size)]
+    whole = reattach(model, np.zeros((classes, dim), np.float32), np.zeros(classes, np.float32))
+    stages = describe(whole, size)
+    head = Layer("fc", (classes,), classes * dim + classes, "trained")
+    body = sum(s.params for s in stages) - head.parameters
+    return [
+        Step("load", f"{trunk} as torchvision gives it, with a 1000-way classifier", loaded),
+        Step("remove head", f"the classifier is taken off: one image gives {dim:,} features", frozen),
+        Step(
+            "add head",
+            f"a new linear layer: {dim:,} features -> {classes} classes",
+            [Layer("trunk", (dim,), body, "frozen"), head],
+        ),
+        Step(
+            "train",
+            "stage two trains the head on cached features; stage three may train all",
+            [
+                Layer("stage two: trunk", (dim,), body, "frozen"),
+                Layer("stage two: head", (classes,), head.parameters, "trained"),
+                Layer("stage three: trunk", (dim,), body, "trained"),
+                Layer("stage three: head", (classes,), head.parameters, "trained"),
+            ],
+        ),
+    ]

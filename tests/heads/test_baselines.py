@@ -1,0 +1,110 @@
+"""Baselines against scikit-learn used plainly."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+from pipeline.errors import ConfigError, HeadError
+from pipeline.heads.baselines import BASELINES, run_baselines
+
+
+def blobs(n=150, d=12, c=3, seed=0, noise=2.0):
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).standard_normal((c, d))
+    y = np.arange(n) % c
+    return (centres[y] + noise * rng.standard_normal((n, d))).astype(np.float16), y
+
+
+def run(**options):
+    train, val, test = blobs(), blobs(60, seed=1), blobs(60, seed=2)
+    return {r.name: r for r in run_baselines(*train, *val, *test, n_classes=3, **options)}
+
+
+def test_logistic_regression_scores_as_scikit_learn_in_float64():
+    result = run(names=["logreg"])["logreg"]
+    (X, y), (X_test, y_test) = blobs(), blobs(60, seed=2)
+    scaler = StandardScaler().fit(X.astype(float))
+    model = LogisticRegression(max_iter=1000).fit(scaler.transform(X.astype(float)), y)
+    guess = model.predict(scaler.transform(X_test.astype(float)))
+    assert result.test == pytest.approx((guess == y_test).mean(), abs=1 / 60)
+    assert result.macro_f1 == pytest.approx(f1_score(y_test, guess, average="macro"), abs=0.03)
+    assert result.converged is True
+
+
+def test_logistic_regression_that_stops_early_says_so():
+    """L2."""
+    result = run(names=["logreg"], max_iter=2)["logreg"]
+    assert result.converged is False
+    assert "not converged" in result.note
+
+
+def test_majority_scores_the_share_of_the_most_frequent_class():
+    X, y = blobs(90)
+    y = np.where(np.arange(90) < 60, 1, y)
+    _, y_test = blobs(60, seed=2)
+    (result,) = run_baselines(X, y, None, None, X[:60], y_test, n_classes=3, names=["majority"])
+    assert result.test == pytest.approx((y_test == 1).mean())
+
+
+def test_separable_classes_are_found_by_every_baseline_but_majority():
+    train, test = blobs(noise=0.05), blobs(60, seed=2, noise=0.05)
+    results = run_baselines(*train, *test, *test, n_classes=3)
+    assert [r.name for r in results] == list(BASELINES)
+    assert [r.test for r in results] == [pytest.approx(1 / 3), 1.0, 1.0, 1.0]
+
+
+def test_splits_without_rows_have_no_figures():
+    X, y = blobs()
+    (result,) = run_baselines(X, y, None, None, X[:0], y[:0], n_classes=3, names=["centroid"])
+    assert (result.val, result.test, result.macro_f1) == (None, None, None)
+
+
+def test_neighbours_are_no_more_than_the_train_rows():
+    X, y = blobs(6)
+    (result,) = run_baselines(X, y, X, y, None, None, n_classes=3, names=["knn"])
+    assert "k = 6" in result.note
+
+
+def test_neighbours_are_scikit_learns_on_raw_features():
+    """L5: a baseline is not weakened; k-NN scored higher on raw features than on standardised ones."""
+    (X, y), (X_test, y_test) = blobs(), blobs(60, seed=2)
+    X, X_test = X * np.linspace(0.1, 5, 12), X_test * np.linspace(0.1, 5, 12)
+    plain = KNeighborsClassifier(10, metric="cosine").fit(X, y)
+    scaler = StandardScaler().fit(X)
+    standard = KNeighborsClassifier(10, metric="cosine").fit(scaler.transform(X), y)
+    expected = plain.score(X_test, y_test)
+    assert expected != standard.score(scaler.transform(X_test), y_test)
+    (result,) = run_baselines(X, y, None, None, X_test, y_test, n_classes=3, names=["knn"])
+    assert result.test == pytest.approx(expected)
+
+
+def test_each_result_is_told_when_it_is_there():
+    heard = []
+    results = run(on_result=heard.append)
+    assert heard == list(results.values())
+
+
+def test_constant_columns_do_no_harm():
+    X, y = blobs(noise=0.05)
+    X[:, 3] = 7
+    assert all(r.val == 1.0 for r in run_baselines(X, y, X, y, None, None, n_classes=3)[1:])
+
+
+def test_rows_that_are_all_the_same_are_refused():
+    X, y = blobs()
+    with pytest.raises(HeadError, match="the same features"):
+        run_baselines(np.ones_like(X), y, None, None, None, None, n_classes=3)
+
+
+def test_test_rows_of_another_trunk_are_refused():
+    X, y = blobs()
+    with pytest.raises(HeadError, match="test rows have 11 features, train rows 12"):
+        run_baselines(X, y, None, None, X[:, :11], y, n_classes=3)
+
+
+def test_unknown_baseline_is_refused_with_the_legal_ones():
+    with pytest.raises(ConfigError, match="'svm' is not known: choose from majority, centroid, knn, logreg"):
+        run(names=["svm"])

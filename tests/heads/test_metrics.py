@@ -1,0 +1,97 @@
+"""Figures against scikit-learn."""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.special
+from sklearn import metrics
+
+from pipeline.errors import HeadError
+from pipeline.heads.metrics import classification_report, log_softmax, softmax
+
+
+def scored(n=300, c=8, seed=0):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, c, n)
+    logits = rng.standard_normal((n, c)).astype(np.float32) + 2 * np.eye(c, dtype=np.float32)[y]
+    return y, logits, [f"class {i}" for i in range(c)]
+
+
+def test_figures_of_a_split_are_scikit_learns():
+    y, logits, classes = scored()
+    guess, ours = logits.argmax(axis=1), classification_report(y, logits, classes)
+    assert ours.n == 300
+    assert ours.accuracy == pytest.approx(metrics.accuracy_score(y, guess))
+    assert ours.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(y, guess))
+    assert ours.macro_f1 == pytest.approx(metrics.f1_score(y, guess, average="macro"))
+    assert ours.log_loss == pytest.approx(metrics.log_loss(y, scipy.special.softmax(logits.astype(float), axis=1)))
+    assert ours.top5 == pytest.approx(metrics.top_k_accuracy_score(y, logits, k=5))
+    np.testing.assert_array_equal(ours.confusion, metrics.confusion_matrix(y, guess))
+
+
+def test_figures_of_each_class_are_scikit_learns():
+    y, logits, classes = scored()
+    expected = metrics.precision_recall_fscore_support(y, logits.argmax(axis=1))
+    ours = classification_report(y, logits, classes).per_class
+    assert [scores.name for scores in ours] == classes
+    for figures, name in zip(expected, ("precision", "recall", "f1", "support"), strict=True):
+        np.testing.assert_allclose([getattr(scores, name) for scores in ours], figures)
+
+
+def test_class_absent_from_the_split_counts_as_scikit_learn_counts_it():
+    y, logits, classes = scored()
+    rows = y != 3
+    y, logits = y[rows], logits[rows]
+    guess, ours = logits.argmax(axis=1), classification_report(y, logits, classes)
+    assert 3 in guess
+    recall = metrics.recall_score(y, guess, average=None, labels=np.unique(y))
+    assert ours.balanced_accuracy == pytest.approx(recall.mean())
+    assert ours.macro_f1 == pytest.approx(metrics.f1_score(y, guess, average="macro", zero_division=0))
+    assert ours.per_class[3].support == 0
+
+
+def test_class_neither_present_nor_predicted_is_left_out_of_macro_f1():
+    y, logits, classes = scored()
+    logits[:, 3] = -100
+    rows = y != 3
+    guess = logits[rows].argmax(axis=1)
+    ours = classification_report(y[rows], logits[rows], classes)
+    assert ours.macro_f1 == pytest.approx(metrics.f1_score(y[rows], guess, average="macro"))
+
+
+@pytest.mark.parametrize(("c", "given"), [(2, False), (5, False), (6, True)])
+def test_top5_is_given_only_where_it_can_miss(c, given):
+    assert (classification_report(*scored(c=c)).top5 is not None) is given
+
+
+def test_softmax_of_huge_logits_stays_finite():
+    logits = np.array([[1e4, 0.0, -1e4], [-3e38, 3e38, 0.0]], dtype=np.float32)
+    np.testing.assert_allclose(softmax(logits), [[1, 0, 0], [0, 1, 0]])
+    np.testing.assert_allclose(log_softmax(logits), scipy.special.log_softmax(logits.astype(float), axis=1))
+
+
+def test_figures_are_plain_json():
+    scores = classification_report(*scored())
+    again = json.loads(json.dumps(scores.to_json(), allow_nan=False))
+    assert again["accuracy"] == scores.accuracy
+    assert again["per_class"][2]["name"] == "class 2"
+    assert np.array_equal(again["confusion"], scores.confusion)
+
+
+def test_non_finite_logits_are_refused():
+    y, logits, classes = scored()
+    logits[4, 0] = np.nan
+    with pytest.raises(HeadError, match="1 of 300 rows"):
+        classification_report(y, logits, classes)
+
+
+def test_no_rows_are_refused():
+    with pytest.raises(HeadError, match="at least one row"):
+        classification_report(np.zeros(0, dtype=int), np.zeros((0, 2)), ["a", "b"])
+
+
+def test_logits_of_another_number_of_classes_are_refused():
+    y, logits, classes = scored()
+    with pytest.raises(HeadError, match="shape"):
+        classification_report(y, logits[:, :-1], classes)
