@@ -115,7 +115,8 @@ def network_forward(
     import torch
 
     captured: list[Any] = []
-    handle = network.fc.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
+    head = network.get_submodule("fc")
+    handle = head.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
     try:
         with torch.inference_mode():
             logits = network(normalised(pixels, info, next(network.parameters()).device))

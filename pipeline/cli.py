@@ -179,7 +179,7 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
                 field.name,
                 metavar=rule["metavar"] or field.name.upper(),
                 type=base,
-                nargs=nargs[many, required],  # type: ignore[arg-type]
+                nargs=nargs[many, required],
                 default=None if required else given,
                 help=text if required else f"{text} (default: {given})",
             )
@@ -188,7 +188,7 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
             action = argparse.BooleanOptionalAction if given else "store_true"
             parser.add_argument(flag_name(field.name), action=action, default=given, help=text)
             continue
-        shown = " ".join(map(str, given)) if many and given else given
+        shown = " ".join(map(str, given)) if isinstance(given, tuple) else given
         default = "" if given is None else f" (default: {shown})"
         choices = f"; {', '.join(rule['choices'])}" if rule.get("choices") else ""
         parser.add_argument(

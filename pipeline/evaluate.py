@@ -126,7 +126,7 @@ def run_evaluate(settings: EvaluateSettings, watch: Watch) -> EvaluateResult:
         return known
     began = time.perf_counter()
     scores = _score(run, settings, watch)
-    figures = {
+    figures: dict[str, Any] = {
         "test": scores.to_json(),
         "seconds": time.perf_counter() - began,
         "scored": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import settings as st
-from pipeline.errors import CacheError, DataError
+from pipeline.errors import CacheError, ConfigError, DataError
 from pipeline.report.watch import Watch
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class ExtractSettings:
     def __post_init__(self) -> None:
         st.check(self)
         if self.out is not None and self.out.suffix != ".h5":
-            raise st.ConfigError(f"--out {self.out} must end in .h5")
+            raise ConfigError(f"--out {self.out} must end in .h5")
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,9 @@ class _Job:
         info = find_weights(s.weights, trunk=s.trunk, cache_root=self.root, watch=self.watch)
         if s.image_size is not None:
             info = known.with_image_size(info, s.image_size)
-        preferred = known.choose_engine(s.engine, device=self.device, n_images=len(self.listing.ids))
+        preferred = known.choose_engine(
+            s.engine, device=self.device, n_images=len(self.listing.ids), image_size=info.crop
+        )
         # With --engine auto, a file that another installed engine has already begun or made is gone on with.
         names = [preferred, *(e for e in known.available_engines(self.device) if s.engine == "auto" and e != preferred)]
         specs = [TrunkSpec(info, s.layer, s.dtype, name, s.precision, self.device) for name in names]

@@ -1,8 +1,8 @@
 """Stage three: trunk + head + data -> run. Puts the trained head back on the trunk and trains end to end.
 
 Starts where the head left off: first the certificate (the reattached network gives the logits that the head gives on
-the cached rows), then training; step 0 is a candidate like every epoch, and the best on val is kept (P4). The test split
-is not read here.
+the cached rows), then training; step 0 is a candidate like every epoch, and the best on val is kept (P4). The test
+split is not read here.
 """
 
 from __future__ import annotations

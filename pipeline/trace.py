@@ -111,12 +111,12 @@ def _steps(trunk: str, size: int, classes: int) -> list[Step]:
         ),
         Step(
             "train",
-            "stage two trains the head on cached features; stage three may train all",
-            [
-                Layer("stage two: trunk", (dim,), body, "frozen"),
-                Layer("stage two: head", (classes,), head.parameters, "trained"),
-                Layer("stage three: trunk", (dim,), body, "trained"),
-                Layer("stage three: head", (classes,), head.parameters, "trained"),
-            ],
+            "stage two: the trunk runs once, the head learns from its cached features",
+            [Layer("trunk", (dim,), body, "frozen"), head],
+        ),
+        Step(
+            "fine-tune",
+            "stage three, optional: trunk and head learn together, from where the head left off",
+            [Layer("trunk", (dim,), body, "trained"), head],
         ),
     ]

@@ -44,7 +44,9 @@ def test_nothing_unpickles() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load", "numpy.load"):
                 safe = {k.arg: ast.unparse(k.value) for k in node.keywords}
-                assert safe.get("weights_only") == "True" or safe.get("allow_pickle") == "False", f"{path}:{node.lineno}"
+                assert safe.get("weights_only") == "True" or safe.get("allow_pickle") == "False", (
+                    f"{path}:{node.lineno}"
+                )
 
 
 def test_no_module_below_the_command_line_imports_it() -> None:

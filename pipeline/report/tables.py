@@ -22,6 +22,7 @@ PER_CLASS_ROWS = 30
 SEARCH_ROWS = 10
 FILE_ROWS = 10
 NAME_WIDTH = 36
+WORTH_SHOWING = 0.001  # a probability below this is 0.0 % to a reader
 
 
 @dataclass(frozen=True)
@@ -175,15 +176,15 @@ def heading(text: str) -> Text:
 
 
 def predictions_table(predictions: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> Table:
-    """For each image its likeliest class with the probability, and the next ones: ``(path, [(class, p), ...])``."""
+    """For each image its likeliest class with the probability, and what else is likely: ``(path, [(class, p), ...])``."""
     table = _table()
-    table.add_column("Image", overflow="fold", ratio=3)
+    table.add_column("Image", overflow="fold")
     table.add_column("Class", overflow="ellipsis", max_width=NAME_WIDTH)
     table.add_column("Probability", justify="right", no_wrap=True)
-    table.add_column("Next", style="dim", overflow="fold", ratio=2)
+    table.add_column("Next", style="dim", overflow="fold")
     for path, ranked in predictions:
         name, p = ranked[0]
-        others = ", ".join(f"{visible(n)} {percent(q)}" for n, q in ranked[1:])
+        others = ", ".join(f"{visible(n)} {percent(q)}" for n, q in ranked[1:] if q >= WORTH_SHOWING)
         table.add_row(Text(visible(path)), Text(visible(name), "bold"), percent(p), Text(others))
     return table
 

@@ -1,0 +1,126 @@
+"""Hostile and damaged files are refused by name, before anything is allocated (H2, H4, H10)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from pipeline.errors import CacheError
+from pipeline.store import open_cache
+
+
+def remade(name: str, make: Callable[[h5py.File], object]) -> Callable[[Path], None]:
+    """Replace one dataset of a sound cache by what ``make`` puts there."""
+
+    def change(path: Path) -> None:
+        with h5py.File(path, "r+") as file:
+            del file[name]
+            make(file)
+
+    return change
+
+
+def external_link(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        del file["/labels/y"]
+        file["/labels/y"] = h5py.ExternalLink("other.h5", "/labels/y")
+
+
+def soft_link(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        del file["/labels/y"]
+        file["/labels/y"] = h5py.SoftLink("/items/size")
+
+
+def external_storage(file: h5py.File) -> None:
+    file.create_dataset("/features", (50, 8), "<f4", external=[("/etc/hostname", 0, 1600)])
+
+
+def virtual(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((50, 8), "<f4")
+    layout[:] = h5py.VirtualSource("missing.h5", "x", (50, 8))
+    file.create_virtual_dataset("/features", layout)
+
+
+def huge(file: h5py.File) -> None:
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_LATE)
+    space = h5py.h5s.create_simple((1 << 40, 1 << 20))
+    h5py.h5d.create(file.id, b"/features", h5py.h5t.IEEE_F32LE, space, plist)
+
+
+HOSTILE = {
+    "external link": (external_link, "link .ExternalLink"),
+    "soft link": (soft_link, "link .SoftLink"),
+    "external storage": (remade("/features", external_storage), "external storage"),
+    "virtual dataset": (remade("/features", virtual), "virtual dataset"),
+    "filter": (
+        remade("/features", lambda f: f.create_dataset("/features", (50, 8), "<f4", compression="gzip")),
+        "filter",
+    ),
+    "chunked": (
+        remade("/features", lambda f: f.create_dataset("/features", (50, 8), "<f4", chunks=True)),
+        "contiguous",
+    ),
+    "huge shape": (remade("/features", huge), "declares .* bytes in a file of"),
+    "wrong type": (
+        remade("/features", lambda f: f.create_dataset("/features", data=np.ones((50, 8), "i4"))),
+        "type int32",
+    ),
+    "wrong shape": (remade("/labels/y", lambda f: f.create_dataset("/labels/y", data=np.zeros(49, "<i8"))), "49"),
+    "big-endian": (
+        remade("/labels/y", lambda f: f.create_dataset("/labels/y", data=np.zeros(50, ">i8"))),
+        "big-endian",
+    ),
+    "a group for a dataset": (remade("/labels/y", lambda f: f.create_group("/labels/y")), "not a dataset"),
+    "more than the format": (lambda p: add(p, "/extra"), "/extra"),
+    "less than the format": (remade("/blocks/crc32", lambda _: None), "/blocks/crc32"),
+    "newer version": (lambda p: attribute(p, "format_version", 2), "version 2 is newer than 1"),
+    "other format": (lambda p: attribute(p, "format", "something"), "not a feature cache"),
+    "provenance changed": (lambda p: attribute(p, "provenance", "{}"), "key is not the hash"),
+}
+
+
+def add(path: Path, name: str) -> None:
+    with h5py.File(path, "r+") as file:
+        file[name] = np.zeros(3)
+
+
+def attribute(path: Path, name: str, value: object) -> None:
+    with h5py.File(path, "r+") as file:
+        file.attrs[name] = value
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_file_is_refused_by_name(make_cache: Callable[..., Path], case: str) -> None:
+    change, words = HOSTILE[case]
+    path = make_cache()
+    change(path)
+    with pytest.raises(CacheError, match=words) as refusal:
+        open_cache(path)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
+def test_a_cut_file_is_refused(make_cache: Callable[..., Path], share: float) -> None:
+    path = make_cache()
+    blob = path.read_bytes()
+    path.write_bytes(blob[: int(share * len(blob))])
+    with pytest.raises(CacheError):
+        open_cache(path)
+
+
+def test_what_is_no_cache_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.h5").write_text("hello, this is no HDF5 file")
+    with pytest.raises(CacheError, match="not an HDF5 file"):
+        open_cache(tmp_path / "text.h5")
+    with pytest.raises(CacheError, match="no feature cache at .*pipeline extract"):
+        open_cache(tmp_path / "missing.h5")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = np.zeros(3)
+    with pytest.raises(CacheError, match="not a feature cache"):
+        open_cache(tmp_path / "other.h5")

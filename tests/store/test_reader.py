@@ -1,0 +1,133 @@
+"""Reading: views, not copies; the same bytes in every process; no damage passes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import CacheError
+from pipeline.store import Cache, Contents, open_cache
+
+Make = Callable[..., Path]
+
+
+def test_a_split_is_a_view_of_the_file(make_cache: Make, X: np.ndarray) -> None:
+    """H6: rows come from a memory map; nothing is copied and nothing can be written."""
+    cache = open_cache(make_cache())
+    train = cache.split("train")
+    assert np.shares_memory(train.X, cache.features)
+    assert not train.X.flags.writeable
+    np.testing.assert_array_equal(train.X, X[: len(train)])
+    np.testing.assert_array_equal(train.y, np.arange(len(train)) % 3)
+    assert train.ids == cache.ids[: len(train)]
+
+
+def test_failed_rows_are_never_served(make_cache: Make, X: np.ndarray) -> None:
+    """H3"""
+    states = np.ones(50, np.uint8)
+    states[[0, 5, 20]] = 3
+    cache = open_cache(make_cache(states=states))
+    train = cache.split("train")
+    keep = np.flatnonzero(states[:17] == 1)
+    np.testing.assert_array_equal(train.X, X[keep])
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in train.batches(4)]), X[keep])
+    np.testing.assert_array_equal(np.concatenate([y for _, y in train.batches(4)]), keep % 3)
+    assert cache.counts() == {"none": 0, "train": 15, "val": 16, "test": 16}
+
+
+def test_items_come_one_by_one_and_many_at_once(make_cache: Make, X: np.ndarray) -> None:
+    val = open_cache(make_cache()).split("val")
+    row, label = val[2]
+    np.testing.assert_array_equal(row, X[17 + 2])
+    assert label == (17 + 2) % 3
+    many = val.__getitems__([4, 0, 4])
+    np.testing.assert_array_equal(np.stack([x for x, _ in many]), X[[21, 17, 21]])
+
+
+def _checksum(cache: Cache, queue: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
+    queue.put(zlib.crc32(np.ascontiguousarray(cache.split("test").X).tobytes()))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_every_kind_of_child_process_reads_the_same_bytes(make_cache: Make, method: str) -> None:
+    """H5"""
+    cache = open_cache(make_cache())
+    expected = zlib.crc32(np.ascontiguousarray(cache.split("test").X).tobytes())
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    child = context.Process(target=_checksum, args=(cache, queue))
+    child.start()
+    assert queue.get(timeout=60) == expected
+    child.join()
+
+
+def test_a_pickled_cache_carries_no_features(make_cache: Make) -> None:
+    cache = open_cache(make_cache(rows=2000, dim=64))
+    assert len(cache.features)
+    assert len(pickle.dumps(cache)) < 100_000
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(cache)).features, cache.features)
+
+
+@pytest.mark.parametrize("name", ["/labels/y", "/labels/split"])
+def test_a_damaged_label_is_found_on_opening(make_cache: Make, name: str) -> None:
+    path = make_cache()
+    flip(path, open_cache(path)._structure.offset(name))
+    with pytest.raises(CacheError, match="checksum"):
+        open_cache(path)
+
+
+def test_a_damaged_id_is_found_when_ids_are_read(make_cache: Make) -> None:
+    path = make_cache()
+    blob = bytearray(path.read_bytes())
+    blob[blob.index(b"0031 ")] ^= 1
+    path.write_bytes(blob)
+    cache = open_cache(path)
+    with pytest.raises(CacheError, match="ids"):
+        cache.ids
+
+
+def test_a_damaged_row_is_found_by_its_block(make_cache: Make) -> None:
+    path = make_cache()
+    flip(path, open_cache(path)._structure.offset("/features") + 20 * 32)
+    cache = open_cache(path)
+    cache.verify(np.arange(16))
+    with pytest.raises(CacheError, match="block 1 .rows 16 to 31"):
+        cache.verify()
+
+
+def test_a_state_that_denies_its_row_is_found(make_cache: Make) -> None:
+    path = make_cache()
+    offset = open_cache(path)._structure.offset("/items/state")
+    with path.open("r+b") as file:
+        file.seek(offset + 9)
+        file.write(b"\x02")
+    with pytest.raises(CacheError, match="row 9: a failed item has features"):
+        open_cache(path, verify=True)
+
+
+def test_unknown_splits_are_named(make_cache: Make) -> None:
+    with pytest.raises(CacheError, match="'dev'.*none, train, val, test"):
+        open_cache(make_cache()).split("dev")
+
+
+def test_float16_is_served_as_float16(
+    tmp_path: Path, make_contents: Callable[..., Contents], write: Callable[..., None], X: np.ndarray
+) -> None:
+    write(tmp_path / "h.h5", make_contents(dtype="float16"), X)
+    cache = open_cache(tmp_path / "h.h5", verify=True)
+    assert cache.features.dtype == np.float16
+    np.testing.assert_array_equal(cache.features, X.astype(np.float16))
+
+
+def flip(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
