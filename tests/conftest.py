@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,3 +33,45 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def draw(path: Path, colour: int, seed: int, size: int = 40) -> None:
+    """A small photograph of a class: its own colour and stripe, and noise of its own seed."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 90, (size, size, 3), dtype=np.uint8)
+    pixels[..., colour % 3] += 120
+    pixels[:: colour + 2] //= 2
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of 20 photographs in class folders, without splits. Tests that change it copy it."""
+    root = tmp_path_factory.mktemp("photos") / "shapes"
+    for c, name in enumerate(("ant", "bee", "cat")):
+        for i in range(20):
+            draw(root / name / f"{i:02d}.png", c, 100 * c + i)
+    return root
+
+
+QUICK = {"trunk": "resnet18", "weights": "random:0", "image_size": 32, "engine": "torch", "batch_size": 8}
+
+
+@pytest.fixture(scope="session")
+def quick() -> dict[str, Any]:
+    """Options of `extract` that make it quick."""
+    return dict(QUICK)
+
+
+@pytest.fixture(scope="session")
+def workshop(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A cache, a trained head and a fine-tuned run of `photos`, made once. Tests that change them copy them."""
+    from pipeline import evaluate, extract, finetune, train
+
+    root = tmp_path_factory.mktemp("workshop")
+    cache = extract(photos, cache_root=root, dtype="float32", **QUICK)
+    head = train(cache.cache, epochs=5, cache_root=root)
+    tuned = finetune(head.run, epochs=1, batch_size=16, cache_root=root)
+    test = evaluate(head.run, cache_root=root)
+    return SimpleNamespace(root=root, photos=photos, cache=cache, head=head, tuned=tuned, test=test)

@@ -29,7 +29,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return _grey(_from_float(np.asarray(image).astype(np.float64)))
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         return _over_white(image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _over_white(image: Image.Image) -> Image.Image:

@@ -44,8 +44,11 @@ DECODE_POLICY: dict[str, str | int] = {
 }
 
 
-class ImageFailure(Exception):  # noqa: N818 - one image is bad; the job goes on, so this is no PipelineError
-    """One image cannot be used: ``kind`` is one of FAILURE_KINDS, ``reason`` says why in plain words."""
+class ImageFailure(Exception):
+    """One image cannot be used: ``kind`` is one of FAILURE_KINDS, ``reason`` says why in plain words.
+
+    No PipelineError: the job goes on without this image.
+    """
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(kind, reason)

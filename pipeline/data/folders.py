@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pipeline.data.listing import NONE, SPLIT_NAMES, SPLITS, Item, Listing, assemble, shown
+from pipeline.data.listing import NONE, SPLIT_NAMES, SPLITS, Item, Listing, assemble, shown, shown_source
 from pipeline.data.walk import Walk, walk
 from pipeline.errors import DataError
 
@@ -39,16 +39,16 @@ def list_folder(source: str, root: bytes, *, name: str, notes: Iterable[str] = (
                 top.direct = True
             else:
                 top.inner.add(parts[1])
-    splits = _split_folders(source, tops)
+    splits = _split_folders(shown_source(source), tops)
     if splits:
         items = _split_items(found, splits)
     elif tops:
         items = _class_items(found)
     else:
         items = [Item(f.path, None, NONE, f.size, f.mtime_ns) for f in found.files]
-    _note_empty_folders(found, splits, labelled=bool(tops))
+    _note_empty_folders(found, tops, splits)
     if not splits and len(tops) == 1:
-        _refuse_wrapper(source, *tops.popitem())
+        _refuse_wrapper(shown_source(source), *tops.popitem())
     return assemble(items, source=source, name=name, root=root, skipped=found.skipped, notes=notes)
 
 
@@ -121,9 +121,9 @@ def _class_items(found: Walk) -> list[Item]:
     return items
 
 
-def _note_empty_folders(found: Walk, splits: dict[bytes, int], *, labelled: bool) -> None:
+def _note_empty_folders(found: Walk, tops: dict[bytes, _Top], splits: dict[bytes, int]) -> None:
     """List class folders (and split folders) that hold no image at any depth."""
-    used = {b"/".join(f.path.split(b"/")[:depth]) for f in found.files for depth in (1, 2)}
+    used = set(tops) | {outer + b"/" + inner for outer, top in tops.items() for inner in top.inner}
     for folder in found.folders:
         parts = folder.split(b"/")
         if len(parts) > 2 or folder in used:
@@ -133,7 +133,7 @@ def _note_empty_folders(found: Walk, splits: dict[bytes, int], *, labelled: bool
         elif splits and len(parts) == 2:
             reason = "empty class folder" if parts[0] in splits else ""
         else:
-            reason = "" if len(parts) == 2 else "empty class folder" if labelled else "folder without images"
+            reason = "" if len(parts) == 2 else "empty class folder" if tops else "folder without images"
         if reason:
             found.skip(reason, folder + b"/")
 

@@ -20,6 +20,10 @@ _FILTERS = {
     "bicubic": (Image.Resampling.BICUBIC, 2.0),
 }
 
+# Since version 13 Pillow takes the other pass first for tall images (height over width from about 2 on), and the
+# rounding between the passes makes that visible. A tall image is therefore left to Pillow whole.
+_TALL = 1.5
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -44,17 +48,18 @@ class Geometry:
 def to_pixels(image: Image.Image, geometry: Geometry) -> NDArray[np.uint8]:
     """(3, crop, crop) uint8: what torchvision's ``ImageClassification`` preset has before it converts to float.
 
-    Only what the crop shows is computed, where that gives the same bits. Pillow resamples columns first and rounds to
-    8 bits, then rows. So rows that no output row needs can be left out of the first pass, and columns outside the crop
-    out of the second; the coefficients stay those of the whole image.
+    Only what the crop shows is computed, where that gives the same bits. Pillow makes each row narrow or wide first,
+    rounds to 8 bits, then does the same with columns. So rows that no output row needs can be left out of the first
+    pass, and columns outside the crop out of the second; the coefficients stay those of the whole image.
     """
     width, height = image.size
     new_width, new_height = _resized(width, height, geometry.resize)
     left = _crop_start(new_width, geometry.crop)
     top = _crop_start(new_height, geometry.crop)
-    if left < 0 or top < 0 or (new_width, new_height) == (width, height):
+    unscaled = (new_width, new_height) == (width, height)
+    if left < 0 or top < 0 or unscaled or height > _TALL * width:
         resample = _FILTERS[geometry.interpolation][0]
-        whole = image if (new_width, new_height) == (width, height) else image.resize((new_width, new_height), resample)
+        whole = image if unscaled else image.resize((new_width, new_height), resample)
         # Pillow fills what lies outside the image with black, as torchvision's padding does
         square = whole.crop((left, top, left + geometry.crop, top + geometry.crop))
     else:
@@ -85,7 +90,7 @@ def _resize_crop(image: Image.Image, new: tuple[int, int], left: int, top: int, 
     last = min(height, math.ceil(y0 + (top + crop) * scale + reach))
     strip = image if (first, last) == (0, height) else image.crop((0, first, width, last))
     narrow = strip.resize((columns, last - first), resample, box=(x0, 0, x1, last - first))
-    # Back to the whole height (black where no row is needed), so that the second pass has the whole image's coefficients.
+    # Back to the whole height (black where no row is needed): the second pass then has the whole image's coefficients.
     full = narrow.crop((left, -first, left + crop, height - first))
     tall = full.resize((crop, rows), resample, box=(0, y0, crop, y1))
     return tall.crop((0, top, crop, top + crop))

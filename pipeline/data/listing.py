@@ -85,7 +85,9 @@ def assemble(
     """
     ordered = sorted(items)
     if not ordered:
-        raise DataError(f"{source}: no images found ({skip_summary(skipped) or 'the folder is empty'}): {LEGAL_FORMS}")
+        raise DataError(
+            f"{shown_source(source)}: no images found ({skip_summary(skipped) or 'the folder is empty'}): {LEGAL_FORMS}"
+        )
     classes = tuple(sorted({item.label for item in ordered if item.label is not None}))
     number = {label: i for i, label in enumerate(classes)}
     labels = [UNLABELLED if item.label is None else number[item.label] for item in ordered]
@@ -123,6 +125,11 @@ def shown(raw: bytes) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def shown_source(source: str) -> str:
+    """A source as the user gave it, fit for one line of a message."""
+    return shown(source.encode("utf-8", "surrogateescape"))
+
+
 def skip_summary(skipped: Mapping[str, list[bytes]]) -> str:
     """What was left out, as words: ``3 skipped as hidden, 1 as not an image``; empty when nothing was."""
     counts = [(len(paths), reason) for reason, paths in sorted(skipped.items()) if paths]
@@ -133,7 +140,7 @@ def _check_classes(listing: Listing) -> None:
     if len(listing.classes) == 1:
         only, n = listing.classes[0], int((listing.labels >= 0).sum())
         raise DataError(
-            f"{listing.source}: one class only ({only!r}, {n:,} images) and a head needs two or more: "
+            f"{shown_source(listing.source)}: one class only ({only!r}, {n:,} images) and a head needs two or more: "
             "to extract features without labels give the folder of the images itself"
         )
     if not (listing.splits == TRAIN).any():
@@ -150,6 +157,6 @@ def _check_classes(listing: Listing) -> None:
         )
         more = f" and {lacking.size - _NAMED_AT_MOST} more" if lacking.size > _NAMED_AT_MOST else ""
         raise DataError(
-            f"{listing.source}: a class without train images cannot be learned: {named}{more}: "
+            f"{shown_source(listing.source)}: a class without train images cannot be learned: {named}{more}: "
             "add train images of it or take it out of val and test (names are compared letter by letter)"
         )

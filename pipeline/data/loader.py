@@ -94,6 +94,7 @@ def _load(index: int, path: bytes, geometry: Geometry) -> Loaded:
         pixels = to_pixels(image, geometry)
         marks[3] = time.perf_counter()
     except ImageFailure as error:
-        failure = error.with_traceback(None)
+        # a new one: the one that was raised holds on to the image through its frames
+        failure = ImageFailure(error.kind, error.reason)
     start, read, decoded, transformed = marks
     return Loaded(index, pixels, digest, failure, read - start, decoded - read, transformed - decoded)

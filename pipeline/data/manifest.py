@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from pipeline.data.listing import NONE, SPLIT_NAMES, SPLITS, Item, Listing, assemble
+from pipeline.data.listing import NONE, SPLIT_NAMES, SPLITS, Item, Listing, assemble, shown_source
 from pipeline.errors import DataError
 
 COLUMNS = ("path", "label", "split")
@@ -23,15 +23,16 @@ def list_manifest(source: str, manifest: bytes, *, name: str) -> Listing:
         DataError: not a readable UTF-8 CSV, an unknown column or split, a missing or repeated file; with line number.
     """
     root = os.path.dirname(manifest) or b"."
+    named = shown_source(source)
     items: dict[bytes, tuple[int, Item]] = {}
-    for line, row in _rows(source, manifest):
-        item = _item(f"{source} line {line}", root, row)
+    for line, row in _rows(named, manifest):
+        item = _item(f"{named} line {line}", root, row)
         if item.id in items:
             raise DataError(
-                f"{source} line {line}: {row['path']!r} is already on line {items[item.id][0]}: list it once"
+                f"{named} line {line}: {row['path']!r} is already on line {items[item.id][0]}: list it once"
             )
         items[item.id] = (line, item)
-    _check_splits(source, items)
+    _check_splits(named, items)
     return assemble((item for _, item in items.values()), source=source, name=name, root=root, skipped={})
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.data.digits import list_digits
 from pipeline.data.folders import list_folder
-from pipeline.data.listing import LEGAL_FORMS, Listing
+from pipeline.data.listing import LEGAL_FORMS, Listing, shown_source
 from pipeline.data.manifest import list_manifest
 from pipeline.data.torchvision_sets import PREFIX, Watch, list_torchvision
 from pipeline.errors import DataError
@@ -35,6 +35,6 @@ def list_source(spec: str, *, cache_root: Path, watch: Watch | None = None) -> L
     if os.path.isfile(path):
         stem, ending = os.path.splitext(name)
         if ending.lower() != ".csv":
-            raise DataError(f"source {spec} is a file but not a .csv manifest: {LEGAL_FORMS}")
+            raise DataError(f"source {shown_source(spec)} is a file but not a .csv manifest: {LEGAL_FORMS}")
         return list_manifest(spec, path, name=stem)
     raise DataError(f"source {spec!r} does not exist: {LEGAL_FORMS}, or the word digits, or torchvision:NAME")

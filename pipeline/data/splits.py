@@ -163,19 +163,18 @@ def _notes(
     total = int(pool.sum())
     notes = []
     if unsplit:
-        shares = ", ".join(f"{fractions[s]:.0%} {SPLITS[s]}".replace("%", " %") for s in _CARVED)
+        shares = ", ".join(f"{fractions[s] * 100:g} % {SPLITS[s]}" for s in _CARVED)
         parts = ", ".join(f"{n:,} {SPLITS[s]}" for s, n in counts.items())
         notes.append(
             f"no splits in the source: {total:,} images divided by content into {parts} ({shares}, seed {seed})"
         )
     else:
-        for s in _missing(listing):
-            share = f"{fractions[s]:.3g}" if fractions[s] == 0 else f"{fractions[s] * 100:g} %, seed {seed}"
-            notes.append(
-                f"no {SPLITS[s]} split in the source: {counts[s]:,} of {total:,} train images set aside as {SPLITS[s]}"
-                f" ({share})"
-            )
+        notes += [
+            f"no {SPLITS[s]} split in the source: {counts[s]:,} of {total:,} train images set aside as {SPLITS[s]} "
+            f"({fractions[s] * 100:g} %, seed {seed})"
+            for s in _missing(listing)
+        ]
     if small:
         named = ", ".join(repr(listing.classes[c]) for c in small[:3]) + (" ..." if len(small) > 3 else "")
-        notes.append(f"{len(small)} classes with fewer than {_SMALLEST} distinct images stay in train whole: {named}")
+        notes.append(f"classes with fewer than {_SMALLEST} distinct images stay in train whole: {len(small)} ({named})")
     return tuple(notes)

@@ -64,9 +64,8 @@ def walk(root: bytes) -> Walk:
                 result.skip("link back to a folder above", relative)
                 continue
             with os.scandir(folder) as entries:
-                for entry in entries:
-                    if _is_folder(entry, relative, result):
-                        todo.append((entry.path, relative + entry.name + b"/", above | {identity}))
+                inner = above | {identity}
+                todo += [(e.path, relative + e.name + b"/", inner) for e in entries if _is_folder(e, relative, result)]
         except OSError as error:
             raise DataError(
                 f"folder {shown(folder)} cannot be opened ({error.strerror}): make it readable or move it away"

@@ -35,7 +35,8 @@ def written_once(target: Path, write: Callable[[Path], None]) -> Path:
             shutil.rmtree(outer, ignore_errors=True)
     except OSError as error:
         raise DataError(
-            f"images cannot be written to {target}: {error.strerror or error}: free some space or choose another cache folder"
+            f"images cannot be written to {target}: {error.strerror or error}: "
+            "free some space or choose another cache folder"
         ) from error
     return target
 

@@ -15,7 +15,7 @@ import importlib.util
 import json
 import os
 import sys
-import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,9 +218,7 @@ def remember(info: WeightsInfo, cache_root: Path) -> None:
 @contextlib.contextmanager
 def temporary_beside(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder that becomes ``path`` when the block ends well, and is removed when not."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    os.close(handle)
-    draft = Path(name)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         yield draft
         with draft.open("rb+") as file:

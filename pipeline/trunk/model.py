@@ -57,7 +57,9 @@ def behead(model: nn.Module) -> tuple[nn.Module, int]:
     """
     head = getattr(model, "fc", None)
     if not isinstance(head, nn.Linear):
-        raise WeightsError(f"{type(model).__name__} has no linear classifier `fc` to take off: give a torchvision ResNet")
+        raise WeightsError(
+            f"{type(model).__name__} has no linear classifier `fc` to take off: give a torchvision ResNet"
+        )
     dim = head.in_features
     model.fc = nn.Identity()
     return model, dim
@@ -66,8 +68,8 @@ def behead(model: nn.Module) -> tuple[nn.Module, int]:
 def trunk_at(model: nn.Module, layer: str) -> tuple[nn.Module, int]:
     """The network up to ``layer`` (one of LAYERS) with its output averaged over places, and D: gives features (n, D).
 
-    Shares the model's modules and leaves the model as it is, whether beheaded or not. The names of parameters are the
-    model's.
+    Shares the model's modules and leaves the model as it is, whether beheaded or not, in eval mode or not. The names of
+    parameters are the model's.
 
     Raises:
         ConfigError: unknown layer.
@@ -81,7 +83,9 @@ def trunk_at(model: nn.Module, layer: str) -> tuple[nn.Module, int]:
     # The width of a stage is that of the convolution at the end of its first block's longest way.
     block = model.get_submodule(last).get_submodule("0")
     convs = [m for name, m in block.named_children() if isinstance(m, nn.Conv2d) and name.startswith("conv")]
-    return nn.Sequential(parts).eval(), convs[-1].out_channels
+    trunk = nn.Sequential(parts)
+    trunk.training = model.training  # not trunk.train(), which would reach the model's own modules
+    return trunk, convs[-1].out_channels
 
 
 def reattach(model: nn.Module, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> nn.Module:
@@ -117,7 +121,7 @@ def freeze(model: nn.Module) -> None:
         vars(module)["train"] = MethodType(_stay, module)
 
 
-def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
+def _stay(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
     """Stands in for ``train`` of a frozen module."""
     return module
 
@@ -130,7 +134,7 @@ def fingerprint(model: nn.Module) -> str:
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         # As bytes, so that types numpy does not have (bfloat16) are hashed as well.
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

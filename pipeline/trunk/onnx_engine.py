@@ -1,15 +1,13 @@
-"""The onnxruntime engine: the folded trunk exported once to an ONNX file of one fixed shape and run on the CPU.
+"""The onnxruntime engine: the folded trunk exported to ONNX once, kept as a file, and run on the CPU.
 
-Knows ONNX and onnxruntime; imported only where they are wanted. The file lies in a work folder under a name made from
-everything that decides it, so it is made again when weights, shape or libraries change.
+Knows a folded trunk and its own files. A file is named by everything that went into it, so a name that is there is the
+right one, and files are only ever added.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -17,77 +15,73 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from pipeline.errors import WeightsError
-from pipeline.trunk import known
-from pipeline.trunk.engine import Batch, FoldedTrunk
+from pipeline.trunk.engine import fill
+from pipeline.trunk.fold import FoldedTrunk
+from pipeline.trunk.known import engine_version, temporary_beside
+from pipeline.trunk.model import fingerprint
 
-_GRAPH_VERSION = 1  # raise when the exported graph changes in meaning
-_ERRORS_ONLY = 3
+_ERRORS_ONLY = 3  # onnxruntime's log level: warnings would go to standard error
 
 
 class OnnxEngine:
-    """The folded trunk in onnxruntime, on as many threads as torch has."""
+    """onnxruntime on the CPU in float32, at one batch shape."""
 
-    name, device, precision = "onnxruntime", "cpu", "float32"
+    name = "onnxruntime"
+    device = "cpu"
+    precision = "float32"
 
-    def __init__(self, model: nn.Module, info: known.WeightsInfo, *, batch: int, layer: str, work_dir: Path) -> None:
-        self.version = known.engine_version(self.name)
-        self.batch, self.dim = batch, known.feature_dim(info.trunk, layer)
-        path = work_dir / f"{_file_key(info, layer, batch)}.onnx"
+    def __init__(self, net: FoldedTrunk, *, trunk: str, image_size: int, batch: int, work_dir: Path) -> None:
+        self.version = engine_version(self.name)
+        self.batch, self.dim = batch, net.dim
+        self._pixels = np.zeros((batch, 3, image_size, image_size), np.uint8)
+        subject = f"{trunk} {fingerprint(net)} {self._pixels.shape} {self.version}"
+        path = work_dir / f"{trunk}-{image_size}px-{batch}-{hashlib.sha256(subject.encode()).hexdigest()[:16]}.onnx"
         if not path.exists():
-            _export(FoldedTrunk(model, info, layer), path, batch=batch, size=info.crop)
-        self._input = Batch(batch, info.crop, pinned=False)
-        self._session = _session(path)
+            _export(net, self._pixels, path)
+        self._session = _open(path)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features (n, dim) float32 of pixels (n, 3, S, S) uint8, n <= batch."""
-        self._input.fill(pixels)
-        (out,) = self._session.run(["features"], {"pixels": self._input.array})
-        rows: NDArray[np.float32] = out[: len(pixels)]
-        return rows
+        fill(self._pixels, pixels)
+        features: NDArray[np.float32] = self._session.run(None, {"pixels": self._pixels})[0]
+        return features[: len(pixels)]
 
 
-def _file_key(info: known.WeightsInfo, layer: str, batch: int) -> str:
-    versions = {name: known.engine_version(name) for name in ("torch", "torchvision", *known.ONNX_PACKAGES)}
-    what = {**info.provenance(), "layer": layer, "batch": batch, "versions": versions, "graph": _GRAPH_VERSION}
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-    return f"{info.trunk}-{digest[:32]}"
-
-
-def _export(trunk: FoldedTrunk, path: Path, *, batch: int, size: int) -> None:
-    """Write the graph to ``path`` in one step: whole, or not at all."""
-    example = torch.zeros((batch, 3, size, size), dtype=torch.uint8)
+def _export(net: FoldedTrunk, example: NDArray[np.uint8], path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own internals; what it wrote is checked afterwards
+        warnings.simplefilter("ignore")  # the exporter's remarks on its own parts, of no use to a reader
         program = torch.onnx.export(
-            trunk, (example,), dynamo=True, verbose=False, input_names=["pixels"], output_names=["features"]
+            net,
+            (torch.from_numpy(example),),
+            input_names=["pixels"],
+            output_names=["features"],
+            dynamo=True,
+            verbose=False,
         )
     assert program is not None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(prefix=".draft-", suffix=".onnx", dir=path.parent)
-        os.close(handle)
-        try:
+        with temporary_beside(path) as draft:
             program.save(draft, external_data=False)
-            Path(draft).replace(path)
-        finally:
-            Path(draft).unlink(missing_ok=True)
     except OSError as error:
         raise WeightsError(
-            f"{path} cannot be written ({error.strerror}): free the folder or the disk, or give --engine torch"
+            f"the exported trunk cannot be written to {path.parent} ({error.strerror}): make room there or give "
+            "--engine torch"
         ) from error
 
 
-def _session(path: Path) -> onnxruntime.InferenceSession:
+def _open(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.use_deterministic_compute = True
     options.log_severity_level = _ERRORS_ONLY
+    # Idle threads must leave the cores to the decoding of the next images instead of spinning.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has no public base class for its errors
-        raise WeightsError(
-            f"{path} cannot be loaded by onnxruntime ({' '.join(str(error).split())[:150]}): delete it and run again"
-        ) from error
+        return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no base class of their own
+        reason = " ".join(str(error).split())[:160]
+        raise WeightsError(f"{path} cannot be loaded ({reason}): remove it, it will be made again") from error

@@ -26,7 +26,7 @@ from torch import nn
 from pipeline.errors import WeightsError
 from pipeline.trunk import known
 from pipeline.trunk.known import WeightsInfo
-from pipeline.trunk.model import build, fingerprint
+from pipeline.trunk.model import build, fingerprint, freeze
 
 DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer, so that a machine without network says so soon
 _CHUNK = 1 << 20
@@ -87,7 +87,7 @@ def resolve_weights(spec: str, *, trunk: str, cache_root: Path) -> WeightsInfo:
 
 
 def load_model(info: WeightsInfo, *, trunk: str) -> nn.Module:
-    """torchvision's whole network with these weights, in eval mode; the classifier of a local file is ignored.
+    """torchvision's whole network with these weights, frozen (``model.freeze``); a local file's classifier is ignored.
 
     Raises:
         WeightsError: the bytes are not those of ``info.sha256``, or do not fit the trunk.
@@ -96,9 +96,10 @@ def load_model(info: WeightsInfo, *, trunk: str) -> nn.Module:
         model = build(trunk, num_classes=1000, seed=_seed(info.spec))
         if fingerprint(model) != info.sha256:
             raise WeightsError(
-                f"{info.spec} gives other numbers here than recorded: another PyTorch or kind of processor; go on where "
-                "it was made, or start afresh with another --cache-root"
+                f"{info.spec} gives other numbers here than recorded: another PyTorch or kind of processor; go on "
+                "where it was made, or start afresh with another --cache-root"
             )
+        freeze(model)
         return model
     found = _sha256(info.path)
     if found != info.sha256:
@@ -111,6 +112,7 @@ def load_model(info: WeightsInfo, *, trunk: str) -> nn.Module:
         state = {k: v for k, v in state.items() if not k.startswith("fc.")}
     _check_fit(state, model, info.path, trunk, optional_head=info.name == "file")
     model.load_state_dict(state, strict=False)  # strictly checked above, with words that name what is wrong
+    freeze(model)
     return model
 
 

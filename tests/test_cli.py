@@ -1,0 +1,126 @@
+"""The command line: one JSON object, one line for an error, quick help."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.cli import COMMANDS, main, parse
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    code = main([str(w) for w in words])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_names_its_options_and_imports_no_torch(command: str) -> None:
+    code = (
+        f"import sys; from pipeline.cli import main; main(['{command}', '--help']); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--json" in done.stdout
+    assert "--cache-root" in done.stdout
+    assert not done.stderr
+
+
+def test_top_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ((), ("--help",)):
+        code, out, _ = run(capsys, *words)
+        assert code == 0
+        assert all(f"\n    {name} " in out for name in COMMANDS)
+
+
+def test_json_is_one_object_with_the_promised_keys(
+    capsys: pytest.CaptureFixture[str], workshop: SimpleNamespace, tmp_path: Path
+) -> None:
+    promised = {
+        (
+            "extract",
+            workshop.photos,
+            "--trunk",
+            "resnet18",
+            "--weights",
+            "random:0",
+            "--image-size",
+            32,
+            "--engine",
+            "torch",
+        ): ("cache key rows new reused failed seconds"),
+        ("train", workshop.cache.cache, "--epochs", 2): "run solver val train seconds",
+        ("search", workshop.cache.cache, "--epochs", 2, "--lrs", 0.001, 0.01): "run solver val train seconds",
+        ("baseline", workshop.cache.cache, "--names", "majority", "knn"): "results",
+        ("evaluate", workshop.head.run): "test",
+        ("finetune", workshop.head.run, "--epochs", 1): "run before after certificate_max_abs",
+        ("trace", workshop.cache.cache): "steps",
+        ("inspect", workshop.cache.cache): "caches",
+    }
+    for words, keys in promised.items():
+        code, out, _ = run(capsys, *words, "--json", "--cache-root", tmp_path)
+        assert code == 0, words
+        assert out.count("\n") == 1
+        assert set(keys.split()) <= set(json.loads(out)), words
+    image = next(workshop.photos.rglob("*.png"))
+    code, out, _ = run(capsys, "predict", workshop.head.run, image, "--json", "--cache-root", tmp_path)
+    assert [set(p) for p in json.loads(out)] == [{"path", "class", "probability", "top"}]
+    code, out, _ = run(capsys, "evaluate", workshop.head.run, "--json")
+    assert {"accuracy", "macro_f1", "n"} <= set(json.loads(out)["test"])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("extract",), "SOURCE"),
+        (("extract", "nowhere"), "nowhere"),
+        (("extract", "digits", "--dtype", "int8"), "float16, float32"),
+        (("extract", "digits", "--image-size", "big"), "--image-size"),
+        (("train", "missing.h5"), "pipeline extract"),
+        (("train", "--lr"), "--lr"),
+        (("evaluate", "missing"), "missing"),
+        (("predict", "latest"), "IMAGE"),
+        (("nonsense",), "nonsense"),
+        (("train", "--nonsense"), "--nonsense"),
+        (("trace", "nonsense"), "neither a feature cache nor a run"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *words)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert told in err
+    assert "Traceback" not in err
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, err = run(capsys, "train", tmp_path / "missing.h5", "--debug")
+    assert code == 2
+    assert "Traceback" in err
+
+
+def test_the_command_line_and_the_api_have_the_same_defaults() -> None:
+    from pipeline.extract import ExtractSettings
+    from pipeline.train import SearchSettings, TrainSettings
+
+    assert parse(["extract", "x"]) == ExtractSettings(source="x")
+    assert parse(["train"]) == TrainSettings()
+    assert parse(["search"]) == SearchSettings()
+
+
+def test_many_valued_options_come_as_tuples() -> None:
+    assert parse(["search", "--lrs", "0.1", "0.2"]).lrs == (0.1, 0.2)
+    assert parse(["predict", "latest", "a.png", "b.png"]).images == ("a.png", "b.png")
