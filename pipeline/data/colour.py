@@ -22,12 +22,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ValueError: pixels that are not numbers, or a mode without a rule.
     """
     if image.mode.startswith("I;16"):
-        return _from_16_bit(image)
+        return _from_16_bit(_levels_16(image), image.info.get("transparency"))
+    if image.mode == "I" and image.format == "PNG":  # 16 bits by definition; so Pillow before 11 opened them
+        return _from_16_bit(np.asarray(image).astype(np.uint32), image.info.get("transparency"))
     if image.mode == "I":
-        return _grey(_from_32_bit(np.asarray(image).astype(np.float64), is_png=image.format == "PNG"))
+        return _grey(_from_32_bit(np.asarray(image).astype(np.float64)))
     if image.mode == "F":
         return _grey(_from_float(np.asarray(image).astype(np.float64)))
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         return _over_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
@@ -37,18 +39,15 @@ def _over_white(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and isinstance(key, tuple) and max(key) > _WHITE:
         # a 16-bit PNG: Pillow kept the high bytes of the pixels but all of the transparent colour
         image.info["transparency"] = tuple(v >> 8 for v in key)
-    if image.mode == "La":
-        image = image.convert("LA")
     rgba = image.convert("RGBA")
     white = Image.new("RGBA", image.size, (_WHITE, _WHITE, _WHITE, _WHITE))
     return Image.alpha_composite(white, rgba).convert("RGB")
 
 
-def _from_16_bit(image: Image.Image) -> Image.Image:
-    values = _levels_16(image)
+def _from_16_bit(values: NDArray[np.uint32], key: Any) -> Image.Image:
+    """(H, W) levels 0..65535; the level ``key``, if there is one, is transparent."""
     # round(v * 255 / 65535) in integers
     grey = ((values * 255 + _MAX_16 // 2) // _MAX_16).astype(np.uint8)
-    key = image.info.get("transparency")
     if isinstance(key, int):
         grey[values == key] = _WHITE
     return _grey(grey)
@@ -61,13 +60,13 @@ def _levels_16(image: Image.Image) -> NDArray[np.uint32]:
     return raw.reshape(image.height, image.width).astype(np.uint32)
 
 
-def _from_32_bit(values: NDArray[np.float64], *, is_png: bool) -> NDArray[np.float64]:
-    """Integers: a PNG's run to 65,535 by definition; elsewhere 0..255 is taken as it is and 0..65535 as 16 bits."""
+def _from_32_bit(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Integers: 0..255 as they are, 0..65535 as 16 bits, any other range stretched from its lowest to its highest."""
     low, high = values.min(), values.max()
-    if low >= 0 and high <= _MAX_16 and (is_png or high > _WHITE):
-        return values * (255 / _MAX_16)
     if low >= 0 and high <= _WHITE:
         return values
+    if low >= 0 and high <= _MAX_16:
+        return values * (255 / _MAX_16)
     return _stretch(values)
 
 

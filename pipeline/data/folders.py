@@ -125,17 +125,13 @@ def _note_empty_folders(found: Walk, tops: dict[bytes, _Top], splits: dict[bytes
     """List class folders (and split folders) that hold no image at any depth."""
     used = set(tops) | {outer + b"/" + inner for outer, top in tops.items() for inner in top.inner}
     for folder in found.folders:
-        parts = folder.split(b"/")
-        if len(parts) > 2 or folder in used:
+        outer, slash, inner = folder.partition(b"/")
+        if b"/" in inner or folder in used:
             continue
-        if splits and len(parts) == 1:
-            reason = "folder without images"
-        elif splits and len(parts) == 2:
-            reason = "empty class folder" if parts[0] in splits else ""
-        else:
-            reason = "" if len(parts) == 2 else "empty class folder" if tops else "folder without images"
-        if reason:
-            found.skip(reason, folder + b"/")
+        if (slash and outer in splits) or (not slash and tops and not splits):
+            found.skip("empty class folder", folder + b"/")
+        elif not slash:
+            found.skip("folder without images", folder + b"/")
 
 
 def _refuse_wrapper(source: str, name: bytes, top: _Top) -> None:

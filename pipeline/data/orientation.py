@@ -30,9 +30,9 @@ _XMP = re.compile(rb"tiff:Orientation(?:=[\"']|>)([1-8])")
 
 def upright(pixels: Image.Image, loaded: Image.Image) -> Image.Image:
     """``pixels`` turned by the orientation that the ``loaded`` image file names."""
-    # Pillow turns TIFFs itself while loading, and takes the tag out when it has.
-    orientation = loaded.getexif().get(_TAG, 1) if loaded.format == "TIFF" else recorded_orientation(loaded)
-    undo = _UNDO.get(orientation)
+    if loaded.format == "TIFF":  # Pillow has turned it while loading
+        return pixels
+    undo = _UNDO.get(recorded_orientation(loaded))
     return pixels if undo is None else pixels.transpose(undo)
 
 

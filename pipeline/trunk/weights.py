@@ -81,13 +81,14 @@ def resolve_weights(spec: str, *, trunk: str, cache_root: Path) -> WeightsInfo:
         pretrained=path is not None,
     )
     if name == "file":
-        load_model(info, trunk=trunk)  # what does not fit is said now, and never remembered
+        assert path is not None
+        _from_file(path, trunk, with_head=False)  # what does not fit is said now, and never remembered
     known.remember(info, cache_root)
     return info
 
 
 def load_model(info: WeightsInfo, *, trunk: str) -> nn.Module:
-    """torchvision's whole network with these weights, frozen (``model.freeze``); a local file's classifier is ignored.
+    """torchvision's whole network with these weights, frozen (``model.freeze``); of a local file the classifier is zeros.
 
     Raises:
         WeightsError: the bytes are not those of ``info.sha256``, or do not fit the trunk.
@@ -106,12 +107,18 @@ def load_model(info: WeightsInfo, *, trunk: str) -> nn.Module:
         raise WeightsError(
             f"{info.path} has changed: SHA-256 {found[:12]}..., recorded as {info.sha256[:12]}...; bring back that file"
         )
-    state = _read_state_dict(info.path)
-    model = build(trunk, num_classes=1000)
-    if info.name == "file":
+    return _from_file(info.path, trunk, with_head=info.name != "file")
+
+
+def _from_file(path: Path, trunk: str, *, with_head: bool) -> nn.Module:
+    state = _read_state_dict(path)
+    if not with_head:
         state = {k: v for k, v in state.items() if not k.startswith("fc.")}
-    _check_fit(state, model, info.path, trunk, optional_head=info.name == "file")
-    model.load_state_dict(state, strict=False)  # strictly checked above, with words that name what is wrong
+    with torch.device("meta"):  # shapes only: drawing random numbers to overwrite them takes half a second
+        model = build(trunk, num_classes=1000)
+    _check_fit(state, model, path, trunk, with_head=with_head)
+    zeros = {k: torch.zeros(v.shape, dtype=v.dtype) for k, v in model.state_dict().items() if k not in state}
+    model.to_empty(device="cpu").load_state_dict({**zeros, **state})
     freeze(model)
     return model
 
@@ -202,6 +209,12 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     strange = [k for k, v in state.items() if not isinstance(v, torch.Tensor) or v.layout is not torch.strided]
     if strange:
         raise WeightsError(f"{path} is not a state dict of dense tensors: {_listed(strange)}")
+    # Whole numbers are a quantised network's codes, which mean nothing without their scale.
+    unreal = [k for k, v in state.items() if not v.is_floating_point() and not k.endswith("num_batches_tracked")]
+    if unreal:
+        raise WeightsError(
+            f"{path} has tensors that are not floating-point numbers: {_listed(unreal)}; save it as float32"
+        )
     return state
 
 
@@ -214,15 +227,13 @@ def _load(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
-def _check_fit(
-    state: Mapping[str, torch.Tensor], model: nn.Module, path: Path, trunk: str, *, optional_head: bool
-) -> None:
+def _check_fit(state: Mapping[str, torch.Tensor], model: nn.Module, path: Path, trunk: str, *, with_head: bool) -> None:
     wanted = model.state_dict()
     # Files from before BatchNorm counted its batches lack the counter, which an eval-mode network does not read.
     missing = [
         k
         for k in wanted
-        if k not in state and not k.endswith("num_batches_tracked") and not (optional_head and k.startswith("fc."))
+        if k not in state and not k.endswith("num_batches_tracked") and (with_head or not k.startswith("fc."))
     ]
     unexpected = [k for k in state if k not in wanted]
     shapes = [

@@ -189,6 +189,15 @@ def test_every_16_bit_mode_of_pillow_gives_the_same_grey():
         assert np.array_equal(np.asarray(to_rgb(image)), expected), mode
 
 
+def test_a_16_bit_png_that_pillow_opens_as_32_bit_is_16_bit_all_the_same():
+    from pipeline.data.colour import to_rgb
+
+    image = Image.fromarray(np.array([[0, 257, 200]], np.int32))
+    image.format = "PNG"
+    image.info["transparency"] = 257
+    assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [0, 255, 1]
+
+
 def test_16_bit_rgb_png_keeps_its_colours():
     colours = np.array([[[0, 32768, 65535], [257, 514, 771]]], np.uint16)
     rows = b"\0" + colours.astype(">u2").tobytes()

@@ -82,27 +82,22 @@ def test_an_endless_stream_is_read_only_as_far_as_the_look_ahead(images):
         stream.close()
 
 
-def test_closing_cancels_what_has_not_started(images, monkeypatch):
-    release, started = threading.Event(), []
+def test_closing_a_stream_cancels_what_has_not_started(images, monkeypatch):
+    permits, started = threading.Semaphore(1), []
 
-    def slow(path):
+    def gated(path):
         started.append(path)
-        release.wait(10)
+        assert permits.acquire(timeout=10)
         return read_file(path)
 
-    monkeypatch.setattr(loader_module, "read_file", slow)
-    loader = Loader(GEOMETRY, workers=1, ahead=8)
-    stream = loader.load((i, path) for i, path in enumerate(images))
-    waiting = threading.Thread(target=lambda: next(stream))
-    waiting.start()
-    release.set()
-    waiting.join(10)
-    release.clear()
-    before = len(started)
-    stream.close()
-    release.set()
-    loader.close()
-    assert len(started) <= before + 1
+    monkeypatch.setattr(loader_module, "read_file", gated)
+    with Loader(GEOMETRY, workers=1, ahead=8) as loader:
+        stream = loader.load(enumerate(images))
+        assert next(stream).index == 0  # the one worker now waits in the second image, if it has begun it
+        stream.close()
+        permits.release(100)
+        assert [r.index for r in loader.load([(99, images[9])])] == [99]
+    assert started in ([images[0], images[9]], [images[0], images[1], images[9]])
 
 
 def test_an_error_of_the_jobs_or_of_the_program_is_not_taken_for_a_bad_image(images, monkeypatch):

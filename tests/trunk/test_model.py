@@ -12,9 +12,14 @@ from pipeline.errors import ConfigError, WeightsError
 from pipeline.trunk.model import Stage, behead, build, describe, fingerprint, freeze, reattach, trunk_at
 
 
-@pytest.fixture
-def model() -> nn.Module:
+@pytest.fixture(scope="module")
+def built() -> nn.Module:
     return build("resnet18", num_classes=1000)
+
+
+@pytest.fixture
+def model(built: nn.Module) -> nn.Module:
+    return copy.deepcopy(built)
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +31,11 @@ def test_built_networks_are_torchvisions_for_the_same_seed_and_leave_the_random_
     torch.manual_seed(5)
     expected = torchvision.models.resnet18(num_classes=7)
     state = torch.get_rng_state()
-    built = build("resnet18", num_classes=7, seed=5)
+    ours = build("resnet18", num_classes=7, seed=5)
     assert torch.equal(torch.get_rng_state(), state)
-    assert not built.training
+    assert not ours.training
     for name, tensor in expected.state_dict().items():
-        assert torch.equal(built.state_dict()[name], tensor), name
+        assert torch.equal(ours.state_dict()[name], tensor), name
 
 
 def test_an_unknown_network_is_refused_with_the_legal_ones() -> None:

@@ -1,0 +1,376 @@
+"""Engines against plain torchvision: the model with fc replaced by Identity and the float transform."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from numpy.typing import NDArray
+from torch import nn
+
+from pipeline.errors import ConfigError, WeightsError
+from pipeline.trunk import engine as engines
+from pipeline.trunk.engine import (
+    TOLERANCE,
+    Engine,
+    TorchEngine,
+    check_engine,
+    is_out_of_memory,
+    open_engine,
+)
+from pipeline.trunk.fold import FoldedTrunk
+from pipeline.trunk.known import WeightsInfo
+from pipeline.trunk.model import fingerprint, freeze
+
+Pixels = NDArray[np.uint8]
+SIZE, BATCH = 64, 4
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+def with_own_statistics(model: nn.Module) -> nn.Module:
+    """Give every BatchNorm figures as after training, so that leaving one out is seen."""
+    generator = torch.Generator().manual_seed(2)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low, high in (
+                *((module.weight, 0.4, 1.2), (module.bias, -0.5, 0.5)),
+                *((module.running_mean, -0.5, 0.5), (module.running_var, 0.5, 2.0)),
+            ):
+                assert tensor is not None
+                tensor.data = torch.rand(tensor.shape, generator=generator) * (high - low) + low
+    return model.eval()
+
+
+def made(trunk: str) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: nn.Module = torchvision.models.get_model(trunk, weights=None)
+    freeze(with_own_statistics(model))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return made("resnet18")
+
+
+@pytest.fixture(scope="module")
+def info() -> WeightsInfo:
+    return WeightsInfo(
+        trunk="resnet18",
+        spec="random:0",
+        name="random:0",
+        sha256="00" * 32,
+        path=None,
+        resize=73,
+        crop=SIZE,
+        interpolation="bilinear",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        pretrained=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Pixels:
+    return np.random.default_rng(0).integers(0, 256, (BATCH, 3, SIZE, SIZE), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def work_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("work") / "engines"
+
+
+Open = Callable[..., Engine]
+
+
+@pytest.fixture(scope="module")
+def opened(model: nn.Module, info: WeightsInfo, work_dir: Path) -> Open:
+    def open_it(name: str, **changed: Any) -> Engine:
+        options = {"device": "cpu", "precision": "float32", "batch": BATCH, "layer": "avgpool", "work_dir": work_dir}
+        return open_engine(name, model, info, **{**options, **changed})
+
+    return open_it
+
+
+@pytest.fixture(scope="module", params=["torch", "onnxruntime"])
+def engine(request: pytest.FixtureRequest, opened: Open) -> Engine:
+    return opened(request.param)
+
+
+def torchvision_features(model: nn.Module, pixels: Pixels, last: str = "layer4") -> NDArray[np.float64]:
+    """What plain torchvision gives, computed in float64: (n, D)."""
+    maps: list[torch.Tensor] = []
+    plain = torchvision.models.get_model("resnet50" if _is_bottleneck(model) else "resnet18", weights=None)
+    plain.load_state_dict(model.state_dict())
+    plain.double().eval().get_submodule(last).register_forward_hook(lambda _m, _i, output: maps.append(output))
+    normalize = torchvision.transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    with torch.inference_mode():
+        plain(normalize(torch.from_numpy(pixels).double() / 255))
+    features: NDArray[np.float64] = maps[0].mean(dim=(2, 3)).numpy()
+    return features
+
+
+def _is_bottleneck(model: nn.Module) -> bool:
+    return "layer1.0.conv3.weight" in model.state_dict()
+
+
+def assert_close(found: NDArray[np.float32], expected: NDArray[np.float64], tolerance: float) -> None:
+    reach = np.abs(expected).max(axis=1, keepdims=True)
+    assert found.dtype == np.float32
+    assert found.shape == expected.shape
+    assert float((np.abs(found - expected) / reach).max()) <= tolerance
+
+
+# -- the numbers ------------------------------------------------------------------------------------------------------
+
+
+def test_features_are_torchvisions_to_1e_5(engine: Engine, model: nn.Module, pixels: Pixels) -> None:
+    assert engine.dim == 512
+    assert_close(engine(pixels), torchvision_features(model, pixels), 1e-5)
+
+
+def test_features_before_the_last_stage_are_torchvisions(opened: Open, model: nn.Module, pixels: Pixels) -> None:
+    engine = opened("torch", layer="layer3")
+    assert engine.dim == 256
+    assert_close(engine(pixels), torchvision_features(model, pixels, "layer3"), 1e-5)
+
+
+def test_features_of_bottleneck_blocks_are_torchvisions(info: WeightsInfo, pixels: Pixels, work_dir: Path) -> None:
+    model = made("resnet50")
+    net = FoldedTrunk(model, info, "avgpool")
+    engine = TorchEngine(net, image_size=SIZE, device="cpu", precision="float32", batch=2)
+    assert_close(engine(pixels[:2]), torchvision_features(model, pixels[:2]), 1e-5)
+
+
+def test_bfloat16_stays_within_its_tolerance(model: nn.Module, info: WeightsInfo, pixels: Pixels) -> None:
+    net = FoldedTrunk(model, info, "avgpool")
+    engine = TorchEngine(net, image_size=SIZE, device="cpu", precision="bfloat16", batch=BATCH)
+    found = engine(pixels)
+    assert_close(found, torchvision_features(model, pixels), TOLERANCE["bfloat16"])
+    assert check_engine(engine, model, info, pixels, "avgpool") > TOLERANCE["float32"]
+
+
+def test_the_border_of_a_black_image_is_padded_with_the_mean_colour(
+    engine: Engine, model: nn.Module, pixels: Pixels
+) -> None:
+    """Zero padding means zeros of the normalised image: a fold of the mean into the convolution would fail here."""
+    black = np.zeros_like(pixels)
+    assert_close(engine(black), torchvision_features(model, black), 1e-5)
+
+
+# -- one shape --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_short_batch_gives_the_same_bits_as_a_full_one(engine: Engine, pixels: Pixels, n: int) -> None:
+    """F4"""
+    whole = engine(pixels).copy()
+    assert np.array_equal(engine(pixels[:n]), whole[:n])
+    assert engine(pixels[:0]).shape == (0, 512)
+
+
+def test_an_engine_opened_again_gives_the_same_bits(engine: Engine, opened: Open, pixels: Pixels) -> None:
+    """F4: resumed or not."""
+    assert np.array_equal(opened(engine.name)(pixels), engine(pixels))
+
+
+def test_results_are_not_overwritten_by_the_next_batch(engine: Engine, pixels: Pixels) -> None:
+    first = engine(pixels)
+    kept = first.copy()
+    engine(255 - pixels)
+    assert np.array_equal(first, kept)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((BATCH + 1, 3, SIZE, SIZE), np.uint8),
+        np.zeros((1, 3, SIZE, SIZE + 1), np.uint8),
+        np.zeros((1, 3, SIZE, SIZE), np.float32),
+    ],
+    ids=["too many", "too wide", "floats"],
+)
+def test_pixels_that_do_not_fit_are_refused(engine: Engine, wrong: Any) -> None:
+    with pytest.raises(ValueError, match="the engine takes uint8"):
+        engine(wrong)
+
+
+def test_running_an_engine_leaves_the_model_as_it_was(opened: Open, model: nn.Module, pixels: Pixels) -> None:
+    """F1"""
+    before = fingerprint(model)
+    opened("torch")(pixels)
+    assert fingerprint(model) == before
+    assert not any(p.is_inference() for p in model.parameters())
+
+
+# -- the check --------------------------------------------------------------------------------------------------------
+
+
+def test_the_check_returns_a_difference_within_the_tolerance(
+    engine: Engine, model: nn.Module, info: WeightsInfo, pixels: Pixels
+) -> None:
+    assert 0 < check_engine(engine, model, info, pixels, "avgpool") <= TOLERANCE["float32"]
+    assert check_engine(engine, model, info, pixels[:1], "avgpool") <= TOLERANCE["float32"]
+
+
+class Wrong:
+    """An engine whose last image's features are wrong."""
+
+    name, version, device, precision, batch, dim = "torch", "1", "cpu", "float32", BATCH, 512
+
+    def __init__(self, right: Engine, factor: float) -> None:
+        self.right, self.factor = right, factor
+
+    def __call__(self, pixels: Pixels) -> NDArray[np.float32]:
+        features = self.right(pixels).copy()
+        features[-1] = features[-1] * self.factor if self.factor < 2 else self.factor
+        return features
+
+
+@pytest.mark.parametrize("factor", [1.0001, float("nan"), float("inf")])
+def test_an_engine_with_one_wrong_row_fails_the_check_by_name_and_figure(
+    opened: Open, model: nn.Module, info: WeightsInfo, pixels: Pixels, factor: float
+) -> None:
+    with pytest.raises(WeightsError, match=r"engine torch 1 .*differs .*1\.0e-05 is allowed"):
+        check_engine(Wrong(opened("torch"), factor), model, info, pixels, "avgpool")
+
+
+# -- opening ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "words"),
+    [
+        ("tensorrt", {}, "'tensorrt'.*auto, torch, onnxruntime"),
+        ("onnxruntime", {"device": "cuda"}, "CPU only"),
+        ("torch", {"precision": "float8"}, "'float8'.*float32, bfloat16"),
+        ("torch", {"precision": "bfloat16"}, "bfloat16 needs a GPU"),
+        ("torch", {"batch": 0}, "--batch-size is 0"),
+        ("torch", {"layer": "layer9"}, "'layer9'.*avgpool, layer3"),
+    ],
+)
+def test_what_cannot_be_opened_is_refused_with_the_cure(
+    opened: Open, name: str, changed: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        opened(name, **changed)
+
+
+def test_an_exported_trunk_is_kept_and_used_again(opened: Open, work_dir: Path, pixels: Pixels) -> None:
+    expected = opened("onnxruntime")(pixels)
+    files = {p: p.stat().st_mtime_ns for p in work_dir.iterdir()}
+    assert [p.suffix for p in files] == [".onnx"]
+    assert np.array_equal(opened("onnxruntime")(pixels), expected)
+    assert {p: p.stat().st_mtime_ns for p in work_dir.iterdir()} == files
+
+
+def test_exporting_says_nothing(
+    model: nn.Module, info: WeightsInfo, tmp_path: Path, pixels: Pixels, capfd: pytest.CaptureFixture[str]
+) -> None:
+    engine = open_engine(
+        *("onnxruntime", model, dataclasses.replace(info, crop=32)),
+        **{"device": "cpu", "precision": "float32", "batch": 1, "layer": "layer3", "work_dir": tmp_path},
+    )
+    small = np.ascontiguousarray(pixels[:1, :, :32, :32])
+    assert_close(engine(small), torchvision_features(model, small, "layer3"), 1e-5)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_damaged_export_is_named_with_the_cure(
+    model: nn.Module, info: WeightsInfo, opened: Open, work_dir: Path, tmp_path: Path
+) -> None:
+    opened("onnxruntime")
+    (whole,) = work_dir.iterdir()
+    (tmp_path / whole.name).write_bytes(whole.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match=f"{whole.name} cannot be loaded .*remove it") as error:
+        opened("onnxruntime", work_dir=tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_other_weights_never_meet_an_export_of_these(
+    info: WeightsInfo, opened: Open, work_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S1: the file is named by the network's own bytes, whatever the weights are called."""
+    from pipeline.trunk import onnx_engine
+
+    class Exported(Exception):
+        pass
+
+    def export(*_: Any) -> None:
+        raise Exported
+
+    opened("onnxruntime")
+    monkeypatch.setattr(onnx_engine, "_export", export)
+    opened("onnxruntime")
+    other = made("resnet18")
+    other.get_parameter("conv1.weight").data[0, 0, 0, 0] += 1e-3
+    with pytest.raises(Exported):
+        open_engine(
+            *("onnxruntime", other, info),
+            **{"device": "cpu", "precision": "float32", "batch": BATCH, "layer": "avgpool", "work_dir": work_dir},
+        )
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    model: nn.Module, info: WeightsInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Program:
+        def save(self, *_: Any, **__: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: Program())
+    with pytest.raises(WeightsError, match="cannot be written to .*No space left on device.*--engine torch"):
+        open_engine(
+            *("onnxruntime", model, info),
+            **{"device": "cpu", "precision": "float32", "batch": 1, "layer": "layer3", "work_dir": tmp_path},
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "is_it"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (KeyboardInterrupt(), False),
+    ],
+)
+def test_running_out_of_memory_is_told_from_other_errors(error: BaseException, is_it: bool) -> None:
+    """E4"""
+    assert is_out_of_memory(error) is is_it
+
+
+def test_an_allocation_that_pytorch_refuses_is_out_of_memory() -> None:
+    """E4: the real words of the installed PyTorch."""
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(error.value)
+
+
+# -- GPU --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_gpu_gives_torchvisions_features_within_the_tolerance(
+    opened: Open, model: nn.Module, info: WeightsInfo, pixels: Pixels, precision: str
+) -> None:
+    engine = opened("torch", device="cuda", precision=precision)
+    assert_close(engine(pixels), torchvision_features(model, pixels), TOLERANCE[precision])
+    assert np.array_equal(engine(pixels[:1]), engine(pixels)[:1])
+    assert engines.eager_features(model, info, pixels, "avgpool").shape == (BATCH, 512)
