@@ -165,6 +165,8 @@ class FrozenTrunk:
         while at < len(pixels):
             try:
                 parts.append(self.engine(pixels[at : at + self.engine.batch]))
+                at += len(parts[-1])
+                continue
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -172,9 +174,8 @@ class FrozenTrunk:
                     raise WeightsError(
                         f"out of memory with one image of {self.spec.info.crop} px: give --image-size or --device cpu"
                     ) from error
-                self.open(self.engine.batch // 2)
-                continue
-            at += len(parts[-1])
+            # Outside the handler: the error's traceback holds the tensors that did not fit.
+            self.open(self.engine.batch // 2)
         return np.concatenate(parts)
 
     def assert_untouched(self) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.data.decode import MAX_PIXELS, ImageFailure
 from pipeline.errors import ConfigError
 
 # name -> (Pillow's filter, half its width in source pixels when nothing is shrunk)
@@ -51,9 +52,16 @@ def to_pixels(image: Image.Image, geometry: Geometry) -> NDArray[np.uint8]:
     Only what the crop shows is computed, where that gives the same bits. Pillow makes each row narrow or wide first,
     rounds to 8 bits, then does the same with columns. So rows that no output row needs can be left out of the first
     pass, and columns outside the crop out of the second; the coefficients stay those of the whole image.
+
+    Raises:
+        ImageFailure: so narrow that it would be larger than MAX_PIXELS once its short side is resized.
     """
     width, height = image.size
     new_width, new_height = _resized(width, height, geometry.resize)
+    if (
+        new_width * new_height > MAX_PIXELS
+    ):  # a hair of 3 x 2,000,000 pixels passes the decoder's limit and fills memory here
+        raise ImageFailure("too_large", f"{width} x {height} pixels become {new_width} x {new_height} when resized")
     left = _crop_start(new_width, geometry.crop)
     top = _crop_start(new_height, geometry.crop)
     unscaled = (new_width, new_height) == (width, height)

@@ -176,7 +176,7 @@ def heading(text: str) -> Text:
 
 
 def predictions_table(predictions: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> Table:
-    """For each image its likeliest class with the probability, and what else is likely: ``(path, [(class, p), ...])``."""
+    """For each image its likeliest class, its probability, and what else is likely: ``(path, [(class, p), ...])``."""
     table = _table()
     table.add_column("Image", overflow="fold")
     table.add_column("Class", overflow="ellipsis", max_width=NAME_WIDTH)

@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, functional
 from torchvision.transforms._presets import ImageClassification
 
-from pipeline.data import Geometry, to_pixels
+from pipeline.data import Geometry, ImageFailure, to_pixels
 from pipeline.errors import ConfigError
 
 
@@ -60,3 +60,9 @@ def test_pixels_are_contiguous_channels_first_bytes(noise):
 def test_illegal_geometry_is_refused(arguments, words):
     with pytest.raises(ConfigError, match=words):
         Geometry(*arguments)
+
+
+def test_a_hair_that_would_fill_memory_when_resized_is_too_large() -> None:
+    """I4: few pixels in the file, many once its short side is 232."""
+    with pytest.raises(ImageFailure, match=r"too_large: 3 x 2000000 pixels become"):
+        to_pixels(Image.new("RGB", (3, 2_000_000)), Geometry(232, 224))

@@ -181,6 +181,20 @@ def test_an_engine_opened_again_gives_the_same_bits(engine: Engine, opened: Open
     assert np.array_equal(opened(engine.name)(pixels), engine(pixels))
 
 
+@pytest.mark.parametrize("name", ["torch", "onnxruntime"])
+def test_several_threads_give_the_same_bits_every_time(opened: Open, pixels: Pixels, name: str) -> None:
+    """F4"""
+    torch.set_num_threads(2)
+    try:
+        engine = opened(name)
+        whole = engine(pixels)
+        assert all(np.array_equal(engine(pixels), whole) for _ in range(3))
+        assert np.array_equal(engine(pixels[:1]), whole[:1])
+        assert np.array_equal(opened(name)(pixels), whole)
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_results_are_not_overwritten_by_the_next_batch(engine: Engine, pixels: Pixels) -> None:
     first = engine(pixels)
     kept = first.copy()
