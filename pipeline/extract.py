@@ -186,7 +186,7 @@ class _Job:
         from pipeline import store
 
         folder = self.root / "features"
-        weights = re.sub(r"[^A-Za-z0-9]+", "", info.name if info.path is None else info.path.stem)[:24]
+        weights = re.sub(r"[^A-Za-z0-9]+", "", info.path.stem if info.name == "file" and info.path else info.name)[:24]
         stem = f"{self.listing.name}-{info.trunk}-{weights}-{info.crop}px-{key[:8]}".lower()
         for number in range(1, 1000):
             path = folder / (f"{stem}.h5" if number == 1 else f"{stem}-{number}.h5")

@@ -7,6 +7,7 @@ engine is in ``pipeline.trunk.onnx_engine`` and is imported only when it is aske
 from __future__ import annotations
 
 import contextlib
+import traceback
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +31,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",
+    "cannot allocate memory",
     "not enough memory",
     "failed to allocate memory",
     "bad_alloc",
@@ -68,10 +70,16 @@ class TorchEngine:
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features (n, dim) float32 of pixels (n, 3, S, S) uint8, n <= batch."""
         fill(self._host.numpy(), pixels)
-        with torch.inference_mode(), _exact_convolutions(self.device):
-            x = self._host.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-            # .cpu() waits for the GPU, so the host buffer is free again when this returns.
-            features = self._net(x)[: len(pixels)].cpu()
+        try:
+            with torch.inference_mode(), _exact_convolutions(self.device):
+                x = self._host.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+                # .cpu() waits for the GPU, so the host buffer is free again when this returns.
+                features = self._net(x)[: len(pixels)].cpu()
+        except torch.OutOfMemoryError as error:
+            # The frames of the failed forward hold its maps: without them a smaller batch finds room (E4).
+            traceback.clear_frames(error.__traceback__)
+            torch.cuda.empty_cache()
+            raise
         found: NDArray[np.float32] = features.numpy()
         return found
 

@@ -53,7 +53,15 @@ def test_knowing_weights_and_choosing_an_engine_does_not_import_torch(tmp_path: 
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(known.__file__).parents[2])
 
 
-@pytest.mark.parametrize("trunk", known.TRUNKS)
+def test_the_trunks_are_torchvisions_resnets() -> None:
+    kinds = ("resnet", "resnext", "wide_resnet")
+    assert sorted(known.TRUNKS) == sorted(
+        name for name in torchvision.models.list_models(torchvision.models) if name.startswith(kinds)
+    )
+
+
+# One of each kind: depth does not change the width of a stage.
+@pytest.mark.parametrize("trunk", ["resnet18", "resnet34", "resnet50", "wide_resnet50_2", "resnext50_32x4d"])
 def test_feature_dim_is_what_torchvisions_network_gives(trunk: str) -> None:
     with torch.device("meta"):
         model = torchvision.models.get_model(trunk, weights=None).eval()
