@@ -28,7 +28,7 @@ class DemoSettings:
         "IMAGENET1K_V2", f"weights to try first; where they cannot be had, {FALLBACK}", metavar="WEIGHTS"
     )
     image_size: int = st.option(32, "side of the square the trunk sees; small, so that two cores suffice", minimum=32)
-    epochs: int = st.option(2, "epochs of fine-tuning", minimum=1)
+    epochs: int = st.option(4, "epochs of fine-tuning", minimum=1)
     cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ def run_demo(settings: DemoSettings, watch: Watch) -> DemoReport:
     tests = {"head": demo.run("evaluate", head["run"]), "searched": demo.run("evaluate", searched["run"])}
     image = sorted((root / "data" / "digits" / "7").glob("*.png"))[0]
     demo.run("predict", searched["run"], image, "--trace", "--top", 3)
-    tuned = demo.run("finetune", searched["run"], "--epochs", settings.epochs)
+    tuned = demo.run("finetune", searched["run"], "--epochs", settings.epochs, "--batch-size", 64)
     tests["tuned"] = demo.run("evaluate", tuned["run"])
     rows = [
         Result(b["name"], val=b["val"], test=b["test"], macro_f1=b["macro_f1"], seconds=b["seconds"])
