@@ -1,32 +1,40 @@
 """The loop of stage one: images in, finished blocks out.
 
-Decoding runs ahead in threads, the trunk works in the calling thread on batches of one fixed shape that never cross a
-block, and finished blocks are written behind by one thread. So a block's bytes depend on its own images and settings
-only: not on what was interrupted, on other blocks, or on how many processes share the work (E1, F4).
+Decoding runs ahead in threads; the trunk works in the calling thread on batches of one fixed shape that never cross a
+block; a finished block is on the disk before the next one begins. So a block's bytes depend on its own images and
+settings only: not on what was interrupted, on other blocks, or on how many processes share the work (E1, F4).
 """
 
 from __future__ import annotations
 
-import queue
-import threading
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.interrupt import StopRequest
-from pipeline.store import ITEM_STATES, Cache, Failure, Writer, append_failures
+from pipeline.data import Loaded, Loader
+from pipeline.frozen import FrozenTrunk, TrunkSpec
+from pipeline.interrupt import StopRequest, stop_requests
+from pipeline.planning import Origin, find_origin, worker_count
+from pipeline.report.watch import Tracker, Watch
+from pipeline.store import (
+    ITEM_STATES,
+    Failure,
+    Writer,
+    append_failures,
+    open_partial,
+    partial_failures_path,
+    partial_path,
+)
 
 if TYPE_CHECKING:
-    from pipeline.data import Loaded, Loader
-    from pipeline.frozen import FrozenTrunk
-    from pipeline.report.watch import Tracker
-
-WRITE_AHEAD = 2  # finished blocks that may wait for the disk
+    from pipeline.extract import ExtractSettings
+    from pipeline.ranks import Ranks
 
 
 @dataclass
@@ -52,16 +60,6 @@ class Shares:
         return f"{text}: {slow} is the bottleneck (the trunk waited {self.waiting:.1f} s; {cure} would help)"
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where each row comes from: ``donor`` (N,), an index into ``donors`` or -1 for the trunk, and ``row`` (N,)."""
-
-    donors: Sequence[Cache]
-    donor: NDArray[np.int64]
-    row: NDArray[np.int64]
-    reasons: Sequence[dict[bytes, Failure]]
-
-
 @dataclass
 class BlockLoop:
     """One run over the blocks that are still to do; ``trunk`` is None when every row is copied."""
@@ -84,10 +82,11 @@ class BlockLoop:
     def run(self, blocks: Sequence[int]) -> None:
         """Do ``blocks`` in order; raises Interrupted after the block in work when a stop was asked for."""
         loaded = self.loader.load(self._jobs(blocks))
-        with _WriteBehind(self._commit) as behind:
-            for block in blocks:
-                behind.put(self._block(block, loaded))
-                self.stop.raise_if_asked(self.stop_message)
+        for block in blocks:
+            # A block is on the disk before the next one is begun, so that a kill can lose one block and no more; the
+            # decoding threads go on meanwhile.
+            self._commit(*self._block(block, loaded))
+            self.stop.raise_if_asked(self.stop_message)
 
     def _jobs(self, blocks: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         for block in blocks:
@@ -95,7 +94,9 @@ class BlockLoop:
             for row in (np.flatnonzero(self.origin.donor[start:stop] < 0) + start).tolist():
                 yield row, self.paths(row)
 
-    def _block(self, block: int, loaded: Iterator[Loaded]) -> tuple[Any, ...]:
+    def _block(
+        self, block: int, loaded: Iterator[Loaded]
+    ) -> tuple[int, NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8], list[Failure]]:
         start, stop = self.writer.span(block)
         features = np.zeros((stop - start, self.writer.dim), np.float32)
         digests = self.digests[start:stop].copy()
@@ -165,42 +166,71 @@ class BlockLoop:
         self.tracker.advance(len(pending))
         pending.clear()
 
-    def _commit(self, finished: tuple[Any, ...]) -> None:
-        block, features, digests, states, failures = finished
+    def _commit(
+        self,
+        block: int,
+        features: NDArray[np.float32],
+        digests: NDArray[np.uint8],
+        states: NDArray[np.uint8],
+        failures: list[Failure],
+    ) -> None:
         began = time.perf_counter()
         append_failures(self.failures_file, failures)
         self.writer.write_block(block, features, digests, states)
         self.shares.write += time.perf_counter() - began
 
 
-class _WriteBehind:
-    """One thread that commits finished blocks in order; its first error comes out at the next ``put`` or at the end."""
+@dataclass(frozen=True)
+class Work:
+    """What one process did: images through the trunk, busy seconds, and the batch size in use at the end."""
 
-    def __init__(self, commit: Callable[[tuple[Any, ...]], None]) -> None:
-        self._commit = commit
-        self._queue: queue.Queue[tuple[Any, ...] | None] = queue.Queue(WRITE_AHEAD)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="write-behind", daemon=True)
+    forwards: int
+    shares: Shares
+    batch: int | None
 
-    def put(self, finished: tuple[Any, ...]) -> None:
-        self._queue.put(finished)
-        if self._error:
-            raise self._error
 
-    def _work(self) -> None:
-        while (finished := self._queue.get()) is not None:
-            if self._error is None:
-                try:
-                    self._commit(finished)
-                except BaseException as error:
-                    self._error = error
+def do_blocks(out: Path, root: str, settings: ExtractSettings, *, ranks: Ranks, watch: Watch) -> Work:
+    """Do this process's share of the blocks that the unfinished file of ``out`` still misses.
 
-    def __enter__(self) -> _WriteBehind:
-        self._thread.start()
-        return self
+    Everything but ``root`` (where the images lie now) is read from that file, so every process of a job sees the same.
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._queue.put(None)
-        self._thread.join()
-        if self._error and kind is None:
-            raise self._error
+    Raises:
+        Interrupted: after the block in work, when a signal came.
+        CacheError, DataError, WeightsError: what was finished is kept.
+    """
+    target = open_partial(partial_path(out))
+    origin = find_origin(out, target)
+    folder, ids = os.fsencode(root), target.ids
+    with Writer(out) as writer:
+        todo = ranks.mine(np.flatnonzero(~writer.done).tolist())
+        if not writer.done.all() and writer.done.any() and ranks.first:
+            watch.say(f"resuming: {int(writer.done.sum())} of {len(writer.done)} blocks are done")
+        rows = [row for block in todo for row in range(*writer.span(block))]
+        spec = TrunkSpec.of(
+            target.provenance, weights=target.about["weights"], cache_root=settings.cache_root, watch=watch
+        )
+        trunk = None
+        if rows and (origin.donor[rows] < 0).any():
+            trunk = FrozenTrunk(spec, batch=settings.batch_size, work_dir=settings.cache_root / "engines")
+        workers = worker_count(settings.workers)
+        loader = Loader(spec.geometry(), workers=workers, ahead=4 * workers + (trunk.engine.batch if trunk else 0))
+        # One process shows all rows; one of several shows its own.
+        total, done = (writer.rows, writer.rows - len(rows)) if ranks.world == 1 else (len(rows), 0)
+        with stop_requests() as stop, loader, watch.track("extract", total, done=done) as tracker:
+            loop = BlockLoop(
+                writer=writer,
+                paths=lambda row: os.path.join(folder, ids[row]),
+                ids=ids,
+                digests=target.digests,
+                origin=origin,
+                loader=loader,
+                trunk=trunk,
+                failures_file=partial_failures_path(out, ranks.rank),
+                tracker=tracker,
+                stop=stop,
+                stop_message=f"stopped; {out.name} is kept as far as it got: the same command goes on from there",
+            )
+            loop.run(todo)
+    if trunk:
+        trunk.assert_untouched()
+    return Work(loop.forwards, loop.shares, trunk.engine.batch if trunk else None)

@@ -183,11 +183,10 @@ def test_an_interrupted_job_resumes_to_the_same_bits(
     photos: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """E1: the signal is answered after the block in work; resumed = uninterrupted."""
-    import pipeline.extract as stage
     from pipeline.trunk import engine
 
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
-    monkeypatch.setattr(sys.modules[stage.__module__], "BLOCK_ROWS", 16)
+    quick = {**quick, "block_rows": 16}
     whole = extract(photos, cache_root=tmp_path, out=tmp_path / "whole.h5", **quick)
     shutil.move(whole.cache, tmp_path / "kept")  # so that no row can be copied from it
     calls = 0
@@ -213,10 +212,9 @@ def test_an_interrupted_job_resumes_to_the_same_bits(
 def test_images_added_after_an_interruption_keep_what_was_done(
     mine: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pipeline.extract as stage
     from pipeline.blocks import BlockLoop
 
-    monkeypatch.setattr(sys.modules[stage.__module__], "BLOCK_ROWS", 16)
+    quick = {**quick, "block_rows": 16}
     block = BlockLoop._block
 
     def stop_after_two(self: BlockLoop, number: int, loaded: Any) -> Any:

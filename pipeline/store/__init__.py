@@ -3,11 +3,20 @@
 The only room that imports h5py. Knows arrays, item ids and provenance; nothing of images or networks.
 """
 
-from pipeline.store.failures import Failure, append_failures, failures_path, read_failures, write_failures
-from pipeline.store.format import FORMAT_VERSION, ITEM_STATES, SPLIT_NAMES, Contents, difference, key_of
+from pipeline.store.failures import (
+    Failure,
+    append_failures,
+    failures_path,
+    partial_failure_files,
+    partial_failures,
+    partial_failures_path,
+    read_failures,
+    write_failures,
+)
+from pipeline.store.format import FORMAT_VERSION, ITEM_STATES, SPLIT_NAMES, Contents, difference, key_of, partial_path
 from pipeline.store.lock import writing_lock
 from pipeline.store.reader import Cache, Features, open_cache, open_partial
-from pipeline.store.writer import Writer, create_partial, partial_path, retire_partial, stale_partials, update_stats
+from pipeline.store.writer import Writer, create_partial, retire_partial, stale_partials, update_stats
 
 __all__ = [
     "FORMAT_VERSION",
@@ -25,6 +34,9 @@ __all__ = [
     "key_of",
     "open_cache",
     "open_partial",
+    "partial_failure_files",
+    "partial_failures",
+    "partial_failures_path",
     "partial_path",
     "read_failures",
     "retire_partial",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import CacheError
+from pipeline.store.format import partial_path
 from pipeline.store.lock import unwritable
 
 
@@ -28,6 +29,24 @@ class Failure:
 def failures_path(cache: Path) -> Path:
     """``NAME.failures.jsonl`` beside ``NAME.h5`` (and beside ``NAME.h5.partial`` while that is being written)."""
     return cache.with_name(cache.name.removesuffix(".h5") + ".failures.jsonl")
+
+
+def partial_failures_path(cache: Path, rank: int = 0) -> Path:
+    """Where process ``rank`` of a job notes the failures of the unfinished file of ``cache``."""
+    path = failures_path(partial_path(cache))
+    return path if rank == 0 else path.with_name(f"{path.name}.{rank}")
+
+
+def partial_failure_files(cache: Path) -> list[Path]:
+    """All processes' notes of failures, of this job and of the ones it goes on from."""
+    path = failures_path(partial_path(cache))
+    others = (p for p in path.parent.iterdir() if p.name.startswith(path.name + ".") and p.suffix[1:].isdigit())
+    return [p for p in (path, *sorted(others)) if p.exists()]
+
+
+def partial_failures(cache: Path) -> dict[bytes, Failure]:
+    """The failures that all processes have noted so far, by id."""
+    return {item: failure for path in partial_failure_files(cache) for item, failure in read_failures(path).items()}
 
 
 def append_failures(path: Path, failures: Iterable[Failure]) -> None:

@@ -25,6 +25,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,3 +120,8 @@ def difference(mine: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[
 def block_count(rows: int, block_rows: int) -> int:
     """How many blocks hold ``rows`` rows."""
     return -(-rows // block_rows)
+
+
+def partial_path(cache: Path) -> Path:
+    """Where the unfinished file of ``cache`` lies."""
+    return cache.with_name(cache.name + ".partial")

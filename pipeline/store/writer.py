@@ -34,15 +34,11 @@ from pipeline.store.format import (
     ids_sha256,
     key_of,
     labels_sha256,
+    partial_path,
 )
 from pipeline.store.lock import unwritable
 
 VERSIONED = ("torch", "torchvision", "numpy", "h5py", "pillow")
-
-
-def partial_path(cache: Path) -> Path:
-    """Where the unfinished file of ``cache`` lies."""
-    return cache.with_name(cache.name + ".partial")
 
 
 def stale_partials(cache: Path) -> list[Path]:

@@ -1,0 +1,266 @@
+"""What stage one is asked for, what is there already, and the difference. Runs no trunk and, mostly, reads no image.
+
+The plan of a job is the whole content of the file to be made, rows in order, and for every row either the place in an
+earlier file to copy it from or the word that it must be computed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import data, store
+from pipeline.errors import CacheError
+from pipeline.frozen import TrunkSpec, find_weights
+from pipeline.report.watch import Watch
+from pipeline.trunk import known
+
+if TYPE_CHECKING:
+    from pipeline.extract import ExtractSettings
+    from pipeline.trunk.known import WeightsInfo
+
+BLOCK_ROWS = {"cpu": 128, "cuda": 1024}  # a few seconds of work each: what a kill can lose at most
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where each row comes from: ``donor`` (N,), an index into ``donors`` or -1 for the trunk, and ``row`` (N,)."""
+
+    donors: Sequence[store.Cache]
+    donor: NDArray[np.int64]
+    row: NDArray[np.int64]
+    reasons: Sequence[dict[bytes, store.Failure]]
+
+
+class Plan:
+    """One call of stage one: the settings, the images, the trunk, the file.
+
+    Attributes:
+        listing: the source's images.
+        spec: the trunk that is asked for; ``key`` the cache key that it gives.
+        out: the file to make.
+        old: the finished file that is there now, if any.
+        contents: what the finished file must hold.
+        notes: what was decided about splits, for the user.
+    """
+
+    def __init__(self, settings: ExtractSettings, watch: Watch) -> None:
+        self.settings, self.watch = settings, watch
+        self.listing = data.list_source(settings.source, cache_root=settings.cache_root, watch=watch)
+        if self.listing.skipped:
+            watch.say(data.skip_summary(self.listing.skipped))
+        self.device = known.resolve_device(settings.device)
+        self.spec, self.out = self._identity()
+        self.provenance = self.spec.provenance()
+        self.key = store.key_of(self.provenance)
+        self.old = self._existing()
+        self.contents = self._contents()
+
+    def _identity(self) -> tuple[TrunkSpec, Path]:
+        s = self.settings
+        info = find_weights(s.weights, trunk=s.trunk, cache_root=s.cache_root, watch=self.watch)
+        if s.image_size is not None:
+            info = known.with_image_size(info, s.image_size)
+        n = len(self.listing.ids)
+        preferred = known.choose_engine(s.engine, device=self.device, n_images=n, image_size=info.crop)
+        # With --engine auto, a file that another installed engine has already begun or made is gone on with.
+        names = [preferred, *(e for e in known.available_engines(self.device) if s.engine == "auto" and e != preferred)]
+        specs = [TrunkSpec(info, s.layer, s.dtype, name, s.precision, self.device) for name in names]
+        keyed = [(spec, store.key_of(spec.provenance())) for spec in specs]
+        found = [(spec, s.out or self._default_path(info, key), key) for spec, key in keyed]
+        return next(((spec, path) for spec, path, key in found if _key_at(path) == key), found[0][:2])
+
+    def _default_path(self, info: WeightsInfo, key: str) -> Path:
+        """A telling name, with a number when a folder of the same name that still exists elsewhere has taken it."""
+        folder = self.settings.cache_root / "features"
+        name = info.path.stem if info.name == "file" and info.path else info.name
+        weights = re.sub(r"[^A-Za-z0-9]+", "", name)[:24]
+        stem = f"{self.listing.name}-{info.trunk}-{weights}-{info.crop}px-{key[:8]}".lower()
+        for number in range(1, 1000):
+            path = folder / (f"{stem}.h5" if number == 1 else f"{stem}-{number}.h5")
+            there = path if path.exists() else store.partial_path(path)
+            if not there.exists():
+                return path
+            home = os.fsencode(store.open_partial(there).about.get("root", ""))
+            if home == os.path.realpath(self.listing.root) or not os.path.exists(home):
+                return path
+        raise CacheError(f"{folder} has 999 caches named {stem}: name one with --out")
+
+    def _existing(self) -> store.Cache | None:
+        if not self.out.exists():
+            return None
+        cache = store.open_cache(self.out)
+        if cache.key != self.key:
+            fields = "; ".join(
+                f"{name}: {theirs!r} there, {mine!r} asked for"
+                for name, theirs, mine in store.difference(cache.provenance, self.provenance)
+            )
+            raise CacheError(
+                f"{self.out} was made with other settings ({fields}): give another --out, or these settings"
+            )
+        return cache
+
+    def _contents(self) -> store.Contents:
+        """What the finished file must hold, rows in order (split, id)."""
+        listing, s = self.listing, self.settings
+        digests = _known_digests(listing, None if s.rehash else self.old)
+        unknown = np.flatnonzero(~digests.any(axis=1))
+        if len(unknown) and (data.needs_carving(listing) or self.old is not None or donor_files(self.out, self.key)):
+            # Content decides the split and what can be reused, so the bytes are read before anything is planned.
+            with self.watch.track("hash", len(unknown)) as tracker:
+                paths = [listing.path(int(i)) for i in unknown]
+                digests[unknown] = data.digest_many(paths, workers=worker_count(s.workers), progress=tracker.advance)
+        plan = data.assign_splits(
+            listing, digests, val_fraction=s.val_fraction, test_fraction=s.test_fraction, seed=s.split_seed
+        )
+        self.notes = (*listing.notes, *plan.notes)
+        order = np.lexsort((np.arange(len(listing.ids)), plan.splits))
+        return store.Contents(
+            ids=[listing.ids[i] for i in order.tolist()],
+            digests=digests[order],
+            sizes=listing.sizes[order],
+            mtimes_ns=listing.mtimes_ns[order],
+            labels=listing.labels[order],
+            splits=plan.splits[order],
+            classes=listing.classes,
+            dim=known.feature_dim(s.trunk, s.layer),
+            dtype=s.dtype,
+            block_rows=s.block_rows or BLOCK_ROWS[self.device],
+            provenance=self.provenance,
+            about={
+                "source": listing.source,
+                "root": self.images_root,
+                "notes": list(self.notes),
+                "weights": _lasting_spec(s.weights),
+                "pretrained": self.spec.info.pretrained,
+            },
+        )
+
+    @property
+    def images_root(self) -> str:
+        """The folder that ids are relative to, as the system's own text form of its bytes."""
+        return os.fsdecode(os.path.realpath(self.listing.root))
+
+    def unchanged(self) -> bool:
+        """Whether the file that is there holds exactly what is asked for; answered without reading any image."""
+        if self.old is None or self.settings.rehash or not self._holds_all(self.old):
+            return False
+        sizes, times = self.old.stats
+        return bool((sizes == self.contents.sizes).all() and (times == self.contents.mtimes_ns).all())
+
+    def refresh(self) -> bool:
+        """Under the lock: whether nothing but sizes and times had to be renewed."""
+        self.old = self._existing()  # another job may have published it while we planned
+        if self.old is None or not self._holds_all(self.old):
+            return False
+        store.update_stats(self.out, self.contents.sizes, self.contents.mtimes_ns)
+        return True
+
+    def _holds_all(self, cache: store.Cache) -> bool:
+        """The same items with the same bytes, labels and splits; an item whose bytes nobody knows is not the same."""
+        return _same(cache, self.contents) and bool((cache.digests == self.contents.digests).all())
+
+    def begin(self) -> bool:
+        """Under the lock: have an unfinished file of this plan; returns whether one is resumed.
+
+        Raises:
+            CacheError: an unfinished file of other settings is in the way, or nothing can be written.
+        """
+        partial = store.partial_path(self.out)
+        if partial.exists():
+            begun = store.open_partial(partial)
+            if begun.key != self.key:
+                raise CacheError(
+                    f"{partial} was begun with other settings: finish it with those, remove it, or give another --out"
+                )
+            if _same(begun, self.contents) and begun.block_rows == self.contents.block_rows:
+                return True
+            self.watch.say("the source or the block size has changed since the interruption: finished rows are reused")
+            store.retire_partial(self.out)
+        for note in self.notes:
+            self.watch.say(note)
+        store.create_partial(self.out, self.contents)
+        return False
+
+
+def find_origin(out: Path, target: store.Cache) -> Origin:
+    """For each row of the unfinished file ``target``: the row of an earlier file to copy, or the trunk.
+
+    The finished file at ``out``, unfinished ones that were left aside, and every finished file of the same key in the
+    same folder may give rows; an image is known by its digest.
+    """
+    own = store.open_cache(out) if out.exists() else None
+    donors = ([own] if own is not None else []) + [store.open_partial(p) for p in donor_files(out, target.key)]
+    places: dict[bytes, tuple[int, int]] = {}
+    for number, donor in enumerate(donors):
+        digests, sound = donor.digests, np.repeat(donor.done, donor.block_rows)[: len(donor)]
+        good = donor.states == store.ITEM_STATES["good"]
+        # A failure is kept only from our own file; another source's failure is tried again here.
+        usable = sound & digests.any(axis=1) & (good if donor is not own else True)
+        for row in np.flatnonzero(usable).tolist():
+            places.setdefault(digests[row].tobytes(), (number, row))
+    none = (-1, -1)
+    found = [places.get(d.tobytes(), none) if d.any() else none for d in target.digests]
+    pairs = np.array(found, np.int64).reshape(-1, 2)
+    return Origin(donors, pairs[:, 0], pairs[:, 1], [store.read_failures(store.failures_path(d.path)) for d in donors])
+
+
+def donor_files(out: Path, key: str) -> list[Path]:
+    """Files beside ``out`` that may hold rows of it: left-aside unfinished ones, and finished ones of the same key."""
+    stale = [p for p in store.stale_partials(out) if _key_at(p) == key]
+    return [*stale, *(p for p in sorted(out.parent.glob("*.h5")) if p != out and _key_at(p) == key)]
+
+
+def worker_count(asked: int | None) -> int:
+    """Decoding threads: as asked, or one for each core that this process may use."""
+    return asked or len(os.sched_getaffinity(0))
+
+
+def _lasting_spec(weights: str) -> str:
+    """The weights as given, a file's path made absolute, so that a later stage finds them from anywhere."""
+    return str(Path(weights).resolve()) if Path(weights).is_file() else weights
+
+
+def _key_at(path: Path) -> str | None:
+    """Key of the finished or unfinished cache at ``path``; None where there is none that can be read."""
+    there = path if path.exists() else store.partial_path(path)
+    try:
+        return store.open_partial(there).key
+    except CacheError:
+        return None
+
+
+def _same(cache: store.Cache, contents: store.Contents) -> bool:
+    """The same items, labels and splits in the same order, and no item whose bytes are known on both sides differs."""
+    if (
+        len(cache) != len(contents.ids)
+        or cache.classes != contents.classes
+        or (cache.labels != contents.labels).any()
+        or (cache.splits != contents.splits).any()
+        or cache.ids != list(contents.ids)
+    ):
+        return False
+    theirs, ours = cache.digests, contents.digests
+    both = theirs.any(axis=1) & ours.any(axis=1)
+    return bool((theirs[both] == ours[both]).all())
+
+
+def _known_digests(listing: data.Listing, old: store.Cache | None) -> NDArray[np.uint8]:
+    """(N, 32) digests of the items whose path, size and time are those of ``old``; zeros for the others."""
+    digests = np.zeros((len(listing.ids), 32), np.uint8)
+    if old is None:
+        return digests
+    sizes, times = old.stats
+    at = {item: row for row, item in enumerate(old.ids)}
+    rows = np.array([at.get(item, -1) for item in listing.ids], np.int64)
+    same = rows >= 0
+    same[same] = (sizes[rows[same]] == listing.sizes[same]) & (times[rows[same]] == listing.mtimes_ns[same])
+    digests[same] = old.digests[rows[same]]
+    return digests

@@ -1,0 +1,102 @@
+"""Several processes on one job, started by ``torchrun``: who does which block, and when all are there.
+
+Nothing but 'go', 'done' and the job's description travels: features go straight into the one file. Uses
+``torch.distributed`` with gloo, on tensors only (objects would be pickled).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from pipeline.errors import PipelineError
+
+PATIENCE = timedelta(days=7)  # ranks may finish hours apart
+
+
+class Ranks:
+    """This process among ``world`` ones; with one process every method returns at once."""
+
+    def __init__(self) -> None:
+        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0")) if self.world > 1 else 0
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0")) if self.world > 1 else 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that plans, creates and publishes."""
+        return self.rank == 0
+
+    def mine(self, blocks: Sequence[int]) -> list[int]:
+        """Of the blocks to do, those of this process: r, r + W, ..."""
+        return [b for b in blocks if b % self.world == self.rank]
+
+    def join(self) -> None:
+        """Meet the other processes, and take this process's GPU where there are any."""
+        if self.world == 1:
+            return
+        import torch
+        import torch.distributed as dist
+
+        if torch.cuda.is_available():
+            torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", timeout=PATIENCE)
+
+    def share(self, message: dict[str, Any] | None) -> dict[str, Any]:
+        """The first process's message, in every process; ``None`` from the first means that it failed.
+
+        Raises:
+            PipelineError: in the others, when the first one failed or is gone.
+        """
+        if self.world == 1:
+            return message or {}
+        import torch
+        import torch.distributed as dist
+
+        payload = json.dumps(message).encode() if self.first else b""
+        size = torch.tensor([len(payload)])
+        self._together(lambda: dist.broadcast(size, 0))
+        text = torch.zeros(int(size), dtype=torch.uint8)
+        if self.first:
+            text = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
+        self._together(lambda: dist.broadcast(text, 0))
+        found = json.loads(text.numpy().tobytes())
+        if found is None and not self.first:
+            raise PipelineError(f"rank {self.rank}: the first process could not start; its message says why")
+        return found or {}
+
+    def total(self, value: int) -> int:
+        """The sum over all processes; waits for all of them.
+
+        Raises:
+            PipelineError: another process stopped.
+        """
+        if self.world == 1:
+            return value
+        import torch
+        import torch.distributed as dist
+
+        counted = torch.tensor([value])
+        self._together(lambda: dist.all_reduce(counted))
+        return int(counted)
+
+    def leave(self) -> None:
+        """Part from the other processes."""
+        if self.world > 1:
+            import torch.distributed as dist
+
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+    def _together(self, step: Any) -> None:
+        try:
+            step()
+        except RuntimeError as error:  # gloo's word for a peer that is gone
+            raise PipelineError(
+                f"rank {self.rank}: another process of the job stopped; finished blocks are kept: the same command "
+                "goes on from there"
+            ) from error

@@ -1,0 +1,137 @@
+"""SIGKILL at random moments, then the same call again: one block lost at most, and the same bits (H1, E1)."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import shutil
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import CacheError
+from pipeline.store import Writer, open_cache, partial_path
+
+BLOCK_ROWS, BATCH, ROWS = 8, 4, 60
+
+
+def job(source: str, root: str, log: str, queue: Any) -> None:
+    """One extraction in a process of its own; every batch that goes through the trunk leaves a byte in ``log``."""
+    import os
+
+    from pipeline import extract
+    from pipeline.trunk import engine
+
+    os.environ["SOURCE_DATE_EPOCH"] = "0"
+    forward = engine.TorchEngine.__call__
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def logged(self: engine.TorchEngine, pixels: Any) -> Any:
+        out = forward(self, pixels)
+        os.write(descriptor, bytes([len(pixels)]))
+        return out
+
+    engine.TorchEngine.__call__ = logged  # type: ignore[method-assign]
+    made = extract(
+        source,
+        cache_root=root,
+        out=f"{root}/it.h5",
+        trunk="resnet18",
+        weights="random:0",
+        image_size=32,
+        engine="torch",
+        batch_size=BATCH,
+        block_rows=BLOCK_ROWS,
+        workers=1,
+    )
+    queue.put(made.new)
+
+
+def images_in(log: Path) -> int:
+    """Images through the trunk by the log; the first batch is run once more, as a check."""
+    sizes = list(log.read_bytes()) if log.exists() else []
+    return sum(sizes[1:])
+
+
+@pytest.fixture(scope="module")
+def server() -> ForkServerContext:
+    """Children that start with torch already imported: a kill then falls into the job and not into an import."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["torch", "torchvision", "pipeline.blocks", "pipeline.planning", "pipeline.trunk.engine"]
+    )
+    return context
+
+
+def kill_and_resume(server: ForkServerContext, photos: Path, folder: Path, whole: bytes, after: float) -> str:
+    """Start, kill after some seconds, look, resume; returns when the kill came: before, within or after the rows."""
+    queue = server.Queue()
+    child = server.Process(target=job, args=(str(photos), str(folder), str(folder / "log"), queue))
+    child.start()
+    child.join(after)
+    child.kill()
+    child.join()
+    out = folder / "it.h5"
+    done, when = 0, "before"
+    if out.exists():
+        open_cache(out, verify=True)  # the final path is absent or whole
+        when, done = "after", ROWS
+    elif partial_path(out).exists():
+        with pytest.raises(CacheError):
+            open_cache(out)
+        with Writer(out) as writer:
+            spans = [writer.span(b) for b in range(len(writer.done)) if writer.done[b]]
+        done = sum(stop - start for start, stop in spans)
+        when = "within" if images_in(folder / "log") else "before"
+    assert images_in(folder / "log") - done <= BLOCK_ROWS
+    again = server.Process(target=job, args=(str(photos), str(folder), str(folder / "log2"), queue))
+    again.start()
+    new = queue.get(timeout=120)
+    if new == ROWS and done == ROWS:  # the first child had reported before it was killed
+        new = queue.get(timeout=120)
+    again.join()
+    assert new == ROWS - done
+    assert out.read_bytes() == whole
+    return when
+
+
+@pytest.fixture(scope="module")
+def whole(server: ForkServerContext, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Path]:
+    """The uninterrupted file, and a folder with nothing but the remembered weights in it."""
+    folder = tmp_path_factory.mktemp("whole")
+    queue = server.Queue()
+    child = server.Process(target=job, args=(str(photos), str(folder), str(folder / "log"), queue))
+    child.start()
+    assert queue.get(timeout=120) == ROWS
+    child.join()
+    return (folder / "it.h5").read_bytes(), folder / "weights"
+
+
+def run(
+    kills: int, server: ForkServerContext, photos: Path, whole: tuple[bytes, Path], tmp_path: Path
+) -> dict[str, int]:
+    moments, seen = random.Random(0), {"before": 0, "within": 0, "after": 0}
+    for kill in range(kills):
+        folder = tmp_path / str(kill)
+        folder.mkdir()
+        shutil.copytree(whole[1], folder / "weights")
+        seen[kill_and_resume(server, photos, folder, whole[0], moments.uniform(0.3, 2.0))] += 1
+        shutil.rmtree(folder)
+    return seen
+
+
+def test_killed_jobs_resume_to_the_same_bits(
+    server: ForkServerContext, photos: Path, whole: tuple[bytes, Path], tmp_path: Path
+) -> None:
+    run(3, server, photos, whole, tmp_path)
+
+
+@pytest.mark.slow
+def test_fifty_killed_jobs_resume_to_the_same_bits(
+    server: ForkServerContext, photos: Path, whole: tuple[bytes, Path], tmp_path: Path
+) -> None:
+    seen = run(50, server, photos, whole, tmp_path)
+    print(seen)
+    assert seen["within"] >= 10, seen

@@ -1,0 +1,76 @@
+"""Several processes under torchrun write the file that one process writes (E5)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.store import open_cache
+
+OPTIONS = ["--trunk", "resnet18", "--weights", "random:0", "--image-size", "32", "--engine", "torch"]
+OPTIONS += ["--batch-size", "4", "--block-rows", "4"]
+
+
+def command(ranks: int, source: Path, root: Path) -> list[str]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", "0"]
+    torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    start = torchrun if ranks else [sys.executable]
+    return [*start, "-m", "pipeline", "extract", str(source), *OPTIONS, "--cache-root", str(root)]
+
+
+def extracted(ranks: int, source: Path, root: Path) -> Path:
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "0"}
+    done = subprocess.run(command(ranks, source, root), env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (made,) = (root / "features").glob("*.h5")
+    return made
+
+
+@pytest.fixture(scope="module")
+def few(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """21 images."""
+    root = Path(shutil.copytree(photos, tmp_path_factory.mktemp("few") / "few"))
+    for path in [p for c in root.iterdir() for p in sorted(c.iterdir())[7:]]:
+        path.unlink()
+    return root
+
+
+@pytest.fixture(scope="module")
+def alone(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return extracted(0, few, tmp_path_factory.mktemp("alone"))
+
+
+def test_two_ranks_write_the_file_of_one_process(few: Path, alone: Path, tmp_path: Path) -> None:
+    made = extracted(2, few, tmp_path)
+    assert len(open_cache(made, verify=True)) == 21
+    assert made.read_bytes() == alone.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 3, 8])
+def test_any_number_of_ranks_writes_the_file_of_one_process(few: Path, alone: Path, tmp_path: Path, ranks: int) -> None:
+    assert extracted(ranks, few, tmp_path).read_bytes() == alone.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_job_and_it_resumes(few: Path, alone: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "0"}
+    job = subprocess.Popen(command(3, few, tmp_path), env=environment, stderr=subprocess.DEVNULL)
+    victim = None
+    while victim is None and job.poll() is None:
+        found = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
+        if len(found) == 3 and list((tmp_path / "features").glob("*.partial")):
+            victim = int(found[1])
+            os.kill(victim, signal.SIGKILL)
+        time.sleep(0.01)
+    assert victim is not None
+    assert job.wait(timeout=120) != 0
+    assert not list((tmp_path / "features").glob("*.h5"))
+    assert extracted(2, few, tmp_path).read_bytes() == alone.read_bytes()
