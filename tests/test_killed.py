@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import random
 import shutil
+import time
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -65,12 +66,16 @@ def server() -> ForkServerContext:
     return context
 
 
-def kill_and_resume(server: ForkServerContext, photos: Path, folder: Path, whole: bytes, after: float) -> str:
-    """Start, kill after some seconds, look, resume; returns when the kill came: before, within or after the rows."""
+def kill_and_resume(
+    server: ForkServerContext, photos: Path, folder: Path, whole: bytes, seconds: float, images: int
+) -> str:
+    """Start, kill after some seconds or images, look, resume; returns when: before, within or after the rows."""
     queue = server.Queue()
     child = server.Process(target=job, args=(str(photos), str(folder), str(folder / "log"), queue))
     child.start()
-    child.join(after)
+    began = time.monotonic()
+    while child.is_alive() and time.monotonic() - began < seconds and images_in(folder / "log") < images:
+        child.join(0.002)
     child.kill()
     child.join()
     out = folder / "it.h5"
@@ -109,6 +114,11 @@ def whole(server: ForkServerContext, photos: Path, tmp_path_factory: pytest.Temp
     return (folder / "it.h5").read_bytes(), folder / "weights"
 
 
+def moment(chance: random.Random) -> tuple[float, int]:
+    """When to kill: half of the times by the clock, half when so many images have been through the trunk."""
+    return (chance.uniform(0.3, 2.0), ROWS + 1) if chance.random() < 0.5 else (60.0, chance.randrange(1, ROWS))
+
+
 def run(
     kills: int, server: ForkServerContext, photos: Path, whole: tuple[bytes, Path], tmp_path: Path
 ) -> dict[str, int]:
@@ -117,7 +127,7 @@ def run(
         folder = tmp_path / str(kill)
         folder.mkdir()
         shutil.copytree(whole[1], folder / "weights")
-        seen[kill_and_resume(server, photos, folder, whole[0], moments.uniform(0.3, 2.0))] += 1
+        seen[kill_and_resume(server, photos, folder, whole[0], *moment(moments))] += 1
         shutil.rmtree(folder)
     return seen
 

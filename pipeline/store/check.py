@@ -7,16 +7,17 @@ external storage, virtual datasets, filters, other types, shapes larger than the
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
 from pipeline.errors import CacheError
 from pipeline.store.format import DATASETS, FEATURE_DTYPES, FORMAT, FORMAT_VERSION, GROUPS, ITEM_STATES, block_count
+from pipeline.store.heap import REFERENCE
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _FIXED = {
@@ -28,6 +29,7 @@ _FIXED = {
     "/labels/split": ("u1", ()),
 }
 _TEXT_ATTRIBUTES = ("format", "provenance", "key", "versions", "created", "about", "ids_sha256", "labels_sha256")
+_JSON_ATTRIBUTES = ("provenance", "versions", "about")
 _TEXT_LIMIT = 1 << 20  # bytes: no attribute of ours comes near
 
 
@@ -122,7 +124,7 @@ class _Examiner:
             self._expect(self._dataset(name, places, ndim=1 + len(tail)), (rows, *tail), np.dtype(dtype))
         if h5py.check_enum_dtype(self.file["/items/state"].dtype) != ITEM_STATES:
             raise self.refuse("/items/state is not the format's enum")
-        block_rows = int(self.file.attrs["block_rows"])
+        block_rows = self._attribute_number("block_rows")
         if block_rows < 1:
             raise self.refuse(f"block_rows is {block_rows}")
         blocks = block_count(rows, block_rows)
@@ -138,7 +140,7 @@ class _Examiner:
         attrs = self.file.attrs
         if "format" not in attrs or self._attribute_text("format") != FORMAT:
             raise self.refuse("it is an HDF5 file but not a feature cache (attribute `format`)")
-        version = int(attrs["format_version"])
+        version = self._attribute_number("format_version")
         if version != FORMAT_VERSION:
             newer = "newer than" if version > FORMAT_VERSION else "other than"
             raise self.refuse(
@@ -147,16 +149,29 @@ class _Examiner:
         found = {name: self._attribute_text(name) for name in _TEXT_ATTRIBUTES}
         if hashlib.sha256(found["provenance"].encode()).hexdigest() != found["key"]:
             raise self.refuse("its key is not the hash of its provenance: the file is damaged")
+        for name in _JSON_ATTRIBUTES:
+            try:
+                sound = isinstance(json.loads(found[name]), dict)
+            except ValueError:
+                sound = False
+            if not sound:
+                raise self.refuse(f"attribute {name} is not the JSON object that it was written as: damaged")
         return found
 
-    def _attribute_text(self, name: str) -> str:
+    def _attribute_number(self, name: str) -> int:
         attribute = h5py.h5a.open(self.file.id, name.encode())
-        if attribute.shape != () or attribute.get_storage_size() > _TEXT_LIMIT:
-            raise self.refuse(f"attribute {name} is not a short text")
-        value: Any = self.file.attrs[name]
-        if not isinstance(value, str):
-            raise self.refuse(f"attribute {name} is not text")
-        return value
+        if attribute.shape != () or not isinstance(attribute.get_type(), h5py.h5t.TypeIntegerID):
+            raise self.refuse(f"attribute {name} is not a whole number")
+        return int(self.file.attrs[name])
+
+    def _attribute_text(self, name: str) -> str:
+        # Fixed-length text lies in the object header, which HDF5 checksums; a reference to a heap is never followed.
+        attribute = h5py.h5a.open(self.file.id, name.encode())
+        kind = attribute.get_type()
+        fixed = isinstance(kind, h5py.h5t.TypeStringID) and not kind.is_variable_str()
+        if attribute.shape != () or not fixed or kind.get_size() > _TEXT_LIMIT:
+            raise self.refuse(f"attribute {name} is not a short text of fixed length")
+        return bytes(self.file.attrs[name]).decode()
 
     def _walk(self, group: h5py.Group, prefix: str) -> Iterator[str]:
         for name in group:
@@ -210,5 +225,10 @@ class _Examiner:
         info = h5py.check_string_dtype(dataset.dtype)
         if info is None or info.length is not None:
             raise self.refuse(f"{name} is not variable-length text")
+        count = int(dataset.shape[0])
+        nbytes = count * REFERENCE.itemsize
+        if dataset.id.get_storage_size() != nbytes or places[name][0] + nbytes > self.size:
+            raise self.refuse(f"{name} does not have {count} references to text")
+        places[name] = (places[name][0], nbytes, REFERENCE.itemsize)
         if rows is not None and dataset.shape != (rows,):
             raise self.refuse(f"{name} has {dataset.shape[0]} entries for {rows} rows")

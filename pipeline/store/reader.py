@@ -1,7 +1,7 @@
 """Reading a cache: checked when it is opened, mapped into memory, served one split at a time.
 
 Knows arrays and ids; nothing of images or networks. Features come through one read-only memory map: nothing is copied,
-any number of processes read at once, and nothing is locked. h5py is used for the small things only and never kept open,
+any number of processes read at once, and nothing is locked.  h5py is used for the structure only and never kept open,
 so that a :class:`Cache` pickles and survives fork, spawn and forkserver (H5).
 """
 
@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import CacheError
 from pipeline.store.check import Structure, read_structure
 from pipeline.store.format import GOOD, SPLIT_NAMES, STATE_NAMES, ids_sha256, labels_sha256
+from pipeline.store.heap import read_strings
 
 Matrix = NDArray[np.floating[Any]]
 
@@ -75,17 +75,12 @@ class Cache:
             file.seek(s.offset(name))
             return np.frombuffer(file.read(s.nbytes(name)), dtype)
 
-    def _strings(self, name: str) -> list[bytes]:
-        try:
-            with h5py.File(self.path, "r") as file:
-                return [bytes(value) for value in file[name][:]]
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CacheError(f"{self.path}: {name} is damaged: {reason}; extract again") from error
+    def _strings(self, name: str, count: int) -> list[bytes]:
+        return read_strings(self.path, self._structure.offset(name), count)
 
     def _class_names(self) -> tuple[str, ...]:
         try:
-            return tuple(name.decode() for name in self._strings("/labels/classes"))
+            return tuple(name.decode() for name in self._strings("/labels/classes", self._structure.classes))
         except UnicodeDecodeError as error:
             raise CacheError(f"{self.path}: class names are damaged: {error}; extract again") from error
 
@@ -106,7 +101,7 @@ class Cache:
     def ids(self) -> list[bytes]:
         """(N,) bytes: each item's path relative to the source's root; read on first use and checked."""
         if self._ids is None:
-            ids = self._strings("/items/id")
+            ids = self._strings("/items/id", len(self))
             if ids_sha256(ids) != self._structure.attributes["ids_sha256"]:
                 raise CacheError(f"{self.path}: item ids do not match their checksum: damaged, or replaced while open")
             self._ids = ids

@@ -38,6 +38,7 @@ from pipeline.store.format import (
 )
 from pipeline.store.lock import unwritable
 
+MOST_ATTRIBUTES = 64
 VERSIONED = ("torch", "torchvision", "numpy", "h5py", "pillow")
 
 
@@ -106,13 +107,13 @@ def _sync_folder(folder: Path) -> None:
 def _write_container(path: Path, c: Contents) -> None:
     n, blocks = len(c.ids), block_count(len(c.ids), c.block_rows)
     feature_bytes = n * c.dim * np.dtype(c.dtype).itemsize
-    with h5py.File(
-        path,
-        "w",
-        libver=("v108", "v108"),
-        alignment_threshold=max(1, min(ALIGNMENT, feature_bytes)),
-        alignment_interval=ALIGNMENT,
-    ) as file:
+    # The format of HDF5 1.8 checksums its metadata; all attributes stay in the root's header (no heap, no index), so
+    # that damage to them is found when the file is opened.
+    access, creation = h5py.h5p.create(h5py.h5p.FILE_ACCESS), h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_V18)
+    access.set_alignment(max(1, min(ALIGNMENT, feature_bytes)), ALIGNMENT)
+    creation.set_attr_phase_change(MOST_ATTRIBUTES, 0)
+    with h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, creation, access)) as file:
         _fixed(file, "/features", (n, c.dim), np.dtype(c.dtype).newbyteorder("<"), None)
         # Ids and class names go in as HDF5's own variable-length strings, so that any HDF5 tool shows them.
         file.create_dataset("/items/id", data=np.array(c.ids, dtype=object), dtype=h5py.string_dtype("ascii"))
@@ -131,16 +132,21 @@ def _write_container(path: Path, c: Contents) -> None:
         _fixed(file, "/labels/split", (n,), np.dtype("u1"), c.splits)
         _fixed(file, "/blocks/state", (blocks,), np.dtype("u1"), np.zeros(blocks, "u1"))
         _fixed(file, "/blocks/crc32", (blocks,), np.dtype("<u4"), np.zeros(blocks, "<u4"))
-        file.attrs["format"] = FORMAT
+        text = {
+            "format": FORMAT,
+            "provenance": canonical_json(c.provenance),
+            "key": key_of(c.provenance),
+            "versions": canonical_json({name: version(name) for name in VERSIONED}),
+            "about": canonical_json(c.about),
+            "created": _creation_time(),
+            "ids_sha256": ids_sha256(c.ids),
+            "labels_sha256": labels_sha256(c.labels, c.splits, c.classes),
+        }
+        for name, value in text.items():
+            blob = value.encode("utf-8", "surrogateescape")
+            file.attrs.create(name, blob, dtype=h5py.string_dtype("utf-8", len(blob)))
         file.attrs["format_version"] = FORMAT_VERSION
-        file.attrs["provenance"] = canonical_json(c.provenance)
-        file.attrs["key"] = key_of(c.provenance)
         file.attrs["block_rows"] = c.block_rows
-        file.attrs["versions"] = canonical_json({name: version(name) for name in VERSIONED})
-        file.attrs["about"] = canonical_json(c.about)
-        file.attrs["created"] = _creation_time()
-        file.attrs["ids_sha256"] = ids_sha256(c.ids)
-        file.attrs["labels_sha256"] = labels_sha256(c.labels, c.splits, c.classes)
 
 
 def _fixed(

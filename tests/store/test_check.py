@@ -53,6 +53,17 @@ def huge(file: h5py.File) -> None:
     h5py.h5d.create(file.id, b"/features", h5py.h5t.IEEE_F32LE, space, plist)
 
 
+def heap_text(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file.attrs["about"] = "{}"
+
+
+def long_text(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(open_cache(path)._structure.offset("/items/id"))
+        file.write((1 << 31).to_bytes(4, "little"))
+
+
 HOSTILE = {
     "external link": (external_link, "link .ExternalLink"),
     "soft link": (soft_link, "link .SoftLink"),
@@ -81,6 +92,8 @@ HOSTILE = {
     "less than the format": (remade("/blocks/crc32", lambda _: None), "/blocks/crc32"),
     "newer version": (lambda p: attribute(p, "format_version", 2), "version 2 is newer than 1"),
     "other format": (lambda p: attribute(p, "format", "something"), "not a feature cache"),
+    "text in a heap": (heap_text, "fixed length"),
+    "text longer than any path": (long_text, "longer than any path"),
     "provenance changed": (lambda p: attribute(p, "provenance", "{}"), "key is not the hash"),
 }
 
@@ -92,7 +105,10 @@ def add(path: Path, name: str) -> None:
 
 def attribute(path: Path, name: str, value: object) -> None:
     with h5py.File(path, "r+") as file:
-        file.attrs[name] = value
+        if isinstance(value, str):
+            file.attrs.create(name, value.encode(), dtype=h5py.string_dtype("utf-8", len(value)))
+        else:
+            file.attrs[name] = value
 
 
 @pytest.mark.parametrize("case", HOSTILE)
@@ -101,7 +117,7 @@ def test_a_hostile_file_is_refused_by_name(make_cache: Callable[..., Path], case
     path = make_cache()
     change(path)
     with pytest.raises(CacheError, match=words) as refusal:
-        open_cache(path)
+        open_cache(path).ids
     assert "\n" not in str(refusal.value)
 
 

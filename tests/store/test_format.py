@@ -30,10 +30,10 @@ def test_h5py_alone_finds_the_published_layout(make_cache: Callable[..., Path]) 
         assert [c.decode() for c in found["/labels/classes"][:]] == ["ñ", "a", "b"]
         assert found["/blocks/state"][:].tolist() == [1, 1, 1, 1]
         assert found["/blocks/crc32"].dtype == "<u4"
-        assert file.attrs["format"] == FORMAT
+        assert file.attrs["format"].decode() == FORMAT
         assert file.attrs["format_version"] == FORMAT_VERSION
         assert file.attrs["block_rows"] == 16
-        assert hashlib.sha256(file.attrs["provenance"].encode()).hexdigest() == file.attrs["key"]
+        assert hashlib.sha256(file.attrs["provenance"]).hexdigest() == file.attrs["key"].decode()
         assert "torch" in json.loads(file.attrs["versions"])
 
 

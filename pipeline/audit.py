@@ -1,0 +1,374 @@
+"""`pipeline audit`: what a cache's images say against training on them.
+
+Copies of one image in two splits or under two labels (S5), near copies on request, tiny and empty classes, failed
+images, class balance. Finding is reading: only ``--drop-leaks`` writes, and only what is told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import runs
+from pipeline import settings as st
+from pipeline.errors import ConfigError, DataError
+from pipeline.report.watch import Watch
+from pipeline.rewrite import check_out
+from pipeline.train import CACHE_HELP, ROOT_HELP, find_cache
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.report.audit_tables import Place
+    from pipeline.store import Cache
+
+TILE = 2048  # rows on each side of one product: 16 MiB of cosines, 16 MiB of rows of 2048 features on each side
+NEAR_KEPT = 1000  # pairs with the highest cosines that are named; the others are counted
+ROUNDING = 1e-6  # a cosine of two equal rows is 1 to this much in float32
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """Settings of the audit."""
+
+    cache: str = st.argument(CACHE_HELP, default=runs.LATEST)
+    near: float | None = st.option(
+        None, "also look for near duplicates: pairs whose features have at least this cosine", above=0
+    )
+    tiny: int = st.option(5, "a class with fewer images than this in a split is called tiny", minimum=1)
+    drop_leaks: bool = st.option(
+        False, "write the cache anew without the train rows whose very image is also in val or test"
+    )
+    out: Path | None = st.option(None, "with --drop-leaks: the file to write; by default the cache itself")
+    strict: bool = st.option(False, "exit 2 when anything is found")
+    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
+
+    def __post_init__(self) -> None:
+        st.check(self)
+        check_out(self.out)
+        if self.near is not None and self.near > 1:
+            raise ConfigError(f"--near is {self.near}: a cosine is at most 1")
+        if self.out is not None and not self.drop_leaks:
+            raise ConfigError(f"--out {self.out} without --drop-leaks: an audit alone writes nothing")
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Groups of good rows with the same bytes; a group is a list of (split, class or "", path).
+
+    ``leaks`` lie in two or more of train, val and test, ``conflicts`` have two or more labels; ``within`` counts the
+    surplus copies inside one split.
+    """
+
+    leaks: list[list[Place]]
+    conflicts: list[list[Place]]
+    within: int
+
+
+@dataclass(frozen=True)
+class Near:
+    """Pairs of different images whose features have a cosine of ``threshold`` or more; those across splits come first.
+
+    ``pairs`` holds (cosine, left, right) of at most ``NEAR_KEPT`` of them; the counts are of all.
+    """
+
+    threshold: float
+    count: int
+    across_splits: int
+    conflicting: int
+    pairs: list[tuple[float, Place, Place]]
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """Everything found, of the cache as it is now (after ``--drop-leaks``); ``findings`` are the warnings' words."""
+
+    cache: Path
+    rows: int
+    classes: dict[str, dict[str, int]]
+    unlabelled: int
+    imbalance: float | None
+    copies: Copies
+    empty: dict[str, list[str]]
+    tiny: dict[str, list[str]]
+    failed: dict[str, str]
+    near: Near | None
+    dropped: list[str]
+    findings: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**dataclasses.asdict(self), "cache": str(self.cache)}
+
+
+def audit(cache: str | Path = runs.LATEST, *, watch: Watch | None = None, **options: Any) -> AuditReport:
+    """Look for duplicates, leaks, small classes and failed images; ``options`` are those of :class:`AuditSettings`.
+
+    Raises:
+        CacheError: the cache is damaged, or cannot be written anew.
+        DataError: with ``strict`` something was found; with ``drop_leaks`` nothing of train would be left.
+    """
+    return run_audit(st.build(AuditSettings, {"cache": cache, **options}), watch or Watch())
+
+
+def run_audit(settings: AuditSettings, watch: Watch) -> AuditReport:
+    """Audit with settings made; see :func:`audit`."""
+    cache = find_cache(settings.cache, cache_root=settings.cache_root)
+    dropped: list[str] = []
+    if settings.drop_leaks:
+        cache, dropped = _drop_leaks(cache, settings, watch)
+    report = _report(cache, settings, dropped, watch)
+    _show(report, watch)
+    for finding in report.findings:
+        watch.warn(finding)
+    if not report.findings:
+        watch.say(f"{cache.path}: nothing found")
+    if report.findings and settings.strict:
+        raise DataError(f"{cache.path}: {_n(len(report.findings), 'finding')}; the first: {report.findings[0]}")
+    return report
+
+
+def _report(cache: Cache, settings: AuditSettings, dropped: list[str], watch: Watch) -> AuditReport:
+    import numpy as np
+
+    from pipeline.store import SPLIT_NAMES
+
+    good = _good(cache)
+    present = [s for s in (1, 2, 3) if (good & (cache.splits == s)).any()]
+    splits = present or [0]
+    counts = {
+        name: {SPLIT_NAMES[s]: int((good & (cache.labels == c) & (cache.splits == s)).sum()) for s in splits}
+        for c, name in enumerate(cache.classes)
+    }
+    train: list[int] = [n[SPLIT_NAMES[splits[0]]] for n in counts.values()]
+    report = AuditReport(
+        cache=cache.path,
+        rows=len(cache),
+        classes=counts,
+        unlabelled=int(np.sum(good & (cache.labels < 0))),
+        imbalance=max(train) / min(train) if all(train) and train else None,
+        copies=_copies(cache),
+        empty=_small(counts, 0, 0),
+        tiny=_small(counts, 1, settings.tiny - 1),
+        failed=_failed(cache),
+        near=_near(cache, settings.near, watch) if settings.near is not None else None,
+        dropped=dropped,
+        findings=[],
+    )
+    return dataclasses.replace(report, findings=_findings(report, settings))
+
+
+def _findings(report: AuditReport, settings: AuditSettings) -> list[str]:
+    copies, near = report.copies, report.near
+    across, conflicting = (near.across_splits, near.conflicting) if near else (0, 0)
+    droppable = sum(any(p[0] == "train" for p in group) for group in copies.leaks)
+    cure = " (--drop-leaks takes them out of train)" if droppable else ""
+    found = [
+        (len(copies.leaks), f"{_n(len(copies.leaks), 'image')} in more than one split{cure}"),
+        (len(copies.conflicts), f"{_n(len(copies.conflicts), 'image')} under different labels"),
+        (
+            across,
+            f"{_n(across, 'pair')} of near duplicates (cosine >= {settings.near}) across splits",
+        ),
+        (
+            conflicting,
+            f"{_n(conflicting, 'pair')} of near duplicates with different labels",
+        ),
+        *((1, f"no {split} images of {_some(names)}") for split, names in report.empty.items()),
+        *((1, f"fewer than {settings.tiny} {split} images of {_some(names)}") for split, names in report.tiny.items()),
+        (len(report.failed), f"{_n(len(report.failed), 'failed image')} without features"),
+    ]
+    return [words for n, words in found if n]
+
+
+def _n(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return ", ".join(map(repr, names[:5])) + more
+
+
+def _show(report: AuditReport, watch: Watch) -> None:
+    from pipeline.report.audit_tables import balance_table, copies_table, names_table, near_table
+
+    copies, near = report.copies, report.near
+    first = next(iter(next(iter(report.classes.values()), {"train": 0})))
+    ratio = f", largest class {report.imbalance:.1f} times the smallest" if report.imbalance else ""
+    rest = f", {report.unlabelled:,} unlabelled" if report.unlabelled else ""
+    watch.show(balance_table(report.classes, first, f"{report.cache}: {report.rows:,} rows{rest}{ratio}"))
+    if copies.leaks:
+        watch.show(copies_table(copies.leaks, "the same image in more than one split"))
+    if copies.conflicts:
+        watch.show(copies_table(copies.conflicts, "the same image under different labels"))
+    if near is not None and near.count:
+        title = f"near duplicates, cosine >= {near.threshold:g}: {_n(near.count, 'pair')}"
+        watch.show(near_table(near.pairs, near.count, title))
+    elif near is not None:
+        watch.say(f"no near duplicates with a cosine of {near.threshold:g} or more")
+    if report.failed:
+        watch.show(names_table({"failed": [f"{path}: {why}" for path, why in report.failed.items()]}, "failed images"))
+    if copies.within:
+        watch.say(f"{_n(copies.within, 'surplus row')}: copies of an image inside its own split weigh it more often")
+
+
+def _good(cache: Cache) -> NDArray[np.bool_]:
+    from pipeline.store import ITEM_STATES
+
+    good: NDArray[np.bool_] = cache.states == ITEM_STATES["good"]
+    return good
+
+
+def _small(counts: dict[str, dict[str, int]], low: int, high: int) -> dict[str, list[str]]:
+    """split -> classes that have between ``low`` and ``high`` images there; splits without any are left out."""
+    splits = next(iter(counts.values()), {})
+    found = {split: [name for name, n in counts.items() if low <= n[split] <= high] for split in splits}
+    return {split: names for split, names in found.items() if names}
+
+
+def _failed(cache: Cache) -> dict[str, str]:
+    """Path -> kind and reason of each failed image."""
+    import numpy as np
+
+    from pipeline.store import ITEM_STATES, failures_path, read_failures
+
+    told = read_failures(failures_path(cache.path))
+    kinds = {number: name for name, number in ITEM_STATES.items()}
+    found = {}
+    for row in np.flatnonzero(~_good(cache)).tolist():
+        item = cache.ids[row]
+        reason = f" ({told[item].reason})" if item in told else ""
+        found[os.fsdecode(item)] = f"{kinds[int(cache.states[row])]}{reason}"
+    return found
+
+
+def _place(cache: Cache, row: int) -> Place:
+    from pipeline.store import SPLIT_NAMES
+
+    label = int(cache.labels[row])
+    name = cache.classes[label] if label >= 0 else ""
+    return SPLIT_NAMES[int(cache.splits[row])], name, os.fsdecode(cache.ids[row])
+
+
+# -- the very same image ----------------------------------------------------------------------------------------------
+
+
+def _content(cache: Cache) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The good rows (n,), and for each a number (n,) that rows with the same bytes share."""
+    import numpy as np
+
+    rows = np.flatnonzero(_good(cache))
+    whole = np.ascontiguousarray(cache.digests[rows]).view("V32").ravel()
+    return rows, np.unique(whole, return_inverse=True)[1].astype(np.int64).ravel()
+
+
+def _copies(cache: Cache) -> Copies:
+    import numpy as np
+
+    rows, content = _content(cache)
+    order = np.argsort(content, kind="stable")
+    groups = np.split(rows[order], np.flatnonzero(np.diff(content[order])) + 1)
+    leaks, conflicts, within = [], [], 0
+    for group in groups:
+        if len(group) < 2:
+            continue
+        splits, labels = cache.splits[group], cache.labels[group]
+        within += len(group) - len(np.unique(splits))
+        if len(np.unique(splits[splits > 0])) > 1:
+            leaks.append(group)
+        if len(np.unique(labels[labels >= 0])) > 1:
+            conflicts.append(group)
+    named = [
+        [[_place(cache, row) for row in group.tolist()] for group in sorted(found, key=lambda g: int(g[0]))]
+        for found in (leaks, conflicts)
+    ]
+    return Copies(leaks=named[0], conflicts=named[1], within=within)
+
+
+def _drop_leaks(found: Cache, settings: AuditSettings, watch: Watch) -> tuple[Cache, list[str]]:
+    """The cache without its leaking train rows, and their paths."""
+    import numpy as np
+
+    from pipeline.rewrite import kept, locked, rewrite
+    from pipeline.store import SPLIT_NAMES
+
+    train, val, test = (SPLIT_NAMES.index(name) for name in ("train", "val", "test"))
+    with locked(found, settings.out) as (cache, target):
+        rows, content = _content(cache)
+        held = np.isin(cache.splits[rows], (val, test))
+        leaking = rows[(cache.splits[rows] == train) & np.isin(content, content[held])]
+        if len(leaking) and len(leaking) == int((cache.splits[rows] == train).sum()):
+            raise DataError(f"{cache.path}: every train image is also in val or test: nothing of train would be left")
+        if not len(leaking) and settings.out is None:
+            watch.say(f"{cache.path}: no train image is also in val or test: nothing to drop")
+            return cache, []
+        names = [os.fsdecode(cache.ids[row]) for row in leaking.tolist()]
+        keep = np.setdiff1d(np.arange(len(cache)), leaking)
+        step = f"audit: {len(names)} train rows dropped whose image is also in val or test"
+        made = rewrite(cache, keep, kept(cache, keep, step), target, watch)
+    watch.say(
+        f"{len(names):,} of {len(cache):,} rows dropped from train -> {target}; while the images lie in the source, "
+        "the next `pipeline extract` of it brings them back"
+    )
+    return made, names
+
+
+# -- nearly the same image --------------------------------------------------------------------------------------------
+
+
+def _near(cache: Cache, threshold: float, watch: Watch) -> Near:
+    """Pairs of good rows with a cosine of ``threshold`` or more, the very same images left out.
+
+    The rows' upper triangle is gone through in tiles of ``TILE`` squared, so memory does not grow with the rows.
+    """
+    import numpy as np
+
+    rows, content = _content(cache)
+    cache.verify(rows)
+    tiles = -(-len(rows) // TILE)
+    counts, kept = np.zeros(3, np.int64), np.zeros((0, 4))  # kept: crosses splits, cosine, left row, right row
+    with watch.track("compare", tiles * (tiles + 1) // 2, unit="tiles") as bar:
+        for left, right, cosines in _pairs(cache, rows, content, threshold, bar.advance):
+            crosses = (cache.splits[left] != cache.splits[right]) & (cache.splits[left] > 0) & (cache.splits[right] > 0)
+            labels = cache.labels[left], cache.labels[right]
+            conflict = (labels[0] != labels[1]) & (labels[0] >= 0) & (labels[1] >= 0)
+            counts += (len(left), crosses.sum(), conflict.sum())
+            kept = np.concatenate([kept, np.column_stack([crosses, cosines, left, right])])
+            if len(kept) > NEAR_KEPT:
+                kept = kept[np.lexsort((kept[:, 3], kept[:, 2], -kept[:, 1], -kept[:, 0]))[:NEAR_KEPT]]
+    kept = kept[np.lexsort((kept[:, 3], kept[:, 2], -kept[:, 1], -kept[:, 0]))]
+    pairs = [(min(1.0, float(k[1])), _place(cache, int(k[2])), _place(cache, int(k[3]))) for k in kept]
+    return Near(threshold, int(counts[0]), int(counts[1]), int(counts[2]), pairs)
+
+
+def _pairs(
+    cache: Cache, rows: NDArray[np.int64], content: NDArray[np.int64], threshold: float, advance: Any
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
+    """(left rows, right rows, cosines) of each tile that has any."""
+    import numpy as np
+
+    for i in range(0, len(rows), TILE):
+        here = _unit(cache, rows[i : i + TILE])
+        for j in range(i, len(rows), TILE):
+            cosines = here @ (here if j == i else _unit(cache, rows[j : j + TILE])).T
+            close = cosines >= threshold - ROUNDING
+            close &= content[i : i + TILE, None] != content[None, j : j + TILE]
+            at, to = np.nonzero(np.triu(close, 1) if j == i else close)
+            advance(1)
+            if len(at):
+                yield rows[i + at], rows[j + to], cosines[at, to]
+
+
+def _unit(cache: Cache, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(n, D) float32: the rows at length 1. A good row is never all zero."""
+    import numpy as np
+
+    X = np.asarray(cache.features[rows], np.float32)
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    return X

@@ -1,0 +1,41 @@
+"""The script that users write when they have no pipeline: the yardstick of the entry `extract`.
+
+Pillow, torchvision's transform, a DataLoader, the eager network, ``torch.save``. Run as ``python -m
+pipeline.bench.plain_script FOLDER OUT TRUNK RESIZE CROP BATCH WORKERS``; beside OUT it leaves ``OUT.seconds``: the time
+without that of importing the libraries.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torchvision
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms._presets import ImageClassification
+
+
+def main(folder: str, out: str, trunk: str, resize: str, crop: str, batch: str, workers: str) -> None:
+    """Features of all images of a folder of class folders, in one file."""
+    began = time.perf_counter()
+    images = ImageFolder(folder, transform=ImageClassification(crop_size=int(crop), resize_size=int(resize)))
+    loader = DataLoader(images, batch_size=int(batch), num_workers=int(workers))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(trunk, weights=None)
+    model.fc = torch.nn.Identity()
+    model.eval().to(device)
+    features, labels = [], []
+    with torch.no_grad():
+        for x, y in loader:
+            features.append(model(x.to(device)).cpu())
+            labels.append(y)
+    torch.save({"features": torch.cat(features), "labels": torch.cat(labels), "classes": images.classes}, out)
+    Path(f"{out}.seconds").write_text(str(time.perf_counter() - began), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

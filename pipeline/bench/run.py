@@ -1,0 +1,199 @@
+"""`pipeline bench`: every entry measured, shown as a table and kept as JSON with everything it depends on."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import settings as st
+from pipeline.bench.extraction import bench_extract
+from pipeline.bench.measure import Bench, Figure
+from pipeline.bench.memory import bench_memory
+from pipeline.bench.reading import bench_read
+from pipeline.bench.rerun import bench_rerun
+from pipeline.bench.trunk import bench_trunk
+from pipeline.errors import ConfigError
+from pipeline.report.watch import Watch
+from pipeline.train import ROOT_HELP
+
+ENTRIES: dict[str, Callable[[Bench], list[Figure]]] = {
+    "trunk": bench_trunk,
+    "extract": bench_extract,
+    "rerun": bench_rerun,
+    "read": bench_read,
+    "memory": bench_memory,
+}
+ALL = "all"
+CALM = 0.35  # of the cores busy before the bench begins; above it the figures are of other programs as well
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """Settings of the bench."""
+
+    entries: tuple[str, ...] = st.argument(f"what to measure: {', '.join(ENTRIES)}", default=(ALL,), metavar="ENTRY")
+    repeats: int = st.option(5, "how often each way is run; the ways take turns", minimum=1)
+    threads: int | None = st.option(None, "threads of the trunk; by default as many as PyTorch takes", minimum=1)
+    out: Path | None = st.option(None, "folder for the JSON record; by default bench/ under --cache-root")
+    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
+
+    def __post_init__(self) -> None:
+        st.check(self)
+        for name in self.entries:
+            if name != ALL and name not in ENTRIES:
+                near = difflib.get_close_matches(name, ENTRIES, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise ConfigError(f"bench entry {name!r} is not known: choose from {', '.join(ENTRIES)}{hint}")
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The entries to run, each once, in the order of ENTRIES."""
+        return tuple(name for name in ENTRIES if name in self.entries or ALL in self.entries)
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """The figures, and the file that holds them with hardware, versions and command."""
+
+    path: Path
+    record: dict[str, Any]
+    figures: tuple[Figure, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values: the saved record and where it lies."""
+        return {**self.record, "path": str(self.path)}
+
+
+def run_bench(settings: BenchSettings, watch: Watch) -> BenchReport:
+    """Measure the chosen entries one after the other; a missed floor is shown, and is no error.
+
+    Raises:
+        ConfigError: the folder for the record cannot be written.
+        PipelineError: a measured process failed.
+    """
+    import torch
+
+    from pipeline.bench import machine
+    from pipeline.report.bench import bench_table
+
+    out = settings.out or settings.cache_root / "bench"
+    _make(out)
+    load, threads_before = machine.load(), torch.get_num_threads()
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    about: dict[str, Any] = {
+        "command": _command(settings),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "load_before": load,
+        "settings": st.record(settings),
+        "hardware": machine.hardware(),
+        "versions": machine.versions(),
+    }
+    if load > CALM * about["hardware"]["cores"]:
+        watch.warn(
+            f"other programs keep {load:.1f} cores busy: the figures are theirs as well; wait for a calm machine"
+        )
+    figures: list[Figure] = []
+    try:
+        for name in settings.chosen:
+            figures += _measure(name, settings, watch)
+    finally:
+        torch.set_num_threads(threads_before)
+    record = {**about, "figures": [f.to_json() for f in figures]}
+    path = _save(record, out)
+    watch.show(bench_table([_row(f) for f in figures], caption=_caption(settings, about)))
+    for note in dict.fromkeys(f.note for f in figures if f.note):
+        watch.say(note)
+    missed = [f for f in figures if f.floor_met is False]
+    if missed:
+        names = "; ".join(f"{f.entry}: {f.name}" for f in missed)
+        watch.warn(f"{len(missed)} of {sum(f.floor_met is not None for f in figures)} floors missed: {names}")
+    watch.say(f"kept in {path}")
+    return BenchReport(path, record, tuple(figures))
+
+
+def _measure(name: str, settings: BenchSettings, watch: Watch) -> list[Figure]:
+    """One entry, in an empty folder that is removed afterwards however it ends."""
+    parent = settings.cache_root / "bench" / "tmp"
+    _make(parent)
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent)).resolve()
+    try:
+        return ENTRIES[name](Bench(settings.repeats, folder, watch, settings.threads))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not any(parent.iterdir()):
+            parent.rmdir()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be made ({error.strerror}): give another --out or --cache-root") from error
+
+
+def _command(settings: BenchSettings) -> str:
+    """The command line that repeats this run."""
+    words = ["pipeline", "bench", *settings.chosen, "--repeats", str(settings.repeats)]
+    return " ".join([*words, "--threads", str(settings.threads)] if settings.threads else words)
+
+
+def _save(record: dict[str, Any], out: Path) -> Path:
+    stem = record["started"].replace(":", "").replace("-", "")
+    try:
+        for number in range(1, sys.maxsize):
+            path = out / (f"{stem}.json" if number == 1 else f"{stem}-{number}.json")
+            try:
+                with path.open("x", encoding="utf-8") as file:
+                    file.write(json.dumps(record, indent=1, allow_nan=False) + "\n")
+            except FileExistsError:
+                continue
+            return path
+    except OSError as error:
+        raise ConfigError(f"the record cannot be written to {out} ({error.strerror}): give another --out") from error
+    raise AssertionError("unreachable")
+
+
+def _row(f: Figure) -> Any:
+    from pipeline.report.bench import BenchRow
+
+    return BenchRow(
+        entry=f.entry,
+        name=f.name,
+        median=f.value,
+        lowest=min(f.each),
+        highest=max(f.each),
+        unit=f.unit,
+        floor=f.goal.floor if f.goal else None,
+        aim=f.goal.aim if f.goal else None,
+        sense=f.goal.sense if f.goal else "least",
+        floor_met=f.floor_met,
+        aim_met=f.aim_met,
+        ways=[statistics.median(values) for values in _compared(f)],
+        ways_unit=f.ways_unit,
+    )
+
+
+def _compared(f: Figure) -> Sequence[Sequence[float]]:
+    """The raw repeats of the ways that a ratio compares; a figure that is no ratio compares nothing."""
+    return () if f.unit else tuple(f.ways.values())
+
+
+def _caption(settings: BenchSettings, about: dict[str, Any]) -> str:
+    machine, versions = about["hardware"], about["versions"]
+    engine = f", onnxruntime {versions['onnxruntime']}" if "onnxruntime" in versions else ""
+    where = ", ".join([machine["cpu"], *machine["gpus"]])
+    units = " ".join(machine["vector_units"])
+    return (
+        f"medians of {settings.repeats} repeats in turns; {where} ({units}), {machine['cores']} cores, "
+        f"{machine['torch_threads']} threads, torch {versions['torch']}{engine}, load before {about['load_before']:.2f}"
+    )

@@ -1,0 +1,145 @@
+"""Entry `trunk`: how fast each engine runs the network, against plain eager torchvision and the machine's own limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio
+from pipeline.report.watch import Watch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.trunk.engine import Engine
+    from pipeline.trunk.known import WeightsInfo
+
+WEIGHTS = "random:0"  # the numbers in the weights do not change the speed
+EAGER = "plain eager"
+PRODUCT = "torch.mm"
+ONNX_GOAL = Goal(floor=2.0, aim=2.4)
+
+
+def bench_trunk(
+    bench: Bench,
+    *,
+    trunk: str = "resnet50",
+    image_size: int = 224,
+    batch: int | None = None,
+    batches: int = 2,
+    product: int = 2048,
+) -> list[Figure]:
+    """Each installed engine ÷ plain eager torchvision, images/s; and its GFLOP/s ÷ those of ``torch.mm``.
+
+    Engines take uint8 pixels and normalise; plain eager is given finished float32 images, to its advantage.
+    ``product`` is the side of the square float32 matrices that ``torch.mm`` multiplies.
+    """
+    from pipeline.frozen import DEFAULT_BATCH
+    from pipeline.trunk.known import resolve_device
+
+    device = resolve_device("auto")
+    batch = batch or DEFAULT_BATCH[device]
+    info, model = random_trunk(trunk, image_size, bench.folder)
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, 3, image_size, image_size), dtype=np.uint8)
+    ways: dict[str, Callable[[], float]] = {EAGER: rate(batch * batches, _eager(info, pixels, device, batches))}
+    for name, engine in _engines(model, info, device, batch, bench.folder).items():
+        ways[name] = rate(batch * batches, _repeat(engine, pixels, batches))
+    ways[PRODUCT] = rate(4 * 2 * product**3 / 1e9, _products(product, device))
+    for way in ways.values():
+        way()
+    found = bench.alternate("trunk", ways)
+    work = gflop_per_image(model, image_size)
+    note = f"trunk: {trunk} at {image_size} px, batch {batch}, {work:.3g} GFLOP an image"
+    figures = []
+    for name in (n for n in ways if n not in (EAGER, PRODUCT)):
+        goal = ONNX_GOAL if name == "onnxruntime" else None
+        sides = (name, found[name]), (EAGER, found[EAGER])
+        figures.append(ratio("trunk", f"{name} ÷ {EAGER}", *sides, "images/s", goal=goal, note=note))
+    for name in (n for n in ways if n != PRODUCT):
+        sides = (name, tuple(work * v for v in found[name])), (PRODUCT, found[PRODUCT])
+        figures.append(ratio("trunk", f"{name} ÷ {PRODUCT}", *sides, "GFLOP/s", note=note))
+    return figures
+
+
+def random_trunk(trunk: str, image_size: int, folder: Path) -> tuple[WeightsInfo, nn.Module]:
+    """A torchvision ResNet with random weights, in eval mode, and the transform of images of ``image_size`` px."""
+    from pipeline.frozen import find_weights
+    from pipeline.trunk.known import with_image_size
+    from pipeline.trunk.weights import load_model
+
+    info = find_weights(WEIGHTS, trunk=trunk, cache_root=folder, watch=Watch())
+    if info.crop != image_size:
+        info = with_image_size(info, image_size)
+    return info, load_model(info, trunk=trunk).eval()
+
+
+def gflop_per_image(model: nn.Module, image_size: int) -> float:
+    """Floating-point operations of one image's forward pass, in 1e9, counted by PyTorch (a multiply-add is two)."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    parameter = next(model.parameters())
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, image_size, image_size, device=parameter.device))
+    return float(counter.get_total_flops()) / 1e9
+
+
+def _engines(model: nn.Module, info: WeightsInfo, device: str, batch: int, folder: Path) -> dict[str, Engine]:
+    """Every engine that is installed for the device, in every precision it has there, warmed up and checked."""
+    from pipeline.trunk.engine import check_engine, open_engine
+    from pipeline.trunk.known import available_engines
+
+    pixels = np.random.default_rng(1).integers(0, 256, (batch, 3, info.crop, info.crop), dtype=np.uint8)
+    found = {}
+    for name in available_engines(device):
+        for precision in ("float32",) if device == "cpu" else ("float32", "bfloat16"):
+            engine = open_engine(
+                name, model, info, device=device, precision=precision, batch=batch, layer="avgpool", work_dir=folder
+            )
+            check_engine(engine, model, info, pixels, "avgpool")
+            found[name if precision == "float32" else f"{name} {precision}"] = engine
+    return found
+
+
+def _eager(info: WeightsInfo, pixels: NDArray[np.uint8], device: str, n: int) -> Callable[[], object]:
+    """torchvision's own network as it comes, without its classifier, on float images."""
+    import torch
+
+    from pipeline.trunk.model import behead, build
+
+    net = behead(build(info.trunk, num_classes=1000))[0].to(device)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (info.mean, info.std))
+    images = (torch.from_numpy(pixels).float() / 255 - mean) / std
+
+    def work() -> None:
+        with torch.inference_mode():
+            for _ in range(n):
+                net(images.to(device)).cpu()
+
+    return work
+
+
+def _repeat(engine: Engine, pixels: NDArray[np.uint8], n: int) -> Callable[[], object]:
+    def work() -> None:
+        for _ in range(n):
+            engine(pixels)
+
+    return work
+
+
+def _products(side: int, device: str) -> Callable[[], object]:
+    """Four products of square float32 matrices: what the same threads can do at best."""
+    import torch
+
+    a, b = torch.rand(2, side, side, device=device).unbind()
+
+    def work() -> None:
+        for _ in range(4):
+            c = torch.mm(a, b)
+        c[0, 0].item()  # waits for a GPU
+
+    return work

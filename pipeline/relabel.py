@@ -1,0 +1,287 @@
+"""`pipeline relabel`: new labels, splits, names or paths for a cache, from a folder or manifest, without the trunk.
+
+A row is known by its image's bytes: a moved or renamed image keeps its row. An item whose file cannot be read just now
+is known by its path. What the source has and the cache has not needs the trunk, and is refused; what the cache has and
+the source has not is dropped only when asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import settings as st
+from pipeline.errors import CacheError
+from pipeline.extract import ExtractSettings
+from pipeline.report.watch import Watch
+from pipeline.rewrite import check_out
+from pipeline.train import CACHE_HELP, ROOT_HELP, find_cache
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.data import Listing
+    from pipeline.store import Cache, Contents
+
+
+@dataclass(frozen=True)
+class RelabelSettings:
+    """Settings of the new labels."""
+
+    cache: str = st.argument(CACHE_HELP)
+    source: str = st.argument("a folder or CSV manifest with the same images, labelled and split as they shall be")
+    drop_missing: bool = st.option(False, "drop the rows whose images SOURCE does not have")
+    out: Path | None = st.option(None, "the file to write; by default the cache itself")
+    val_fraction: float = st.option(
+        ExtractSettings.val_fraction, "share of train set aside as val where the source has none", minimum=0, below=1
+    )
+    test_fraction: float = st.option(
+        ExtractSettings.test_fraction, "share of train set aside as test where the source has none", minimum=0, below=1
+    )
+    split_seed: int = st.option(ExtractSettings.split_seed, "seed of the split")
+    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
+
+    def __post_init__(self) -> None:
+        st.check(self)
+        check_out(self.out)
+
+
+@dataclass(frozen=True)
+class RelabelResult:
+    """What became of the rows: how many have another class, split or path than before, which were dropped.
+
+    ``copied`` rows are copies of an image that the cache had fewer of; ``written`` is False where nothing differed.
+    """
+
+    cache: Path
+    rows: int
+    relabelled: int
+    resplit: int
+    renamed: int
+    copied: int
+    dropped: list[str]
+    classes: list[str]
+    counts: dict[str, int]
+    notes: list[str]
+    written: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**dataclasses.asdict(self), "cache": str(self.cache)}
+
+
+def relabel(cache: str | Path, source: str | Path, *, watch: Watch | None = None, **options: Any) -> RelabelResult:
+    """Give the cache the labels, splits, class names and paths of ``source``; no image goes through the trunk.
+
+    ``options`` are the fields of :class:`RelabelSettings`.
+
+    Raises:
+        CacheError: the source has images that the cache has not, or the other way round (unless ``drop_missing``).
+        DataError: the source cannot be understood.
+    """
+    return run_relabel(st.build(RelabelSettings, {"cache": cache, "source": source, **options}), watch or Watch())
+
+
+def run_relabel(settings: RelabelSettings, watch: Watch) -> RelabelResult:
+    """Relabel with settings made; see :func:`relabel`."""
+    from pipeline import data
+    from pipeline.planning import worker_count
+    from pipeline.rewrite import locked, rewrite
+
+    found = find_cache(settings.cache, cache_root=settings.cache_root)
+    listing = data.list_source(settings.source, cache_root=settings.cache_root, watch=watch)
+    if listing.skipped:
+        watch.say(data.skip_summary(listing.skipped))
+    with watch.track("hash", len(listing)) as bar:
+        paths = [listing.path(i) for i in range(len(listing))]
+        digests = data.digest_many(paths, workers=worker_count(None), progress=bar.advance)
+    with locked(found, settings.out) as (cache, target):
+        rows, copied = _match(cache, listing, digests)
+        missing = _unmatched(cache, rows)
+        _refuse(cache, listing, rows, missing, settings, watch)
+        contents, rows = _contents(cache, listing, rows, settings)
+        written = settings.out is not None or not _as_it_is(cache, contents)
+        result = _result(cache, contents, rows, missing, copied=copied, written=written)
+        if not written:
+            watch.say(f"nothing to do: {cache.path} has these labels, splits and paths already")
+            return result
+        for note in result.notes:
+            watch.say(note)
+        made = rewrite(cache, rows, contents, target, watch)
+    watch.say(_summary(result, made))
+    return dataclasses.replace(result, cache=made.path, counts=made.counts())
+
+
+def _match(cache: Cache, listing: Listing, digests: NDArray[np.uint8]) -> tuple[NDArray[np.int64], int]:
+    """For each item of the listing the cache's row of it, or -1; and how many took a row that another had taken.
+
+    Same path and bytes first, then same bytes under another path, copies in the order of their paths; an unreadable
+    file takes the row of its path.
+    """
+    import numpy as np
+
+    theirs = cache.digests
+    at = {item: row for row, item in enumerate(cache.ids)}
+    rows = np.array([at.get(item, -1) for item in listing.ids], np.int64)
+    rows[(rows >= 0) & digests.any(axis=1) & (theirs[rows] != digests).any(axis=1)] = -1
+    taken = set(rows.tolist())
+    first: dict[bytes, int] = {}
+    free: dict[bytes, list[int]] = {}
+    for row in np.flatnonzero(theirs.any(axis=1)).tolist():
+        content = theirs[row].tobytes()
+        first.setdefault(content, row)
+        if row not in taken:
+            free.setdefault(content, []).append(row)
+    copied = 0
+    for i in np.flatnonzero(rows < 0).tolist():
+        content = digests[i].tobytes()
+        if spare := free.get(content):
+            rows[i] = spare.pop(0)
+        elif content in first:
+            rows[i] = first[content]
+            copied += 1
+    return rows, copied
+
+
+def _unmatched(cache: Cache, rows: NDArray[np.int64]) -> list[str]:
+    """Paths of the rows that no item of the source has taken."""
+    import numpy as np
+
+    left = np.setdiff1d(np.arange(len(cache)), rows)
+    return [os.fsdecode(cache.ids[row]) for row in left.tolist()]
+
+
+def _refuse(
+    cache: Cache,
+    listing: Listing,
+    rows: NDArray[np.int64],
+    missing: Sequence[str],
+    settings: RelabelSettings,
+    watch: Watch,
+) -> None:
+    """Raise where the source and the cache do not hold the same images; nothing has been written yet."""
+    import numpy as np
+
+    from pipeline.report.audit_tables import names_table
+
+    have = set(cache.ids)
+    lacking = [listing.ids[i] for i in np.flatnonzero(rows < 0).tolist()]
+    kinds = {
+        "changed": [os.fsdecode(item) for item in lacking if item in have],
+        "new": [os.fsdecode(item) for item in lacking if item not in have],
+        "missing": [] if settings.drop_missing else [m for m in missing if os.fsencode(m) not in set(lacking)],
+    }
+    if not any(kinds.values()):
+        return
+    title = f"{settings.source} against {cache.path}"
+    watch.show(names_table({kind: names for kind, names in kinds.items() if names}, title))
+    if lacking:
+        raise CacheError(
+            f"{len(lacking):,} images of {settings.source} are not in {cache.path} (the first: "
+            f"{os.fsdecode(lacking[0])!a}): they need the trunk: run `pipeline extract` on this source"
+        )
+    raise CacheError(
+        f"{len(missing):,} images of {cache.path} are not in {settings.source} (the first: {missing[0]!a}): give them "
+        "there, or --drop-missing to drop their rows"
+    )
+
+
+def _contents(
+    cache: Cache, listing: Listing, rows: NDArray[np.int64], settings: RelabelSettings
+) -> tuple[Contents, NDArray[np.int64]]:
+    """What the new file says, in the order (split, id) of every cache, and the old row of each of its rows."""
+    import numpy as np
+
+    from pipeline import data
+    from pipeline.rewrite import kept
+
+    plan = data.assign_splits(
+        listing,
+        cache.digests[rows],
+        val_fraction=settings.val_fraction,
+        test_fraction=settings.test_fraction,
+        seed=settings.split_seed,
+    )
+    order = np.lexsort((np.arange(len(listing)), plan.splits))
+    contents = kept(cache, rows[order], f"relabel: {settings.source}")
+    about = {
+        **contents.about,
+        "source": listing.source,
+        "root": os.fsdecode(os.path.realpath(listing.root)),
+        "notes": [*listing.notes, *plan.notes],
+    }
+    changed = dataclasses.replace(
+        contents,
+        ids=[listing.ids[i] for i in order.tolist()],
+        sizes=listing.sizes[order],
+        mtimes_ns=listing.mtimes_ns[order],
+        labels=listing.labels[order],
+        splits=plan.splits[order],
+        classes=listing.classes,
+        about=about,
+    )
+    return changed, rows[order]
+
+
+def _as_it_is(cache: Cache, contents: Contents) -> bool:
+    """Whether the cache says all of it already: items, labels, splits, and where the images lie."""
+    places = ("source", "root", "notes")
+    if len(cache) != len(contents.ids) or any(cache.about.get(p) != contents.about[p] for p in places):
+        return False
+    pairs = (
+        (cache.stats[0], contents.sizes),
+        (cache.stats[1], contents.mtimes_ns),
+        (cache.labels, contents.labels),
+        (cache.splits, contents.splits),
+        (cache.digests, contents.digests),
+    )
+    return (
+        cache.classes == contents.classes
+        and cache.ids == list(contents.ids)
+        and all(bool((mine == theirs).all()) for mine, theirs in pairs)
+    )
+
+
+def _result(
+    cache: Cache,
+    contents: Contents,
+    rows: NDArray[np.int64],
+    missing: Sequence[str],
+    *,
+    copied: int,
+    written: bool,
+) -> RelabelResult:
+    """Classes are compared by name: a number means another class once a class has come or gone (S3)."""
+    import numpy as np
+
+    before = np.array([*cache.classes, None], dtype=object)[cache.labels[rows]]  # -1 is the last: no class
+    after = np.array([*contents.classes, None], dtype=object)[contents.labels]
+    return RelabelResult(
+        cache=cache.path,
+        rows=len(rows),
+        relabelled=int((before != after).sum()),
+        resplit=int((cache.splits[rows] != contents.splits).sum()),
+        renamed=sum(cache.ids[row] != item for row, item in zip(rows.tolist(), contents.ids, strict=True)),
+        copied=copied,
+        dropped=list(missing),
+        classes=list(contents.classes),
+        counts=cache.counts(),
+        notes=list(contents.about["notes"]),
+        written=written,
+    )
+
+
+def _summary(result: RelabelResult, made: Cache) -> str:
+    dropped = f", {len(result.dropped):,} dropped" if result.dropped else ""
+    copied = f", {result.copied:,} more copies" if result.copied else ""
+    counts = ", ".join(f"{n:,} {name}" for name, n in made.counts().items() if n)
+    return (
+        f"{result.rows:,} rows: {result.relabelled:,} with another class, {result.resplit:,} in another split, "
+        f"{result.renamed:,} under another path{copied}{dropped}; now {counts}, {len(made.classes)} classes; no image "
+        f"went through the trunk -> {made.path}"
+    )

@@ -1,0 +1,353 @@
+"""`pipeline verify`: is a cache what it says it is; and, with its source, does it still say what the images say?
+
+The file alone: structure, checksums of every block, ids and labels, no unwritten, all-zero or non-finite row among the
+good. With the source: every image is hashed (sizes and times are a shortcut, never the truth) and compared by name and
+content, and a sample of rows is extracted afresh.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import runs
+from pipeline import settings as st
+from pipeline.errors import CacheError
+from pipeline.report.watch import Watch
+from pipeline.train import CACHE_HELP, ROOT_HELP, find_cache
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.data import Listing
+    from pipeline.frozen import TrunkSpec
+    from pipeline.store import Cache
+
+SHOWN = 10  # names of each kind of change in the result and on the screen
+
+
+@dataclass(frozen=True)
+class VerifySettings:
+    """Settings of the check."""
+
+    cache: str = st.argument(CACHE_HELP, default=runs.LATEST)
+    source: str | None = st.argument("the images it was made from, to compare it with as well", default=None)
+    sample: int = st.option(32, "rows that are extracted afresh from SOURCE, spread evenly; 0 for none", minimum=0)
+    seed: int = st.option(0, "seed of the sample", minimum=0)
+    allow_changes: bool = st.option(
+        False, "list what has changed in SOURCE, but do not call it wrong: only damage and different rows are"
+    )
+    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
+
+    def __post_init__(self) -> None:
+        st.check(self)
+
+
+@dataclass(frozen=True)
+class SourceChanges:
+    """Where a source and a cache differ, as text paths.
+
+    ``changed`` has other bytes under the same path, ``renamed`` the same bytes under another path ("old -> new"),
+    ``relabelled`` another class or split; ``missing`` is in the cache alone and ``new`` in the source alone.
+    """
+
+    changed: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+    renamed: list[str] = field(default_factory=list)
+    relabelled: list[str] = field(default_factory=list)
+
+    def kinds(self) -> dict[str, list[str]]:
+        """The kinds of change that there are, with their paths."""
+        return {name: paths for name, paths in vars(self).items() if paths}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows extracted afresh: how many, the largest difference as a share of its row's largest feature, the limit."""
+
+    rows: int
+    max_difference: float
+    tolerance: float
+    engine: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was checked and found right; what is wrong is raised instead. ``changes`` counts and names at most ten."""
+
+    cache: Path
+    rows: int
+    blocks: int
+    failed: int
+    source: str | None = None
+    changes: dict[str, dict[str, Any]] | None = None
+    sample: Sample | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**dataclasses.asdict(self), "cache": str(self.cache)}
+
+
+def verify(cache: str | Path = runs.LATEST, *, watch: Watch | None = None, **options: Any) -> VerifyReport:
+    """Check a cache, and against its ``source`` if one is given; returns what was checked.
+
+    ``options`` are the fields of :class:`VerifySettings`.
+
+    Raises:
+        CacheError: anything is wrong; the message counts what.
+        DataError, WeightsError: the source or the weights are not to be had.
+    """
+    return run_verify(st.build(VerifySettings, {"cache": cache, **options}), watch or Watch())
+
+
+def run_verify(settings: VerifySettings, watch: Watch) -> VerifyReport:
+    """Verify with settings made; see :func:`verify`."""
+    from pipeline.report.audit_tables import names_table
+
+    cache = find_cache(settings.cache, cache_root=settings.cache_root)
+    wrong = [*_contradictions(cache), *_damage(cache, watch)]
+    if wrong:
+        watch.show(names_table({"wrong": wrong}, title=str(cache.path)))
+        raise CacheError(f"{cache.path} is not sound ({len(wrong)} wrong; the first: {wrong[0]}): extract again")
+    report = VerifyReport(cache.path, len(cache), len(cache.done), sum(cache.failed().values()))
+    if settings.source is None:
+        watch.say(_sound(report))
+        return report
+    changes, sample = _compare(cache, settings, watch)
+    found = changes.kinds()
+    if found:
+        watch.show(names_table(found, title=f"{settings.source} against {cache.path}", limit=SHOWN))
+    _refuse(cache, settings, found, sample)
+    report = dataclasses.replace(
+        report,
+        source=settings.source,
+        changes={name: {"count": len(p), "first": p[:SHOWN]} for name, p in vars(changes).items()},
+        sample=sample,
+    )
+    watch.say(_sound(report))
+    if found:
+        watch.warn(f"{_counted(found)} in {settings.source}; `pipeline extract` brings the cache up to date")
+    return report
+
+
+def _refuse(cache: Cache, settings: VerifySettings, found: Mapping[str, list[str]], sample: Sample | None) -> None:
+    if sample is not None and not sample.max_difference <= sample.tolerance:
+        raise CacheError(
+            f"{cache.path}: rows extracted afresh differ by {sample.max_difference:.1e} of their largest feature, "
+            f"{sample.tolerance:.1e} is allowed ({sample.rows} rows, {sample.engine}): remove it and extract again"
+        )
+    if found and not settings.allow_changes:
+        relabel = set(found) <= {"relabelled", "renamed"}
+        cure = f"`pipeline {'relabel' if relabel else 'extract'}` brings it up to date without computing a row twice"
+        raise CacheError(
+            f"{cache.path} is sound but not what {settings.source} holds now: {_counted(found)}; {cure}; "
+            "--allow-changes only lists them"
+        )
+
+
+def _counted(found: Mapping[str, list[str]]) -> str:
+    return ", ".join(f"{len(paths):,} {name}" for name, paths in found.items())
+
+
+def _sound(report: VerifyReport) -> str:
+    """The one plain line of a cache in which all is well."""
+    good, failed = report.rows - report.failed, f", {report.failed:,} failed" if report.failed else ""
+    text = f"{report.cache} is sound: {good:,} good rows{failed}, {report.blocks:,} blocks, all checksums hold"
+    if report.sample is not None:
+        s = report.sample
+        text += (
+            f"; {s.rows} rows extracted afresh differ by at most {s.max_difference:.1e} of their largest feature "
+            f"({s.tolerance:.1e} is allowed; {s.engine})"
+        )
+    return text
+
+
+# -- the file alone ---------------------------------------------------------------------------------------------------
+
+
+def _contradictions(cache: Cache) -> list[str]:
+    """What no finished cache may say; structure, ids' and labels' checksums raise when they are read."""
+    import numpy as np
+
+    from pipeline.store import ITEM_STATES, SPLIT_NAMES
+
+    good = cache.states == ITEM_STATES["good"]
+    ids = cache.ids
+    order = list(zip(cache.splits.tolist(), ids, strict=True))
+    tests = (
+        ("unwritten (pending)", cache.states == ITEM_STATES["pending"]),
+        ("good but without its image's digest", good & ~cache.digests.any(axis=1)),
+        (f"labelled outside -1..{len(cache.classes) - 1}", (cache.labels < -1) | (cache.labels >= len(cache.classes))),
+        (f"in no split of {', '.join(SPLIT_NAMES)}", cache.splits >= len(SPLIT_NAMES)),
+        (
+            "out of the order split, id (or there twice)",
+            np.array([False, *(b <= a for a, b in itertools.pairwise(order))]),
+        ),
+    )
+    return [
+        f"{int(bad.sum()):,} rows are {what}, the first: row {int(np.argmax(bad))}" for what, bad in tests if bad.any()
+    ]
+
+
+def _damage(cache: Cache, watch: Watch) -> list[str]:
+    """Each damaged block in words: all of them, so that one knows whether it is a bit or the disk."""
+    import numpy as np
+
+    found = []
+    with watch.track("verify", len(cache), unit="rows") as bar:
+        for first in range(0, len(cache), cache.block_rows):
+            try:
+                cache.verify(np.array([first]))
+            except CacheError as error:
+                found.append(str(error).removeprefix(f"{cache.path}: ").removesuffix(": extract again"))
+                bar.note(f"{len(found)} damaged")
+            bar.advance(min(cache.block_rows, len(cache) - first))
+    return found
+
+
+# -- against the source -----------------------------------------------------------------------------------------------
+
+
+def _compare(cache: Cache, settings: VerifySettings, watch: Watch) -> tuple[SourceChanges, Sample | None]:
+    import numpy as np
+
+    from pipeline import data
+    from pipeline.planning import worker_count
+    from pipeline.store import ITEM_STATES
+
+    assert settings.source is not None
+    listing = data.list_source(settings.source, cache_root=settings.cache_root, watch=watch)
+    with watch.track("hash", len(listing)) as bar:
+        paths = [listing.path(i) for i in range(len(listing))]
+        digests = data.digest_many(paths, workers=worker_count(None), progress=bar.advance)
+    at = {item: i for i, item in enumerate(listing.ids)}
+    item = np.array([at.get(i, -1) for i in cache.ids], np.int64)
+    same = item >= 0
+    same[same] = (cache.digests[same] == digests[item[same]]).all(axis=1)
+    changes = _changes(cache, listing, digests, item, same)
+    rows = _spread(np.flatnonzero(same & (cache.states == ITEM_STATES["good"])), settings.sample, settings.seed)
+    if not len(rows):
+        return changes, None
+    return changes, _afresh(cache, rows, {int(r): listing.path(int(item[r])) for r in rows}, settings, watch)
+
+
+def _changes(
+    cache: Cache, listing: Listing, digests: NDArray[np.uint8], item: NDArray[np.int64], same: NDArray[np.bool_]
+) -> SourceChanges:
+    """``item`` (N,) is each row's place in the listing or -1, ``same`` (N,) whether its bytes are the same there."""
+    import numpy as np
+
+    changes = SourceChanges()
+    have = set(cache.ids)
+    arrived: dict[bytes, list[int]] = {}
+    for i, item_id in enumerate(listing.ids):
+        if item_id not in have:
+            arrived.setdefault(digests[i].tobytes(), []).append(i)
+    known = cache.digests
+    for row in np.flatnonzero(~same).tolist():
+        name = os.fsdecode(cache.ids[row])
+        twins = arrived.get(known[row].tobytes()) if known[row].any() else None
+        if item[row] >= 0:
+            changes.changed.append(name)
+        elif twins:
+            changes.renamed.append(f"{name} -> {os.fsdecode(listing.ids[twins.pop(0)])}")
+        else:
+            changes.missing.append(name)
+    changes.new.extend(os.fsdecode(listing.ids[i]) for i in sorted(i for rest in arrived.values() for i in rest))
+    given = set(listing.splits.tolist())
+    for row in np.flatnonzero(same).tolist():
+        i = int(item[row])
+        was = cache.classes[cache.labels[row]] if cache.labels[row] >= 0 else None
+        now = listing.classes[listing.labels[i]] if listing.labels[i] >= 0 else None
+        if was != now or not _split_agrees(int(cache.splits[row]), int(listing.splits[i]), given):
+            changes.relabelled.append(os.fsdecode(cache.ids[row]))
+    return changes
+
+
+def _split_agrees(ours: int, theirs: int, given: set[int]) -> bool:
+    """A source that names no split claims none; one without val or test had them taken out of its train."""
+    from pipeline.store import SPLIT_NAMES
+
+    return theirs in (0, ours) or (theirs == SPLIT_NAMES.index("train") and ours not in given)
+
+
+def _spread(rows: NDArray[np.int64], sample: int, seed: int) -> NDArray[np.int64]:
+    """At most ``sample`` of the rows: one drawn from each of as many equal stretches."""
+    import numpy as np
+
+    stretches = np.array_split(rows, min(sample, len(rows))) if sample and len(rows) else []
+    rng = np.random.default_rng(seed)
+    return np.array([rng.choice(stretch) for stretch in stretches], np.int64)
+
+
+def _afresh(
+    cache: Cache, rows: NDArray[np.int64], paths: Mapping[int, bytes], settings: VerifySettings, watch: Watch
+) -> Sample:
+    """Extract ``rows`` again and compare."""
+    import numpy as np
+
+    from pipeline import data
+    from pipeline.frozen import FrozenTrunk
+    from pipeline.planning import worker_count
+
+    spec, tolerance = _spec_here(cache, settings, watch)
+    trunk = FrozenTrunk(spec, batch=None, work_dir=settings.cache_root / "engines")
+    worst, pending = 0.0, []
+    with (
+        data.Loader(spec.geometry(), workers=worker_count(None), ahead=2 * trunk.engine.batch) as loader,
+        watch.track("extract afresh", len(rows)) as bar,
+    ):
+        for loaded in loader.load((row, paths[row]) for row in rows.tolist()):
+            if loaded.pixels is None:
+                raise CacheError(
+                    f"{cache.path}: {os.fsdecode(paths[loaded.index])!a} gave features once and fails now "
+                    f"({loaded.failure}): the decoder or the file has changed; extract again"
+                )
+            pending.append((loaded.index, loaded.pixels))
+            if len(pending) == trunk.engine.batch or loaded.index == rows[-1]:
+                at, pixels = [i for i, _ in pending], np.stack([p for _, p in pending])
+                worst = max(worst, _difference(cache.features[at], trunk.features(pixels)))
+                bar.advance(len(pending))
+                pending = []
+    trunk.assert_untouched()
+    return Sample(len(rows), worst, tolerance, f"{spec.engine} on {spec.device}, {spec.precision}")
+
+
+def _difference(stored: NDArray[Any], fresh: NDArray[np.float32]) -> float:
+    """Largest difference of a feature as a share of the largest fresh feature of its image."""
+    import numpy as np
+
+    reach = np.maximum(np.abs(fresh).max(axis=1), np.finfo(np.float32).tiny)
+    return float((np.abs(stored.astype(np.float32) - fresh).max(axis=1) / reach).max())
+
+
+def _spec_here(cache: Cache, settings: VerifySettings, watch: Watch) -> tuple[TrunkSpec, float]:
+    """The cache's trunk on this machine, and how far a fresh row may be from a stored one.
+
+    Storing rounds by half a unit in the last place (2^-11 of the value in float16, 2^-24 in float32), and the engine
+    then and the engine now may each be off by their tolerance (``pipeline.trunk.engine``).
+    """
+    import numpy as np
+
+    from pipeline.frozen import TrunkSpec
+    from pipeline.store import difference
+    from pipeline.trunk import known
+    from pipeline.trunk.engine import TOLERANCE
+
+    made = TrunkSpec.of(cache.provenance, weights=cache.about["weights"], cache_root=settings.cache_root, watch=watch)
+    spec = made
+    if made.device == "cuda" and known.resolve_device("auto") == "cpu":
+        spec = dataclasses.replace(spec, device="cpu", precision="float32", engine="torch")
+    if spec.engine not in known.available_engines(spec.device):
+        spec = dataclasses.replace(spec, engine="torch")
+    for name, then, now in difference(cache.provenance, spec.provenance()):
+        watch.say(f"{name} was {then} when the cache was made and is {now} here")
+    rounding = float(np.finfo(cache.dtype.name).eps) / 2
+    return spec, rounding + TOLERANCE[made.precision] + TOLERANCE[spec.precision]
