@@ -19,6 +19,7 @@ from pipeline.report.watch import Watch
 
 if TYPE_CHECKING:
     from pipeline.blocks import Work
+    from pipeline.data import View
     from pipeline.planning import Plan
     from pipeline.ranks import Ranks
     from pipeline.store import Cache
@@ -67,6 +68,8 @@ class ExtractSettings:
         0.15, "share of train set aside as test where the source has none", minimum=0, below=1
     )
     split_seed: int = st.option(0, "seed of the split")
+    views: int = st.option(0, "augmented views of each train image to store beside (crop and flip)", minimum=0)
+    view_seed: int = st.option(0, "seed of the views", minimum=0)
     max_failures: float = st.option(0.01, "share of images that may fail before the job ends with an error", minimum=0)
     rehash: bool = st.option(False, "read every image again instead of trusting unchanged sizes and times")
     cache_root: Path = st.option(Path("cache"), "folder for features, runs, weights and downloaded data")
@@ -94,6 +97,7 @@ class ExtractResult:
     batch: int | None = None
     shares: dict[str, float] | None = None
     images_per_second: float | None = None
+    views: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -114,17 +118,38 @@ def extract(source: str | Path, *, watch: Watch | None = None, **options: Any) -
 
 def run_extract(settings: ExtractSettings, watch: Watch) -> ExtractResult:
     """Stage one with settings made; see :func:`extract`. Under ``torchrun`` every process calls it."""
+    from pipeline.data import View
     from pipeline.ranks import Ranks
 
     ranks = Ranks()
     ranks.join()
     try:
-        return _first(settings, watch, ranks) if ranks.first else _follow(settings, ranks)
+        plain = _one_file(settings, watch, ranks, None)
+        out, views = plain.cache, []
+        for number in range(1, settings.views + 1):
+            there = dataclasses.replace(settings, out=view_path(out, number))
+            watch.say(f"view {number} of {settings.views} of the train images")
+            views.append(_one_file(there, watch, ranks, View(number, settings.view_seed)))
+        return dataclasses.replace(
+            plain,
+            new=plain.new + sum(v.new for v in views),
+            seconds=plain.seconds + sum(v.seconds for v in views),
+            views=tuple(str(v.cache) for v in views),
+        )
     finally:
         ranks.leave()
 
 
-def _first(settings: ExtractSettings, watch: Watch, ranks: Ranks) -> ExtractResult:
+def view_path(cache: Path, number: int) -> Path:
+    """Where view ``number`` of the train images of ``cache`` lies: ``NAME.view1.h5`` beside ``NAME.h5``."""
+    return cache.with_name(f"{cache.name.removesuffix('.h5')}.view{number}.h5")
+
+
+def _one_file(settings: ExtractSettings, watch: Watch, ranks: Ranks, view: View | None) -> ExtractResult:
+    return _first(settings, watch, ranks, view) if ranks.first else _follow(settings, ranks)
+
+
+def _first(settings: ExtractSettings, watch: Watch, ranks: Ranks, view: View | None) -> ExtractResult:
     """The only process, or the one that plans, creates and publishes for all."""
     from pipeline import store
     from pipeline.planning import Plan
@@ -137,15 +162,15 @@ def _first(settings: ExtractSettings, watch: Watch, ranks: Ranks) -> ExtractResu
         ranks.share(message)
 
     try:
-        plan = Plan(settings, watch)
+        plan = Plan(settings, watch, view)
         if plan.unchanged():
-            announce({"out": None})
+            announce({"out": None, "made": str(plan.out)})
             return _nothing_to_do(plan, began)
         with store.writing_lock(plan.out) as dead:
             if dead:
                 watch.say(f"an earlier job ({dead}) ended without finishing: going on from what it left")
             if plan.refresh():
-                announce({"out": None})
+                announce({"out": None, "made": str(plan.out)})
                 return _nothing_to_do(plan, began)
             plan.begin()
             announce({"out": str(plan.out.resolve()), "root": plan.images_root})
@@ -163,7 +188,7 @@ def _follow(settings: ExtractSettings, ranks: Ranks) -> ExtractResult:
     began = time.perf_counter()
     job = ranks.share(None)
     if job["out"] is None:
-        return ExtractResult(Path(), "", 0, 0, 0, 0, time.perf_counter() - began, {}, {}, ())
+        return ExtractResult(Path(job["made"]), "", 0, 0, 0, 0, time.perf_counter() - began, {}, {}, ())
     out = Path(job["out"])
     key = store.open_partial(store.partial_path(out)).key
     work = do_blocks(out, job["root"], settings, ranks=ranks, watch=Watch())

@@ -20,7 +20,7 @@ from pipeline.report.watch import Watch
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.data import Geometry
+    from pipeline.data import Geometry, View
     from pipeline.trunk.engine import Engine
     from pipeline.trunk.known import WeightsInfo
 
@@ -37,6 +37,7 @@ class TrunkSpec:
     engine: str
     precision: str
     device: str
+    view: View | None = None
 
     def provenance(self) -> dict[str, Any]:
         """Everything that decides a row's numbers, as JSON values: the cache's key is the hash of this (S1)."""
@@ -44,7 +45,9 @@ class TrunkSpec:
         from pipeline.trunk import known
 
         info = self.info
+        view = {"view": self.view.provenance()} if self.view else {}
         return {
+            **view,
             "trunk": {"name": info.trunk, "layer": self.layer},
             "weights": {"name": info.name, "sha256": info.sha256},
             "transform": {
@@ -65,7 +68,9 @@ class TrunkSpec:
         """How an image becomes the square that the trunk sees."""
         from pipeline.data import Geometry
 
-        return Geometry(resize=self.info.resize, crop=self.info.crop, interpolation=self.info.interpolation)
+        return Geometry(
+            resize=self.info.resize, crop=self.info.crop, interpolation=self.info.interpolation, view=self.view
+        )
 
     @classmethod
     def of(cls, provenance: Mapping[str, Any], *, weights: str, cache_root: Path, watch: Watch) -> TrunkSpec:
@@ -74,6 +79,7 @@ class TrunkSpec:
         Raises:
             WeightsError: the weights are not to be had, or are not the same bytes any more.
         """
+        from pipeline.data import View
         from pipeline.trunk import known
 
         name = provenance["trunk"]["name"]
@@ -86,7 +92,9 @@ class TrunkSpec:
         transform, engine = provenance["transform"], provenance["engine"]
         if transform["crop"] != info.crop:
             info = known.with_image_size(info, transform["crop"])
+        seen = provenance.get("view")
         return cls(
+            view=View(seen["number"], seen["seed"]) if seen else None,
             info=info,
             layer=provenance["trunk"]["layer"],
             dtype=provenance["dtype"],

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import data, store
-from pipeline.errors import CacheError
+from pipeline.errors import CacheError, ConfigError
 from pipeline.frozen import TrunkSpec, find_weights
 from pipeline.report.watch import Watch
 from pipeline.trunk import known
@@ -51,10 +51,10 @@ class Plan:
         notes: what was decided about splits, for the user.
     """
 
-    def __init__(self, settings: ExtractSettings, watch: Watch) -> None:
-        self.settings, self.watch = settings, watch
+    def __init__(self, settings: ExtractSettings, watch: Watch, view: data.View | None = None) -> None:
+        self.settings, self.watch, self.view = settings, watch, view
         self.listing = data.list_source(settings.source, cache_root=settings.cache_root, watch=watch)
-        if self.listing.skipped:
+        if self.listing.skipped and view is None:
             watch.say(data.skip_summary(self.listing.skipped))
         self.device = known.resolve_device(settings.device)
         self.spec, self.out = self._identity()
@@ -72,7 +72,7 @@ class Plan:
         preferred = known.choose_engine(s.engine, device=self.device, n_images=n, image_size=info.crop)
         # With --engine auto, a file that another installed engine has already begun or made is gone on with.
         names = [preferred, *(e for e in known.available_engines(self.device) if s.engine == "auto" and e != preferred)]
-        specs = [TrunkSpec(info, s.layer, s.dtype, name, s.precision, self.device) for name in names]
+        specs = [TrunkSpec(info, s.layer, s.dtype, name, s.precision, self.device, self.view) for name in names]
         keyed = [(spec, store.key_of(spec.provenance())) for spec in specs]
         found = [(spec, s.out or self._default_path(info, key), key) for spec, key in keyed]
         return next(((spec, path) for spec, path, key in found if _key_at(path) == key), found[0][:2])
@@ -122,6 +122,10 @@ class Plan:
         )
         self.notes = (*listing.notes, *plan.notes)
         order = np.lexsort((np.arange(len(listing.ids)), plan.splits))
+        if self.view is not None:  # val and test are never augmented
+            order = order[plan.splits[order] == data.SPLITS.index("train")]
+            if not len(order):
+                raise ConfigError("--views needs train images, and the source has none")
         return store.Contents(
             ids=[listing.ids[i] for i in order.tolist()],
             digests=digests[order],
@@ -184,7 +188,7 @@ class Plan:
                 return True
             self.watch.say("the source or the block size has changed since the interruption: finished rows are reused")
             store.retire_partial(self.out)
-        for note in self.notes:
+        for note in self.notes if self.view is None else ():
             self.watch.say(note)
         store.create_partial(self.out, self.contents)
         return False

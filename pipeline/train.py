@@ -7,6 +7,7 @@ split is read by ``pipeline.evaluate`` alone.
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.store import Cache
 
 CACHE_HELP = "a feature cache made by `pipeline extract`, or `latest`"
+VIEWS_HELP = "learn from so many augmented views of each train image, too (made by `pipeline extract --views`)"
 ROOT_HELP = "folder for features, runs, weights and downloaded data"
 
 
@@ -44,6 +46,7 @@ class TrainSettings:
     epochs: int = st.option(MinibatchConfig.epochs, "passes over the train rows", minimum=1)
     batch_size: int = st.option(MinibatchConfig.batch_size, "rows in one step", minimum=1)
     class_weight: str = st.option("none", "balanced weighs each class by 1 / its share", choices=("none", "balanced"))
+    views: int = st.option(0, VIEWS_HELP, minimum=0)
     seed: int = st.option(MinibatchConfig.seed, "seed of the order of the rows", minimum=0)
     device: str = st.option("cpu", "where the head is fitted", choices=("cpu", "cuda"))
     cache_root: Path = st.option(Path("cache"), ROOT_HELP)
@@ -63,6 +66,7 @@ class SearchSettings:
     epochs: int = st.option(MinibatchConfig.epochs, "passes over the train rows", minimum=1)
     batch_size: int = st.option(MinibatchConfig.batch_size, "rows in one step", minimum=1)
     class_weight: str = st.option("none", "balanced weighs each class by 1 / its share", choices=("none", "balanced"))
+    views: int = st.option(0, VIEWS_HELP, minimum=0)
     seed: int = st.option(MinibatchConfig.seed, "seed of the order of the rows", minimum=0)
     device: str = st.option("cpu", "where the heads are fitted", choices=("cpu", "cuda"))
     cache_root: Path = st.option(Path("cache"), ROOT_HELP)
@@ -131,7 +135,7 @@ def find_cache(spec: str, *, cache_root: Path) -> Cache:
 
     folder = cache_root / "features"
     if spec == runs.LATEST:
-        made = sorted(folder.glob("*.h5"), key=lambda p: p.stat().st_mtime_ns)
+        made = sorted((p for p in folder.glob("*.h5") if not is_view(p)), key=lambda p: p.stat().st_mtime_ns)
         if not made:
             raise CacheError(f"no feature cache in {folder} yet: make one with `pipeline extract SOURCE`")
         return open_cache(made[-1])
@@ -149,6 +153,38 @@ def load_rows(cache: Cache, split: str) -> Rows:
     cache.verify(features.rows)
     labelled = features.y >= 0
     return Rows(features.X, features.y) if labelled.all() else Rows(features.X[labelled], features.y[labelled])
+
+
+def is_view(path: Path) -> bool:
+    """Whether a cache's name says that it holds augmented views of another one's train images."""
+    return bool(re.search(r"\.view[0-9]+\.h5$", path.name))
+
+
+def with_views(cache: Cache, rows: Rows, views: int) -> Rows:
+    """The train rows, and below them those of so many augmented views of the same images.
+
+    Raises:
+        CacheError: a view is missing, or is of other images, labels or settings than ``cache``.
+    """
+    import numpy as np
+
+    from pipeline.extract import view_path
+    from pipeline.store import difference, open_cache
+
+    train = cache.split("train")
+    parts = [rows]
+    for number in range(1, views + 1):
+        path = view_path(cache.path, number)
+        if not path.exists():
+            raise CacheError(f"no view {number} of {cache.path.name}: make it with `pipeline extract --views {views}`")
+        view = open_cache(path)
+        other = [name for name, _, _ in difference(cache.provenance, view.provenance) if not name.startswith("view.")]
+        same_images = view.split("train").ids == train.ids and (view.split("train").y == train.y).all()
+        if other or not same_images:
+            why = f"other settings ({', '.join(other)})" if other else "other images or labels"
+            raise CacheError(f"{path.name} is of {why} than {cache.path.name}: run `pipeline extract --views {views}`")
+        parts.append(load_rows(view, "train"))
+    return Rows(np.concatenate([p.X for p in parts]), np.concatenate([p.y for p in parts]))
 
 
 def run_train(settings: TrainSettings, watch: Watch) -> TrainResult:
@@ -252,6 +288,8 @@ def _fit(
     from pipeline.heads.minibatch import fit_minibatch
 
     fitted, chosen = load_rows(cache, "train"), load_rows(cache, "val")
+    if settings.views:
+        fitted = with_views(cache, fitted, settings.views)
     if not len(fitted):
         raise HeadError(f"{cache.path.name} has no labelled train rows: extract a source with train images")
     watch.say(

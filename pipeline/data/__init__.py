@@ -10,6 +10,7 @@ from pipeline.data.listing import SPLITS, Listing, skip_summary
 from pipeline.data.loader import Loaded, Loader
 from pipeline.data.sources import list_source
 from pipeline.data.splits import SplitPlan, assign_splits, needs_carving
+from pipeline.data.views import View
 from pipeline.data.walk import IMAGE_EXTENSIONS
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Loaded",
     "Loader",
     "SplitPlan",
+    "View",
     "assign_splits",
     "decode",
     "digest_file",

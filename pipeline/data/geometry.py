@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.data.decode import MAX_PIXELS, ImageFailure
+from pipeline.data.views import View, view_pixels
 from pipeline.errors import ConfigError
 
 # name -> (Pillow's filter, half its width in source pixels when nothing is shrunk)
@@ -33,6 +34,7 @@ class Geometry:
     resize: int
     crop: int
     interpolation: str = "bilinear"
+    view: View | None = None  # an augmented view instead of the centre
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -46,16 +48,19 @@ class Geometry:
             raise ConfigError(f"interpolation {self.interpolation!r} is not known: choose from {', '.join(_FILTERS)}")
 
 
-def to_pixels(image: Image.Image, geometry: Geometry) -> NDArray[np.uint8]:
+def to_pixels(image: Image.Image, geometry: Geometry, digest: bytes = b"") -> NDArray[np.uint8]:
     """(3, crop, crop) uint8: what torchvision's ``ImageClassification`` preset has before it converts to float.
 
     Only what the crop shows is computed, where that gives the same bits. Pillow makes each row narrow or wide first,
     rounds to 8 bits, then does the same with columns. So rows that no output row needs can be left out of the first
-    pass, and columns outside the crop out of the second; the coefficients stay those of the whole image.
+    pass, and columns outside the crop out of the second; the coefficients stay those of the whole image. ``digest`` is
+    the file's, which decides an augmented view.
 
     Raises:
         ImageFailure: so narrow that it would be larger than MAX_PIXELS once its short side is resized.
     """
+    if geometry.view is not None:
+        return view_pixels(image, geometry.crop, _FILTERS[geometry.interpolation][0], geometry.view, digest)
     width, height = image.size
     new_width, new_height = _resized(width, height, geometry.resize)
     if (

@@ -91,7 +91,7 @@ def _load(index: int, path: bytes, geometry: Geometry) -> Loaded:
         marks[1:] = [time.perf_counter()] * 3
         image = decode(blob)
         marks[2:] = [time.perf_counter()] * 2
-        pixels = to_pixels(image, geometry)
+        pixels = to_pixels(image, geometry, digest)
         marks[3] = time.perf_counter()
     except ImageFailure as error:
         # a new one: the one that was raised holds on to the image through its frames

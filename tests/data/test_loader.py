@@ -108,7 +108,7 @@ def test_an_error_of_the_jobs_or_of_the_program_is_not_taken_for_a_bad_image(ima
     with Loader(GEOMETRY, workers=1, ahead=2) as loader, pytest.raises(KeyError, match="jobs"):
         list(loader.load(broken()))
 
-    def bug(_image, _geometry):
+    def bug(_image, _geometry, _digest):
         raise ZeroDivisionError
 
     monkeypatch.setattr(loader_module, "to_pixels", bug)

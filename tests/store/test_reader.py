@@ -131,3 +131,36 @@ def flip(path: Path, offset: int) -> None:
         byte = file.read(1)[0]
         file.seek(offset)
         file.write(bytes([byte ^ 1]))
+
+
+def _first(batch: list[tuple[np.ndarray, int]]) -> tuple[np.ndarray, list[int]]:
+    return np.stack([x for x, _ in batch]), [y for _, y in batch]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork.*:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("workers", [0, 2, pytest.param(8, marks=pytest.mark.slow)])
+def test_torch_loads_the_same_bytes_with_any_kind_and_number_of_workers(
+    make_cache: Make, X: np.ndarray, method: str, workers: int
+) -> None:
+    """H5: a map-style dataset for DataLoader; the map has been touched before the workers start."""
+    from torch.utils.data import DataLoader
+
+    train = open_cache(make_cache()).split("train")
+    assert train.X[0, 0] == X[0, 0]
+    context = {"multiprocessing_context": method} if workers else {}
+    batches = list(DataLoader(train, batch_size=5, num_workers=workers, collate_fn=_first, **context))  # type: ignore[arg-type, call-overload, var-annotated]
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in batches]), X[: len(train)])
+    assert [y for _, ys in batches for y in ys] == train.y.tolist()
+
+
+def test_features_hand_over_to_torch_and_scikit_learn_without_a_copy(make_cache: Make) -> None:
+    import torch
+    from sklearn.utils import check_array
+
+    train = open_cache(make_cache()).split("train")
+    assert np.shares_memory(check_array(train.X), train.cache.features)
+    # torch warns that the map is read-only, which is meant; nothing is copied.
+    with pytest.warns(UserWarning, match="not writable"):
+        tensor = torch.from_numpy(train.X)
+    assert tensor.data_ptr() == train.X.ctypes.data
