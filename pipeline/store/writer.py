@@ -26,6 +26,7 @@ from pipeline.store.format import (
     FORMAT,
     FORMAT_VERSION,
     GOOD,
+    GROUPS,
     ITEM_STATES,
     PENDING,
     Contents,
@@ -113,7 +114,12 @@ def _write_container(path: Path, c: Contents) -> None:
     access.set_libver_bounds(h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_V18)
     access.set_alignment(max(1, min(ALIGNMENT, feature_bytes)), ALIGNMENT)
     creation.set_attr_phase_change(MOST_ATTRIBUTES, 0)
+    creation.set_obj_track_times(False)  # the clock must not be in the bytes, but for `created`
     with h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, creation, access)) as file:
+        timeless = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+        timeless.set_obj_track_times(False)
+        for group in sorted(GROUPS):
+            h5py.h5g.create(file.id, group.encode(), gcpl=timeless)
         _fixed(file, "/features", (n, c.dim), np.dtype(c.dtype).newbyteorder("<"), None)
         # Ids and class names go in as HDF5's own variable-length strings, so that any HDF5 tool shows them.
         file.create_dataset("/items/id", data=np.array(c.ids, dtype=object), dtype=h5py.string_dtype("ascii"))
@@ -158,10 +164,8 @@ def _fixed(
     plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     plist.set_obj_track_times(False)
-    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-    links.set_create_intermediate_group(True)
     kind, space = h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple(shape)
-    dataset = h5py.Dataset(h5py.h5d.create(file.id, name.encode(), kind, space, plist, lcpl=links))
+    dataset = h5py.Dataset(h5py.h5d.create(file.id, name.encode(), kind, space, plist))
     if data is not None and data.size:
         dataset[...] = data
 

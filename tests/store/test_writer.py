@@ -129,3 +129,19 @@ def test_a_disk_that_fills_up_keeps_the_blocks_before(
                 writer.write_block(1, *block_of(writer, 1, X, made))
     with Writer(tmp_path / "a.h5") as writer:
         assert writer.done.tolist() == [True, False, False, False]
+
+
+def test_the_clock_is_not_in_the_bytes(
+    tmp_path: Path, made: Contents, X: np.ndarray, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HDF5 notes the time in object headers unless told not to: files made at other times must be equal."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    write(tmp_path / "a.h5", made, X)
+    import h5py
+
+    with h5py.File(tmp_path / "a.h5") as file:
+        found = ["/"]
+        file.visit(found.append)
+        for name in found:
+            info = h5py.h5o.get_info(file[name].id)
+            assert (info.mtime, info.ctime, info.btime) == (0, 0, 0), name
