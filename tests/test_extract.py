@@ -268,3 +268,23 @@ def test_a_local_state_dict_with_its_own_head_is_used(photos: Path, tmp_path: Pa
     random = extract(photos, cache_root=tmp_path, **quick)
     np.testing.assert_array_equal(open_cache(ours.cache).features, open_cache(random.cache).features)
     assert ours.key != random.key
+
+
+def test_an_image_that_vanishes_while_the_job_runs_is_a_failure_and_the_rest_is_kept(
+    mine: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.data import loader
+
+    read = loader.read_file
+
+    def gone(path: bytes) -> bytes:
+        if path.endswith(b"bee/07.png"):
+            os.unlink(path)
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loader, "read_file", gone)
+        made = extract(mine, cache_root=tmp_path, max_failures=0.1, **quick)
+    assert open_cache(made.cache, verify=True).failed() == {"vanished": 1}
+    again = extract(mine, cache_root=tmp_path, **quick)
+    assert (again.new, again.rows, again.failed) == (0, 59, 0)

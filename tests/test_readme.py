@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,6 +57,15 @@ def test_the_python_example_is_short_and_runs(tmp_path: Path) -> None:
     assert "(1259, 2048) 7" in done.stdout
 
 
+def test_the_cache_opens_as_shown(tmp_path: Path, workshop: SimpleNamespace) -> None:
+    folder = tmp_path / "cache" / "features"
+    folder.mkdir(parents=True)
+    shutil.copy(workshop.cache.cache, folder / "NAME.h5")
+    (example,) = [text for text in PYTHON if "open_cache(" in text and "NAME" in text]
+    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_head_loads_without_the_package_as_shown(tmp_path: Path) -> None:
     """The three lines of plain torch."""
     import numpy as np
@@ -65,5 +76,6 @@ def test_the_head_loads_without_the_package_as_shown(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     tensors = {"weight": np.ones((10, 2048), np.float32), "bias": np.zeros(10, np.float32)}
     save_head(folder, Head("linear", tensors, tuple("0123456789"), "0" * 64, 2048))
-    done = subprocess.run([sys.executable, "-c", PYTHON[1]], cwd=tmp_path, capture_output=True, text=True)
+    (example,) = [text for text in PYTHON if "torch.nn.Linear" in text]
+    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,95 @@
+"""The frozen trunk at work: checked, untouched, and patient with small memories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import PipelineError, WeightsError
+from pipeline.frozen import FrozenTrunk, TrunkSpec, find_weights
+from pipeline.report.watch import Watch
+from pipeline.trunk import known
+from pipeline.trunk.engine import TorchEngine
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> TrunkSpec:
+    root = tmp_path_factory.mktemp("root")
+    info = find_weights("random:0", trunk="resnet18", cache_root=root, watch=Watch())
+    return TrunkSpec(known.with_image_size(info, 32), "avgpool", "float32", "torch", "float32", "cpu")
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32), dtype=np.uint8)
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on_with_the_same_images(
+    spec: TrunkSpec, pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E4: the rows agree with those of the batch that fits at once, to 1e-5."""
+    expected = FrozenTrunk(spec, batch=4, work_dir=tmp_path).features(pixels)
+    forward, seen = TorchEngine.__call__, []
+
+    def small_memory(self: TorchEngine, batch: np.ndarray) -> np.ndarray:
+        seen.append(self.batch)
+        if self.batch > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, batch)
+
+    trunk = FrozenTrunk(spec, batch=16, work_dir=tmp_path)
+    trunk.check(pixels[:16])
+    monkeypatch.setattr(TorchEngine, "__call__", small_memory)
+    got = trunk.features(pixels)
+    assert seen == [16, 8, 4, 4, 4, 4, 4]
+    assert trunk.engine.batch == 4
+    assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_one_image_that_does_not_fit_is_a_clear_error(
+    spec: TrunkSpec, pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trunk = FrozenTrunk(spec, batch=2, work_dir=tmp_path)
+    trunk.check(pixels[:2])
+
+    def no_memory(self: TorchEngine, batch: np.ndarray) -> np.ndarray:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TorchEngine, "__call__", no_memory)
+    with pytest.raises(WeightsError, match="one image of 32 px.*--image-size"):
+        trunk.features(pixels)
+
+
+def test_a_failing_engine_is_an_error_and_not_a_fallback(
+    spec: TrunkSpec, pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trunk = FrozenTrunk(spec, batch=4, work_dir=tmp_path)
+    forward = TorchEngine.__call__
+    monkeypatch.setattr(TorchEngine, "__call__", lambda self, batch: forward(self, batch) * 1.001)
+    with pytest.raises(PipelineError, match="engine torch.*1.0e-05 is allowed"):
+        trunk.features(pixels)
+
+
+def test_the_trunk_is_untouched_even_if_somebody_sets_it_to_train(
+    spec: TrunkSpec, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    """F1: parameters and buffers are bit-identical; a change is noticed."""
+    trunk = FrozenTrunk(spec, batch=4, work_dir=tmp_path)
+    trunk.model.train()
+    with torch.inference_mode():
+        trunk.trunk(torch.zeros(2, 3, 32, 32))
+    trunk.features(pixels)
+    trunk.assert_untouched()
+    with torch.no_grad():
+        next(b for b in trunk.trunk.buffers() if b.is_floating_point()).add_(1e-6)
+    with pytest.raises(WeightsError, match="changed while it ran"):
+        trunk.assert_untouched()
+
+
+def test_two_trunks_of_one_spec_give_the_same_bits(spec: TrunkSpec, pixels: np.ndarray, tmp_path: Path) -> None:
+    rows: list[Any] = [FrozenTrunk(spec, batch=8, work_dir=tmp_path).features(pixels) for _ in range(2)]
+    np.testing.assert_array_equal(rows[0], rows[1])
