@@ -57,7 +57,7 @@ COMMANDS = {
     "bench": Command("measure, each entry as a ratio of two ways", "bench.run", "BenchSettings", "run_bench"),
     "demo": Command("the whole pipeline on handwritten digits", "demo", "DemoSettings", "run_demo"),
 }
-EPILOG = "Every command: --json (one JSON object on standard output), --quiet, --debug. Start with: pipeline demo"
+EPILOG = "Each has --help, --json (one object on standard output), --quiet and --debug. Begin with: pipeline demo"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -161,7 +161,7 @@ def _top_parser(name: str | None) -> argparse.ArgumentParser:
             continue
         module = importlib.import_module(f"pipeline.{command.module}")
         kind = getattr(module, command.settings)
-        sub.description = (kind.__doc__ or "").strip() + " " + command.help[0].upper() + command.help[1:] + "."
+        sub.description = command.help[0].upper() + command.help[1:] + "."
         add_options(sub, kind)
         sub.add_argument(
             "--json", action="store_true", help="print one JSON object on standard output, the rest on standard error"
@@ -196,14 +196,14 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
             continue
         shown = " ".join(map(str, given)) if isinstance(given, tuple) else given
         default = "" if given is None else f" (default: {shown})"
-        choices = f"; {', '.join(rule['choices'])}" if rule.get("choices") else ""
+        choices = "{" + ",".join(rule["choices"]) + "}" if rule.get("choices") else None
         parser.add_argument(
             flag_name(field.name),
             type=base,
             nargs="+" if many else None,
             default=given,
-            metavar=rule["metavar"] or _metavar(base),
-            help=f"{text}{choices}{default}",
+            metavar=choices or rule["metavar"] or _metavar(base),
+            help=f"{text}{default}",
         )
 
 
