@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +54,7 @@ class Shares:
         parts = {n: getattr(self, n) for n in ("read", "decode", "transform", "forward", "write")}
         total = sum(parts.values()) or 1.0
         text = ", ".join(f"{name} {100 * value / total:.0f} %" for name, value in parts.items())
-        if self.waiting <= 0.1 * (self.forward + self.waiting):
+        if self.waiting <= max(0.5, 0.1 * (self.forward + self.waiting)):  # a start-up pause is no bottleneck
             return f"{text}: the trunk is the bottleneck"
         slow = max(("read", "decode", "transform"), key=lambda n: parts[n])
         cure = {"read": "a faster disk", "decode": "more --workers", "transform": "more --workers"}[slow]
@@ -154,7 +155,6 @@ class BlockLoop:
                     reason = told.reason if told else "failed in an earlier run"
                     failures.append(Failure(self.ids[start + place], kind, reason, digests[place].tobytes()))
                     self.failed += 1
-            self.tracker.advance(len(at))
         return failures
 
     def _forward(self, pending: list[tuple[int, NDArray[np.uint8]]], features: NDArray[np.float32]) -> None:
@@ -206,17 +206,18 @@ def do_blocks(out: Path, root: str, settings: ExtractSettings, *, ranks: Ranks, 
         if not writer.done.all() and writer.done.any() and ranks.first:
             watch.say(f"resuming: {int(writer.done.sum())} of {len(writer.done)} blocks are done")
         rows = [row for block in todo for row in range(*writer.span(block))]
+        # What is counted, and timed, is what goes through the trunk here: not copied rows, not other processes' rows.
+        fresh = int((origin.donor[rows] < 0).sum()) if rows else 0
         spec = TrunkSpec.of(
             target.provenance, weights=target.about["weights"], cache_root=settings.cache_root, watch=watch
         )
         trunk = None
-        if rows and (origin.donor[rows] < 0).any():
+        if fresh:
             trunk = FrozenTrunk(spec, batch=settings.batch_size, work_dir=settings.cache_root / "engines")
         workers = worker_count(settings.workers)
         loader = Loader(spec.geometry(), workers=workers, ahead=4 * workers + (trunk.engine.batch if trunk else 0))
-        # One process shows all rows; one of several shows its own.
-        total, done = (writer.rows, writer.rows - len(rows)) if ranks.world == 1 else (len(rows), 0)
-        with stop_requests() as stop, loader, watch.track("extract", total, done=done) as tracker:
+        follow = watch.track("extract", fresh) if fresh else nullcontext(Tracker())
+        with stop_requests() as stop, loader, follow as tracker:
             loop = BlockLoop(
                 writer=writer,
                 paths=lambda row: os.path.join(folder, ids[row]),

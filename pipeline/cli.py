@@ -132,7 +132,10 @@ def parse(arguments: Sequence[str]) -> Any:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parsed = _top_parser(next((a for a in arguments if not a.startswith("-")), None)).parse_args(arguments)
+    name = next((a for a in arguments if not a.startswith("-")), None)
+    parsed, unknown = _top_parser(name).parse_known_args(arguments)
+    if unknown:
+        raise ConfigError(f"unrecognized arguments: {' '.join(unknown)}; see `pipeline {name or ''} --help`")
     if parsed.command is None:
         raise ConfigError(f"no command: choose from {', '.join(COMMANDS)}; see `pipeline --help`")
     return parsed
@@ -164,7 +167,9 @@ def _top_parser(name: str | None) -> argparse.ArgumentParser:
         sub.description = command.help[0].upper() + command.help[1:] + "."
         add_options(sub, kind)
         sub.add_argument(
-            "--json", action="store_true", help="print one JSON object on standard output, the rest on standard error"
+            "--json",
+            action="store_true",
+            help="print the result as JSON on standard output, the rest on standard error",
         )
         sub.add_argument("--quiet", action="store_true", help="print results and warnings only")
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -178,6 +183,7 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
         rule, (base, many) = field.metadata, _base_type(hints[field.name])
         given = field.default
         text = rule["help"].replace("%", "%%")
+        shown = " ".join(map(str, given)) if isinstance(given, tuple) else given
         if rule["positional"]:
             nargs = {(True, True): "+", (True, False): "*", (False, True): None, (False, False): "?"}
             required = given is dataclasses.MISSING
@@ -187,14 +193,13 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
                 type=base,
                 nargs=nargs[many, required],
                 default=None if required else given,
-                help=text if required else f"{text} (default: {given})",
+                help=text if required or given is None else f"{text} (default: {shown})",
             )
             continue
         if base is bool:
             action = argparse.BooleanOptionalAction if given else "store_true"
             parser.add_argument(flag_name(field.name), action=action, default=given, help=text)
             continue
-        shown = " ".join(map(str, given)) if isinstance(given, tuple) else given
         default = "" if given is None else f" (default: {shown})"
         choices = "{" + ",".join(rule["choices"]) + "}" if rule.get("choices") else None
         parser.add_argument(

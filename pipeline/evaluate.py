@@ -118,6 +118,8 @@ def cache_of(run: runs.Run) -> Cache:
 def run_evaluate(settings: EvaluateSettings, watch: Watch) -> EvaluateResult:
     """Score with settings made; see :func:`evaluate`."""
     run = runs.find_run(settings.run, cache_root=settings.cache_root)
+    if run.stage == "baseline":
+        raise HeadError(f"{run.folder.name} is a baseline run, scored already: give one of train, search or finetune")
     recorded = run.folder / EVALUATION
     if recorded.exists():
         known = EvaluateResult(run=run.folder, **json.loads(recorded.read_text(encoding="utf-8")))

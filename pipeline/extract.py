@@ -30,8 +30,8 @@ class ExtractSettings:
     """Settings of stage one."""
 
     source: str = st.argument(
-        "a folder of images (train/ val/ test/ of class folders, or class folders), a CSV manifest path,label[,split], "
-        "`digits`, or `torchvision:NAME`"
+        "a folder (train/ val/ test/ of class folders, class folders, or images without labels), a CSV manifest "
+        "path,label[,split], `digits`, or `torchvision:NAME`"
     )
     out: Path | None = st.option(None, "the cache file to write; by default a telling name under features/")
     trunk: str = st.option("resnet50", "the network whose features are kept; any torchvision ResNet")
@@ -198,22 +198,29 @@ def _follow(settings: ExtractSettings, ranks: Ranks) -> ExtractResult:
 
 
 def _nothing_to_do(plan: Plan, began: float) -> ExtractResult:
+    from pipeline import store
+
     assert plan.old is not None
     failed = sum(plan.old.failed().values())
-    plan.watch.say(f"nothing to do: {plan.out} holds these {len(plan.old):,} images with these settings")
+    _refuse_too_many_failures(plan, failed, store.failures_path(plan.out))
+    listed = f" ({failed} failed: {store.failures_path(plan.out)})" if failed else ""
+    plan.watch.say(f"nothing to do: {plan.out} holds these {len(plan.old):,} images with these settings{listed}")
     return _result(plan, plan.old, began, new=0, reused=len(plan.old) - failed)
 
 
 def _work_and_publish(plan: Plan, ranks: Ranks, began: float) -> ExtractResult:
     from pipeline import store
     from pipeline.blocks import do_blocks
+    from pipeline.report import numbers
 
     work = do_blocks(plan.out, plan.images_root, plan.settings, ranks=ranks, watch=plan.watch)
     forwards = ranks.total(work.forwards)
     with store.Writer(plan.out) as writer:
         states = writer.states()
         reasons = store.partial_failures(plan.out)
-        _refuse_too_many_failures(plan, int((states != store.ITEM_STATES["good"]).sum()), reasons)
+        listed = store.failures_path(store.partial_path(plan.out))
+        store.write_failures(listed, reasons.values())
+        _refuse_too_many_failures(plan, int((states != store.ITEM_STATES["good"]).sum()), listed)
         kept = (reasons[i] for i in plan.contents.ids if i in reasons)
         store.write_failures(store.failures_path(plan.out), kept)
         writer.publish()
@@ -222,7 +229,12 @@ def _work_and_publish(plan: Plan, ranks: Ranks, began: float) -> ExtractResult:
     ranks.total(0)  # the others leave when it is published
     cache = store.open_cache(plan.out)
     result = _result(plan, cache, began, new=forwards, reused=sum(cache.counts().values()) - forwards)
-    return _with_speed(result, work, plan.watch) if work.forwards else result
+    if work.forwards:
+        result = _with_speed(result, work, plan.watch)
+    failed = f", {result.failed} failed ({store.failures_path(plan.out)})" if result.failed else ""
+    rows = f"{result.rows:,} rows: {result.new:,} new, {result.reused:,} reused{failed}"
+    plan.watch.say(f"{rows}, in {numbers.seconds(result.seconds)} -> {plan.out}")
+    return result
 
 
 def _with_speed(result: ExtractResult, work: Work, watch: Watch) -> ExtractResult:
@@ -232,16 +244,16 @@ def _with_speed(result: ExtractResult, work: Work, watch: Watch) -> ExtractResul
     return dataclasses.replace(result, batch=work.batch, shares=parts, images_per_second=speed)
 
 
-def _refuse_too_many_failures(plan: Plan, failed: int, reasons: dict[bytes, Any]) -> None:
-    """Raises DataError when more than the share allowed failed; the unfinished file keeps all good rows."""
+def _refuse_too_many_failures(plan: Plan, failed: int, listed: Path) -> None:
+    """Raises DataError when more than the share allowed failed (``listed`` says which); all good rows are kept."""
     from pipeline import store
 
     rows, limit = len(plan.contents.ids), plan.settings.max_failures
     if failed <= limit * rows:
         return
+    reasons = store.read_failures(listed)
     first = next((reasons[i] for i in plan.contents.ids if i in reasons), None)
     example = f"; the first: {os.fsdecode(first.id)!a}: {first.reason}" if first else ""
-    listed = store.failures_path(store.partial_path(plan.out))
     raise DataError(
         f"{failed} of {rows} images failed, more than --max-failures {limit:g}{example}; all are listed in {listed}; "
         "the good rows are kept: mend the files or raise --max-failures, and run again"

@@ -97,6 +97,7 @@ def run_finetune(settings: FinetuneSettings, watch: Watch) -> FinetuneResult:
     run = runs.find_run(settings.run, cache_root=settings.cache_root)
     if run.stage not in ("train", "search"):
         raise HeadError(f"{run.folder.name} is a {run.stage} run: give a run of `pipeline train` or `pipeline search`")
+    runs.require_writable(settings.cache_root)
     cache = cache_of(run)
     head = load_head(run.folder)
     require_key(head, cache.key, str(cache.path))

@@ -56,6 +56,10 @@ class Plan:
         self.listing = data.list_source(settings.source, cache_root=settings.cache_root, watch=watch)
         if self.listing.skipped and view is None:
             watch.say(data.skip_summary(self.listing.skipped))
+        if not self.listing.classes and view is None:
+            watch.say(
+                f"no class folders: {len(self.listing.ids):,} images without labels; heads cannot learn from them"
+            )
         self.device = known.resolve_device(settings.device)
         self.spec, self.out = self._identity()
         self.provenance = self.spec.provenance()
@@ -184,9 +188,11 @@ class Plan:
                 raise CacheError(
                     f"{partial} was begun with other settings: finish it with those, remove it, or give another --out"
                 )
-            if _same(begun, self.contents) and begun.block_rows == self.contents.block_rows:
+            # A file that could not even be read is tried again: nothing tells whether it has been mended since.
+            unread = (begun.states > store.ITEM_STATES["good"]) & ~begun.digests.any(axis=1)
+            if _same(begun, self.contents) and begun.block_rows == self.contents.block_rows and not unread.any():
                 return True
-            self.watch.say("the source or the block size has changed since the interruption: finished rows are reused")
+            self.watch.say("the source has changed since the interruption: finished rows are reused")
             store.retire_partial(self.out)
         for note in self.notes if self.view is None else ():
             self.watch.say(note)

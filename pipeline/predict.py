@@ -28,7 +28,7 @@ class PredictSettings:
     """Settings of a prediction."""
 
     run: str = st.argument(RUN_HELP)
-    images: tuple[str, ...] = st.argument("image files", metavar="IMAGE")
+    images: tuple[str, ...] = st.argument("image files, after the run", metavar="IMAGE")
     top: int = st.option(5, "how many classes to show for each image", minimum=1)
     trace: bool = st.option(False, "show each image's way: input, features, head, softmax, class")
     device: str = st.option("auto", "where the network runs", choices=("auto", "cpu", "cuda"))
@@ -86,16 +86,21 @@ def run_predict(settings: PredictSettings, watch: Watch) -> Predictions:
     paths = [os.fsencode(p) for p in settings.images]
     for path in paths:
         if not os.path.isfile(path):
-            raise DataError(f"no image at {os.fsdecode(path)!a}: give image files")
+            what = "is a folder" if os.path.isdir(path) else "is not there"
+            raise DataError(f"{os.fsdecode(path)!a} {what}: give image files")
     classifier = load_classifier(run, cache_root=settings.cache_root, device=settings.device, watch=watch)
-    found = Predictions()
+    found, bad = Predictions(), list[str]()
     with data.Loader(classifier.geometry, workers=len(os.sched_getaffinity(0)), ahead=2 * PREDICT_BATCH) as loader:
         for start in range(0, len(paths), PREDICT_BATCH):
             part = paths[start : start + PREDICT_BATCH]
             loaded = list(loader.load(enumerate(part)))
             for item in loaded:
                 if item.failure is not None:
-                    raise DataError(f"{os.fsdecode(part[item.index])!a} cannot be used: {item.failure.reason}")
+                    bad.append(f"{os.fsdecode(part[item.index])!a} cannot be used: {item.failure.reason}")
+                    watch.warn(bad[-1])
+            part = [part[item.index] for item in loaded if item.pixels is not None]
+            if not part:
+                continue
             pixels = np.stack([item.pixels for item in loaded if item.pixels is not None])
             answer = classifier(pixels)
             probabilities = softmax(answer.logits)
@@ -103,8 +108,12 @@ def run_predict(settings: PredictSettings, watch: Watch) -> Predictions:
                 found.append(_ranked(path, probabilities[i], classifier.classes, settings.top))
                 if settings.trace:
                     _show_trace(path, pixels[i], i, answer, probabilities[i], classifier, settings.top, watch)
-    if not settings.trace:
+    if found and not settings.trace:
         watch.show(predictions_table([(p.path, p.top) for p in found]))
+    if bad:
+        raise DataError(
+            bad[0] if len(bad) == 1 else f"{len(bad)} of {len(paths)} images cannot be used; the first: {bad[0]}"
+        )
     return found
 
 

@@ -119,6 +119,20 @@ def new_run(
         shutil.rmtree(folder, ignore_errors=True)  # only there when something above failed
 
 
+def require_writable(cache_root: Path) -> None:
+    """Find out before long work whether a run can be kept.
+
+    Raises:
+        HeadError: it cannot.
+    """
+    try:
+        (cache_root / "runs").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache_root / "runs"):
+            pass
+    except OSError as error:
+        raise unwritable(cache_root / "runs", error) from error
+
+
 def unwritable(folder: Path, error: OSError) -> HeadError:
     """The error for a run that the system will not let us write."""
     return HeadError(

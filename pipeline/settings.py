@@ -59,11 +59,14 @@ def check(settings: Any) -> None:
     """
     for field in dataclasses.fields(settings):
         value, rule = getattr(settings, field.name), field.metadata
-        flag = flag_name(field.name)
+        flag = field.name.upper() if rule.get("positional") else flag_name(field.name)
         if value is None:
             continue
         for one in value if isinstance(value, tuple) else (value,):
-            _check_one(flag, one, rule)
+            try:
+                _check_one(flag, one, rule)
+            except TypeError as error:
+                raise ConfigError(f"{flag} is {one!r}: it must be a number") from error
         if isinstance(value, tuple) and not value:
             raise ConfigError(f"{flag} is empty: give at least one value")
 

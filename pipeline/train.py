@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pipeline.heads.minibatch import Epoch, FitResult
     from pipeline.store import Cache
 
-CACHE_HELP = "a feature cache made by `pipeline extract`, or `latest`"
+CACHE_HELP = "a feature cache: its path, its name (or the beginning of it), or `latest`"
 VIEWS_HELP = "learn from so many augmented views of each train image, too (made by `pipeline extract --views`)"
 ROOT_HELP = "folder for features, runs, weights and downloaded data"
 
@@ -139,8 +139,16 @@ def find_cache(spec: str, *, cache_root: Path) -> Cache:
         if not made:
             raise CacheError(f"no feature cache in {folder} yet: make one with `pipeline extract SOURCE`")
         return open_cache(made[-1])
-    named = folder / (spec if spec.endswith(".h5") else spec + ".h5")
-    return open_cache(named if named.exists() and not Path(spec).exists() else Path(spec))
+    if Path(spec).exists() or "/" in spec:
+        return open_cache(spec)
+    there = sorted(p for p in folder.glob("*.h5") if not is_view(p))
+    exact = [p for p in there if p.name in (spec, spec + ".h5")]
+    found = exact or [p for p in there if p.name.startswith(spec)]
+    if len(found) == 1:
+        return open_cache(found[0])
+    shown = ", ".join(p.name for p in (found or there)[-5:]) or "none yet: make one with `pipeline extract SOURCE`"
+    what = "fits several caches" if found else "is no cache"
+    raise CacheError(f"{spec!r} {what}: give a path, a name or its beginning, or {runs.LATEST!r}; in {folder}: {shown}")
 
 
 def load_rows(cache: Cache, split: str) -> Rows:
@@ -287,11 +295,14 @@ def _fit(
     """Fit heads on train, choose their epochs on val; reads no other split."""
     from pipeline.heads.minibatch import fit_minibatch
 
+    runs.require_writable(settings.cache_root)
     fitted, chosen = load_rows(cache, "train"), load_rows(cache, "val")
     if settings.views:
         fitted = with_views(cache, fitted, settings.views)
     if not len(fitted):
-        raise HeadError(f"{cache.path.name} has no labelled train rows: extract a source with train images")
+        raise HeadError(
+            f"{cache.path.name} has no labelled train rows: name another cache, or extract a source with train images"
+        )
     watch.say(
         f"{cache.path.name}: {len(fitted):,} train rows, {len(chosen):,} val rows, {cache.dim:,} features, "
         f"{len(cache.classes)} classes"

@@ -307,7 +307,7 @@ def test_a_file_that_is_no_image_is_named_with_the_reason(workshop: SimpleNamesp
     (tmp_path / "text.jpg").write_text("hello")
     with pytest.raises(DataError, match=r"text.jpg' cannot be used"):
         predict(workshop.head.run, tmp_path / "text.jpg", cache_root=workshop.root)
-    with pytest.raises(DataError, match="no image at"):
+    with pytest.raises(DataError, match="is not there: give image files"):
         predict(workshop.head.run, [tmp_path / "missing.jpg"], cache_root=workshop.root)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Iterator
 from typing import Literal
@@ -23,6 +24,8 @@ from pipeline.report.numbers import visible
 from pipeline.report.progress import BarTracker, LineTracker, Pace, bars, summary
 from pipeline.report.trace import TraceRow
 from pipeline.report.watch import Tracker, Watch
+
+PIPED_WIDTH = 200
 
 # One character for one, so that columns stay where they are.
 _PLAIN = str.maketrans("–−×÷·…→≥≤│─█▉▊▋▌▍▎▏", "--x:.~>><|-#####   ")
@@ -42,7 +45,9 @@ def _console(stderr: bool) -> rich.console.Console:
     if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
         codecs.register_error("pipeline-plain", _write_plainly)
         stream.reconfigure(errors="pipeline-plain")
-    return rich.console.Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    # A file or a pipe has no width: lines are not wrapped there, so that paths can be searched for.
+    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
+    return rich.console.Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
 
 
 def fail(message: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,8 @@ def writing_lock(cache: Path) -> Iterator[str | None]:
     lock, holder = FileLock(_beside(cache, "lock")), _beside(cache, "holder.json")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache.parent):  # the lock takes "permission denied" for "somebody holds it"
+            pass
         lock.acquire(timeout=0)
     except Timeout:
         raise CacheError(
