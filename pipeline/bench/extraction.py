@@ -83,8 +83,8 @@ def bench_extract(
     pixels = np.random.default_rng(0).integers(0, 256, (batch, 3, image_size, image_size), dtype=np.uint8)
     pure(pixels)
     speed = max(rate(batch, lambda: pure(pixels))() for _ in range(3))  # what others take is not ours
-    # Whole blocks of 128 rows, so that no batch is padded.
-    count = photographs or 128 * max(1, round(SECONDS * speed / 128))
+    # Whole blocks of 128 rows, so that no batch is padded; two at least, for the start not to outweigh the work.
+    count = photographs or 128 * max(2, round(SECONDS * speed / 128))
     source = bench.folder / "photographs"
     make_photographs(source, count, size=size)
     whole: list[float] = []

@@ -233,12 +233,16 @@ class Features:
         return list(zip(picked, self.y[np.asarray(indices)].tolist(), strict=True))
 
     def batches(self, size: int) -> Iterator[tuple[Matrix, NDArray[np.int64]]]:
-        """Batches ``(X (<=size, D), y)`` in row order; nothing is kept, so memory stays flat."""
-        for start in range(0, len(self), size):
-            rows = self.rows[start : start + size]
-            first, last = int(rows[0]), int(rows[-1]) + 1
-            run = self.cache.features[first:last]
-            yield (run if last - first == len(rows) else run[rows - first]), self.y[start : start + size]
+        """Batches ``(X (<=size, D), y)`` in row order, read one by one: pages of a map would stay in memory (E6)."""
+        structure = self.cache._structure
+        with structure.path.open("rb") as file:
+            for start in range(0, len(self), size):
+                rows = self.rows[start : start + size]
+                first, last = int(rows[0]), int(rows[-1]) + 1
+                file.seek(structure.offset("/features") + first * structure.row_bytes("/features"))
+                run: Matrix = np.fromfile(file, structure.dtype, (last - first) * structure.dim)
+                run = run.reshape(-1, structure.dim)
+                yield (run if last - first == len(rows) else run[rows - first]), self.y[start : start + size]
 
 
 def open_cache(path: str | Path, *, verify: bool = False) -> Cache:
