@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import settings as st
 from pipeline.errors import ConfigError, DataError
 from pipeline.report.watch import Watch
+from pipeline.train import ROOT_HELP
 
 if TYPE_CHECKING:
     from pipeline.blocks import Work
@@ -72,7 +73,7 @@ class ExtractSettings:
     view_seed: int = st.option(0, "seed of the views", minimum=0)
     max_failures: float = st.option(0.01, "share of images that may fail before the job ends with an error", minimum=0)
     rehash: bool = st.option(False, "read every image again instead of trusting unchanged sizes and times")
-    cache_root: Path = st.option(Path("cache"), "folder for features, runs, weights and downloaded data")
+    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
     def __post_init__(self) -> None:
         st.check(self)

@@ -34,21 +34,17 @@ ROOT_HELP = "folder for features, runs, weights and downloaded data"
 
 
 @dataclass(frozen=True)
-class TrainSettings:
-    """Settings of one head."""
+class HeadSettings:
+    """What one head and a search for the best one have in common."""
 
     cache: str = st.argument(CACHE_HELP, default=runs.LATEST)
-    solver: str = st.option(MinibatchConfig.solver, "how the head is fitted", choices=("adamw", "sgd"))
-    lr: float = st.option(MinibatchConfig.lr, "learning rate at the start", above=0)
-    weight_decay: float = st.option(
-        MinibatchConfig.weight_decay, "decoupled decay of the weights (not the bias)", minimum=0
-    )
+    solver: str = st.option(MinibatchConfig.solver, "how a head is fitted", choices=("adamw", "sgd"))
     epochs: int = st.option(MinibatchConfig.epochs, "passes over the train rows", minimum=1)
     batch_size: int = st.option(MinibatchConfig.batch_size, "rows in one step", minimum=1)
     class_weight: str = st.option("none", "balanced weighs each class by 1 / its share", choices=("none", "balanced"))
     views: int = st.option(0, VIEWS_HELP, minimum=0)
     seed: int = st.option(MinibatchConfig.seed, "seed of the order of the rows", minimum=0)
-    device: str = st.option("cpu", "where the head is fitted", choices=("cpu", "cuda"))
+    device: str = st.option("cpu", "where a head is fitted", choices=("cpu", "cuda"))
     cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
     def __post_init__(self) -> None:
@@ -56,23 +52,21 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
-class SearchSettings:
+class TrainSettings(HeadSettings):
+    """Settings of one head."""
+
+    lr: float = st.option(MinibatchConfig.lr, "learning rate at the start", above=0)
+    weight_decay: float = st.option(
+        MinibatchConfig.weight_decay, "decoupled decay of the weights (not the bias)", minimum=0
+    )
+
+
+@dataclass(frozen=True)
+class SearchSettings(HeadSettings):
     """Settings of a search: every learning rate with every weight decay, all in one pass."""
 
-    cache: str = st.argument(CACHE_HELP, default=runs.LATEST)
-    solver: str = st.option(MinibatchConfig.solver, "how each head is fitted", choices=("adamw", "sgd"))
     lrs: tuple[float, ...] = st.option((1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2), "learning rates to try", above=0)
     weight_decays: tuple[float, ...] = st.option((0.0, 1e-3, 1e-2, 1e-1, 1.0), "weight decays to try", minimum=0)
-    epochs: int = st.option(MinibatchConfig.epochs, "passes over the train rows", minimum=1)
-    batch_size: int = st.option(MinibatchConfig.batch_size, "rows in one step", minimum=1)
-    class_weight: str = st.option("none", "balanced weighs each class by 1 / its share", choices=("none", "balanced"))
-    views: int = st.option(0, VIEWS_HELP, minimum=0)
-    seed: int = st.option(MinibatchConfig.seed, "seed of the order of the rows", minimum=0)
-    device: str = st.option("cpu", "where the heads are fitted", choices=("cpu", "cuda"))
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
-
-    def __post_init__(self) -> None:
-        st.check(self)
 
 
 @dataclass(frozen=True)
@@ -290,7 +284,7 @@ def trace_row(epoch: Epoch) -> TraceRow:
 
 
 def _fit(
-    cache: Cache, configs: Sequence[MinibatchConfig], settings: TrainSettings | SearchSettings, watch: Watch, tell: Any
+    cache: Cache, configs: Sequence[MinibatchConfig], settings: HeadSettings, watch: Watch, tell: Any
 ) -> tuple[list[FitResult], float]:
     """Fit heads on train, choose their epochs on val; reads no other split."""
     from pipeline.heads.minibatch import fit_minibatch
@@ -341,7 +335,7 @@ def cache_record(cache: Cache) -> dict[str, Any]:
 def _save(
     cache: Cache,
     stage: str,
-    settings: TrainSettings | SearchSettings,
+    settings: HeadSettings,
     best: FitResult,
     seconds: float,
     watch: Watch,
