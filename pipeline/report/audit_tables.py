@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.console import RenderableType
 from rich.text import Text
 
 from pipeline.report.numbers import count, percent, visible
+from pipeline.report.tables import NAME_WIDTH, plain_table, titled
 
 BALANCE_ROWS = 30
 LISTED = 10
-NAME_WIDTH = 36
 
 Place = tuple[str, str, str]
 """An image as these tables show it: its split, class and path."""
@@ -33,7 +31,7 @@ def balance_table(
         caption = f"the {limit} smallest classes in {share_of}, of {count(len(classes))}"
     splits = list(dict.fromkeys(split for counts in classes.values() for split in counts))
     whole = sum(counts.get(share_of, 0) for counts in classes.values())
-    table = _table()
+    table = plain_table()
     table.add_column("Class", no_wrap=True, overflow="ellipsis", max_width=NAME_WIDTH)
     for split in splits:
         table.add_column(split.capitalize(), justify="right", no_wrap=True)
@@ -41,12 +39,12 @@ def balance_table(
     for name, counts in rows:
         share = percent(counts.get(share_of, 0) / whole) if whole else percent(None)
         table.add_row(Text(visible(name)), *(_figure(counts.get(s, 0)) for s in splits), share)
-    return _titled(table, title, caption)
+    return titled(table, title, caption)
 
 
 def copies_table(groups: Sequence[Sequence[Place]], title: str = "", limit: int = LISTED) -> RenderableType:
     """Groups of images that are one and the same, a number for each group; at most ``limit`` groups."""
-    table = _table()
+    table = plain_table()
     table.add_column("", justify="right", style="dim")
     for heading in ("Split", "Class"):
         table.add_column(heading, no_wrap=True, overflow="ellipsis", max_width=NAME_WIDTH)
@@ -57,14 +55,14 @@ def copies_table(groups: Sequence[Sequence[Place]], title: str = "", limit: int 
         if len(group) > limit:
             table.add_row("", "", "", Text(f"and {count(len(group) - limit)} more", "dim"))
     caption = f"the first {limit} of {count(len(groups))}" if len(groups) > limit else ""
-    return _titled(table, title, caption)
+    return titled(table, title, caption)
 
 
 def near_table(
     pairs: Sequence[tuple[float, Place, Place]], total: int, title: str = "", limit: int = LISTED
 ) -> RenderableType:
     """Pairs of images with the cosine of their features, in the order given; ``total`` is how many there are."""
-    table = _table()
+    table = plain_table()
     table.add_column("Cosine", justify="right", no_wrap=True)
     for _ in range(2):
         table.add_column("Split", no_wrap=True)
@@ -73,12 +71,12 @@ def near_table(
         ends = (left[0], left[2], right[0], right[2])
         table.add_row(f"{cosine:.4f}", *(Text(visible(part)) for part in ends))
     shown = min(limit, len(pairs))
-    return _titled(table, title, f"the first {shown} of {count(total)}" if total > shown else "")
+    return titled(table, title, f"the first {shown} of {count(total)}" if total > shown else "")
 
 
 def names_table(kinds: Mapping[str, Sequence[str]], title: str = "", limit: int = LISTED) -> RenderableType:
     """What there is of each kind: how many, and the first ``limit`` names."""
-    table = _table()
+    table = plain_table()
     table.add_column("", no_wrap=True)
     table.add_column("Count", justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
@@ -87,20 +85,8 @@ def names_table(kinds: Mapping[str, Sequence[str]], title: str = "", limit: int 
             table.add_row("" if i else Text(visible(kind)), "" if i else count(len(names)), Text(visible(name)))
         if len(names) > limit:
             table.add_row("", "", Text(f"and {count(len(names) - limit)} more", "dim"))
-    return _titled(table, title)
+    return titled(table, title)
 
 
 def _figure(n: int) -> Text:
     return Text(count(n), "" if n else "bold red")
-
-
-def _table() -> Table:
-    """The look of ``pipeline.report.tables``: a rule under the head, no frame."""
-    return Table(
-        header_style="dim", border_style="dim", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1)
-    )
-
-
-def _titled(table: Table, title: str, caption: str = "") -> RenderableType:
-    parts = [Text(visible(title), "bold")] if title else []
-    return Group(*parts, table, *([Text(caption, "dim")] if caption else []))

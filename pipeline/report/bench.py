@@ -14,7 +14,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from pipeline.report.numbers import ABSENT, visible
-from pipeline.report.tables import _table, _titled
+from pipeline.report.tables import plain_table, titled
 
 _SIGNS = {"least": "≥ ", "most": "≤ ", "exactly": "= "}
 
@@ -44,7 +44,7 @@ class BenchRow:
 
 def bench_table(rows: Sequence[BenchRow], title: str = "", caption: str = "") -> RenderableType:
     """Under its entry each figure: median, spread, floor, aim, whether they were met, and below its name its ways."""
-    table = _table()
+    table = plain_table()
     table.add_column("Measured", overflow="fold")
     aims = any(r.aim is not None for r in rows)
     for heading in ("Median", "Spread", "Floor", *(("Aim",) if aims else ())):
@@ -66,7 +66,7 @@ def bench_table(rows: Sequence[BenchRow], title: str = "", caption: str = "") ->
             *(ABSENT if bound is None else _SIGNS[r.sense] + figure(bound) for bound in bounds),
             _verdict(r),
         )
-    return _titled(table, title, caption)
+    return titled(table, title, caption)
 
 
 def figure(value: float) -> str:

@@ -58,7 +58,7 @@ def results_table(results: Sequence[Result], title: str = "") -> RenderableType:
     ]
     shown = [f for f in figures if any(f[1](r) is not None for r in results)]
     notes = any(r.note for r in results)
-    table = _table()
+    table = plain_table()
     table.add_column("Method", no_wrap=True, overflow="ellipsis", max_width=NAME_WIDTH)
     for heading, _, _ in shown:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -69,7 +69,7 @@ def results_table(results: Sequence[Result], title: str = "") -> RenderableType:
         row = [visible(r.name), *(write(get(r)) for _, get, write in shown)]
         note = [Text(visible(r.note), "dim")] if notes else []
         table.add_row(*map(Text, row), *note, style="bold" if i in best else "")
-    return _titled(table, title)
+    return titled(table, title)
 
 
 def _best(scores: Sequence[float | None]) -> set[int]:
@@ -87,14 +87,14 @@ def per_class_table(
     if len(rows) > limit:
         rows = sorted(rows, key=lambda r: (r["f1"], r["name"]))[:limit]
         caption = f"the {limit} classes with the lowest F1, of {count(len(per_class))}"
-    table = _table()
+    table = plain_table()
     table.add_column("Class", no_wrap=True, overflow="ellipsis", max_width=NAME_WIDTH)
     for heading in ("Precision", "Recall", "F1", "Images"):
         table.add_column(heading, justify="right", no_wrap=True)
     for r in rows:
         figures = (percent(r["precision"]), percent(r["recall"]), percent(r["f1"]), count(int(r["support"])))
         table.add_row(Text(visible(str(r["name"]))), *figures)
-    return _titled(table, title, caption)
+    return titled(table, title, caption)
 
 
 def settings_panel(pairs: Mapping[str, object], title: str = "") -> RenderableType:
@@ -104,13 +104,13 @@ def settings_panel(pairs: Mapping[str, object], title: str = "") -> RenderableTy
     grid.add_column(overflow="fold")
     for name, value in pairs.items():
         grid.add_row(Text(visible(name.replace("_", " "))), Text(setting(value)))
-    return _titled(grid, title)
+    return titled(grid, title)
 
 
 def search_table(trials: Sequence[Trial], title: str = "", limit: int = SEARCH_ROWS) -> RenderableType:
     """The ranking in the order given, best first; at most ``limit`` rows, the first in bold."""
     caption = f"the first {limit} of {count(len(trials))}" if len(trials) > limit else ""
-    table = _table()
+    table = plain_table()
     shown = list(trials[:limit])
     names = list(dict.fromkeys(name for t in shown for name in t.settings))
     table.add_column("", justify="right", style="dim")
@@ -128,7 +128,7 @@ def search_table(trials: Sequence[Trial], title: str = "", limit: int = SEARCH_R
         cells = [*values, *(extras[h] for h in extras if optional[h])]
         note = [Text(visible(t.note), "dim")] if optional[""] else []
         table.add_row(str(rank), *cells, *note, style="bold" if rank == 1 and t.val is not None else "")
-    return _titled(table, title, caption)
+    return titled(table, title, caption)
 
 
 def files_summary(
@@ -157,14 +157,15 @@ def _files(n: int, noun: str) -> str:
     return f"{count(n)} {noun}{'s' * (n != 1)}"
 
 
-def _table() -> Table:
+def plain_table() -> Table:
     """The one look of every table here: a rule under the head, no frame."""
     return Table(
         header_style="dim", border_style="dim", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1)
     )
 
 
-def _titled(table: Table, title: str, caption: str = "") -> RenderableType:
+def titled(table: Table, title: str, caption: str = "") -> RenderableType:
+    """The table under its title, with a caption below, neither broken at the table's width."""
     # A Table would break its own title and caption at the table's width, narrow as that may be.
     parts = [Text(visible(title), "bold")] if title else []
     return Group(*parts, table, *([Text(caption, "dim")] if caption else []))
@@ -177,7 +178,7 @@ def heading(text: str) -> Text:
 
 def predictions_table(predictions: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> Table:
     """For each image its likeliest class, its probability, and what else is likely: ``(path, [(class, p), ...])``."""
-    table = _table()
+    table = plain_table()
     table.add_column("Image", overflow="fold")
     table.add_column("Class", overflow="ellipsis", max_width=NAME_WIDTH)
     table.add_column("Probability", justify="right", no_wrap=True)
@@ -191,7 +192,7 @@ def predictions_table(predictions: Sequence[tuple[str, Sequence[tuple[str, float
 
 def difference_table(fields: Sequence[tuple[str, object, object]], names: Sequence[str]) -> Table:
     """Fields in which two things differ: ``(field, left, right)``, under the two names."""
-    table = _table()
+    table = plain_table()
     table.add_column("Differs", no_wrap=True)
     for name in names:
         table.add_column(Text(visible(name)), overflow="fold")
