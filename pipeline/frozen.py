@@ -156,24 +156,29 @@ class FrozenTrunk:
         )
         return self.engine
 
-    def check(self, pixels: NDArray[np.uint8]) -> float:
-        """Compare the engine with plain eager torchvision on these pixels; returns the largest relative difference."""
+    def check(self, pixels: NDArray[np.uint8], found: NDArray[np.float32] | None = None) -> float:
+        """Compare the engine with plain eager torchvision on these pixels; returns the largest relative difference.
+
+        ``found`` is what the engine gave for them, where that is known already.
+        """
         from pipeline.trunk.engine import check_engine
 
-        self.max_difference = check_engine(self.engine, self.model, self.spec.info, pixels, self.spec.layer)
+        self.max_difference = check_engine(self.engine, self.model, self.spec.info, pixels, self.spec.layer, found)
         return self.max_difference
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features (n, D) float32 of (n, 3, S, S) uint8 pixels, any n; halves the batch when memory runs out (E4)."""
         from pipeline.trunk.engine import is_out_of_memory
 
-        if self.max_difference is None and len(pixels):
-            self.check(pixels[: self.engine.batch])
         parts, at = [np.zeros((0, self.dim), np.float32)], 0
         while at < len(pixels):
             try:
-                parts.append(self.engine(pixels[at : at + self.engine.batch]))
-                at += len(parts[-1])
+                batch = pixels[at : at + self.engine.batch]
+                found = self.engine(batch)
+                if self.max_difference is None:
+                    self.check(batch, found)
+                parts.append(found)
+                at += len(found)
                 continue
             except Exception as error:
                 if not is_out_of_memory(error):

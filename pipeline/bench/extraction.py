@@ -19,7 +19,7 @@ from pipeline.report.watch import Tracker, Watch
 
 WHOLE_GOAL = Goal(floor=2.0)
 STEADY_GOAL = Goal(floor=0.92, aim=0.96)
-SECONDS = 14.0  # that one extraction should take
+SECONDS = 25.0  # that one extraction should take
 
 
 class _Clock(Watch):
@@ -61,7 +61,7 @@ def bench_extract(
     Photographs are 0.2-megapixel JPEGs of quality 85. Starting up (weights, engine, its check against eager) costs the
     same few seconds for ten images as for a million; against the pure forward the job is timed without it, from the
     first batch's end to the published file, with the hashing that came before. Against the plain script both are timed
-    whole. By default there are as many photographs as make one extraction take about 14 s.
+    whole. By default there are as many photographs as make one extraction take about 25 s.
     """
     from pipeline.frozen import DEFAULT_BATCH
     from pipeline.trunk.engine import open_engine

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import settings as st
+from pipeline.bench.decoding import bench_decode
 from pipeline.bench.extraction import bench_extract
 from pipeline.bench.measure import Bench, Figure
 from pipeline.bench.memory import bench_memory
@@ -27,6 +28,7 @@ from pipeline.train import ROOT_HELP
 
 ENTRIES: dict[str, Callable[[Bench], list[Figure]]] = {
     "trunk": bench_trunk,
+    "decode": bench_decode,
     "extract": bench_extract,
     "rerun": bench_rerun,
     "read": bench_read,

@@ -58,7 +58,7 @@ class Loader:
         waiting: deque[Future[Loaded]] = deque()
         try:
             for index, path in jobs:
-                waiting.append(self._pool.submit(_load, index, path, self._geometry))
+                waiting.append(self._pool.submit(load_one, index, path, self._geometry))
                 if len(waiting) >= self._ahead:
                     yield waiting.popleft().result()
             while waiting:
@@ -82,7 +82,8 @@ class Loader:
         self.close()
 
 
-def _load(index: int, path: bytes, geometry: Geometry) -> Loaded:
+def load_one(index: int, path: bytes, geometry: Geometry) -> Loaded:
+    """Read, hash, decode and resize one image; what is wrong with it is told, not raised."""
     digest, pixels, failure = NO_DIGEST, None, None
     marks = [time.perf_counter()] * 4  # start, read, decoded, transformed
     try:

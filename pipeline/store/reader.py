@@ -229,8 +229,11 @@ class Features:
         return np.array(self.cache.features[row]), int(self.y[index])
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[NDArray[Any], int]]:
-        picked = np.asarray(self.cache.features[self.rows[np.asarray(indices)]])
-        return list(zip(picked, self.y[np.asarray(indices)].tolist(), strict=True))
+        places = np.asarray(indices)
+        # take copies whole rows where fancy indexing goes through an iterator; clip spares it a second, buffered copy
+        # (rows are in range: they come out of self.rows).
+        picked = np.take(np.asarray(self.cache.features), self.rows[places], axis=0, mode="clip")
+        return list(zip(picked, self.y[places].tolist(), strict=True))
 
     def batches(self, size: int) -> Iterator[tuple[Matrix, NDArray[np.int64]]]:
         """Batches ``(X (<=size, D), y)`` in row order, read one by one: pages of a map would stay in memory (E6)."""

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from pipeline.bench.child import observed, run_python
+from pipeline.bench.decoding import bench_decode
 from pipeline.bench.extraction import bench_extract
 from pipeline.bench.images import make_photographs, make_small
 from pipeline.bench.measure import Bench
@@ -130,3 +131,8 @@ def test_a_child_process_is_observed_from_within(tmp_path):
 def test_a_failed_child_is_an_error_with_its_last_line(tmp_path):
     with pytest.raises(PipelineError, match="exit 3"):
         observed(tmp_path / "r.json", "no_such_module_exit 3", [], watched=tmp_path)
+
+
+def test_decode_measures_threads_against_processes(bench):
+    found = finite(bench_decode(bench, photographs=6, size=(64, 50)))
+    assert list(found) == ["threads ÷ processes"]
