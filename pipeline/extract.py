@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import runs
 from pipeline import settings as st
 from pipeline.errors import ConfigError, DataError
 from pipeline.report.watch import Watch
@@ -235,6 +236,8 @@ def _work_and_publish(plan: Plan, ranks: Ranks, began: float) -> ExtractResult:
     failed = f", {result.failed} failed ({store.failures_path(plan.out)})" if result.failed else ""
     rows = f"{result.rows:,} rows: {result.new:,} new, {result.reused:,} reused{failed}"
     plan.watch.say(f"{rows}, in {numbers.seconds(result.seconds)} -> {plan.out}")
+    if stale := runs.learned_from_other(plan.out, cache.content, cache_root=plan.settings.cache_root):
+        plan.watch.warn(f"learned from what {plan.out.name} held before, and must be trained again: {', '.join(stale)}")
     return result
 
 

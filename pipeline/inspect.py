@@ -126,5 +126,5 @@ def _lines(cache: Cache, plain: dict[str, Any]) -> dict[str, object]:
 def _comparable(cache: Cache) -> dict[str, Any]:
     """What two caches are compared in: everything but where and when."""
     plain = _contents(cache)
-    kept = ("rows", "dim", "dtype", "splits", "failed", "unlabelled", "classes", "provenance", "key")
+    kept = ("rows", "dim", "splits", "failed", "unlabelled", "classes", "provenance", "key")
     return {**{name: plain[name] for name in kept}, "content": cache.content}

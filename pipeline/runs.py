@@ -167,6 +167,19 @@ def find_run(spec: str | Path, *, cache_root: Path) -> Run:
     raise HeadError(f"no run {text!r}: give a run's folder, its name or number, or {LATEST!r}; in {runs}: {shown}")
 
 
+def learned_from_other(path: Path, content: str, *, cache_root: Path) -> list[str]:
+    """Names of the runs that learned from the cache at ``path`` when its content was another: they are refused now."""
+    found = []
+    for config in sorted((cache_root / "runs").glob("[0-9]*-*/config.json")):
+        try:
+            cache = json.loads(config.read_text(encoding="utf-8"))["cache"]
+            if cache["path"] == str(path.resolve()) and cache["content"] != content:
+                found.append(config.parent.name)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a damaged run is told of when it is asked for
+    return found
+
+
 def _number(name: str) -> int:
     return int(name.split("-", 1)[0])
 

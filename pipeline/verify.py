@@ -159,7 +159,8 @@ def _counted(found: Mapping[str, list[str]]) -> str:
 def _sound(report: VerifyReport) -> str:
     """The one plain line of a cache in which all is well."""
     good, failed = report.rows - report.failed, f", {report.failed:,} failed" if report.failed else ""
-    text = f"{report.cache} is sound: {good:,} good rows{failed}, {report.blocks:,} blocks, all checksums hold"
+    blocks = f"{report.blocks:,} block{'s' if report.blocks != 1 else ''}"
+    text = f"{report.cache} is sound: {good:,} good rows{failed}, {blocks}, all checksums hold"
     if report.sample is not None:
         s = report.sample
         text += (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rich.console
 from PIL import Image
+
+from pipeline.report.watch import Watch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -75,3 +79,27 @@ def workshop(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNa
     tuned = finetune(head.run, epochs=1, batch_size=16, cache_root=root)
     test = evaluate(head.run, cache_root=root)
     return SimpleNamespace(root=root, photos=photos, cache=cache, head=head, tuned=tuned, test=test)
+
+
+class Listener(Watch):
+    """Keeps what is shown, as text."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def say(self, text: str) -> None:
+        self.text += text + "\n"
+
+    def warn(self, text: str) -> None:
+        self.text += f"warning: {text}\n"
+
+    def show(self, renderable: Any) -> None:
+        console = rich.console.Console(file=io.StringIO(), width=160)
+        console.print(renderable)
+        self.text += console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def listener() -> Listener:
+    """A watch that keeps what it is told, as ``text``."""
+    return Listener()

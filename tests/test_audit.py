@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from pathlib import Path
@@ -10,35 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rich.console
 from PIL import Image
 
 from pipeline import extract, open_cache
 from pipeline.audit import audit
 from pipeline.cli import main
 from pipeline.errors import CacheError, ConfigError, DataError
-from pipeline.report.watch import Watch
 from pipeline.store import Failure, failures_path, read_failures
 
 Quick = dict[str, Any]
-
-
-class Listener(Watch):
-    """Keeps what is shown, as text."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def say(self, text: str) -> None:
-        self.text += text + "\n"
-
-    def warn(self, text: str) -> None:
-        self.text += f"warning: {text}\n"
-
-    def show(self, renderable: Any) -> None:
-        console = rich.console.Console(file=io.StringIO(), width=160)
-        console.print(renderable)
-        self.text += console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +48,8 @@ def leak(split: Path) -> None:
     shutil.copy(split / "val" / "cat" / "14.png", split / "train" / "cat" / "twin.png")
 
 
-def test_clean_splits_give_no_finding(split: Path, tmp_path: Path, quick: Quick) -> None:
+def test_clean_splits_give_no_finding(split: Path, tmp_path: Path, quick: Quick, listener: Any) -> None:
     made = extract(split, cache_root=tmp_path, **quick).cache
-    listener = Listener()
     report = audit(made, tiny=3, strict=True, cache_root=tmp_path, watch=listener)
     assert report.findings == []
     assert report.classes["ant"] == {"train": 13, "val": 3, "test": 4}
@@ -79,12 +57,13 @@ def test_clean_splits_give_no_finding(split: Path, tmp_path: Path, quick: Quick)
     assert "nothing found" in listener.text
 
 
-def test_copies_across_splits_and_under_two_labels_are_found(split: Path, tmp_path: Path, quick: Quick) -> None:
+def test_copies_across_splits_and_under_two_labels_are_found(
+    split: Path, tmp_path: Path, quick: Quick, listener: Any
+) -> None:
     """S5"""
     leak(split)
     shutil.copy(split / "train" / "bee" / "01.png", split / "train" / "bee" / "again.png")
     made = extract(split, cache_root=tmp_path, **quick).cache
-    listener = Listener()
     report = audit(made, cache_root=tmp_path, watch=listener)
     assert [[p[2] for p in group] for group in report.copies.leaks] == [
         ["train/ant/leak.png", "test/ant/17.png"],

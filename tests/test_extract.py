@@ -16,7 +16,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from pipeline import extract, open_cache
+from pipeline import extract, open_cache, train
 from pipeline.errors import CacheError, ConfigError, DataError, Interrupted, WeightsError
 
 Quick = dict[str, Any]
@@ -288,3 +288,13 @@ def test_an_image_that_vanishes_while_the_job_runs_is_a_failure_and_the_rest_is_
     assert open_cache(made.cache, verify=True).failed() == {"vanished": 1}
     again = extract(mine, cache_root=tmp_path, **quick)
     assert (again.new, again.rows, again.failed) == (0, 59, 0)
+
+
+def test_runs_that_learned_from_what_the_cache_held_before_are_named(
+    mine: Path, tmp_path: Path, quick: Quick, listener: Any
+) -> None:
+    first = extract(mine, cache_root=tmp_path, **quick)
+    run = train(first.cache, cache_root=tmp_path, epochs=1).run
+    Image.effect_noise((40, 40), 50).convert("RGB").save(mine / "cat" / "new.png")
+    extract(mine, cache_root=tmp_path, watch=listener, **quick)
+    assert f"must be trained again: {run.name}" in listener.text

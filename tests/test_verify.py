@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from pathlib import Path
@@ -11,31 +10,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-import rich.console
 
 from pipeline import extract, open_cache
 from pipeline.cli import main
 from pipeline.errors import CacheError, ConfigError
-from pipeline.report.watch import Watch
 from pipeline.verify import verify
-
-
-class Listener(Watch):
-    """Keeps what is shown, as text."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def say(self, text: str) -> None:
-        self.text += text + "\n"
-
-    def warn(self, text: str) -> None:
-        self.text += f"warning: {text}\n"
-
-    def show(self, renderable: Any) -> None:
-        console = rich.console.Console(file=io.StringIO(), width=160)
-        console.print(renderable)
-        self.text += console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
@@ -78,19 +57,17 @@ def put(path: Path, dataset: str, row: int, value: Any) -> None:
         file[dataset][row] = value
 
 
-def test_a_sound_cache_passes_in_one_plain_line(cache: Path, tmp_path: Path) -> None:
-    listener = Listener()
+def test_a_sound_cache_passes_in_one_plain_line(cache: Path, tmp_path: Path, listener: Any) -> None:
     report = verify(cache, watch=listener, cache_root=tmp_path)
     assert (report.rows, report.blocks, report.failed) == (60, 4, 0)
     assert listener.text == f"{cache} is sound: 60 good rows, 4 blocks, all checksums hold\n"
 
 
-def test_every_damaged_block_is_named_and_the_sound_ones_are_not(cache: Path, tmp_path: Path) -> None:
+def test_every_damaged_block_is_named_and_the_sound_ones_are_not(cache: Path, tmp_path: Path, listener: Any) -> None:
     """H2: blocks 1 and 3 have a flipped bit."""
     width = open_cache(cache).dim * 2
     flip(cache, "/features", 20 * width)
     flip(cache, "/features", 59 * width)
-    listener = Listener()
     with pytest.raises(CacheError, match="2 wrong; the first: block 1 "):
         verify(cache, watch=listener, cache_root=tmp_path)
     assert "block 3" in listener.text
@@ -130,6 +107,7 @@ def test_rows_extracted_afresh_are_within_the_rounding_of_the_storage(
 
 def test_rows_of_other_numbers_are_found_though_their_checksums_hold(photos: Path, cache: Path, root: Path) -> None:
     """Rows rolled by one, with checksums to match: only a fresh extraction can tell."""
+    from pipeline.report.watch import Watch
     from pipeline.rewrite import kept, locked, rewrite
 
     with locked(open_cache(cache), root / "rolled.h5") as (held, target):
@@ -140,13 +118,14 @@ def test_rows_of_other_numbers_are_found_though_their_checksums_hold(photos: Pat
         verify(root / "rolled.h5", source=photos, sample=8, cache_root=root)
 
 
-def test_changed_missing_new_renamed_and_relabelled_images_are_listed(cache: Path, mine: Path, made: Path) -> None:
+def test_changed_missing_new_renamed_and_relabelled_images_are_listed(
+    cache: Path, mine: Path, made: Path, listener: Any
+) -> None:
     """S1: by content, under whatever name, size and time."""
     shutil.copy(mine / "ant" / "01.png", mine / "ant" / "00.png")
     (mine / "bee" / "02.png").unlink()
     shutil.copy(mine / "cat" / "03.png", mine / "cat" / "more.png")
     (mine / "cat" / "04.png").rename(mine / "cat" / "renamed.png")
-    listener = Listener()
     with pytest.raises(CacheError, match="1 changed, 1 missing, 1 new, 1 renamed; `pipeline extract`"):
         verify(cache, source=mine, sample=4, cache_root=made.parents[1], watch=listener)
     for line in ("changed", "ant/00.png", "bee/02.png", "cat/more.png", "cat/04.png -> cat/renamed.png"):

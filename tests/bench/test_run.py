@@ -43,7 +43,9 @@ def toys(monkeypatch):
 
 
 def test_an_unknown_entry_is_refused_with_the_legal_ones():
-    with pytest.raises(ConfigError, match="'trunks' is not known: choose from trunk, decode, extract, .*; did you mean trunk?"):
+    with pytest.raises(
+        ConfigError, match="'trunks' is not known: choose from trunk, decode, extract, .*; did you mean trunk?"
+    ):
         BenchSettings(entries=("trunks",))
 
 
