@@ -2,16 +2,18 @@
 
 The public API, each a function with keyword arguments (the fields of the stage's settings)::
 
-    from pipeline import extract, train, search, evaluate, baseline, finetune, predict, open_cache
+    from pipeline import extract, train, search, evaluate, compare, baseline, finetune, predict, open_cache
 
 Importing this package imports no torch: each stage does when it is called.
 """
 
-from pipeline.evaluate import baseline, evaluate
+from pipeline.baseline import baseline
+from pipeline.compare import compare
+from pipeline.evaluate import evaluate
 from pipeline.extract import extract
 from pipeline.finetune import finetune
 from pipeline.predict import predict
 from pipeline.store import open_cache
 from pipeline.train import search, train
 
-__all__ = ["baseline", "evaluate", "extract", "finetune", "open_cache", "predict", "search", "train"]
+__all__ = ["baseline", "compare", "evaluate", "extract", "finetune", "open_cache", "predict", "search", "train"]

@@ -41,8 +41,11 @@ COMMANDS = {
     ),
     "train": Command("train a head on a cache (stage two)", "train", "TrainSettings", "run_train"),
     "search": Command("try many settings of the head, choose on val", "train", "SearchSettings", "run_search"),
-    "baseline": Command("scikit-learn baselines on the same rows", "evaluate", "BaselineSettings", "run_baseline"),
+    "baseline": Command("simple methods on the same rows", "baseline", "BaselineSettings", "run_baseline"),
     "evaluate": Command("score a run on the test split, once", "evaluate", "EvaluateSettings", "run_evaluate"),
+    "compare": Command(
+        "two runs on the same test rows: better, or chance?", "compare", "CompareSettings", "run_compare"
+    ),
     "finetune": Command(
         "reattach the head and train end to end (stage three)", "finetune", "FinetuneSettings", "run_finetune"
     ),

@@ -1,7 +1,11 @@
-"""Stage two, after the choice: scores on the test split, and baselines on the same rows.
+"""Stage two, after the choice: a run's figures on the test split, taken once; or on another cache of the same key.
 
-The only stage that reads test rows. Nothing here chooses: a baseline has fixed settings, and a run's test figures are
-taken once and kept beside it (S6).
+The only stage that reads a run's test rows. Nothing here chooses: the temperature is fitted on val, and a run's test
+figures are taken once and kept beside it with the logits that they were made from (S6)::
+
+    evaluation.safetensors   logits (n, C) float32; rows (n,) int64, their places in the cache; y (n,) int64
+    evaluation.json          the figures, written last
+    evaluation-NAME.json     figures on another cache, NAME.h5
 """
 
 from __future__ import annotations
@@ -15,16 +19,19 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import runs
 from pipeline import settings as st
-from pipeline.errors import CacheError, HeadError
+from pipeline.errors import CacheError, ConfigError, HeadError
 from pipeline.report.watch import Watch
-from pipeline.train import CACHE_HELP, ROOT_HELP, cache_record, find_cache, load_rows
+from pipeline.train import CACHE_HELP, ROOT_HELP, find_cache, load_rows
 
 if TYPE_CHECKING:
-    from pipeline.heads.metrics import Scores
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pipeline.store import Cache
 
 RUN_HELP = "a run's folder, name or number, or `latest`"
 EVALUATION = "evaluation.json"
+LOGITS = "evaluation.safetensors"
 
 
 @dataclass(frozen=True)
@@ -32,69 +39,73 @@ class EvaluateSettings:
     """Settings of the test."""
 
     run: str = st.argument(RUN_HELP, default=runs.LATEST)
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
-
-    def __post_init__(self) -> None:
-        st.check(self)
-
-
-@dataclass(frozen=True)
-class BaselineSettings:
-    """Settings of the baselines."""
-
-    cache: str = st.argument(CACHE_HELP, default=runs.LATEST)
-    names: tuple[str, ...] = st.option(
-        ("majority", "centroid", "knn", "logreg"), "which baselines", choices=("majority", "centroid", "knn", "logreg")
+    data: str | None = st.option(
+        None, f"evaluate on {CACHE_HELP}; of the run's key, classes matched by name", metavar="CACHE"
     )
-    max_iter: int = st.option(1000, "iterations that the logistic regression may take", minimum=1)
+    split: str | None = st.option(
+        None,
+        "which rows of --data; by default test, or all of a cache that is not split",
+        choices=("test", "val", "train", "all"),
+    )
     cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
     def __post_init__(self) -> None:
         st.check(self)
+        if self.split is not None and self.data is None:
+            raise ConfigError(f"--split {self.split} is for --data CACHE: a run's own evaluation is on its test split")
 
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """A run's test figures; ``test`` has at least accuracy, macro_f1 and n."""
+    """A run's figures; ``test`` has at least accuracy, macro_f1 and n; ``cache`` is another one's name, if it was."""
 
     run: Path
     test: dict[str, Any]
     seconds: float
     scored: str
+    split: str = "test"
+    cache: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {**dataclasses.asdict(self), "run": str(self.run)}
 
+    @property
+    def file(self) -> Path:
+        """Where the figures are kept."""
+        return self.run / (EVALUATION if self.cache is None else f"evaluation-{self.cache}.json")
 
-@dataclass(frozen=True)
-class BaselineReport:
-    """The baselines' figures: a list of ``name val test macro_f1 seconds converged note``."""
 
-    run: Path
-    results: list[dict[str, Any]]
+@dataclass(frozen=True, eq=False)
+class ScoredRows:
+    """A run's ``logits`` (n, C) float32 of cache ``rows`` (n,) int64 with labels ``y`` (n,) int64, the head's."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {"run": str(self.run), "results": self.results}
+    logits: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    y: NDArray[np.int64]
 
 
 def evaluate(run: str | Path = runs.LATEST, *, watch: Watch | None = None, **options: Any) -> EvaluateResult:
-    """Score a run on the test split, once; asked again, the recorded figures are given.
+    """Score a run on the test split, once; asked again, the recorded figures are given. Or on another cache (``data``).
+
+    ``options`` are the fields of :class:`EvaluateSettings`.
 
     Raises:
-        HeadError, CacheError: no test rows, or a cache that is not the one the run learned from.
+        HeadError, CacheError: no rows, a cache that is not the one the run learned from or, with ``data``, one of
+            another key or with classes that the head does not know.
     """
     return run_evaluate(st.build(EvaluateSettings, {"run": run, **options}), watch or Watch())
 
 
-def baseline(cache: str | Path = runs.LATEST, *, watch: Watch | None = None, **options: Any) -> BaselineReport:
-    """Fit scikit-learn's baselines on train and score them on val and test.
-
-    Raises:
-        HeadError, CacheError: a cache without labelled train rows.
-    """
-    return run_baseline(st.build(BaselineSettings, {"cache": cache, **options}), watch or Watch())
+def run_evaluate(settings: EvaluateSettings, watch: Watch) -> EvaluateResult:
+    """Score with settings made; see :func:`evaluate`."""
+    run = runs.find_run(settings.run, cache_root=settings.cache_root)
+    if settings.data is None:
+        result = evaluated(run, cache_root=settings.cache_root, watch=watch)
+    else:
+        result = _elsewhere(run, settings.data, settings.split, cache_root=settings.cache_root, watch=watch)
+    _show(result, watch)
+    return result
 
 
 def cache_of(run: runs.Run) -> Cache:
@@ -103,115 +114,228 @@ def cache_of(run: runs.Run) -> Cache:
     Raises:
         CacheError: it is gone, has another key, or other rows, labels or splits.
     """
-    from pipeline.store import difference, open_cache
+    from pipeline.store import open_cache
 
     recorded = run.config["cache"]
     cache = open_cache(recorded["path"])
-    if cache.key != recorded["key"]:
-        fields = "; ".join(f"{n}: {a!r} -> {b!r}" for n, a, b in difference(run.config["provenance"], cache.provenance))
-        raise CacheError(f"{cache.path} is not the cache that {run.folder.name} learned from ({fields}): train again")
+    _require_key(run, cache, f"is not the cache that {run.folder.name} learned from", "train again")
     if cache.content != recorded["content"]:
         raise CacheError(f"{cache.path}: images, labels or splits have changed since {run.folder.name}: train again")
     return cache
 
 
-def run_evaluate(settings: EvaluateSettings, watch: Watch) -> EvaluateResult:
-    """Score with settings made; see :func:`evaluate`."""
-    run = runs.find_run(settings.run, cache_root=settings.cache_root)
-    if run.stage == "baseline":
-        raise HeadError(f"{run.folder.name} is a baseline run, scored already: give one of train, search or finetune")
+def _require_key(run: runs.Run, cache: Cache, what: str, cure: str) -> None:
+    """Raises CacheError with the difference field by field when the cache has another key than the run's."""
+    from pipeline.store import difference
+
+    if cache.key != run.config["cache"]["key"]:
+        fields = "; ".join(f"{n}: {a!r} -> {b!r}" for n, a, b in difference(run.config["provenance"], cache.provenance))
+        raise CacheError(f"{cache.path} {what} ({fields}): {cure}")
+
+
+def evaluated(run: runs.Run, *, cache_root: Path, watch: Watch) -> EvaluateResult:
+    """The run's test figures: those recorded, or taken now and recorded.
+
+    Raises:
+        HeadError, CacheError: see :func:`evaluate`.
+    """
+    _require_head(run)
     recorded = run.folder / EVALUATION
     if recorded.exists():
-        known = EvaluateResult(run=run.folder, **json.loads(recorded.read_text(encoding="utf-8")))
+        known = _read(recorded, run)
         watch.say(f"{run.folder.name} was scored on {known.scored}: the test split is used once, these are its figures")
-        _show(known, watch)
         return known
-    began = time.perf_counter()
-    scores = _score(run, settings, watch)
-    figures: dict[str, Any] = {
-        "test": scores.to_json(),
-        "seconds": time.perf_counter() - began,
-        "scored": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+    began, cache = time.perf_counter(), cache_of(run)
+    scored = _score(run, cache, ("test",), cache_root=cache_root, watch=watch)
+    temperature = _temperature(run, cache, cache_root=cache_root, watch=watch)
+    figures = _figures(scored, cache.classes, temperature)
+    _write_logits(run, scored)
+    return _record(EvaluateResult(run.folder, figures, time.perf_counter() - began, _now()))
+
+
+def scored_rows(run: runs.Run, *, cache_root: Path, watch: Watch) -> ScoredRows:
+    """The logits behind the run's test figures, which are taken first where they are not there yet.
+
+    Raises:
+        HeadError: the file is damaged; or see :func:`evaluate`.
+    """
+    import safetensors
+    import safetensors.numpy
+
+    evaluated(run, cache_root=cache_root, watch=watch)
+    path = run.folder / LOGITS
+    if not path.exists():
+        # Figures from before logits were kept: the same head on the same rows, and the figures stay as they are.
+        scored = _score(run, cache_of(run), ("test",), cache_root=cache_root, watch=watch)
+        _write_logits(run, scored)
+        return scored
     try:
-        runs.write_json(recorded, figures)
+        return ScoredRows(**safetensors.numpy.load_file(path))
+    except (OSError, TypeError, safetensors.SafetensorError) as error:
+        raise HeadError(f"{path} is damaged ({error}): delete it, and its rows are scored again") from error
+
+
+def _require_head(run: runs.Run) -> None:
+    if run.stage == "baseline":
+        raise HeadError(f"{run.folder.name} is a baseline run, scored already: give one of train, search or finetune")
+
+
+def _elsewhere(run: runs.Run, data: str, split: str | None, *, cache_root: Path, watch: Watch) -> EvaluateResult:
+    """The run's figures on rows of another cache."""
+    from pipeline.heads.artifact import match_classes
+
+    _require_head(run)
+    began, cache = time.perf_counter(), find_cache(data, cache_root=cache_root)
+    _require_key(run, cache, f"has another key than {run.folder.name}", "extract it with the run's settings")
+    split, chosen = _splits(cache, split)
+    if split == "test" and cache.content == run.config["cache"]["content"]:
+        return evaluated(run, cache_root=cache_root, watch=watch)  # the run's own test rows, under whatever name
+    place = match_classes(run.config["classes"], cache.classes)
+    scored = _score(run, cache, chosen, cache_root=cache_root, watch=watch)
+    scored = dataclasses.replace(scored, y=place[scored.y])
+    temperature = None
+    try:
+        own = cache_of(run)
+    except CacheError as error:
+        watch.warn(f"no temperature, and no look for images that {run.folder.name} has learned from: {error}")
+    else:
+        _warn_of_shared_images(run, own, cache, scored.rows, watch)
+        temperature = _temperature(run, own, cache_root=cache_root, watch=watch)
+    figures = _figures(scored, run.config["classes"], temperature)
+    name = cache.path.name.removesuffix(".h5")
+    return _record(EvaluateResult(run.folder, figures, time.perf_counter() - began, _now(), split, name))
+
+
+def _splits(cache: Cache, asked: str | None) -> tuple[str, tuple[str, ...]]:
+    """What was asked for, or test, or all where nothing is split; and the cache's splits with such rows."""
+    from pipeline.store import SPLIT_NAMES
+
+    there = [name for name in SPLIT_NAMES if (cache.labels[cache.rows(name)] >= 0).any()]
+    split = asked or ("all" if len(there) == 1 else "test")  # one split alone holds nothing apart
+    chosen = tuple(name for name in there if split in (name, "all"))
+    if not chosen:
+        legal = ", ".join([*(name for name in there if name != "none"), "all"]) if there else ""
+        cure = f"choose --split from {legal}" if there else "extract it with labels"
+        raise HeadError(f"{cache.path.name} has no labelled {split} rows: {cure}")
+    return split, chosen
+
+
+def _warn_of_shared_images(run: runs.Run, own: Cache, cache: Cache, rows: NDArray[np.int64], watch: Watch) -> None:
+    """Say how many of the rows are images that the run was fitted or chosen on (S5)."""
+    seen = {own.digests[row].tobytes() for split in ("train", "val") for row in own.rows(split).tolist()}
+    shared = sum(cache.digests[row].tobytes() in seen for row in rows.tolist())
+    if shared:
+        watch.warn(
+            f"{shared:,} of these {len(rows):,} images are among the train and val images of {run.folder.name}: "
+            "its figures on them are better than on new ones"
+        )
+
+
+def _score(run: runs.Run, cache: Cache, splits: tuple[str, ...], *, cache_root: Path, watch: Watch) -> ScoredRows:
+    """The run on the labelled good rows of some splits, labels as the cache numbers them.
+
+    Raises:
+        HeadError: there are no such rows.
+    """
+    import numpy as np
+
+    from pipeline.heads.artifact import load_head, require_key
+
+    parts = []
+    for split in splits:
+        rows = cache.rows(split)
+        rows = rows[cache.labels[rows] >= 0]
+        if not len(rows):
+            raise HeadError(f"{cache.path.name} has no labelled {split} rows: extract with --{split}-fraction above 0")
+        if run.stage == "finetune":
+            from pipeline.finetune import logits_of_split
+
+            logits = logits_of_split(run, cache, split, cache_root=cache_root, watch=watch)
+        else:
+            head = load_head(run.folder)
+            require_key(head, cache.key, str(cache.path))
+            logits = head.logits(load_rows(cache, split).X)
+        parts.append(ScoredRows(logits, rows, cache.labels[rows]))
+    return ScoredRows(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(ScoredRows)))
+
+
+def _temperature(run: runs.Run, cache: Cache, *, cache_root: Path, watch: Watch) -> float | None:
+    """The temperature that val gives; None without val rows."""
+    from pipeline.heads.calibration import fit_temperature
+
+    if not (cache.labels[cache.rows("val")] >= 0).any():
+        return None
+    val = _score(run, cache, ("val",), cache_root=cache_root, watch=watch)
+    return fit_temperature(val.logits, val.y)
+
+
+def _figures(scored: ScoredRows, classes: tuple[str, ...], temperature: float | None) -> dict[str, Any]:
+    """Every figure as plain JSON values, with its interval; ``calibrated``: None without a temperature."""
+    from pipeline.heads.bootstrap import bootstrap_intervals
+    from pipeline.heads.calibration import calibrated
+    from pipeline.heads.metrics import classification_report
+
+    scores = classification_report(scored.y, scored.logits, classes)
+    intervals = bootstrap_intervals(scored.y, scored.logits.argmax(axis=1), n_classes=len(classes))
+    after = None
+    if temperature is not None:
+        after = dataclasses.asdict(calibrated(scored.logits, scored.y, temperature))
+    return {
+        **scores.to_json(),
+        "intervals": {name: list(ends) for name, ends in intervals.items()},
+        "calibrated": after,
+    }
+
+
+def _write_logits(run: runs.Run, scored: ScoredRows) -> None:
+    import safetensors.numpy
+
+    draft = run.folder / f".{LOGITS}.draft"
+    try:
+        safetensors.numpy.save_file(vars(scored), draft)
+        draft.replace(run.folder / LOGITS)
     except OSError as error:
         raise runs.unwritable(run.folder, error) from error
-    result = EvaluateResult(run=run.folder, **figures)
-    _show(result, watch)
+
+
+def _record(result: EvaluateResult) -> EvaluateResult:
+    figures = result.to_json()
+    del figures["run"]
+    try:
+        runs.write_json(result.file, figures)
+    except OSError as error:
+        raise runs.unwritable(result.run, error) from error
     return result
 
 
-def _score(run: runs.Run, settings: EvaluateSettings, watch: Watch) -> Scores:
-    from pipeline.heads.artifact import load_head, require_key
-    from pipeline.heads.metrics import classification_report
+def _read(path: Path, run: runs.Run) -> EvaluateResult:
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+        return EvaluateResult(run=run.folder, **figures)
+    except (OSError, ValueError, TypeError) as error:
+        raise HeadError(f"{path} is damaged ({error}): bring it back from a copy, or train again") from error
 
-    cache = cache_of(run)
-    rows = load_rows(cache, "test")
-    if not len(rows):
-        raise HeadError(f"{cache.path.name} has no labelled test rows: extract with --test-fraction above 0")
-    if run.stage == "finetune":
-        from pipeline.finetune import logits_of_split
 
-        logits = logits_of_split(run, cache, "test", cache_root=settings.cache_root, watch=watch)
-    else:
-        head = load_head(run.folder)
-        require_key(head, cache.key, str(cache.path))
-        logits = head.logits(rows.X)
-    return classification_report(rows.y, logits, cache.classes)
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _show(result: EvaluateResult, watch: Watch) -> None:
     from pipeline.report.confusion import ConfusionMatrix
-    from pipeline.report.numbers import count, percent, significant
+    from pipeline.report.figures import figures_lines
     from pipeline.report.tables import per_class_table
 
     test = result.test
-    watch.show(per_class_table(test["per_class"], title="Test split, class by class"))
-    watch.show(ConfusionMatrix(test["confusion"], [c["name"] for c in test["per_class"]]))
-    top5 = f", top-5 {percent(test['top5'])}" if test["top5"] is not None else ""
-    watch.say(
-        f"test: accuracy {percent(test['accuracy'])}, macro-F1 {percent(test['macro_f1'])}{top5}, log-loss "
-        f"{significant(test['log_loss'])}, {count(test['n'])} images -> {result.run / EVALUATION}"
-    )
-
-
-def run_baseline(settings: BaselineSettings, watch: Watch) -> BaselineReport:
-    """Baselines with settings made; see :func:`baseline`."""
-    from pipeline.heads.baselines import BaselineResult, run_baselines
-    from pipeline.report.tables import Result, results_table
-
-    cache = find_cache(settings.cache, cache_root=settings.cache_root)
-    splits = {name: load_rows(cache, name) for name in ("train", "val", "test")}
-    if not len(splits["train"]):
-        raise HeadError(f"{cache.path.name} has no labelled train rows: extract a source with train images")
-    watch.say(f"{cache.path.name}: " + ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items()) + " rows")
-    with watch.track("baselines", len(settings.names), unit="fits") as tracker:
-
-        def one_done(_: BaselineResult) -> None:
-            tracker.advance()
-
-        results = run_baselines(
-            splits["train"].X,
-            splits["train"].y,
-            splits["val"].X,
-            splits["val"].y,
-            splits["test"].X,
-            splits["test"].y,
-            n_classes=len(cache.classes),
-            names=settings.names,
-            max_iter=settings.max_iter,
-            class_names=cache.classes,
-            on_result=one_done,
-        )
-    lines = [
-        Result(r.name, val=r.val, test=r.test, macro_f1=r.macro_f1, seconds=r.seconds, note=r.note) for r in results
-    ]
-    watch.show(results_table(lines, title="Baselines, trained on the same rows"))
-    name = cache.path.name.removesuffix(".h5")
-    plain = [dataclasses.asdict(r) for r in results]
-    with runs.new_run(
-        settings.cache_root, stage="baseline", name=name, settings=st.record(settings), about=cache_record(cache)
-    ) as (draft, folder):
-        draft.write_json("metrics.json", {"results": plain})
-    return BaselineReport(run=folder, results=plain)
+    rows = "all rows" if result.split == "all" else f"{result.split} split"
+    title = rows.capitalize() if result.cache is None else f"{result.cache}, {rows}"
+    what = result.split if result.cache is None else f"{result.cache}, {result.split}"
+    # Another cache may hold a few of the head's classes: those that neither occur nor are predicted say nothing there.
+    seen = [i for i, row in enumerate(test["confusion"]) if any(row) or any(r[i] for r in test["confusion"])]
+    per_class = [test["per_class"][i] for i in seen]
+    watch.show(per_class_table(per_class, title=f"{title}, class by class"))
+    matrix = [[test["confusion"][i][j] for j in seen] for i in seen]
+    watch.show(ConfusionMatrix(matrix, [c["name"] for c in per_class]))
+    first, *others = figures_lines(test, what)
+    watch.say(f"{first} -> {result.file}")
+    for line in others:
+        watch.say(line)

@@ -8,14 +8,27 @@ from typing import Literal
 
 from pipeline.errors import ConfigError
 
+KINDS = ("linear", "mlp", "cosine")
 SOLVERS = ("adamw", "sgd")
 SCHEDULES = ("cosine", "constant")
+
+LEAST = {"epochs": 1, "batch_size": 1, "width": 1, "depth": 1, "seed": 0}
+ABOVE_ZERO = ("lr", "scale")
+NOT_BELOW_ZERO = ("weight_decay", "mixup")
+SHARES = ("momentum", "label_smoothing", "dropout")
 
 
 @dataclass(frozen=True)
 class MinibatchConfig:
-    """One head's settings; ``patience`` counts epochs without a better val figure before it stops, None never."""
+    """One head's settings.
 
+    ``seed`` is the head's own: of its first weights, dropout and mixup. ``order_seed`` is of the rows' order; None
+    takes ``seed``. Heads of one pass see the same batches, so that many seeds train in one pass where ``order_seed``
+    is given, and in a pass for each seed where it is not. ``patience`` counts epochs without a better val figure
+    before the head stops, None never.
+    """
+
+    kind: Literal["linear", "mlp", "cosine"] = "linear"
     lr: float = 1e-3
     weight_decay: float = 1e-2
     epochs: int = 30
@@ -24,25 +37,42 @@ class MinibatchConfig:
     schedule: Literal["cosine", "constant"] = "cosine"
     momentum: float = 0.9
     label_smoothing: float = 0.0
+    mixup: float = 0.0  # alpha of Beta(alpha, alpha), 0 = off; arXiv 1710.09412
+    width: int = 512  # mlp: units of a hidden layer
+    depth: int = 1  # mlp: hidden layers
+    dropout: float = 0.0  # mlp: of the hidden units
+    scale: float = 16.0  # cosine: what the cosines are multiplied by at the start; it is learned
     seed: int = 0
+    order_seed: int | None = None
     patience: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that are not legal."""
-        for name, legal in (("solver", SOLVERS), ("schedule", SCHEDULES)):
+        for name, legal in (("kind", KINDS), ("solver", SOLVERS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in legal:
                 raise ConfigError(f"{name} {getattr(self, name)!r} is not known: choose from {', '.join(legal)}")
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ConfigError(f"lr is {self.lr}: it must be above 0 and finite")
-        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
-            raise ConfigError(f"weight_decay is {self.weight_decay}: it must be at least 0 and finite")
-        for name in ("momentum", "label_smoothing"):
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least {least}")
+        for name in ABOVE_ZERO:
+            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be above 0 and finite")
+        for name in NOT_BELOW_ZERO:
+            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 0 and finite")
+        for name in SHARES:
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 0 and below 1")
-        if self.seed < 0:
-            raise ConfigError(f"seed is {self.seed}: it must be at least 0")
+        if self.dropout and self.kind != "mlp":
+            raise ConfigError(
+                f"dropout is {self.dropout} for kind {self.kind}: only mlp has hidden units, leave it at 0"
+            )
+        if self.order_seed is not None and self.order_seed < 0:
+            raise ConfigError(f"order_seed is {self.order_seed}: it must be at least 0, or None for that of seed")
         if self.patience is not None and self.patience < 1:
             raise ConfigError(f"patience is {self.patience}: it must be at least 1, or None for no early stop")
+
+    @property
+    def order(self) -> int:
+        """The seed of the rows' order."""
+        return self.seed if self.order_seed is None else self.order_seed

@@ -6,7 +6,7 @@ Knows arrays: features (N, D) of any float type, which may be a read-only memory
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -83,37 +83,86 @@ def check_classes(y: npt.NDArray[np.int64], n_classes: int, class_names: Sequenc
         )
 
 
-def class_weights(y: npt.NDArray[np.int64], n_classes: int, mode: ClassWeight) -> npt.NDArray[np.float64]:
-    """The weight of each class (C,): ones, or for "balanced" scikit-learn's N / (C * rows of the class) (L5).
+def class_weights(
+    y: npt.NDArray[np.int64], n_classes: int, mode: ClassWeight | Mapping[int, float]
+) -> npt.NDArray[np.float64]:
+    """The weight of each class (C,): ones, scikit-learn's N / (C * rows of the class) for "balanced", or those given.
+
+    A class that a mapping leaves out weighs 1 (L5).
 
     Raises:
-        ConfigError: another mode.
+        ConfigError: another mode, or a weight that is negative or not finite.
     """
     if mode is None:
         return np.ones(n_classes)
+    if isinstance(mode, Mapping):
+        weights = np.array([mode.get(c, 1.0) for c in range(n_classes)], dtype=np.float64)
+        if not np.isfinite(weights).all() or (weights < 0).any():
+            raise ConfigError(f"class weights are {weights.tolist()}: they must be finite and none negative")
+        return weights
     if mode != "balanced":
         raise ConfigError(f"class weight {mode!r} is not known: choose from none, balanced")
     return len(y) / (n_classes * np.bincount(y, minlength=n_classes).astype(np.float64))
 
 
-class StandardRows:
-    """Rows (N, D) handed out standardised in float32 on a device, held there or read anew each time.
+def check_sample_weight(sample_weight: Array | None, n_rows: int) -> npt.NDArray[np.float64]:
+    """The weights (N,) as float64, ones where None are given.
 
-    Held and read rows have the same bits: each goes through the same two float32 operations.
+    Raises:
+        HeadError: another shape, a weight below 0 or not finite, or none above 0.
+    """
+    if sample_weight is None:
+        return np.ones(n_rows)
+    weight = np.asarray(sample_weight, dtype=np.float64)
+    if weight.shape != (n_rows,):
+        raise HeadError(f"sample weights have shape {weight.shape}: ({n_rows},) is needed, one for each train row")
+    bad = weight[~(np.isfinite(weight) & (weight >= 0))]
+    if bad.size or not weight.any():
+        what = f"sample weight {bad[0]} ({bad.size} of {n_rows})" if bad.size else "every sample weight is 0"
+        raise HeadError(f"{what}: weights at least 0 and finite are needed, some above 0")
+    return weight
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """The device.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    target = torch.device(device)
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {str(device)!r} is not there: choose cpu")
+    return target
+
+
+class StandardRows:
+    """Rows (N, D) handed out standardised in one float type on a device, held there or read anew each time.
+
+    Held and read rows have the same bits: each goes through the same two operations.
     """
 
-    def __init__(self, X: Array, s: Standardization | None, device: torch.device, *, resident: bool) -> None:
-        """Rows of X (N, D), standardised by ``s`` where given; ``resident`` holds them all as float32."""
+    def __init__(
+        self,
+        X: Array,
+        s: Standardization | None,
+        device: torch.device,
+        *,
+        resident: bool,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Rows of X (N, D), standardised by ``s`` where given; ``resident`` holds them all as ``dtype``."""
         self._X = X
         self._device = device
+        self._numpy = np.dtype(str(dtype).removeprefix("torch."))
+        self.dtype, self.dim = dtype, X.shape[1]
         self._shift: torch.Tensor | None = None
         self._factor: torch.Tensor | None = None
         if s is not None:
-            self._shift = torch.from_numpy(s.mean.astype(np.float32)).to(device)
-            self._factor = torch.from_numpy((1.0 / s.scale).astype(np.float32)).to(device)
+            self._shift = torch.from_numpy(s.mean.astype(self._numpy)).to(device)
+            self._factor = torch.from_numpy((1.0 / s.scale).astype(self._numpy)).to(device)
         self._held: torch.Tensor | None = None
         if resident:
-            held = torch.empty(X.shape, dtype=torch.float32, device=device)
+            held = torch.empty(X.shape, dtype=dtype, device=device)
             for start, chunk in row_chunks(X):
                 held[start : start + len(chunk)] = self._standard(chunk)
             self._held = held
@@ -128,19 +177,19 @@ class StandardRows:
         return len(self._X)
 
     def _standard(self, rows: Array) -> torch.Tensor:
-        x = torch.from_numpy(np.array(rows, dtype=np.float32)).to(self._device)  # a copy: the map is read-only
+        x = torch.from_numpy(np.array(rows, dtype=self._numpy)).to(self._device)  # a copy: the map is read-only
         if self._shift is not None and self._factor is not None:
             x.sub_(self._shift).mul_(self._factor)
         return x
 
     def take(self, index: npt.NDArray[np.int64]) -> torch.Tensor:
-        """The rows (n, D) float32 at ``index`` (n,), best sorted so that a memory map is read forwards."""
+        """The rows (n, D) at ``index`` (n,), best sorted so that a memory map is read forwards."""
         if self._held is not None:
             return self._held.index_select(0, torch.from_numpy(index).to(self._device))
         return self._standard(self._X[index])
 
     def chunks(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """All rows in order as (first row's number, rows (n, D) float32)."""
+        """All rows in order as (first row's number, rows (n, D))."""
         for start, chunk in row_chunks(self._X):
             if self._held is not None:
                 yield start, self._held[start : start + len(chunk)]

@@ -32,22 +32,24 @@ def row_chunks(X: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         yield start, X[start : start + rows]
 
 
-def fit_standardization(X: npt.NDArray[Any]) -> Standardization:
-    """Mean and population deviation of each column of X (N, D), two passes in float64.
+def fit_standardization(X: npt.NDArray[Any], weight: npt.NDArray[np.float64] | None = None) -> Standardization:
+    """Mean and population deviation of each column of X (N, D), in float64; rows count ``weight`` (N,) times.
 
     A column whose variance is within rounding of zero counts as constant and gets scale 1; the bound is
     scikit-learn's (``sklearn.preprocessing._data._is_constant_feature``).
     """
-    n, d = X.shape
+    w = np.ones(len(X)) if weight is None else weight
+    n, d = float(w.sum()), X.shape[1]
     total = np.zeros(d)
-    for _, chunk in row_chunks(X):
-        total += chunk.sum(axis=0, dtype=np.float64)
+    for start, chunk in row_chunks(X):
+        total += w[start : start + len(chunk)] @ chunk.astype(np.float64)
     mean = total / n
     squares = np.zeros(d)
-    for _, chunk in row_chunks(X):
+    for start, chunk in row_chunks(X):
         centred = chunk.astype(np.float64)
         centred -= mean
-        squares += np.einsum("nd,nd->d", centred, centred)
+        centred *= centred
+        squares += w[start : start + len(chunk)] @ centred
     variance = squares / n
     eps = np.finfo(np.float64).eps
     constant = variance <= n * eps * variance + (n * mean * eps) ** 2
@@ -55,12 +57,12 @@ def fit_standardization(X: npt.NDArray[Any]) -> Standardization:
 
 
 def fold(
-    weight: npt.NDArray[Any], bias: npt.NDArray[Any], s: Standardization
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    weight: npt.NDArray[Any], bias: npt.NDArray[Any], s: Standardization, dtype: type[np.floating[Any]] = np.float32
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """The layer on raw features that equals (weight (C, D), bias (C,)) on standardised ones (P5).
 
-    W ((x - mean) / scale) + b = (W / scale) x + (b - (W / scale) mean); computed in float64, given in float32.
+    W ((x - mean) / scale) + b = (W / scale) x + (b - (W / scale) mean); computed in float64, given as ``dtype``.
     """
     folded = weight.astype(np.float64) / s.scale
     shifted = bias.astype(np.float64) - folded @ s.mean
-    return folded.astype(np.float32), shifted.astype(np.float32)
+    return folded.astype(dtype), shifted.astype(dtype)

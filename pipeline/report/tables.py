@@ -16,7 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.report.numbers import ABSENT, count, percent, seconds, setting, visible
+from pipeline.report.numbers import ABSENT, count, percent, seconds, setting, significant, visible
 
 PER_CLASS_ROWS = 30
 SEARCH_ROWS = 10
@@ -81,7 +81,7 @@ def _best(scores: Sequence[float | None]) -> set[int]:
 def per_class_table(
     per_class: Sequence[Mapping[str, Any]], title: str = "", limit: int = PER_CLASS_ROWS
 ) -> RenderableType:
-    """Rows with ``name precision recall f1 support``; beyond ``limit`` classes those with the lowest F1."""
+    """Rows with ``name precision recall f1 support`` and perhaps ``auroc``; beyond ``limit`` those of lowest F1."""
     rows = list(per_class)
     caption = ""
     if len(rows) > limit:
@@ -89,11 +89,13 @@ def per_class_table(
         caption = f"the {limit} classes with the lowest F1, of {count(len(per_class))}"
     table = plain_table()
     table.add_column("Class", no_wrap=True, overflow="ellipsis", max_width=NAME_WIDTH)
-    for heading in ("Precision", "Recall", "F1", "Images"):
+    ranked = any(r.get("auroc") is not None for r in rows)
+    for heading in ("Precision", "Recall", "F1", *(["AUROC"] if ranked else []), "Images"):
         table.add_column(heading, justify="right", no_wrap=True)
     for r in rows:
-        figures = (percent(r["precision"]), percent(r["recall"]), percent(r["f1"]), count(int(r["support"])))
-        table.add_row(Text(visible(str(r["name"]))), *figures)
+        figures = [percent(r["precision"]), percent(r["recall"]), percent(r["f1"])]
+        auroc = [significant(r.get("auroc"))] if ranked else []
+        table.add_row(Text(visible(str(r["name"]))), *figures, *auroc, count(int(r["support"])))
     return titled(table, title, caption)
 
 

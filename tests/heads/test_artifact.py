@@ -117,7 +117,9 @@ def test_pickle_is_refused_unread_even_with_its_own_hash(tmp_path):
     [
         ({"format": "other"}, "not a head's record"),
         ({"version": 2}, "format version 2"),
-        ({"kind": "mlp"}, "'mlp' is not known"),
+        ({"kind": "forest"}, "'forest' is not known: choose from linear, mlp, cosine"),
+        ({"kind": "mlp"}, "0.weight"),
+        ({"kind": "cosine"}, "inv_scale"),
         ({"classes": ["ant", "bee"]}, "is needed for these classes"),
         ({"classes": ["ant", "bee", "bee"]}, "2 different"),
         ({"classes": ["ant", "bee", 3]}, "not text"),
@@ -210,3 +212,75 @@ def test_head_without_its_record_is_never_published(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["head.safetensors"]
     with pytest.raises(HeadError, match=r"head\.json: No such file"):
         load_head(tmp_path)
+
+
+def draw(**shapes):
+    rng = np.random.default_rng(3)
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def other(kind, **changes):
+    """A head of three classes on five features, of another kind."""
+    if kind == "cosine":
+        return head(kind=kind, tensors={**draw(weight=(3, 5), scale=(1,), mean=(5,), inv_scale=(5,)), **changes})
+    shapes = {
+        "0.weight": (4, 5),
+        "0.bias": (4,),
+        "2.weight": (6, 4),
+        "2.bias": (6,),
+        "4.weight": (3, 6),
+        "4.bias": (3,),
+    }
+    return head(kind=kind, tensors={**draw(**shapes), **changes})
+
+
+def test_mlp_loads_with_torch_alone_and_its_logits_are_the_same(tmp_path):
+    save_head(tmp_path, other("mlp"))
+    nn = torch.nn
+    plain = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    plain.load_state_dict(safetensors.torch.load_file(tmp_path / "head.safetensors"))
+    X = np.random.default_rng(1).standard_normal((7, 5)).astype(np.float16)
+    expected = plain.double()(torch.from_numpy(X).double()).detach().numpy()
+    again = load_head(tmp_path)
+    assert again.kind == "mlp"
+    np.testing.assert_allclose(again.logits(X), expected, atol=1e-5)
+    np.testing.assert_allclose(again.module()(torch.from_numpy(X).float()).detach().numpy(), expected, atol=1e-5)
+
+
+def test_cosine_logits_are_the_scaled_cosines_of_standardised_rows(tmp_path):
+    save_head(tmp_path, other("cosine"))
+    again = load_head(tmp_path)
+    t = {name: tensor.astype(float) for name, tensor in again.tensors.items()}
+    X = np.random.default_rng(1).standard_normal((7, 5)).astype(np.float32)
+    Z = (X - t["mean"]) * t["inv_scale"]
+    norms = np.outer(np.linalg.norm(Z, axis=1), np.linalg.norm(t["weight"], axis=1))
+    expected = t["scale"] * (Z @ t["weight"].T) / norms
+    np.testing.assert_allclose(again.logits(X), expected, atol=1e-5)
+    module = again.module()
+    np.testing.assert_allclose(module(torch.from_numpy(X)).detach().numpy(), expected, atol=1e-5)
+    assert {name for name, _ in module.named_parameters()} == {"weight", "scale"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("mlp", draw(**{"2.weight": (6, 5)})),
+        ("mlp", draw(**{"4.bias": (4,)})),
+        ("mlp", draw(**{"0.weight": (0, 5), "0.bias": (0,), "2.weight": (6, 0)})),
+        ("mlp", draw(**{"0.bias": ()})),
+        ("mlp", draw(**{"6.weight": (3, 3)})),
+        ("cosine", draw(scale=())),
+        ("cosine", draw(mean=(4,))),
+        ("cosine", draw(bias=(3,))),
+        ("linear", draw(scale=(1,))),
+    ],
+)
+def test_tensors_that_do_not_fit_together_are_refused(kind, changes):
+    with pytest.raises(HeadError, match="is needed for these classes and features"):
+        other(kind, **changes)
+
+
+def test_mlp_of_one_layer_is_refused():
+    """That is a linear head under another name."""
+    with pytest.raises(HeadError, match="is needed for these classes"):
+        head(kind="mlp", tensors=draw(**{"0.weight": (3, 5), "0.bias": (3,)}))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
@@ -53,7 +53,8 @@ def test_separable_classes_are_found_by_every_baseline_but_majority():
     train, test = blobs(noise=0.05), blobs(60, seed=2, noise=0.05)
     results = run_baselines(*train, *test, *test, n_classes=3)
     assert [r.name for r in results] == list(BASELINES)
-    assert [r.test for r in results] == [pytest.approx(1 / 3), 1.0, 1.0, 1.0]
+    assert results[0].test == pytest.approx(1 / 3)
+    assert {r.test for r in results[1:]} == {1.0}
 
 
 def test_splits_without_rows_have_no_figures():
@@ -63,22 +64,52 @@ def test_splits_without_rows_have_no_figures():
 
 
 def test_neighbours_are_no_more_than_the_train_rows():
-    X, y = blobs(6)
-    (result,) = run_baselines(X, y, X, y, None, None, n_classes=3, names=["knn"])
-    assert "k = 6" in result.note
+    X, y = blobs(15)
+    results = run_baselines(X, y, X, y, None, None, n_classes=3, names=["knn10", "knn20", "knn200"])
+    assert [r.note.split(",")[0] for r in results] == ["k = 10", *["k = 15 (every train row)"] * 2]
 
 
-def test_neighbours_are_scikit_learns_on_raw_features():
+@pytest.mark.parametrize("rows_at_once", [None, 7])
+def test_neighbours_vote_as_scikit_learns_on_raw_features(rows_at_once, monkeypatch):
     """L5: a baseline is not weakened; k-NN scored higher on raw features than on standardised ones."""
-    (X, y), (X_test, y_test) = blobs(), blobs(60, seed=2)
+    if rows_at_once:
+        monkeypatch.setattr("pipeline.heads.baselines.SIMILARITIES", rows_at_once * 300)
+    (X, y), (X_test, y_test) = blobs(300), blobs(60, seed=2)
     X, X_test = X * np.linspace(0.1, 5, 12), X_test * np.linspace(0.1, 5, 12)
-    plain = KNeighborsClassifier(10, metric="cosine").fit(X, y)
-    scaler = StandardScaler().fit(X)
-    standard = KNeighborsClassifier(10, metric="cosine").fit(scaler.transform(X), y)
-    expected = plain.score(X_test, y_test)
-    assert expected != standard.score(scaler.transform(X_test), y_test)
-    (result,) = run_baselines(X, y, None, None, X_test, y_test, n_classes=3, names=["knn"])
-    assert result.test == pytest.approx(expected)
+    results = run_baselines(X, y, X_test, y_test, X_test, y_test, n_classes=3, names=["knn200", "knn10", "knn100"])
+    assert [r.name for r in results] == ["knn200", "knn10", "knn100"]
+    for result, k in zip(results, (200, 10, 100), strict=True):
+        model = KNeighborsClassifier(k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
+        guess = model.fit(X, y).predict(X_test)
+        assert result.val == result.test == pytest.approx((guess == y_test).mean())
+        assert result.macro_f1 == pytest.approx(f1_score(y_test, guess, average="macro"))
+        scaler = StandardScaler().fit(X)
+        assert result.test != model.fit(scaler.transform(X), y).score(scaler.transform(X_test), y_test)
+
+
+def test_ridge_scores_as_scikit_learns_at_the_penalty_with_the_best_left_out_accuracy():
+    result = run(names=["ridge"])["ridge"]
+    (X, y), (X_test, y_test) = blobs(), blobs(60, seed=2)
+    scaler = StandardScaler().fit(X.astype(float))
+    X, X_test = scaler.transform(X.astype(float)), scaler.transform(X_test.astype(float))
+
+    def left_out(alpha):
+        rows = np.arange(len(y))
+        hits = [RidgeClassifier(alpha).fit(X[rows != i], y[rows != i]).predict(X[i : i + 1])[0] == y[i] for i in rows]
+        return np.mean(hits)
+
+    alpha = float(result.note.split()[2])
+    assert left_out(alpha) >= max(left_out(other) for other in (1e-2, 10.0, 1e3))
+    assert result.test == pytest.approx((RidgeClassifier(alpha).fit(X, y).predict(X_test) == y_test).mean())
+    assert result.converged is None
+
+
+def test_shuffled_labels_score_as_chance_where_true_ones_score_full():
+    train, test = blobs(900, noise=0.05), blobs(900, seed=2, noise=0.05)
+    results = run_baselines(*train, None, None, *test, n_classes=3, names=["ridge", "shuffled"])
+    assert results[0].test == 1.0
+    assert results[1].test < 0.7  # three tight blobs, each of which gets one of three classes by chance
+    assert "chance" in results[1].note
 
 
 def test_each_result_is_told_when_it_is_there():
@@ -106,5 +137,5 @@ def test_test_rows_of_another_trunk_are_refused():
 
 
 def test_unknown_baseline_is_refused_with_the_legal_ones():
-    with pytest.raises(ConfigError, match="'svm' is not known: choose from majority, centroid, knn, logreg"):
+    with pytest.raises(ConfigError, match="'svm' is not known: choose from majority, centroid, knn10"):
         run(names=["svm"])

@@ -8,7 +8,7 @@ import scipy.special
 from sklearn import metrics
 
 from pipeline.errors import HeadError
-from pipeline.heads.metrics import classification_report, log_softmax, softmax
+from pipeline.heads.metrics import calibration_error, classification_report, log_softmax, one_against_rest, softmax
 
 
 def scored(n=300, c=8, seed=0):
@@ -58,6 +58,67 @@ def test_class_neither_present_nor_predicted_is_left_out_of_macro_f1():
     guess = logits[rows].argmax(axis=1)
     ours = classification_report(y[rows], logits[rows], classes)
     assert ours.macro_f1 == pytest.approx(metrics.f1_score(y[rows], guess, average="macro"))
+
+
+def test_auroc_is_scikit_learns_mean_of_each_class_against_the_rest():
+    y, logits, classes = scored()
+    p = scipy.special.softmax(logits.astype(float), axis=1)
+    ours = classification_report(y, logits, classes)
+    assert ours.auroc == pytest.approx(metrics.roc_auc_score(y, p, multi_class="ovr", average="macro"), abs=1e-12)
+    each = [metrics.roc_auc_score(y == c, p[:, c]) for c in range(8)]
+    np.testing.assert_allclose([scores.auroc for scores in ours.per_class], each)
+
+
+def test_rows_of_equal_score_count_one_half():
+    y, logits, _ = scored()
+    whole = logits.astype(float).round()
+    each = [metrics.roc_auc_score(y == c, whole[:, c]) for c in range(8)]
+    np.testing.assert_allclose(one_against_rest(y, whole), each)
+
+
+def test_auroc_of_two_classes_is_scikit_learns_of_class_1():
+    y, logits, classes = scored(c=2)
+    expected = metrics.roc_auc_score(y, scipy.special.softmax(logits.astype(float), axis=1)[:, 1])
+    assert classification_report(y, logits, classes).auroc == pytest.approx(expected)
+
+
+def test_auroc_sees_differences_beyond_a_probability_of_1():
+    logits = np.array([[0, 50.0], [0, 60.0], [0, 70.0], [0, 80.0]], dtype=np.float32)
+    assert classification_report(np.array([0, 0, 1, 1]), logits, ["a", "b"]).auroc == 1.0
+
+
+def test_auroc_leaves_out_a_class_without_rows():
+    y, logits, classes = scored()
+    rows = y != 3
+    y, logits = y[rows], logits[rows]
+    ours = classification_report(y, logits, classes)
+    p = scipy.special.softmax(logits.astype(float), axis=1)
+    each = [metrics.roc_auc_score(y == c, p[:, c]) for c in range(8) if c != 3]
+    assert ours.auroc == pytest.approx(np.mean(each))
+    assert ours.per_class[3].auroc is None
+
+
+def test_auroc_of_one_class_alone_does_not_exist():
+    _, logits, classes = scored()
+    assert classification_report(np.full(300, 2), logits, classes).auroc is None
+
+
+def test_calibration_error_is_guos():
+    """Bin by bin as Guo et al. 2017 write it."""
+    y, logits, classes = scored()
+    p = scipy.special.softmax(3 * logits.astype(float), axis=1)
+    confidence, right, expected = p.max(axis=1), p.argmax(axis=1) == y, 0.0
+    for m in range(15):
+        inside = (confidence > m / 15) & (confidence <= (m + 1) / 15)
+        if inside.any():
+            expected += inside.sum() / len(y) * abs(right[inside].mean() - confidence[inside].mean())
+    assert classification_report(y, 3 * logits, classes).ece == pytest.approx(expected)
+
+
+def test_calibration_error_of_an_honest_claim_is_nothing_and_of_a_false_one_its_size():
+    right = np.array([True] * 7 + [False] * 3)
+    assert calibration_error(right, np.full(10, 0.7)) == pytest.approx(0)
+    assert calibration_error(right, np.full(10, 1.0)) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(("c", "given"), [(2, False), (5, False), (6, True)])

@@ -1,0 +1,178 @@
+"""Stage two, for comparison: what simple methods make of the rows that a head learns from.
+
+Nothing here chooses on val or test: a baseline has fixed settings or, for ridge, chooses on train alone, so both are
+scored side by side (S6).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import runs
+from pipeline import settings as st
+from pipeline.errors import HeadError
+from pipeline.report.watch import Watch
+from pipeline.train import CACHE_HELP, ROOT_HELP, Rows, cache_record, find_cache, load_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.heads.baselines import BaselineResult
+    from pipeline.store import Cache
+
+# heads.baselines.BASELINES, which the command line cannot read without importing torch; a test holds them together.
+NAMES = ("majority", "centroid", "knn10", "knn20", "knn100", "knn200", "ridge", "logreg")
+SPLITS = ("train", "val", "test")
+STATISTICS = "image-statistics"
+THUMBNAIL = 4  # cells in each direction
+BATCH = 64  # images
+
+
+@dataclass(frozen=True)
+class BaselineSettings:
+    """Settings of the baselines."""
+
+    cache: str = st.argument(CACHE_HELP, default=runs.LATEST)
+    names: tuple[str, ...] = st.option(NAMES, "which baselines", choices=NAMES)
+    floors: bool = st.option(
+        False, "also what chance gives (shuffled labels) and what 22 plain numbers of each image give"
+    )
+    max_iter: int = st.option(1000, "iterations that the logistic regression may take", minimum=1)
+    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
+
+    def __post_init__(self) -> None:
+        st.check(self)
+
+
+@dataclass(frozen=True)
+class BaselineReport:
+    """The baselines' figures: a list of ``name val test macro_f1 seconds converged note``."""
+
+    run: Path
+    results: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"run": str(self.run), "results": self.results}
+
+
+def baseline(cache: str | Path = runs.LATEST, *, watch: Watch | None = None, **options: Any) -> BaselineReport:
+    """Fit baselines on train and score them on val and test.
+
+    ``options`` are the fields of :class:`BaselineSettings`.
+
+    Raises:
+        HeadError, CacheError: a cache without labelled train rows.
+        DataError: floors are asked for, and the images are not where the cache found them.
+    """
+    return run_baseline(st.build(BaselineSettings, {"cache": cache, **options}), watch or Watch())
+
+
+def run_baseline(settings: BaselineSettings, watch: Watch) -> BaselineReport:
+    """Baselines with settings made; see :func:`baseline`."""
+    from pipeline.heads.baselines import SHUFFLED
+    from pipeline.report.tables import Result, results_table
+
+    cache = find_cache(settings.cache, cache_root=settings.cache_root)
+    splits = {name: load_rows(cache, name) for name in SPLITS}
+    if not len(splits["train"]):
+        raise HeadError(f"{cache.path.name} has no labelled train rows: extract a source with train images")
+    watch.say(f"{cache.path.name}: " + ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items()) + " rows")
+    statistics = _image_statistics(cache, watch) if settings.floors else None
+    names = (*settings.names, SHUFFLED) if settings.floors else settings.names
+    with watch.track("baselines", len(names) + settings.floors, unit="fits") as tracker:
+
+        def one_done(_: BaselineResult) -> None:
+            tracker.advance()
+
+        results = _fit(cache, splits, names, settings.max_iter, one_done)
+        if statistics is not None:
+            (plain,) = _fit(cache, statistics, ("logreg",), settings.max_iter, one_done)
+            note = f"mean and deviation of each colour, {THUMBNAIL} × {THUMBNAIL} grey thumbnail; {plain.note}"
+            results.append(dataclasses.replace(plain, name=STATISTICS, note=note))
+    lines = [
+        Result(r.name, val=r.val, test=r.test, macro_f1=r.macro_f1, seconds=r.seconds, note=r.note) for r in results
+    ]
+    watch.show(results_table(lines, title="Baselines, trained on the same rows"))
+    name = cache.path.name.removesuffix(".h5")
+    record = [dataclasses.asdict(r) for r in results]
+    with runs.new_run(
+        settings.cache_root, stage="baseline", name=name, settings=st.record(settings), about=cache_record(cache)
+    ) as (draft, folder):
+        draft.write_json("metrics.json", {"results": record})
+    return BaselineReport(run=folder, results=record)
+
+
+def _fit(
+    cache: Cache,
+    splits: dict[str, Rows],
+    names: tuple[str, ...],
+    max_iter: int,
+    one_done: Callable[[BaselineResult], None],
+) -> list[BaselineResult]:
+    from pipeline.heads.baselines import run_baselines
+
+    train, val, test = (splits[name] for name in SPLITS)
+    return run_baselines(
+        train.X,
+        train.y,
+        val.X,
+        val.y,
+        test.X,
+        test.y,
+        n_classes=len(cache.classes),
+        names=names,
+        max_iter=max_iter,
+        class_names=cache.classes,
+        on_result=one_done,
+    )
+
+
+def _image_statistics(cache: Cache, watch: Watch) -> dict[str, Rows]:
+    """Of each split's labelled good rows the statistics of their images, read anew.
+
+    Raises:
+        DataError: an image is gone or has changed.
+    """
+    import numpy as np
+
+    from pipeline.classifier import image_root, pixel_batches
+    from pipeline.data import Geometry
+
+    root, transform = image_root(cache), cache.provenance["transform"]
+    geometry = Geometry(
+        resize=transform["resize"], crop=transform["crop"], interpolation=transform["interpolation"], view=None
+    )
+    found = {}
+    for split in SPLITS:
+        rows = cache.rows(split)
+        rows = rows[cache.labels[rows] >= 0]
+        batches = pixel_batches(
+            cache, rows.tolist(), root=root, geometry=geometry, size=BATCH, workers=len(os.sched_getaffinity(0))
+        )
+        parts = [np.zeros((0, 6 + THUMBNAIL**2), np.float32)]
+        with watch.track(f"{split} images", len(rows)) as tracker:
+            for _, pixels in batches:
+                parts.append(pixel_statistics(pixels))
+                tracker.advance(len(pixels))
+        found[split] = Rows(np.concatenate(parts), cache.labels[rows])
+    return found
+
+
+def pixel_statistics(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Of images (n, 3, S, S), S >= 4, each colour's mean and deviation and a 4 × 4 thumbnail of their mean: (n, 22)."""
+    import numpy as np
+
+    whole = pixels.astype(np.float32)
+    edges = np.linspace(0, pixels.shape[-1], THUMBNAIL + 1).astype(int)
+    grey = np.add.reduceat(np.add.reduceat(whole.mean(axis=1), edges[:-1], axis=1), edges[:-1], axis=2)
+    thumbnail = grey / np.outer(np.diff(edges), np.diff(edges))
+    return np.concatenate(
+        [whole.mean(axis=(2, 3)), whole.std(axis=(2, 3)), thumbnail.reshape(len(pixels), -1)], axis=1, dtype=np.float32
+    )

@@ -1,0 +1,154 @@
+"""Two runs on identical test rows: is one better, or is it chance?
+
+Knows the logits that evaluation keeps, and chooses nothing. Two runs may be compared when they were tested on the same
+images with the same labels, whatever trunk or head they have.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import runs
+from pipeline import settings as st
+from pipeline.errors import HeadError
+from pipeline.evaluate import RUN_HELP, ScoredRows, scored_rows
+from pipeline.report.watch import Watch
+from pipeline.train import ROOT_HELP
+
+if TYPE_CHECKING:
+    from pipeline.heads.bootstrap import Difference, McNemar
+
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """Settings of a comparison."""
+
+    first: str = st.argument(RUN_HELP, metavar="RUN")
+    second: str = st.argument("the run to compare it with", metavar="RUN")
+    resamples: int = st.option(2000, "bootstrap resamples of the test rows", minimum=1)
+    seed: int = st.option(0, "seed of the resamples", minimum=0)
+    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
+
+    def __post_init__(self) -> None:
+        st.check(self)
+
+
+@dataclass(frozen=True)
+class CompareResult:
+    """Two runs' figures on ``n`` test rows; ``difference`` of the accuracies (second - first) with its 95 % interval.
+
+    ``figures`` are accuracy, macro_f1, log_loss and ece of each; McNemar's b counts rows that only the first has right,
+    c those that only the second has.
+    """
+
+    runs: tuple[Path, Path]
+    n: int
+    figures: tuple[dict[str, float], dict[str, float]]
+    difference: Difference
+    mcnemar: McNemar
+    verdict: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**dataclasses.asdict(self), "runs": [str(folder) for folder in self.runs]}
+
+
+def compare(first: str | Path, second: str | Path, *, watch: Watch | None = None, **options: Any) -> CompareResult:
+    """Compare two runs on identical test rows, evaluating where that is still to be done.
+
+    ``options`` are the fields of :class:`CompareSettings`.
+
+    Raises:
+        HeadError, CacheError: a run without test figures to be had, or two that were tested on different rows.
+    """
+    return run_compare(st.build(CompareSettings, {"first": first, "second": second, **options}), watch or Watch())
+
+
+def run_compare(settings: CompareSettings, watch: Watch) -> CompareResult:
+    """Compare with settings made; see :func:`compare`."""
+    from pipeline.heads.bootstrap import mcnemar, paired_bootstrap
+    from pipeline.report.figures import comparison_table
+
+    first, second = (runs.find_run(s, cache_root=settings.cache_root) for s in (settings.first, settings.second))
+    _require_same_content(first, second)
+    scored = [scored_rows(run, cache_root=settings.cache_root, watch=watch) for run in (first, second)]
+    _require_same_rows(first, second, *scored)
+    right = [s.logits.argmax(axis=1) == s.y for s in scored]
+    difference = paired_bootstrap(*right, n=settings.resamples, seed=settings.seed)
+    test = mcnemar(*right)
+    names = (first.folder.name, second.folder.name)
+    result = CompareResult(
+        runs=(first.folder, second.folder),
+        n=len(right[0]),
+        figures=(_figures(first, scored[0]), _figures(second, scored[1])),
+        difference=difference,
+        mcnemar=test,
+        verdict=verdict(names, len(right[0]), difference, test),
+    )
+    interval = (difference.low, difference.high)
+    watch.show(comparison_table(names, result.figures, interval, title=f"{result.n:,} test images"))
+    watch.say(f"McNemar: {test.b:,} right in the first alone, {test.c:,} in the second alone, p = {test.p:.3g}")
+    watch.say(result.verdict)
+    return result
+
+
+def verdict(names: tuple[str, str], n: int, difference: Difference, test: McNemar) -> str:
+    """What the comparison of two runs on n test rows means, in one sentence."""
+    from pipeline.report.numbers import points
+
+    if test.p < SIGNIFICANT:
+        second = test.c > test.b
+        better, worse = names[::-1] if second else names
+        low, high = (difference.low, difference.high) if second else (-difference.high, -difference.low)
+        size = points(abs(difference.value)).removeprefix("+")
+        return (
+            f"{better} is better than {worse} by {size} of accuracy (95 % interval {100 * low:.1f} to "
+            f"{100 * high:.1f}): chance alone gives so large a difference with p = {test.p:.2g}"
+        )
+    if not test.b + test.c:
+        return f"no difference can be told: both are right on the same of {n:,} test images"
+    return (
+        f"no difference can be told: {test.b + test.c:,} of {n:,} test images are right in one of the two alone "
+        f"({test.b:,} and {test.c:,}), and chance alone splits them so or more unevenly with p = {test.p:.2g}"
+    )
+
+
+def _figures(run: runs.Run, scored: ScoredRows) -> dict[str, float]:
+    from pipeline.heads.metrics import classification_report
+
+    scores = classification_report(scored.y, scored.logits, run.config["classes"])
+    return {name: getattr(scores, name) for name in ("accuracy", "macro_f1", "log_loss", "ece")}
+
+
+def _require_same_content(first: runs.Run, second: runs.Run) -> None:
+    """Raises HeadError, before anything is scored, when the two learned from caches of other images or labels."""
+    a, b = first.config["cache"], second.config["cache"]
+    if a["content"] == b["content"]:
+        return
+    if first.config["classes"] != second.config["classes"]:
+        what = f"other classes ({len(first.config['classes'])} and {len(second.config['classes'])})"
+    elif a["rows"] != b["rows"]:
+        what = f"other rows ({a['rows']} and {b['rows']})"
+    else:
+        what = "other images, labels or splits"
+    raise HeadError(
+        f"{first.folder.name} and {second.folder.name} learned from caches of {what}, {Path(a['path']).name} and "
+        f"{Path(b['path']).name}: only runs tested on the same rows can be compared"
+    )
+
+
+def _require_same_rows(first: runs.Run, second: runs.Run, a: ScoredRows, b: ScoredRows) -> None:
+    """Raises HeadError when the two caches, of the same images, lack different ones (some failed in one of them)."""
+    import numpy as np
+
+    if not np.array_equal(a.rows, b.rows) or not np.array_equal(a.y, b.y):
+        apart = len(np.setxor1d(a.rows, b.rows))
+        raise HeadError(
+            f"{first.folder.name} and {second.folder.name} were tested on {len(a.rows):,} and {len(b.rows):,} rows, "
+            f"{apart:,} of them in one alone: extract again so that no image fails, and train again"
+        )

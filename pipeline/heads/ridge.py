@@ -1,0 +1,228 @@
+"""Ridge regression on class targets: the whole penalty path and its leave-one-out figures from one decomposition.
+
+Knows arrays only. The objective is scikit-learn's (``Ridge``, ``RidgeClassifier``): with targets t_ic = +1 for the
+row's class and -1 for every other, rows weighted by w_i and a free intercept,
+
+    sum_i w_i |t_i - W x_i - b|^2 + lambda |W|^2.
+
+Let A and T be the features and targets, both centred by their weighted means, rows times sqrt(w). With the eigenvalues
+s and eigenvectors V of A'A, W' = V diag(1 / (s + lambda)) V'A'T for every lambda, and the leverage of row i is
+h_i = w_i / sum(w) + sum_j (A V)_ij^2 / (s_j + lambda). Leaving row i out changes its residual r_i to r_i / (1 - h_i)
+(Allen 1974; Golub, Heath and Wahba 1979), so nothing is fitted twice. With hardly more rows than features the N x N
+matrix AA' = Q diag(s) Q' takes the place of A'A; there r_i / (1 - h_i) = (Q f Q'T)_i / (Q f Q')_ii with
+f = 1 / (s + lambda) (Rifkin and Lippert 2007), which stays exact where residual and 1 - h_i both go to 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.errors import ConfigError, HeadError
+from pipeline.heads.rows import Array, ClassWeight, check_classes, check_features, check_labels, class_weights
+from pipeline.heads.standardize import Standardization, fit_standardization, fold, row_chunks
+
+LAMBDAS = tuple(10.0 ** (k / 2) for k in range(-6, 13))  # 10^-3 ... 10^6; scikit-learn's alpha
+NOTHING_LEFT = 1e-9  # 1 - h below this: the row alone decides its own fit
+
+
+@dataclass(frozen=True, eq=False)
+class RidgeFit:
+    """One penalty's layer on raw features, and its leave-one-out figures on train, rows counted by their weights.
+
+    A row that alone decides its own fit (as some do at lambda 0) has no leave-one-out prediction: it counts as wrong,
+    with infinite error.
+    """
+
+    lam: float
+    weight: npt.NDArray[np.float32]  # (C, D)
+    bias: npt.NDArray[np.float32]  # (C,)
+    loo_accuracy: float
+    loo_squared_error: float  # mean over rows and classes
+
+
+@dataclass(frozen=True, eq=False)
+class RidgePath:
+    """The fits of all penalties, in the order in which these were given."""
+
+    fits: tuple[RidgeFit, ...]
+
+    @property
+    def best(self) -> RidgeFit:
+        """The fit of the highest leave-one-out accuracy; of equals the one of the lower squared error."""
+        return min(self.fits, key=lambda fit: (-fit.loo_accuracy, fit.loo_squared_error))
+
+
+def ridge_path(
+    X: Array,
+    y: Array,
+    *,
+    n_classes: int,
+    lambdas: Sequence[float] = LAMBDAS,
+    standardize: bool = True,
+    class_weight: ClassWeight = None,
+    sample_weight: Array | None = None,
+    device: str = "cpu",
+) -> RidgePath:
+    """Ridge heads of every penalty; X: (N, D) float, perhaps a float16 memory map, y: (N,) class numbers.
+
+    All arithmetic is float64; rows are read in pieces, and with N > D + 1 never held. Features are standardised on
+    train and the layer given for raw ones. Lambda 0 is least squares by the pseudo-inverse: directions whose eigenvalue
+    is below max(N, D) times the float64 epsilon of the largest get no weight, so that of all solutions the smallest is
+    given. Leave-one-out keeps the standardisation of all rows, as scikit-learn's ``RidgeCV`` behind a scaler does.
+
+    Raises:
+        ConfigError: no penalty, a negative one or one that is not finite, or an unknown class weight.
+        HeadError: features, labels or weights that cannot be learned from.
+    """
+    if not len(lambdas) or not all(0 <= lam < np.inf for lam in lambdas):
+        raise ConfigError(f"lambdas are {', '.join(map(str, lambdas)) or 'none'}: finite ones of at least 0 are needed")
+    check_features(X, "train")
+    labels = check_labels(y, len(X), n_classes, "train")
+    check_classes(labels, n_classes, None)
+    weights = class_weights(labels, n_classes, class_weight)[labels]
+    if sample_weight is not None:
+        weights = weights * _checked_weights(sample_weight, len(X))
+    s = fit_standardization(X) if standardize else Standardization(np.zeros(X.shape[1]), np.ones(X.shape[1]))
+    problem = _Problem(X, labels, n_classes, weights, s, torch.device(device))
+    wide = len(X) <= X.shape[1] + 1  # from there on least squares may pass through every row
+    layers, left_out = _wide(problem, lambdas) if wide else _tall(problem, lambdas)
+    fits = []
+    for lam, layer, predicted in zip(lambdas, layers, left_out, strict=True):
+        bias = problem.target_mean - layer @ problem.mean
+        weight, bias_ = fold(layer.cpu().numpy(), bias.cpu().numpy(), s)
+        fits.append(RidgeFit(float(lam), weight, bias_, *problem.score(predicted)))
+    return RidgePath(tuple(fits))
+
+
+def _checked_weights(sample_weight: Array, n_rows: int) -> npt.NDArray[np.float64]:
+    weights = np.asarray(sample_weight, dtype=np.float64)
+    if weights.shape != (n_rows,) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
+        raise HeadError(
+            f"sample weights have shape {tuple(weights.shape)}: ({n_rows},) finite ones of at least 0 are needed, "
+            "some above 0"
+        )
+    return weights
+
+
+class _Problem:
+    """The weighted, centred rows and targets of the module's header, in pieces on the device."""
+
+    def __init__(
+        self,
+        X: Array,
+        y: npt.NDArray[np.int64],
+        n_classes: int,
+        weights: npt.NDArray[np.float64],
+        s: Standardization,
+        device: torch.device,
+    ) -> None:
+        self._X, self._s, self.device = X, s, device
+        self.y = torch.from_numpy(y).to(device)
+        self.w = torch.from_numpy(weights).to(device)
+        self.share = self.w / self.w.sum()
+        self.targets = torch.full((len(y), n_classes), -1.0, dtype=torch.float64, device=device)
+        self.targets[torch.arange(len(y), device=device), self.y] = 1.0
+        self.target_mean = self.share @ self.targets
+        self.mean = torch.zeros(X.shape[1], dtype=torch.float64, device=device)
+        for at, rows in self._standard():
+            self.mean += self.share[at] @ rows
+        self.shape = X.shape
+
+    def _standard(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        for start, chunk in row_chunks(self._X):
+            rows = (chunk.astype(np.float64) - self._s.mean) / self._s.scale
+            yield slice(start, start + len(chunk)), torch.from_numpy(rows).to(self.device)
+
+    def pieces(self) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+        """Where some rows are, and of these A (n, D) and T (n, C)."""
+        for at, rows in self._standard():
+            root = self.w[at, None].sqrt()
+            yield at, (rows - self.mean) * root, (self.targets[at] - self.target_mean) * root
+
+    def inverse(self, values: torch.Tensor, lam: float) -> torch.Tensor:
+        """1 / (s + lambda) of eigenvalues s (r,); for lambda 0 the pseudo-inverse."""
+        values = values.clamp(min=0)
+        if lam > 0:
+            return 1 / (values + lam)
+        kept = values > max(self.shape) * np.finfo(np.float64).eps * values[-1]
+        return torch.where(kept, 1 / torch.where(kept, values, 1.0), 0.0)
+
+    def left_out(self, at: slice, scaled: torch.Tensor, defined: torch.Tensor) -> torch.Tensor:
+        """Predictions (n, C) from left-out residuals that were scaled by sqrt(w); NaN where there are none."""
+        root = self.w[at, None].sqrt()
+        found = self.targets[at] - scaled / torch.where(root > 0, root, 1.0)
+        return torch.where(defined[:, None] | (root == 0), found, torch.nan)
+
+    def score(self, predicted: torch.Tensor) -> tuple[float, float]:
+        """Accuracy and mean squared error of leave-one-out predictions (N, C)."""
+        defined = ~predicted.isnan().any(dim=1)
+        hits = (predicted.nan_to_num().argmax(dim=1) == self.y) & defined
+        errors = torch.where(defined, ((predicted - self.targets) ** 2).mean(dim=1), torch.inf)
+        counted = self.w > 0
+        return float(self.share @ hits.double()), float(self.share[counted] @ errors[counted])
+
+
+Tensors: TypeAlias = list[torch.Tensor]
+
+
+def _tall(problem: _Problem, lambdas: Sequence[float]) -> tuple[Tensors, Tensors]:
+    """Layers (C, D) and left-out predictions (N, C) of each penalty by the D x D matrix, in two passes."""
+    d = problem.shape[1]
+    gram = torch.zeros(d, d, dtype=torch.float64, device=problem.device)
+    moment = torch.zeros(d, problem.targets.shape[1], dtype=torch.float64, device=problem.device)
+    for _, a, t in problem.pieces():
+        gram.addmm_(a.T, a)
+        moment.addmm_(a.T, t)
+    values, vectors = torch.linalg.eigh(gram)
+    rotated = vectors.T @ moment
+    inverses = [problem.inverse(values, lam) for lam in lambdas]
+    solutions = [inverse[:, None] * rotated for inverse in inverses]
+    predictions = [torch.empty_like(problem.targets) for _ in lambdas]
+    for at, a, t in problem.pieces():
+        u = a @ vectors
+        leverages = (u * u) @ torch.stack(inverses, dim=1) + problem.share[at, None]
+        for out, solution, leverage in zip(predictions, solutions, leverages.T, strict=True):
+            rest = 1 - leverage
+            defined = rest > NOTHING_LEFT
+            out[at] = problem.left_out(at, (t - u @ solution) / torch.where(defined, rest, 1.0)[:, None], defined)
+    return [(vectors @ solution).T for solution in solutions], predictions
+
+
+def _wide(problem: _Problem, lambdas: Sequence[float]) -> tuple[Tensors, Tensors]:
+    """The same by the N x N matrix, its rows held."""
+    pieces = list(problem.pieces())
+    a, t = torch.cat([piece[1] for piece in pieces]), torch.cat([piece[2] for piece in pieces])
+    values, vectors = torch.linalg.eigh(a @ a.T)
+    # sqrt(w) is an eigenvector of eigenvalue 0, the intercept's: leaving rows out does not see it.
+    intercept = problem.share.sqrt()
+    free = vectors - intercept[:, None] * (intercept @ vectors)
+    rotated = vectors.T @ t
+    layers, predictions = [], []
+    for lam in lambdas:
+        inverse = problem.inverse(values, lam)
+        layers.append((a.T @ (vectors @ (inverse[:, None] * rotated))).T)
+        predictions.append(_left_out_wide(problem, free, rotated, inverse, least_squares=lam == 0))
+    return layers, predictions
+
+
+def _left_out_wide(
+    problem: _Problem, free: torch.Tensor, rotated: torch.Tensor, inverse: torch.Tensor, *, least_squares: bool
+) -> torch.Tensor:
+    """Left-out predictions (N, C) from the header's second formula; ``free`` (N, N): Q without the intercept.
+
+    Least squares is the limit of lambda -> 0: f falls together to the directions that A does not reach, if there are
+    any beyond the intercept's; a row that has no part in them decides its own fit.
+    """
+    unreached = (inverse == 0).double()
+    overdetermined = least_squares and int(unreached.sum()) > 1
+    f = unreached if overdetermined else inverse
+    rest = (free * free) @ f
+    defined = rest > (NOTHING_LEFT if overdetermined else 0)
+    scaled = (free @ (f[:, None] * rotated)) / torch.where(defined, rest, 1.0)[:, None]
+    return problem.left_out(slice(None), scaled, defined)

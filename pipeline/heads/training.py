@@ -1,0 +1,341 @@
+"""Heads that train together: batches, loss, updates, what is remembered of each head, and when one leaves.
+
+Knows arrays only; what a head is lies in ``networks``. A :class:`Pass` can be advanced epoch by epoch and cut down to
+some of its heads, which is what early stopping, diverging heads and successive halving (``halving``) need.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.errors import HeadError
+from pipeline.heads.config import MinibatchConfig
+from pipeline.heads.networks import Parameters, decays, make_network
+from pipeline.heads.noise import Mix, Noise
+from pipeline.heads.rows import StandardRows
+from pipeline.heads.updates import AdamW, Sgd, Update
+
+LOGITS_BYTES = 32 << 20  # of one product when a split is scored
+
+OnEpoch = Callable[[int, "Epoch"], None]
+ShouldStop = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of one head; loss and accuracy are measured on each batch before its update."""
+
+    epoch: int  # from 1
+    loss: float  # of the objective: label smoothing, mixup, dropout and weights counted
+    accuracy: float  # of mixed rows, each label counts with its share
+    val_loss: float | None  # plain mean cross-entropy
+    val_accuracy: float | None
+    lr: float  # at the epoch's first step
+
+
+@dataclass(eq=False)
+class FitResult:
+    """A fitted head: the epoch with the best val accuracy (then the lowest val loss), without val the last one.
+
+    ``tensors`` are ``pipeline.heads.artifact``'s for its kind, on raw features.
+    """
+
+    config: MinibatchConfig
+    tensors: dict[str, npt.NDArray[np.float32]]
+    trace: list[Epoch]  # finite epochs only
+    best_epoch: int  # 0: diverged or stopped in its first epoch, the tensors are as they began
+    val_accuracy: float | None
+    train_accuracy: float  # of the tensors given, over all train rows
+    seconds: float  # of the whole pass, shared with the heads beside it
+    diverged: bool  # the loss stopped being finite in epoch len(trace) + 1
+    n_iter: int  # updates made
+
+    @property
+    def weight(self) -> npt.NDArray[np.float32]:
+        """(C, D), of a linear head on raw features.
+
+        Raises:
+            HeadError: a head of another kind.
+        """
+        return self._linear("weight")
+
+    @property
+    def bias(self) -> npt.NDArray[np.float32]:
+        """(C,), of a linear head on raw features.
+
+        Raises:
+            HeadError: a head of another kind.
+        """
+        return self._linear("bias")
+
+    def _linear(self, name: str) -> npt.NDArray[np.float32]:
+        if self.config.kind != "linear":
+            raise HeadError(f"a head of kind {self.config.kind} has no single {name}: take its tensors")
+        return self.tensors[name]
+
+
+def epoch_batches(n: int, *, batch_size: int, seed: int, epoch: int) -> list[npt.NDArray[np.int64]]:
+    """Row numbers of an epoch's batches: a shuffle by (seed, epoch) cut evenly, none above batch_size, each sorted.
+
+    Even cutting leaves no batch of a few rows at the end, whose noisy gradient would count like a full one.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(n)
+    return [np.sort(part) for part in np.array_split(order, math.ceil(n / batch_size))]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows with their labels (N,) int64 on the same device."""
+
+    rows: StandardRows
+    y: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """What passes learn from; ``row_weight`` (N,) float32 multiplies the train rows' losses."""
+
+    n_classes: int
+    dim: int
+    row_weight: torch.Tensor
+    train: Split
+    val: Split | None
+    device: torch.device
+
+
+@dataclass(frozen=True, eq=False)
+class Labelling:
+    """Labels of a batch: each (n,), or (K, n) where heads differ; with mixup there are two, which share the weight."""
+
+    y: torch.Tensor  # int64
+    weight: torch.Tensor  # float32
+    share: torch.Tensor | float = 1.0  # (K, 1)
+
+
+def softmax_loss(
+    logits: torch.Tensor, labellings: Sequence[Labelling], smoothing: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed losses (K,) float64 of logits (K, C, n), and the gradient (K, C, n) of the mean over rows.
+
+    With targets q = (1 - s) onehot(y) + s / C and a row's weight w, its loss is -w Σ q log p and the gradient in its
+    logits w (p - q); s is ``smoothing`` (K,).
+    """
+    k, c, n = logits.shape
+    s = smoothing.view(k, 1)
+    smooth = bool(smoothing.any())
+    log_p = torch.log_softmax(logits, dim=1)
+    total = sum((one.share * one.weight for one in labellings[1:]), labellings[0].share * labellings[0].weight)
+    loss = (total * (s * log_p.mean(dim=1))).sum(dim=1, dtype=torch.float64) if smooth else 0.0
+    places = [one.y.expand(k, n).unsqueeze(1) for one in labellings]
+    for one, place in zip(labellings, places, strict=True):
+        at_label = log_p.gather(1, place).squeeze(1)
+        loss = loss + (one.share * one.weight * ((1 - s) * at_label)).sum(dim=1, dtype=torch.float64)
+    gradient = log_p.exp_()
+    if smooth:
+        gradient.sub_((s / c).unsqueeze(2))
+    gradient.mul_((total / n).expand(k, n).unsqueeze(1))
+    for one, place in zip(labellings, places, strict=True):
+        gradient.scatter_add_(1, place, (one.share * one.weight * ((s - 1) / n)).expand(k, n).unsqueeze(1))
+    return -torch.as_tensor(loss), gradient
+
+
+def _hits(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Which rows of (K, C, n) have their highest logit at the label, (K, n); equal ones go to the lowest class."""
+    return logits.max(dim=1).indices == y  # argmax over a middle axis took 15 times as long
+
+
+@dataclass(eq=False)
+class _Record:
+    """What is remembered of one head, also after it has left the pass."""
+
+    tensors: Parameters  # of the best epoch
+    trace: list[Epoch]
+    best: Epoch | None = None
+    diverged: bool = False
+    n_iter: int = 0
+
+    def improved(self, epoch: Epoch) -> bool:
+        """Whether the epoch is better than the best before it; without val the later one is."""
+        if self.best is None or epoch.val_accuracy is None or self.best.val_accuracy is None:
+            return True
+        assert epoch.val_loss is not None and self.best.val_loss is not None
+        return (epoch.val_accuracy, -epoch.val_loss) > (self.best.val_accuracy, -self.best.val_loss)
+
+
+class Pass:
+    """Heads that advance together; ``alive[j]`` is the config of the j-th head still in the arrays.
+
+    Their configs agree in what :func:`shared` gives.
+    """
+
+    def __init__(self, data: Data, configs: Sequence[MinibatchConfig]) -> None:
+        """The heads as they begin."""
+        self.configs, self.alive = configs, list(range(len(configs)))
+        self._data = data
+        self._network = make_network(configs, data.dim, data.n_classes, data.device)
+        self._noise = Noise(configs, data.device)
+        self._lr, self._decay, self._smoothing = (
+            torch.tensor([getattr(c, name) for c in configs], device=data.device, dtype=torch.float32)
+            for name in ("lr", "weight_decay", "label_smoothing")
+        )
+        self._updates = {name: self._update(p) for name, p in self._network.parameters.items()}
+        self._records = [
+            _Record({name: p[k].clone() for name, p in self._network.parameters.items()}, [])
+            for k in range(len(configs))
+        ]
+        self._batches = math.ceil(len(data.train.rows) / configs[0].batch_size)
+        self._epoch, self._steps, self._seconds = 0, 0, 0.0
+
+    def _update(self, parameter: torch.Tensor) -> Update:
+        if self.configs[0].solver == "adamw":
+            return AdamW(parameter)
+        return Sgd(parameter, torch.tensor([c.momentum for c in self.configs], device=self._data.device))
+
+    def advance(self, until: int, on_epoch: OnEpoch, should_stop: ShouldStop) -> None:
+        """Train on to the end of epoch ``until``, or of the one in work when a stop is asked for.
+
+        ``on_epoch(k, epoch)`` hears config k.
+        """
+        began, first = time.perf_counter(), self.configs[0]
+        while self._epoch < until and self.alive and not should_stop():
+            self._epoch += 1
+            loss = torch.zeros(len(self.alive), dtype=torch.float64, device=self._data.device)
+            hits = torch.zeros_like(loss)
+            n, factor = len(self._data.train.rows), self._factor()
+            for index in epoch_batches(n, batch_size=first.batch_size, seed=first.order, epoch=self._epoch):
+                self._step(index, loss, hits)
+            self._close(factor, loss / n, hits / n, on_epoch)
+        self._seconds += time.perf_counter() - began
+
+    def standing(self, k: int) -> tuple[float, float]:
+        """Config k's best val accuracy, and minus the loss there: greater is better."""
+        best = self._records[k].best
+        assert best is not None and best.val_accuracy is not None and best.val_loss is not None
+        return best.val_accuracy, -best.val_loss
+
+    def keep(self, chosen: Collection[int]) -> None:
+        """Go on with these configs only, as far as they are alive; the others keep what they have reached."""
+        self._keep([j for j, k in enumerate(self.alive) if k in chosen])
+
+    def _factor(self) -> float:
+        if self.configs[0].schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * self._steps / (self._batches * self.configs[0].epochs)))
+
+    def _step(self, index: npt.NDArray[np.int64], loss: torch.Tensor, hits: torch.Tensor) -> None:
+        """One batch: add its summed losses and hits, then update."""
+        data, at = self._data, torch.from_numpy(index).to(self._data.device)
+        x, mix = data.train.rows.take(index), self._noise.mix(len(index))
+        logits = self._network.forward(x, mix, self._noise)
+        labellings = _labellings(data.train.y[at], data.row_weight[at], mix)
+        for one in labellings:
+            hits += (one.share * _hits(logits, one.y)).sum(dim=1)
+        lost, gradient = softmax_loss(logits, labellings, self._smoothing)
+        loss += lost
+        lr = self._lr * self._factor()
+        for name, found in self._network.backward(gradient).items():
+            decay = self._decay if decays(name) else torch.zeros_like(self._decay)
+            self._updates[name].step(self._network.parameters[name], found, lr, decay)
+        self._steps += 1
+
+    def _close(self, factor: float, loss: torch.Tensor, accuracy: torch.Tensor, tell: OnEpoch) -> None:
+        """Score the epoch on val, remember the better heads, drop those that diverged or have waited long enough."""
+        parameters = self._network.parameters
+        finite = torch.isfinite(loss)
+        for p in parameters.values():
+            finite &= torch.isfinite(p.flatten(1).sum(dim=1))
+        val = self._score(self._data.val) if self._data.val is not None else None
+        if val is not None:
+            finite &= torch.isfinite(val[0])
+        stay = []
+        for j, k in enumerate(self.alive):
+            record, config = self._records[k], self.configs[k]
+            record.n_iter = self._steps
+            if not finite[j]:
+                record.diverged = True
+                continue
+            val_loss, val_accuracy = (float(val[0][j]), float(val[1][j])) if val is not None else (None, None)
+            lost, right = float(loss[j]), float(accuracy[j])
+            epoch = Epoch(self._epoch, lost, right, val_loss, val_accuracy, config.lr * factor)
+            record.trace.append(epoch)
+            if record.improved(epoch):
+                record.best = epoch
+                record.tensors = {name: p[j].clone() for name, p in parameters.items()}
+            tell(k, epoch)
+            assert record.best is not None
+            if config.patience is None or self._epoch - record.best.epoch < config.patience:
+                stay.append(j)
+        self._keep(stay)
+
+    def _keep(self, stay: list[int]) -> None:
+        if len(stay) == len(self.alive):
+            return
+        places = torch.tensor(stay, dtype=torch.int64, device=self._data.device)
+        self.alive = [self.alive[j] for j in stay]
+        for name in ("_lr", "_decay", "_smoothing"):
+            setattr(self, name, getattr(self, name)[places])
+        self._network.parameters = {name: p[places] for name, p in self._network.parameters.items()}
+        for update in self._updates.values():
+            update.keep(places)
+        self._noise.keep(stay)
+
+    def _score(self, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean cross-entropy (K,) float64 and accuracy (K,) of the network's heads over all rows of a split."""
+        first = next(iter(self._network.parameters.values()))
+        loss = torch.zeros(len(first), dtype=torch.float64, device=self._data.device)
+        hits = torch.zeros_like(loss)
+        widest = max(p.shape[1] for p in self._network.parameters.values())
+        at_once = max(1, LOGITS_BYTES // (4 * len(first) * max(widest, self._data.n_classes)))
+        for start, piece in split.rows.chunks():
+            labels = split.y[start : start + len(piece)]
+            for x, y in zip(torch.split(piece, at_once), torch.split(labels, at_once), strict=True):
+                logits = self._network.forward(x)
+                hits += _hits(logits, y).sum(dim=1)
+                at_label = torch.log_softmax(logits, dim=1).gather(1, y.expand(len(first), 1, len(y)))
+                loss -= at_label.sum(dim=(1, 2), dtype=torch.float64)
+        return loss / len(split.rows), hits / len(split.rows)
+
+    def results(self) -> list[FitResult]:
+        """What each config has reached, its tensors on standardised rows; the pass ends with this."""
+        began, records = time.perf_counter(), self._records
+        self._network.parameters = {
+            name: torch.stack([r.tensors[name] for r in records]) for name in records[0].tensors
+        }
+        _, accuracy = self._score(self._data.train)
+        seconds = self._seconds + time.perf_counter() - began
+        return [
+            FitResult(
+                config=config,
+                tensors={name: tensor.cpu().numpy() for name, tensor in record.tensors.items()},
+                trace=record.trace,
+                best_epoch=record.best.epoch if record.best is not None else 0,
+                val_accuracy=record.best.val_accuracy if record.best is not None else None,
+                train_accuracy=float(accuracy[k]),
+                seconds=seconds,
+                diverged=record.diverged,
+                n_iter=record.n_iter,
+            )
+            for k, (config, record) in enumerate(zip(self.configs, records, strict=True))
+        ]
+
+
+def shared(config: MinibatchConfig) -> tuple[object, ...]:
+    """What heads of one pass have in common."""
+    shape = (config.width, config.depth) if config.kind == "mlp" else ()
+    return (config.kind, *shape, config.epochs, config.batch_size, config.solver, config.schedule, config.order)
+
+
+def _labellings(y: torch.Tensor, weight: torch.Tensor, mix: Mix | None) -> list[Labelling]:
+    if mix is None:
+        return [Labelling(y, weight)]
+    return [
+        Labelling(y, weight, mix.share),
+        Labelling(y[mix.partner], weight[mix.partner], 1 - mix.share),
+    ]

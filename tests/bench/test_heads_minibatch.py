@@ -1,0 +1,52 @@
+"""The minibatch heads' entries at toy size, and the features that they are measured on."""
+
+import math
+
+import numpy as np
+import pytest
+
+from pipeline.bench.features import power_law
+from pipeline.bench.heads_minibatch import bench_batched, bench_epoch, bench_streamed
+from pipeline.bench.measure import Bench
+from pipeline.report.watch import Watch
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(1, tmp_path, Watch())
+
+
+def only(figures):
+    (figure,) = figures
+    assert all(math.isfinite(v) and v > 0 for v in figure.each)
+    return figure
+
+
+def test_batched_compares_a_pass_with_heads_one_after_another(bench):
+    figure = only(bench_batched(bench, rows=300, dim=16, classes=3, side=2, epochs=1))
+    assert figure.value > 0 and next(iter(figure.ways)) == "4 heads in one pass"
+
+
+def test_epoch_compares_cached_features_with_the_trunk(bench, monkeypatch):
+    monkeypatch.setattr("pipeline.trunk.known.available_engines", lambda device: ["torch"])
+    figure = only(bench_epoch(bench, rows=300, dim=16, trunk="resnet18", image_size=32, batch=2))
+    assert figure.value > 1
+
+
+def test_streamed_gives_the_peak_of_a_process(bench):
+    assert 100 < only(bench_streamed(bench, rows=3000, dim=64, heads=2)).value < 1000
+
+
+def test_power_law_features_have_the_spectrum_that_is_promised():
+    X, y = power_law(20_000, 16, 5, seed=0)
+    assert (X.dtype, X.shape, y.dtype, y.shape) == (np.float16, (20_000, 16), np.int64, (20_000,))
+    values = np.linalg.eigvalsh(np.cov(X.astype(float).T))[::-1]
+    np.testing.assert_allclose(values, 1 / np.arange(1, 17), rtol=0.05)
+    assert sorted(set(y.tolist())) == [0, 1, 2, 3, 4]
+
+
+def test_power_law_features_are_the_same_from_the_same_seed():
+    one, two, other = (power_law(50, 8, 3, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one[0], two[0])
+    np.testing.assert_array_equal(one[1], two[1])
+    assert not np.array_equal(one[0], other[0])

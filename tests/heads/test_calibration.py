@@ -1,0 +1,93 @@
+"""The temperature against a fine search in float64; scaled figures against their definitions."""
+
+import numpy as np
+import pytest
+import scipy.special
+from scipy.optimize import minimize_scalar
+
+from pipeline.errors import HeadError
+from pipeline.heads.calibration import calibrated, fit_temperature
+from pipeline.heads.metrics import classification_report
+
+
+def overconfident(n=400, c=6, scale=5.0, seed=0):
+    """Logits that are ``scale`` times what their labels were drawn from."""
+    rng = np.random.default_rng(seed)
+    logits = rng.standard_normal((n, c)) * 2
+    y = np.array([rng.choice(c, p=p) for p in scipy.special.softmax(logits, axis=1)])
+    return (scale * logits).astype(np.float32), y
+
+
+def loss(logits, y, temperature):
+    return -scipy.special.log_softmax(logits.astype(float) / temperature, axis=1)[np.arange(len(y)), y].mean()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.3, 1.0, 5.0, 1e4])
+def test_temperature_has_the_lowest_loss(scale):
+    logits, y = overconfident(scale=scale)
+    best = minimize_scalar(
+        lambda u: loss(logits, y, np.exp(u)), bounds=np.log([scale / 9, scale * 9]), method="bounded",
+        options={"xatol": 1e-9},
+    )  # fmt: skip
+    assert fit_temperature(logits, y) == pytest.approx(np.exp(best.x), rel=1e-4)
+
+
+def test_temperature_undoes_the_scale_of_the_logits():
+    logits, y = overconfident(scale=1.0)
+    assert fit_temperature(8 * logits, y) == pytest.approx(8 * fit_temperature(logits, y), rel=1e-9)
+
+
+def test_scaled_figures_are_those_of_the_scaled_logits():
+    logits, y = overconfident()
+    found, scores = calibrated(logits, y, 2.5), classification_report(y, logits / 2.5, list("abcdef"))
+    assert (found.temperature, found.log_loss, found.ece) == (2.5, scores.log_loss, scores.ece)
+    assert found.log_loss == pytest.approx(loss(logits, y, 2.5))
+
+
+def test_temperature_mends_the_calibration_of_rows_it_has_not_seen():
+    val, test = overconfident(seed=0), overconfident(seed=1)
+    after = calibrated(*test, fit_temperature(*val))
+    assert after.ece < calibrated(*test, 1.0).ece / 3
+
+
+def test_all_rows_right_gives_a_temperature_that_n_rows_allow():
+    y = np.arange(60) % 3
+    logits = np.random.default_rng(0).standard_normal((60, 3)) * 0.1 + 3 * np.eye(3)[y]
+    temperature = fit_temperature(logits, y)
+    assert 0 < temperature < 1
+    assert loss(logits, y, temperature) == pytest.approx(np.log(62 / 61), rel=1e-6)
+
+
+def test_nearly_separable_rows_are_bounded_alike():
+    y = np.arange(60) % 3
+    logits = 30 * np.eye(3)[y]
+    logits[0] = (-1e-9, 0, -50)  # wrong by so little that a lower temperature would go on for long
+    assert 0 < fit_temperature(logits, y) < 100
+
+
+def test_logits_no_better_than_guessing_are_flattened_and_finite():
+    y = np.arange(60) % 3
+    logits = -4.0 * np.eye(3)[y]
+    temperature = fit_temperature(logits, y)
+    assert loss(logits, y, temperature) == pytest.approx(np.log(3), abs=1e-3)
+    assert np.isfinite(temperature)
+
+
+def test_equal_logits_need_no_temperature():
+    assert fit_temperature(np.full((4, 3), 7.0), np.array([0, 1, 2, 0])) == 1.0
+
+
+def test_a_class_absent_from_val_does_no_harm():
+    """L6"""
+    logits, y = overconfident()
+    rows = y != 2
+    assert fit_temperature(logits[rows], y[rows]) == pytest.approx(5, rel=0.5)
+
+
+def test_one_row_is_enough():
+    assert np.isfinite(fit_temperature(np.array([[1.0, 0.0]]), np.array([0])))
+
+
+def test_no_rows_are_refused():
+    with pytest.raises(HeadError, match="at least one row"):
+        fit_temperature(np.zeros((0, 3)), np.zeros(0, dtype=int))

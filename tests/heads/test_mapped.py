@@ -1,0 +1,66 @@
+"""Rows of memory maps: the same numbers, and pages that do not stay."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.heads.mapped import MappedRows, unkept
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((3000, 2048)).astype(np.float16)
+    with (tmp_path / "rows.bin").open("wb") as file:
+        file.write(bytes(100))  # rows that begin in the middle of a page
+        file.write(rows.tobytes())
+    return rows, np.memmap(tmp_path / "rows.bin", np.float16, mode="r", offset=100, shape=rows.shape)
+
+
+def mapped_bytes(path):
+    """Resident bytes of this process's maps of a file."""
+    text, found, ours = Path("/proc/self/smaps").read_text(), 0, False
+    for line in text.splitlines():
+        if line.endswith(str(path)):
+            ours = True
+        elif line.startswith("Rss:") and ours:
+            found, ours = found + 1024 * int(line.split()[1]), False
+    return found
+
+
+def test_rows_are_those_of_the_map(mapped):
+    rows, X = mapped
+    part = X[10:2900]  # a split is a run of the cache's rows
+    found = unkept(part)
+    assert isinstance(found, MappedRows)
+    assert (found.shape, found.dtype, found.ndim, found.size, len(found)) == ((2890, 2048), X.dtype, 2, part.size, 2890)
+    np.testing.assert_array_equal(found[5:700], rows[15:710])
+    picked = np.array([0, 3, 2889])
+    np.testing.assert_array_equal(found[picked], rows[10 + picked])
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="resident pages are read from Linux's smaps")
+def test_pages_that_were_read_are_let_go(mapped, tmp_path):
+    """E6."""
+    _, X = mapped
+    path = tmp_path / "rows.bin"
+    assert float(np.asarray(X).sum(dtype="f8")) and mapped_bytes(path) > 10e6  # 12 MB, the usual way
+    found = unkept(X)
+    total = sum(float(found[start : start + 500].sum(dtype="f8")) for start in range(0, 3000, 500))
+    assert total == pytest.approx(float(np.asarray(X, "f8").sum()))
+    found[np.arange(0, 3000, 7)]
+    assert mapped_bytes(path) == 0
+
+
+@pytest.mark.parametrize("mode", ["c", "r+"])
+def test_a_map_that_can_be_written_is_left_alone(mapped, tmp_path, mode):
+    """Of a copy-on-write map, letting pages go would lose what was written."""
+    X = np.memmap(tmp_path / "rows.bin", np.float16, mode=mode, offset=100, shape=(3000, 2048))
+    X.setflags(write=False)
+    assert unkept(X) is X
+    assert unkept(X[5:]) is not None and not isinstance(unkept(X[5:]), MappedRows)
+
+
+def test_an_array_in_memory_is_left_alone():
+    X = np.zeros((4, 3), np.float32)
+    assert unkept(X) is X

@@ -1,0 +1,47 @@
+"""Figures in words, and two heads' side by side."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from pipeline.report.figures import comparison_table, figures_lines
+
+FIGURES = {
+    "n": 1234, "accuracy": 0.953, "balanced_accuracy": 0.94, "macro_f1": 0.935, "top5": None, "auroc": 0.99123,
+    "log_loss": 0.2, "ece": 0.041, "intervals": {"accuracy": [0.93, 0.9712], "macro_f1": [0.91, 0.96]},
+    "calibrated": {"temperature": 1.7, "ece": 0.012, "log_loss": 0.18},
+}  # fmt: skip
+
+
+def test_every_figure_is_said_with_its_interval() -> None:
+    first, second = figures_lines(FIGURES, "test")
+    assert first == (
+        "test: accuracy 95.3 % (93.0 to 97.1), balanced accuracy 94.0 %, macro-F1 93.5 % (91.0 to 96.0), "
+        "AUROC 0.9912, log-loss 0.2000, 1,234 images; in brackets bootstrap 95 % intervals"
+    )
+    assert second == (
+        "calibration error 4.1 %; with all logits divided by the temperature 1.700, fitted on val: 1.2 %, "
+        "log-loss 0.1800"
+    )
+
+
+def test_figures_of_an_older_file_are_said_as_far_as_they_go() -> None:
+    old = {name: FIGURES[name] for name in ("n", "accuracy", "macro_f1", "top5", "log_loss")}
+    assert figures_lines(old, "test") == ["test: accuracy 95.3 %, macro-F1 93.5 %, log-loss 0.2000, 1,234 images"]
+
+
+def test_without_val_rows_it_is_said_why_there_is_no_temperature() -> None:
+    assert "without val rows" in figures_lines({**FIGURES, "calibrated": None}, "test")[1]
+
+
+def test_two_heads_stand_side_by_side_with_their_difference() -> None:
+    other = {**FIGURES, "accuracy": 0.967, "log_loss": 0.15}
+    out = Console(file=io.StringIO(), width=100)
+    out.print(comparison_table(["0001-train-x", "0002-search-x"], [FIGURES, other], (-0.002, 0.031)))
+    lines = [line.split("  ") for line in out.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    rows = {words[0].strip(): [w.strip() for w in words[1:] if w.strip()] for words in lines}
+    assert rows["Accuracy"] == ["95.3 %", "96.7 %", "+1.4 points", "−0.2 to +3.1"]
+    assert rows["Log-loss"] == ["0.2000", "0.1500", "−0.0500", "–"]
+    assert rows["Macro-F1"][2] == "±0.0 points"
