@@ -13,7 +13,8 @@ from pipeline.evaluate import evaluate
 from pipeline.extract import extract
 from pipeline.finetune import finetune
 from pipeline.predict import predict
+from pipeline.search import search
 from pipeline.store import open_cache
-from pipeline.train import search, train
+from pipeline.train import train
 
 __all__ = ["baseline", "compare", "evaluate", "extract", "finetune", "open_cache", "predict", "search", "train"]

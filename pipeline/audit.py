@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import runs
 from pipeline import settings as st
+from pipeline.cached import CACHE_HELP, ROOT_HELP, find_cache
 from pipeline.errors import ConfigError, DataError
 from pipeline.report.watch import Watch
 from pipeline.rewrite import check_out
-from pipeline.train import CACHE_HELP, ROOT_HELP, find_cache
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import runs
 from pipeline import settings as st
+from pipeline.cached import CACHE_HELP, ROOT_HELP, Rows, cache_record, find_cache, load_rows
 from pipeline.errors import HeadError
 from pipeline.report.watch import Watch
-from pipeline.train import CACHE_HELP, ROOT_HELP, Rows, cache_record, find_cache, load_rows
 
 if TYPE_CHECKING:
     import numpy as np

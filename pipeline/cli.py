@@ -40,7 +40,7 @@ COMMANDS = {
         "images -> frozen trunk -> feature cache (stage one)", "extract", "ExtractSettings", "run_extract"
     ),
     "train": Command("train a head on a cache (stage two)", "train", "TrainSettings", "run_train"),
-    "search": Command("try many settings of the head, choose on val", "train", "SearchSettings", "run_search"),
+    "search": Command("try many heads, choose on val, refit, test once", "search", "SearchSettings", "run_search"),
     "baseline": Command("simple methods on the same rows", "baseline", "BaselineSettings", "run_baseline"),
     "evaluate": Command("score a run on the test split, once", "evaluate", "EvaluateSettings", "run_evaluate"),
     "compare": Command(

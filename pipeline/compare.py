@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import runs
 from pipeline import settings as st
+from pipeline.cached import ROOT_HELP
 from pipeline.errors import HeadError
 from pipeline.evaluate import RUN_HELP, ScoredRows, scored_rows
 from pipeline.report.watch import Watch
-from pipeline.train import ROOT_HELP
 
 if TYPE_CHECKING:
     from pipeline.heads.bootstrap import Difference, McNemar

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import settings as st
+from pipeline.cached import ROOT_HELP
 from pipeline.errors import WeightsError
 from pipeline.report.watch import Watch
-from pipeline.train import ROOT_HELP
 
 FALLBACK = "random:0"
 
@@ -65,11 +65,11 @@ def run_demo(settings: DemoSettings, watch: Watch) -> DemoReport:
     demo.run("trace", cache)
     head = demo.run("train", cache)
     baselines = demo.run("baseline", cache)
-    searched = demo.run("search", cache)
+    searched = demo.run("search", cache, "--no-evaluate")
     tests = {"head": demo.run("evaluate", head["run"]), "searched": demo.run("evaluate", searched["run"])}
     image = sorted((root / "data" / "digits" / "7").glob("*.png"))[0]
     demo.run("predict", searched["run"], image, "--trace", "--top", 3)
-    tuned = demo.run("finetune", searched["run"], "--epochs", settings.epochs, "--batch-size", 64)
+    tuned = demo.run("finetune", head["run"], "--epochs", settings.epochs, "--batch-size", 64)
     tests["tuned"] = demo.run("evaluate", tuned["run"])
     rows = [
         Result(b["name"], val=b["val"], test=b["test"], macro_f1=b["macro_f1"], seconds=b["seconds"])

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import runs
 from pipeline import settings as st
+from pipeline.cached import CACHE_HELP, ROOT_HELP, find_cache, load_rows
 from pipeline.errors import CacheError, ConfigError, HeadError
 from pipeline.report.watch import Watch
-from pipeline.train import CACHE_HELP, ROOT_HELP, find_cache, load_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -260,10 +260,10 @@ def _score(run: runs.Run, cache: Cache, splits: tuple[str, ...], *, cache_root: 
 
 
 def _temperature(run: runs.Run, cache: Cache, *, cache_root: Path, watch: Watch) -> float | None:
-    """The temperature that val gives; None without val rows."""
+    """The temperature that val gives; None without val rows, or where the head has learned from them."""
     from pipeline.heads.calibration import fit_temperature
 
-    if not (cache.labels[cache.rows("val")] >= 0).any():
+    if "val" in run.config.get("learned_from", ()) or not (cache.labels[cache.rows("val")] >= 0).any():
         return None
     val = _score(run, cache, ("val",), cache_root=cache_root, watch=watch)
     return fit_temperature(val.logits, val.y)

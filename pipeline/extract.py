@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import runs
 from pipeline import settings as st
+from pipeline.cached import ROOT_HELP
 from pipeline.errors import ConfigError, DataError
 from pipeline.report.watch import Watch
-from pipeline.train import ROOT_HELP
 
 if TYPE_CHECKING:
     from pipeline.blocks import Work

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import runs
 from pipeline import settings as st
+from pipeline.cached import ROOT_HELP, cache_record
 from pipeline.errors import HeadError
 from pipeline.evaluate import RUN_HELP, cache_of
 from pipeline.report.trace import TraceRow, observe
 from pipeline.report.watch import Watch
-from pipeline.train import ROOT_HELP, cache_record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,6 +101,13 @@ def run_finetune(settings: FinetuneSettings, watch: Watch) -> FinetuneResult:
     cache = cache_of(run)
     head = load_head(run.folder)
     require_key(head, cache.key, str(cache.path))
+    if head.kind != "linear":
+        raise HeadError(f"{run.folder.name} has a head of kind {head.kind}: fine-tuning starts from a linear one")
+    if "val" in run.config.get("learned_from", ()):
+        watch.warn(
+            f"the head of {run.folder.name} has learned from val, too, on which before and after are compared: "
+            "search with --no-refit for a head to fine-tune"
+        )
     for split in ("train", "val"):
         if not len(cache.rows(split)):
             raise HeadError(f"{cache.path.name} has no {split} rows: fine-tuning needs train and val images")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import runs
 from pipeline import settings as st
+from pipeline.cached import CACHE_HELP, ROOT_HELP, find_cache
 from pipeline.errors import ConfigError
 from pipeline.report.watch import Watch
-from pipeline.train import CACHE_HELP, ROOT_HELP, find_cache
 
 if TYPE_CHECKING:
     from pipeline.store import Cache

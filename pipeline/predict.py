@@ -12,10 +12,10 @@ import numpy as np
 
 from pipeline import runs
 from pipeline import settings as st
+from pipeline.cached import ROOT_HELP
 from pipeline.errors import DataError
 from pipeline.evaluate import RUN_HELP
 from pipeline.report.watch import Watch
-from pipeline.train import ROOT_HELP
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import settings as st
+from pipeline.cached import CACHE_HELP, ROOT_HELP, find_cache
 from pipeline.errors import CacheError
 from pipeline.extract import ExtractSettings
 from pipeline.report.watch import Watch
 from pipeline.rewrite import check_out
-from pipeline.train import CACHE_HELP, ROOT_HELP, find_cache
 
 if TYPE_CHECKING:
     import numpy as np

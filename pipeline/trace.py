@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import runs
 from pipeline import settings as st
+from pipeline.cached import ROOT_HELP, find_cache
 from pipeline.errors import CacheError, ConfigError, HeadError
 from pipeline.report.watch import Watch
-from pipeline.train import ROOT_HELP, find_cache
 
 if TYPE_CHECKING:
     from pipeline.report.pipeline_trace import Step

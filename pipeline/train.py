@@ -1,23 +1,22 @@
-"""Stage two: store + heads -> run. Trains a head on cached features, or searches for the best of many.
+"""Stage two: store + heads -> run. Trains one head on cached features.
 
-Selection sees train and val only: the functions here that fit and choose are never handed a test row (S6); the test
-split is read by ``pipeline.evaluate`` alone.
+The functions here that fit are never handed a test row (S6); the test split is read by ``pipeline.evaluate`` alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import runs
 from pipeline import settings as st
-from pipeline.errors import CacheError, HeadError
-from pipeline.heads.config import MinibatchConfig
+from pipeline.cached import CACHE_HELP, ROOT_HELP, Rows, cache_record, find_cache, load_rows, with_views
+from pipeline.errors import ConfigError, HeadError
+from pipeline.heads.config import KINDS, SCHEDULES, SOLVERS, MinibatchConfig
 from pipeline.report.trace import TraceRow, observe
 from pipeline.report.watch import Watch
 
@@ -25,12 +24,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.heads.minibatch import Epoch, FitResult
+    from pipeline.heads.artifact import Head
+    from pipeline.heads.training import Epoch
     from pipeline.store import Cache
 
-CACHE_HELP = "a feature cache: its path, its name (or the beginning of it), or `latest`"
+EXACT = "exact"
+DEFAULT_C = 0.01  # the README says on which figures
+SHOWN_STEPS = 20  # of an exact head's iterations; all of them are kept
 VIEWS_HELP = "learn from so many augmented views of each train image, too (made by `pipeline extract --views`)"
-ROOT_HELP = "folder for features, runs, weights and downloaded data"
 
 
 @dataclass(frozen=True)
@@ -38,47 +39,81 @@ class HeadSettings:
     """What one head and a search for the best one have in common."""
 
     cache: str = st.argument(CACHE_HELP, default=runs.LATEST)
-    solver: str = st.option(MinibatchConfig.solver, "how a head is fitted", choices=("adamw", "sgd"))
-    epochs: int = st.option(MinibatchConfig.epochs, "passes over the train rows", minimum=1)
-    batch_size: int = st.option(MinibatchConfig.batch_size, "rows in one step", minimum=1)
     class_weight: str = st.option("none", "balanced weighs each class by 1 / its share", choices=("none", "balanced"))
     views: int = st.option(0, VIEWS_HELP, minimum=0)
-    seed: int = st.option(MinibatchConfig.seed, "seed of the order of the rows", minimum=0)
+    seed: int = st.option(MinibatchConfig.seed, "seed of all that is drawn at random", minimum=0)
     device: str = st.option("cpu", "where a head is fitted", choices=("cpu", "cuda"))
     cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
     def __post_init__(self) -> None:
         st.check(self)
 
+    @property
+    def weighting(self) -> Any:
+        """The solvers' ``class_weight``."""
+        return None if self.class_weight == "none" else self.class_weight
+
 
 @dataclass(frozen=True)
 class TrainSettings(HeadSettings):
-    """Settings of one head."""
+    """Settings of one head. C is of the exact solver; what follows it, of the minibatch ones."""
 
-    lr: float = st.option(MinibatchConfig.lr, "learning rate at the start", above=0)
+    solver: str = st.option(
+        EXACT, "exact: the optimum of penalised logistic regression; adamw, sgd: minibatches", choices=(EXACT, *SOLVERS)
+    )
+    C: float = st.option(DEFAULT_C, "exact: inverse of the penalty, as scikit-learn's", above=0)
+    kind: str = st.option(MinibatchConfig.kind, "minibatch: the head", choices=KINDS)
+    lr: float = st.option(MinibatchConfig.lr, "minibatch: learning rate at the start", above=0)
     weight_decay: float = st.option(
-        MinibatchConfig.weight_decay, "decoupled decay of the weights (not the bias)", minimum=0
+        MinibatchConfig.weight_decay, "minibatch: decoupled decay of weights, not of biases", minimum=0
+    )
+    epochs: int = st.option(MinibatchConfig.epochs, "minibatch: passes over the train rows", minimum=1)
+    batch_size: int = st.option(MinibatchConfig.batch_size, "minibatch: rows in one step", minimum=1)
+    schedule: str = st.option(MinibatchConfig.schedule, "minibatch: of the learning rate", choices=SCHEDULES)
+    momentum: float = st.option(MinibatchConfig.momentum, "sgd: momentum", minimum=0, below=1)
+    label_smoothing: float = st.option(
+        MinibatchConfig.label_smoothing, "minibatch: share of each label spread over all classes", minimum=0, below=1
+    )
+    mixup: float = st.option(MinibatchConfig.mixup, "minibatch: alpha of mixed rows, 0 = off", minimum=0)
+    width: int = st.option(MinibatchConfig.width, "mlp: units of a hidden layer", minimum=1)
+    depth: int = st.option(MinibatchConfig.depth, "mlp: hidden layers", minimum=1)
+    dropout: float = st.option(MinibatchConfig.dropout, "mlp: share of hidden units dropped", minimum=0, below=1)
+    patience: int | None = st.option(
+        MinibatchConfig.patience, "minibatch: epochs without a better val figure before it stops", minimum=1
     )
 
+    def __post_init__(self) -> None:
+        st.check(self)
+        if self.solver == EXACT and self.kind != MinibatchConfig.kind:
+            raise ConfigError(f"--kind {self.kind} has no exact optimum: give --solver adamw or sgd with it")
+        if self.solver != EXACT:
+            self.config()
 
-@dataclass(frozen=True)
-class SearchSettings(HeadSettings):
-    """Settings of a search: every learning rate with every weight decay, all in one pass."""
+    def config(self) -> MinibatchConfig:
+        """The minibatch head's settings.
 
-    lrs: tuple[float, ...] = st.option((1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2), "learning rates to try", above=0)
-    weight_decays: tuple[float, ...] = st.option((0.0, 1e-3, 1e-2, 1e-1, 1.0), "weight decays to try", minimum=0)
+        Raises:
+            ConfigError: values that do not go together.
+        """
+        names = {f.name for f in dataclasses.fields(self)} & {f.name for f in dataclasses.fields(MinibatchConfig)}
+        return MinibatchConfig(**{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A trained head: its run's folder, accuracies on val (None without val rows) and train, and seconds of fitting."""
+    """A trained head: its run's folder, accuracies on val (None without val rows) and train, and seconds of fitting.
+
+    ``steps`` are the iterations of an exact head, the epoch that was kept of a minibatch one; ``converged`` is None
+    for a minibatch head.
+    """
 
     run: Path
     solver: str
     val: float | None
     train: float
     seconds: float
-    best_epoch: int
+    steps: int
+    converged: bool | None
     trials: int = 1
 
     def to_json(self) -> dict[str, Any]:
@@ -86,21 +121,22 @@ class TrainResult:
         return {**dataclasses.asdict(self), "run": str(self.run)}
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The labelled good rows of one split: ``X`` (n, D) float16 or float32, perhaps a memory map; ``y`` (n,) int64."""
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A head as a solver gives it: tensors on raw features, the trace, and what the run's record says of it."""
 
-    X: NDArray[np.floating[Any]]
-    y: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.y)
+    kind: str
+    tensors: Mapping[str, NDArray[np.float32]]
+    trace: Sequence[TraceRow]
+    steps: int
+    converged: bool | None
+    record: Mapping[str, Any]
 
 
 def train(cache: str | Path = runs.LATEST, *, watch: Watch | None = None, **options: Any) -> TrainResult:
-    """Train one linear head on the cache's train rows; the best epoch on val is kept. Test rows are not read.
+    """Train one head on the cache's train rows. Test rows are not read.
 
-    ``options`` are the fields of :class:`TrainSettings`.
+    ``options`` are the fields of :class:`TrainSettings`. Of a minibatch head the best epoch on val is kept.
 
     Raises:
         ConfigError, CacheError, HeadError
@@ -108,98 +144,94 @@ def train(cache: str | Path = runs.LATEST, *, watch: Watch | None = None, **opti
     return run_train(st.build(TrainSettings, {"cache": cache, **options}), watch or Watch())
 
 
-def search(cache: str | Path = runs.LATEST, *, watch: Watch | None = None, **options: Any) -> TrainResult:
-    """Train a head for every learning rate × weight decay and keep the best on val. Test rows are not read.
-
-    ``options`` are the fields of :class:`SearchSettings`.
-
-    Raises:
-        ConfigError, CacheError, HeadError: among them a cache without val rows, on which nothing can be chosen.
-    """
-    return run_search(st.build(SearchSettings, {"cache": cache, **options}), watch or Watch())
-
-
-def find_cache(spec: str, *, cache_root: Path) -> Cache:
-    """Open the cache at a path, of a name under ``cache_root``/features, or the ``latest`` one there.
-
-    Raises:
-        CacheError: there is none, or it cannot be read.
-    """
-    from pipeline.store import open_cache
-
-    folder = cache_root / "features"
-    if spec == runs.LATEST:
-        made = sorted((p for p in folder.glob("*.h5") if not is_view(p)), key=lambda p: p.stat().st_mtime_ns)
-        if not made:
-            raise CacheError(f"no feature cache in {folder} yet: make one with `pipeline extract SOURCE`")
-        return open_cache(made[-1])
-    if Path(spec).exists() or "/" in spec:
-        return open_cache(spec)
-    there = sorted(p for p in folder.glob("*.h5") if not is_view(p))
-    exact = [p for p in there if p.name in (spec, spec + ".h5")]
-    found = exact or [p for p in there if p.name.startswith(spec)]
-    if len(found) == 1:
-        return open_cache(found[0])
-    shown = ", ".join(p.name for p in (found or there)[-5:]) or "none yet: make one with `pipeline extract SOURCE`"
-    what = "fits several caches" if found else "is no cache"
-    raise CacheError(f"{spec!r} {what}: give a path, a name or its beginning, or {runs.LATEST!r}; in {folder}: {shown}")
-
-
-def load_rows(cache: Cache, split: str) -> Rows:
-    """The labelled good rows of a split, their checksums verified: no damaged or empty row reaches a head (H3).
-
-    Raises:
-        CacheError: a block is damaged.
-    """
-    features = cache.split(split)
-    cache.verify(features.rows)
-    labelled = features.y >= 0
-    return Rows(features.X, features.y) if labelled.all() else Rows(features.X[labelled], features.y[labelled])
-
-
-def is_view(path: Path) -> bool:
-    """Whether a cache's name says that it holds augmented views of another one's train images."""
-    return bool(re.search(r"\.view[0-9]+\.h5$", path.name))
-
-
-def with_views(cache: Cache, rows: Rows, views: int) -> Rows:
-    """The train rows, and below them those of so many augmented views of the same images.
-
-    Raises:
-        CacheError: a view is missing, or is of other images, labels or settings than ``cache``.
-    """
-    import numpy as np
-
-    from pipeline.extract import view_path
-    from pipeline.store import difference, open_cache
-
-    train = cache.split("train")
-    parts = [rows]
-    for number in range(1, views + 1):
-        path = view_path(cache.path, number)
-        if not path.exists():
-            raise CacheError(f"no view {number} of {cache.path.name}: make it with `pipeline extract --views {views}`")
-        view = open_cache(path)
-        other = [name for name, _, _ in difference(cache.provenance, view.provenance) if not name.startswith("view.")]
-        same_images = view.split("train").ids == train.ids and (view.split("train").y == train.y).all()
-        if other or not same_images:
-            why = f"other settings ({', '.join(other)})" if other else "other images or labels"
-            raise CacheError(f"{path.name} is of {why} than {cache.path.name}: run `pipeline extract --views {views}`")
-        parts.append(load_rows(view, "train"))
-    return Rows(np.concatenate([p.X for p in parts]), np.concatenate([p.y for p in parts]))
-
-
 def run_train(settings: TrainSettings, watch: Watch) -> TrainResult:
     """Train one head with settings made; see :func:`train`."""
     cache = find_cache(settings.cache, cache_root=settings.cache_root)
-    config = MinibatchConfig(
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        solver=settings.solver,  # type: ignore[arg-type]  # its choices are checked
-        seed=settings.seed,
+    fitted, chosen = learning_rows(cache, settings, watch)
+    began = time.perf_counter()
+    fit = _exact if settings.solver == EXACT else _minibatch
+    head = fit(cache, fitted, chosen, settings, watch)
+    seconds = time.perf_counter() - began
+    watch.end_trace()
+    if head.converged is False:
+        watch.warn(f"not converged: gradient {head.record['grad_norm']:.1e}; a lower --C converges sooner")
+    return save(cache, "train", settings, head, fitted, chosen, seconds, watch)
+
+
+def learning_rows(cache: Cache, settings: HeadSettings, watch: Watch) -> tuple[Rows, Rows]:
+    """The train and val rows, checked before long work.
+
+    Raises:
+        HeadError: no train rows, or a folder that cannot be written.
+    """
+    runs.require_writable(settings.cache_root)
+    fitted, chosen = load_rows(cache, "train"), load_rows(cache, "val")
+    if settings.views:
+        fitted = with_views(cache, fitted, settings.views)
+    if not len(fitted):
+        raise HeadError(
+            f"{cache.path.name} has no labelled train rows: name another cache, or extract a source with train images"
+        )
+    watch.say(
+        f"{cache.path.name}: {len(fitted):,} train rows, {len(chosen):,} val rows, {cache.dim:,} features, "
+        f"{len(cache.classes)} classes"
     )
+    return fitted, chosen
+
+
+def _exact(cache: Cache, fitted: Rows, chosen: Rows, settings: TrainSettings, watch: Watch) -> Fitted:
+    from pipeline.heads.exact import Step, fit_exact
+
+    rows: list[TraceRow] = []
+
+    def tell(step: Step) -> None:
+        val_loss, val_accuracy = None, None
+        if len(chosen):
+            weight, bias = step.head()
+            val_loss, val_accuracy = loss_and_accuracy(linear_logits(chosen.X, weight, bias), chosen.y)
+        rows.append(
+            TraceRow(step.n_iter, step.objective, step.accuracy, val_accuracy, observation="", val_loss=val_loss)
+        )
+
+    fit = fit_exact(
+        fitted.X,
+        fitted.y,
+        n_classes=len(cache.classes),
+        Cs=[settings.C],
+        class_weight=settings.weighting,
+        class_names=cache.classes,
+        device=settings.device,
+        on_step=tell,
+    )[0]
+    rows = observed(rows, len(cache.classes), "iteration")
+    for row in thinned(rows):
+        watch.trace(row, step="Iteration")
+    return exact_head(fit, rows)
+
+
+def exact_head(fit: Any, trace: Sequence[TraceRow] = ()) -> Fitted:
+    """An exact fit as what a run keeps."""
+    names = ("C", "objective", "loss", "grad_norm", "n_iter", "n_evals", "converged")
+    record = {"solver": EXACT, **{name: getattr(fit, name) for name in names}}
+    return Fitted("linear", {"weight": fit.weight, "bias": fit.bias}, trace, fit.n_iter, fit.converged, record)
+
+
+def observed(rows: Sequence[TraceRow], n_classes: int, step: str = "epoch") -> list[TraceRow]:
+    """The rows with what their numbers say, each judged by those before it."""
+    return [dataclasses.replace(row, observation=observe(rows[: i + 1], n_classes, step)) for i, row in enumerate(rows)]
+
+
+def thinned(rows: Sequence[TraceRow]) -> list[TraceRow]:
+    """At most SHOWN_STEPS of the rows, evenly spaced, the first and the last among them."""
+    if len(rows) <= SHOWN_STEPS:
+        return list(rows)
+    places = sorted({round(i * (len(rows) - 1) / (SHOWN_STEPS - 1)) for i in range(SHOWN_STEPS)})
+    return [rows[i] for i in places]
+
+
+def _minibatch(cache: Cache, fitted: Rows, chosen: Rows, settings: TrainSettings, watch: Watch) -> Fitted:
+    from pipeline.heads.minibatch import fit_minibatch
+
     rows: list[TraceRow] = []
 
     def tell(_: int, epoch: Epoch) -> None:
@@ -207,68 +239,29 @@ def run_train(settings: TrainSettings, watch: Watch) -> TrainResult:
         rows.append(dataclasses.replace(row, observation=observe([*rows, row], len(cache.classes))))
         watch.trace(rows[-1])
 
-    fit, seconds = _fit(cache, [config], settings, watch, tell)
-    watch.end_trace()
-    best = fit[0]
-    if best.diverged:
+    fit = fit_minibatch(
+        fitted.X,
+        fitted.y,
+        n_classes=len(cache.classes),
+        configs=[settings.config()],
+        X_val=chosen.X if len(chosen) else None,
+        y_val=chosen.y if len(chosen) else None,
+        class_weight=settings.weighting,
+        class_names=cache.classes,
+        device=settings.device,
+        on_epoch=tell,
+    )[0]
+    if fit.diverged:
+        watch.end_trace()
         raise HeadError(
-            f"training diverged at epoch {best.n_iter}: --lr {settings.lr:g} is too high; try {settings.lr / 10:g}"
+            f"training diverged after {fit.n_iter} steps: --lr {settings.lr:g} is too high; try {settings.lr / 10:g}"
         )
-    return _save(cache, "train", settings, best, seconds, watch, trace=[dataclasses.asdict(r) for r in rows])
+    return minibatch_head(fit, rows)
 
 
-def run_search(settings: SearchSettings, watch: Watch) -> TrainResult:
-    """Search with settings made; see :func:`search`."""
-    from pipeline.report.tables import Trial, search_table
-
-    cache = find_cache(settings.cache, cache_root=settings.cache_root)
-    if not len(cache.rows("val")):
-        raise HeadError(f"{cache.path.name} has no val rows to choose on: extract with --val-fraction above 0")
-    configs = [
-        MinibatchConfig(
-            lr=lr,
-            weight_decay=decay,
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            solver=settings.solver,  # type: ignore[arg-type]  # its choices are checked
-            seed=settings.seed,
-        )
-        for lr in settings.lrs
-        for decay in settings.weight_decays
-    ]
-    fits, seconds = _fit(cache, configs, settings, watch, None)
-    ranked = sorted(fits, key=_rank)
-    if ranked[0].diverged:
-        raise HeadError(f"every head diverged: the lowest of --lrs {min(settings.lrs):g} is too high; add lower ones")
-    trials = [
-        Trial(
-            {"lr": f.config.lr, "weight_decay": f.config.weight_decay},
-            val=f.val_accuracy,
-            train=f.train_accuracy,
-            note="diverged" if f.diverged else "",
-        )
-        for f in ranked
-    ]
-    watch.show(search_table(trials, title=f"{len(trials)} heads in one pass, ranked by val accuracy, then val loss"))
-    lines = [
-        {
-            "lr": f.config.lr,
-            "weight_decay": f.config.weight_decay,
-            "val": f.val_accuracy,
-            "train": None if f.diverged else f.train_accuracy,
-            "best_epoch": f.best_epoch,
-            "diverged": f.diverged,
-        }
-        for f in ranked
-    ]
-    trace = [dataclasses.asdict(trace_row(e)) for e in ranked[0].trace]
-    return _save(cache, "search", settings, ranked[0], seconds, watch, trace=trace, trials=lines)
-
-
-def _rank(fit: FitResult) -> tuple[bool, float, float]:
-    """Sound heads first, then by val accuracy; equal accuracies go to the lower val loss."""
-    loss = next((e.val_loss for e in fit.trace if e.epoch == fit.best_epoch), None)
-    return fit.diverged, -(fit.val_accuracy or 0.0), float("inf") if loss is None else loss
+def minibatch_head(fit: Any, trace: Sequence[TraceRow]) -> Fitted:
+    """A minibatch fit as what a run keeps."""
+    return Fitted(fit.config.kind, fit.tensors, trace, fit.best_epoch, None, dataclasses.asdict(fit.config))
 
 
 def trace_row(epoch: Epoch) -> TraceRow:
@@ -283,103 +276,97 @@ def trace_row(epoch: Epoch) -> TraceRow:
     )
 
 
-def _fit(
-    cache: Cache, configs: Sequence[MinibatchConfig], settings: HeadSettings, watch: Watch, tell: Any
-) -> tuple[list[FitResult], float]:
-    """Fit heads on train, choose their epochs on val; reads no other split."""
-    from pipeline.heads.minibatch import fit_minibatch
+def linear_logits(X: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any]) -> NDArray[np.float32]:
+    """Logits (n, C) float32 of rows (n, D) by a linear head on raw features."""
+    import numpy as np
 
-    runs.require_writable(settings.cache_root)
-    fitted, chosen = load_rows(cache, "train"), load_rows(cache, "val")
-    if settings.views:
-        fitted = with_views(cache, fitted, settings.views)
-    if not len(fitted):
-        raise HeadError(
-            f"{cache.path.name} has no labelled train rows: name another cache, or extract a source with train images"
-        )
-    watch.say(
-        f"{cache.path.name}: {len(fitted):,} train rows, {len(chosen):,} val rows, {cache.dim:,} features, "
-        f"{len(cache.classes)} classes"
-    )
-    began = time.perf_counter()
-    fits = fit_minibatch(
-        fitted.X,
-        fitted.y,
-        n_classes=len(cache.classes),
-        configs=configs,
-        X_val=chosen.X if len(chosen) else None,
-        y_val=chosen.y if len(chosen) else None,
-        class_weight="balanced" if settings.class_weight == "balanced" else None,
-        class_names=cache.classes,
-        device=settings.device,
-        on_epoch=tell,
-    )
-    return fits, time.perf_counter() - began
+    return np.asarray(X, np.float32) @ weight.T.astype(np.float32) + bias.astype(np.float32)
 
 
-def cache_record(cache: Cache) -> dict[str, Any]:
-    """What a run records of the cache that it learned from."""
-    return {
-        "cache": {
-            "path": str(cache.path.resolve()),
-            "key": cache.key,
-            "content": cache.content,
-            "rows": cache.counts(),
-            "about": cache.about,
-        },
-        "provenance": cache.provenance,
-        "classes": list(cache.classes),
-    }
+def loss_and_accuracy(logits: NDArray[np.float32], y: NDArray[np.int64]) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy of logits (n, C)."""
+    import numpy as np
+
+    from pipeline.heads.metrics import log_softmax
+
+    loss = -log_softmax(logits)[np.arange(len(y)), y].mean()
+    return float(loss), float((logits.argmax(axis=1) == y).mean())
 
 
-def _save(
-    cache: Cache,
-    stage: str,
-    settings: HeadSettings,
-    best: FitResult,
-    seconds: float,
-    watch: Watch,
-    *,
-    trace: list[dict[str, Any]],
-    trials: list[dict[str, Any]] | None = None,
-) -> TrainResult:
-    from pipeline.heads.artifact import Head, save_head
+def make_head(cache: Cache, fitted: Fitted) -> Head:
+    """The artifact of a fitted head."""
+    import numpy as np
 
-    head = Head(
-        kind="linear",
-        tensors={"weight": best.weight, "bias": best.bias},
+    from pipeline.heads.artifact import Head
+
+    return Head(
+        kind=fitted.kind,  # type: ignore[arg-type]  # the kinds are the same
+        tensors={name: np.asarray(tensor, np.float32) for name, tensor in fitted.tensors.items()},
         classes=cache.classes,
         key=cache.key,
         dim=cache.dim,
-        meta={"solver": best.config.solver, "pretrained": cache.about["pretrained"]},
+        meta={"solver": fitted.record["solver"], "pretrained": cache.about["pretrained"]},
     )
+
+
+def save(
+    cache: Cache,
+    stage: str,
+    settings: HeadSettings,
+    fitted: Fitted,
+    learned: Rows,
+    chosen: Rows,
+    seconds: float,
+    watch: Watch,
+    *,
+    trials: Sequence[Mapping[str, Any]] = (),
+    val: float | None = None,
+    learned_from: Sequence[str] = ("train",),
+    files: Mapping[str, str] | None = None,
+) -> TrainResult:
+    """Keep a head as a run; ``val`` is what it was chosen by, where it may have learned from val, too."""
+    from pipeline.heads.artifact import save_head
+
+    head = make_head(cache, fitted)
+    if val is None and len(chosen):
+        val = loss_and_accuracy(head.logits(chosen.X), chosen.y)[1]
     name = cache.path.name.removesuffix(".h5")
-    with runs.new_run(
-        settings.cache_root, stage=stage, name=name, settings=st.record(settings), about=cache_record(cache)
-    ) as (draft, folder):
+    about = {**cache_record(cache), "learned_from": list(learned_from)}
+    with runs.new_run(settings.cache_root, stage=stage, name=name, settings=st.record(settings), about=about) as (
+        draft,
+        folder,
+    ):
         result = TrainResult(
             run=folder,
-            solver=best.config.solver,
-            val=best.val_accuracy,
-            train=best.train_accuracy,
+            solver=str(fitted.record["solver"]),
+            val=val,
+            train=loss_and_accuracy(head.logits(learned.X), learned.y)[1],
             seconds=seconds,
-            best_epoch=best.best_epoch,
-            trials=len(trials) if trials else 1,
+            steps=fitted.steps,
+            converged=fitted.converged,
+            trials=max(1, len(trials)),
         )
         save_head(draft.folder, head)
-        draft.write_lines("trace.jsonl", trace)
+        draft.write_lines("trace.jsonl", [dataclasses.asdict(row) for row in fitted.trace])
         if trials:
             draft.write_lines("trials.jsonl", trials)
-        draft.write_json("metrics.json", {**result.to_json(), "config": dataclasses.asdict(best.config)})
-    watch.say(_summary(result, best))
+        for file, text in (files or {}).items():
+            (draft.folder / file).write_text(text, encoding="utf-8")
+        draft.write_json("metrics.json", {**result.to_json(), "config": dict(fitted.record)})
+    watch.say(_summary(result, fitted))
     return result
 
 
-def _summary(result: TrainResult, best: FitResult) -> str:
+def _summary(result: TrainResult, fitted: Fitted) -> str:
     from pipeline.report.numbers import percent, seconds, setting
 
     what = f"best of {result.trials}" if result.trials > 1 else "head"
-    config = f"{best.config.solver}, lr {setting(best.config.lr)}, weight decay {setting(best.config.weight_decay)}"
+    r = fitted.record
+    if fitted.converged is None:
+        kind = "" if fitted.kind == "linear" else f"{fitted.kind}, "
+        lr, decay = setting(r["lr"]), setting(r["weight_decay"])
+        config = f"{kind}{r['solver']}, lr {lr}, weight decay {decay}; epoch {result.steps}"
+    else:
+        config = f"exact, C {r['C']:.3g}; {result.steps} iterations, gradient {r['grad_norm']:.0e}"
     val = f"val {percent(result.val)}, " if result.val is not None else ""
-    figures = f"{val}train {percent(result.train)}, in {seconds(result.seconds)}"
-    return f"{what} ({config}; epoch {result.best_epoch}): {figures} -> {result.run}"
+    return f"{what} ({config}): {val}train {percent(result.train)}, in {seconds(result.seconds)} -> {result.run}"

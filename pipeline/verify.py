@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import runs
 from pipeline import settings as st
+from pipeline.cached import CACHE_HELP, ROOT_HELP, find_cache
 from pipeline.errors import CacheError
 from pipeline.report.watch import Watch
-from pipeline.train import CACHE_HELP, ROOT_HELP, find_cache
 
 if TYPE_CHECKING:
     import numpy as np

@@ -55,7 +55,7 @@ def test_json_is_one_object_with_the_promised_keys(
         ): ("cache key rows new reused failed seconds"),
         ("train", workshop.cache.cache, "--epochs", 2): "run solver val train seconds",
         ("search", workshop.cache.cache, "--epochs", 2, "--lrs", 0.001, 0.01): "run solver val train seconds",
-        ("baseline", workshop.cache.cache, "--names", "majority", "knn"): "results",
+        ("baseline", workshop.cache.cache, "--names", "majority", "knn10"): "results",
         ("evaluate", workshop.head.run): "test",
         ("finetune", workshop.head.run, "--epochs", 1): "run before after certificate_max_abs",
         ("trace", workshop.cache.cache): "steps",

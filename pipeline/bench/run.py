@@ -22,9 +22,9 @@ from pipeline.bench.memory import bench_memory
 from pipeline.bench.reading import bench_read
 from pipeline.bench.rerun import bench_rerun
 from pipeline.bench.trunk import bench_trunk
+from pipeline.cached import ROOT_HELP
 from pipeline.errors import ConfigError
 from pipeline.report.watch import Watch
-from pipeline.train import ROOT_HELP
 
 ENTRIES: dict[str, Callable[[Bench], list[Figure]]] = {
     "trunk": bench_trunk,

@@ -77,10 +77,10 @@ class ExactFit:
 
 @dataclass(frozen=True)
 class Step:
-    """One iteration of a single problem; ``loss`` is the weighted mean cross-entropy on its train rows."""
+    """One iteration of a single problem; ``objective`` is divided by C · Σw: the mean loss and its penalty."""
 
     n_iter: int
-    loss: float
+    objective: float
     accuracy: float
     head: Callable[[], tuple[Float, Float]] = field(repr=False)  # weight (classes, D), bias, on raw features
 
@@ -242,7 +242,7 @@ class _Job:
             right = progress.logits[0].argmax(dim=0) == self.y
             accuracy = float(right.to(torch.float64).mean())
             theta = progress.theta[0]
-            on_step(Step(progress.n_iter, float(progress.loss[0]), accuracy, lambda: self._head(theta)))
+            on_step(Step(progress.n_iter, float(progress.objective[0]), accuracy, lambda: self._head(theta)))
 
         return follow
 

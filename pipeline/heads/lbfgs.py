@@ -67,11 +67,11 @@ class Minimum:
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """What the caller may hear of an iteration: the problems still at work, their mean loss and logits (K, C, N)."""
+    """What the caller may hear of an iteration: the problems still at work, their objectives and logits (K, C, N)."""
 
     n_iter: int
     problems: torch.Tensor
-    loss: torch.Tensor  # (K,) of the objective without its penalty
+    objective: torch.Tensor  # (K,)
     theta: torch.Tensor
     logits: torch.Tensor
 
@@ -159,7 +159,7 @@ def minimise(
         run.step()
         left = run.left(tol, fall_tol).cpu()
         if on_iteration is not None:
-            on_iteration(Progress(number, alive, run.loss, run.theta, run.logits.at))
+            on_iteration(Progress(number, alive, run.value(), run.theta, run.logits.at))
         better = left < best
         best, since = torch.minimum(best, left), torch.where(better, number, since)
         done = left <= 1
@@ -219,9 +219,12 @@ class _Run:
         """How far each problem is from converged (K,): 1 or less is there."""
         length = torch.linalg.vector_norm(self.gradient, dim=2).amax(dim=1).double()
         fall = 0.5 * (self.gradient.square() / self.scale).sum(dim=(1, 2), dtype=torch.float64)
+        return torch.maximum(length / tol, fall / (fall_tol * self.value()))
+
+    def value(self) -> torch.Tensor:
+        """The objectives (K,)."""
         weights = self.theta[..., :-1]
-        objective = self.loss + 0.5 * self.objective.penalty * _dot(weights, weights)
-        return torch.maximum(length / tol, fall / (fall_tol * objective))
+        return self.loss + 0.5 * self.objective.penalty * _dot(weights, weights)
 
     def step(self) -> None:
         """One iteration."""
@@ -253,7 +256,7 @@ class _Run:
         """Lengths (K,) at which the slope is small and the objective lower, by Newton's method kept in a bracket."""
         penalty, weights, step = self.objective.penalty, self.theta[..., :-1], d[..., :-1]
         tt, td, dd = _dot(weights, weights), _dot(weights, step), _dot(step, step)
-        before = self.loss + 0.5 * penalty * tt
+        before = self.value()
         enough = SLOPE_KEPT * slope0.abs() + torch.finfo(d.dtype).tiny  # (at the very optimum there is no slope)
         length = torch.ones_like(slope0)
         low, high = torch.zeros_like(length), torch.full_like(length, torch.inf)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import io
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -100,9 +101,10 @@ class Console(Watch):
         """Draw the loss curve of the rows since the last call, where there are at least two."""
         rows, self._rows = self._rows, []
         if len(rows) > 1:
-            series = {"train": [r.loss for r in rows]}
+            series = {"train": _every_step(rows, [r.loss for r in rows])}
             if any(r.val_loss is not None for r in rows):
-                series["val"] = [float("nan") if r.val_loss is None else r.val_loss for r in rows]
+                val = [float("nan") if r.val_loss is None else r.val_loss for r in rows]
+                series["val"] = _every_step(rows, val)
             self.show(Curve(series, x_label=self._step.lower(), x_first=rows[0].epoch))
 
     @contextlib.contextmanager
@@ -163,6 +165,15 @@ class Console(Watch):
             to.print(renderable, soft_wrap=soft_wrap)
         to.file.write("".join(line.rstrip() + "\n" for line in captured.get().removesuffix("\n").split("\n")))
         to.file.flush()
+
+
+def _every_step(rows: list[TraceRow], values: list[float]) -> list[float]:
+    """A value for each step from the first row's to the last one's; between rows those on the line."""
+    found = values[:1]
+    for (before, row), (low, high) in zip(itertools.pairwise(rows), itertools.pairwise(values), strict=True):
+        steps = max(1, row.epoch - before.epoch)
+        found += [low + (high - low) * i / steps for i in range(1, steps + 1)]
+    return found
 
 
 def _trace_line(row: TraceRow, before: list[TraceRow], step: str) -> Text:

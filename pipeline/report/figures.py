@@ -43,7 +43,7 @@ def _range(interval: Sequence[float] | None) -> str:
 
 def _calibrated(scaled: Mapping[str, Any] | None) -> str:
     if not scaled:
-        return "; without val rows there is no temperature to mend it"
+        return "; no val rows were held back that could give a temperature to mend it"
     return (
         f"; with all logits divided by the temperature {significant(scaled['temperature'])}, fitted on val: "
         f"{percent(scaled['ece'])}, log-loss {significant(scaled['log_loss'])}"

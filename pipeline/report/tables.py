@@ -109,8 +109,14 @@ def settings_panel(pairs: Mapping[str, object], title: str = "") -> RenderableTy
     return titled(grid, title)
 
 
-def search_table(trials: Sequence[Trial], title: str = "", limit: int = SEARCH_ROWS) -> RenderableType:
-    """The ranking in the order given, best first; at most ``limit`` rows, the first in bold."""
+def search_table(
+    trials: Sequence[Trial], title: str = "", limit: int = SEARCH_ROWS, share: bool = True
+) -> RenderableType:
+    """The ranking in the order given, best first; at most ``limit`` rows, the first in bold.
+
+    ``share`` says that the figures are shares in [0, 1]; a log-loss is not.
+    """
+    write = percent if share else significant
     caption = f"the first {limit} of {count(len(trials))}" if len(trials) > limit else ""
     table = plain_table()
     shown = list(trials[:limit])
@@ -126,11 +132,26 @@ def search_table(trials: Sequence[Trial], title: str = "", limit: int = SEARCH_R
             table.add_column(heading, justify="right" if heading else "left", no_wrap=bool(heading))
     for rank, t in enumerate(shown, start=1):
         values = [setting(t.settings[name]) if name in t.settings else ABSENT for name in names]
-        extras = {"Val": percent(t.val), "Train": percent(t.train), "Time": seconds(t.seconds)}
+        extras = {"Val": write(t.val), "Train": write(t.train), "Time": seconds(t.seconds)}
         cells = [*values, *(extras[h] for h in extras if optional[h])]
         note = [Text(visible(t.note), "dim")] if optional[""] else []
         table.add_row(str(rank), *cells, *note, style="bold" if rank == 1 and t.val is not None else "")
     return titled(table, title, caption)
+
+
+def shots_table(results: Sequence[Mapping[str, Any]], title: str = "") -> RenderableType:
+    """Few-shot figures: ``shots draws val val_deviation test test_deviation C``, a deviation None for one draw."""
+    table = plain_table()
+    for name in ("Shots", "Draws", "Val", "Test", "Median C"):
+        table.add_column(name, justify="right", no_wrap=True)
+
+    def spread(r: Mapping[str, Any], name: str) -> str:
+        mean, deviation = r[name], r[f"{name}_deviation"]
+        return percent(mean) if deviation is None else f"{percent(mean)} ± {100 * deviation:.1f}"
+
+    for r in results:
+        table.add_row(str(r["shots"]), str(r["draws"]), spread(r, "val"), spread(r, "test"), setting(float(r["C"])))
+    return titled(table, title)
 
 
 def files_summary(

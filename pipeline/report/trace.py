@@ -26,7 +26,10 @@ GAP = "  "
 
 @dataclass(frozen=True)
 class TraceRow:
-    """One epoch (or iteration) of training; losses are means per image, accuracies shares in [0, 1]."""
+    """One epoch (or iteration) of training; losses are means per image, accuracies shares in [0, 1].
+
+    The loss of an exact head's iteration includes its penalty.
+    """
 
     epoch: int
     loss: float
@@ -54,10 +57,11 @@ def _columns(texts: Sequence[str], step: str) -> list[str]:
     return [t.rjust(w) for t, w in zip(texts, widths, strict=True)]
 
 
-def observe(rows: Sequence[TraceRow], n_classes: int | None = None) -> str:
+def observe(rows: Sequence[TraceRow], n_classes: int | None = None, step: str = "epoch") -> str:
     """What the last row's numbers say, in at most 38 characters; ``""`` when there are no rows.
 
-    ``n_classes`` lets the first row be compared with guessing. Up to two remarks, the more important one first.
+    ``n_classes`` lets the first row be compared with guessing, ``step`` is what a row is of. Up to two remarks, the more
+    important one first.
     """
     if not rows:
         return ""
@@ -67,7 +71,7 @@ def observe(rows: Sequence[TraceRow], n_classes: int | None = None) -> str:
     if len(rows) == 1:
         return "before training" if last.epoch == 0 else _first(last, n_classes)
     text = ""
-    for remark in (*_val_remarks(rows), *_loss_remarks(rows)):
+    for remark in (*_val_remarks(rows, step), *_loss_remarks(rows, step)):
         joined = f"{text}, {remark}" if text else remark
         if len(joined) > LONGEST_OBSERVATION:
             break
@@ -94,7 +98,7 @@ def _first(row: TraceRow, n_classes: int | None) -> str:
     return f"first pass: {where} ({100 * chance:.3g} %)"
 
 
-def _val_remarks(rows: Sequence[TraceRow]) -> list[str]:
+def _val_remarks(rows: Sequence[TraceRow], step: str) -> list[str]:
     """Remarks on val accuracy, the most important first; none where the last row has no val figure."""
     vals = [(r.epoch, r.val_accuracy) for r in rows if r.val_accuracy is not None and math.isfinite(r.val_accuracy)]
     last = rows[-1]
@@ -111,10 +115,10 @@ def _val_remarks(rows: Sequence[TraceRow]) -> list[str]:
         return ["train better, val falling: overfitting"]
     flat = _flat_run(scores)
     if flat >= FLAT_EPOCHS:
-        return [f"val flat for {flat} epochs"]
+        return [f"val flat for {flat} {step}s"]
     if best - scores[-1] >= CLEAR_DROP:
         epoch = next(e for e, v in vals if v == best)
-        return [f"val {100 * (best - scores[-1]):.1f} points below epoch {epoch}"]
+        return [f"val {100 * (best - scores[-1]):.1f} points below {step} {epoch}"]
     return []
 
 
@@ -128,7 +132,7 @@ def _flat_run(scores: Sequence[float]) -> int:
     return len(scores) - 1
 
 
-def _loss_remarks(rows: Sequence[TraceRow]) -> list[str]:
+def _loss_remarks(rows: Sequence[TraceRow], step: str) -> list[str]:
     """Remarks on the training loss and accuracy; always at least one."""
     finite = [r for r in rows if math.isfinite(r.loss)]
     last, before, first = rows[-1], rows[-2], finite[0]
@@ -145,7 +149,7 @@ def _loss_remarks(rows: Sequence[TraceRow]) -> list[str]:
     if 0 < last.loss <= before.loss / 2 < math.inf:
         remarks.append("loss halved")
     elif halvings > _halvings(first.loss, min(losses[:-1], default=math.inf)):
-        remarks.append(f"loss 1/{2**halvings} of epoch {first.epoch}")
+        remarks.append(f"loss 1/{2**halvings} of {step} {first.epoch}")
     elif last.loss < STEADY * before.loss:
         remarks.append("loss still falling")
     else:

@@ -1,0 +1,134 @@
+"""Few-shot: heads from k images of each class, drawn several times; mean and deviation.
+
+Each draw's penalty is chosen on val. Test rows are read when all heads are fixed, and decide nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import runs
+from pipeline import settings as st
+from pipeline.cached import Rows, cache_record, load_rows
+from pipeline.errors import HeadError
+from pipeline.report.watch import Watch
+from pipeline.train import learning_rows, linear_logits
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.heads.exact import ExactFit
+    from pipeline.search import SearchSettings
+    from pipeline.store import Cache
+
+
+@dataclass(frozen=True)
+class FewShotResult:
+    """The run's folder and, for each number of shots, mean and deviation over the draws."""
+
+    run: Path
+    results: list[dict[str, Any]]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**dataclasses.asdict(self), "run": str(self.run)}
+
+
+def run_few_shot(cache: Cache, settings: SearchSettings, watch: Watch) -> FewShotResult:
+    """Draw, fit, choose on val; then score on test.
+
+    Raises:
+        HeadError: no val rows to choose on.
+    """
+    from pipeline.report.tables import shots_table
+
+    fitted, chosen = learning_rows(cache, settings, watch)
+    if not len(chosen):
+        raise HeadError(f"{cache.path.name} has no val rows to choose on: extract with --val-fraction above 0")
+    assert settings.shots is not None
+    began = time.perf_counter()
+    plan = [(k, draw) for k in sorted(set(settings.shots)) for draw in range(settings.draws)]
+    heads: list[tuple[int, int, ExactFit, float]] = []
+    with watch.track("few-shot", len(plan), unit="draws") as tracker:
+        for k, draw in plan:
+            rows = drawn(fitted, k, seed=(settings.seed, k, draw))
+            heads.append((k, draw, *_choose(rows, chosen, settings, cache)))
+            tracker.advance()
+    seconds = time.perf_counter() - began
+    test = load_rows(cache, "test")
+    draws = [
+        {"shots": k, "draw": draw, "C": fit.C, "val": val, "test": _score(fit, test, settings.metric, cache)}
+        for k, draw, fit, val in heads
+    ]
+    results = [_summary(k, [d for d in draws if d["shots"] == k]) for k in sorted(set(settings.shots))]
+    metric = settings.metric.replace("_", " ")
+    watch.show(shots_table(results, title=f"{metric}, mean and deviation of {settings.draws} draws"))
+    name = cache.path.name.removesuffix(".h5")
+    with runs.new_run(
+        settings.cache_root, stage="fewshot", name=name, settings=st.record(settings), about=cache_record(cache)
+    ) as (draft, folder):
+        draft.write_lines("draws.jsonl", draws)
+        draft.write_json("metrics.json", {"results": results, "seconds": seconds})
+    watch.say(f"{len(plan)} draws -> {folder}")
+    return FewShotResult(folder, results, seconds)
+
+
+def drawn(rows: Rows, k: int, *, seed: tuple[int, int, int]) -> Rows:
+    """k rows of each class, drawn without replacement; all of a class that has fewer."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    picked = [rng.permutation(np.flatnonzero(rows.y == c))[:k] for c in np.unique(rows.y)]
+    places: NDArray[np.int64] = np.sort(np.concatenate(picked))
+    return Rows(rows.X[places], rows.y[places])
+
+
+def _choose(rows: Rows, chosen: Rows, settings: SearchSettings, cache: Cache) -> tuple[ExactFit, float]:
+    """The best head on val of the path on the drawn rows, and its figure there."""
+    from pipeline.heads.exact import fit_exact
+    from pipeline.search import figures
+
+    fits = fit_exact(
+        rows.X,
+        rows.y,
+        n_classes=len(cache.classes),
+        Cs=settings.penalties,
+        class_weight=settings.weighting,
+        class_names=cache.classes,
+        device=settings.device,
+    )
+    scored = []
+    for fit in fits:
+        found = figures(linear_logits(chosen.X, fit.weight, fit.bias), chosen.y, cache.classes)
+        value = found[settings.metric]
+        scored.append(((value if settings.metric == "log_loss" else -value), found["log_loss"], fit.C, fit, value))
+    best = min(scored, key=lambda s: s[:3])
+    return best[3], best[4]
+
+
+def _score(fit: ExactFit, test: Rows, metric: str, cache: Cache) -> float | None:
+    from pipeline.search import figures
+
+    if not len(test):
+        return None
+    return figures(linear_logits(test.X, fit.weight, fit.bias), test.y, cache.classes)[metric]
+
+
+def _summary(k: int, draws: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def spread(name: str) -> tuple[float | None, float | None]:
+        values = [d[name] for d in draws if d[name] is not None]
+        if not values:
+            return None, None
+        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+    val, test = spread("val"), spread("test")
+    names = ("shots", "draws", "val", "val_deviation", "test", "test_deviation", "C")
+    return dict(zip(names, (k, len(draws), *val, *test, statistics.median(d["C"] for d in draws)), strict=True))

@@ -1,0 +1,203 @@
+"""The search over minibatch heads: random settings in brackets of successive halving, each bracket one batched job.
+
+A finished bracket is written down at once, so that the same command goes on after it was stopped. Knows train and val
+rows only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.cached import Rows
+from pipeline.errors import ConfigError, HeadError
+from pipeline.heads.config import MinibatchConfig
+from pipeline.report.watch import Watch
+from pipeline.settings import record
+from pipeline.train import Fitted, make_head, minibatch_head, observed, trace_row
+
+if TYPE_CHECKING:
+    from pipeline.heads.training import FitResult
+    from pipeline.search import SearchSettings, Trial
+    from pipeline.store import Cache
+
+BRACKET = 27  # configurations that are halved together: 27 -> 9 -> 3 -> 1
+ETA = 3
+RUNGS = 3  # halvings within a bracket
+MLP_SPACE: dict[str, Any] = {
+    "kind": ["mlp"],
+    "width": [256, 512, 1024],
+    "depth": [1, 2],
+    "dropout": {"low": 0.0, "high": 0.6},
+    "lr": {"low": 1e-4, "high": 1e-2, "log": True},
+    "weight_decay": {"low": 1e-4, "high": 1.0, "log": True},
+    "label_smoothing": [0.0, 0.1],
+}
+
+
+def minibatch_search(
+    cache: Cache, fitted: Rows, chosen: Rows, settings: SearchSettings, watch: Watch
+) -> tuple[list[Trial], Fitted, dict[str, str]]:
+    """The trials, ranked; the chosen configuration's head, trained alone on what it is to learn from; no pictures.
+
+    Raises:
+        ConfigError: a space that is not one.
+        HeadError: every head diverged, or the budget ended before the first epoch.
+    """
+    from pipeline.heads.space import sample_configs
+
+    space = read_space(settings.space)
+    base = MinibatchConfig(epochs=settings.epochs, seed=settings.seed, order_seed=settings.seed)
+    configs = sample_configs(space, settings.trials, settings.seed, base)
+    state = _State(cache, settings, space)
+    brackets = [configs[i : i + BRACKET] for i in range(0, len(configs), BRACKET)]
+    done = state.finished()
+    if done:
+        watch.say(f"resuming: {len(done)} of {len(brackets)} brackets are done")
+    ends = time.monotonic() + settings.budget if settings.budget else None
+    with watch.track("search", len(configs), unit="heads", done=sum(len(b) for b in brackets[: len(done)])) as tracker:
+        for bracket in brackets[len(done) :]:
+            if ends is not None and time.monotonic() >= ends:
+                break
+            lines = _bracket(cache, fitted, chosen, settings, bracket, ends)
+            if ends is None or time.monotonic() < ends:  # what the budget cut short is done again next time
+                state.add(lines)
+            done.append(lines)
+            tracker.advance(len(bracket))
+    trials = sorted(
+        (_trial(line, space) for lines in done for line in lines if line["epochs"]),
+        key=lambda t: (bool(t.note), *t.rank(settings.metric)),
+    )
+    if not trials:
+        raise HeadError(f"--budget {settings.budget:g} ended before the first epoch: give more seconds")
+    if trials[0].note:
+        raise HeadError("every head diverged: lower the learning rates of --space")
+    best = _final(cache, fitted, chosen, settings, MinibatchConfig(**trials[0].record["config"]))
+    state.forget()
+    return trials, best, {}
+
+
+def read_space(space: str) -> dict[str, Any]:
+    """The space of that name, or in that TOML file.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if space == "mlp":
+        return MLP_SPACE
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    path = Path(space)
+    if path.suffix != ".toml":
+        raise ConfigError(f"--space {space!r} is not known: choose from exact, mlp, or give a .toml file")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--space {space} cannot be read ({error.strerror}): give a .toml file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--space {space} is not TOML: {error}") from error
+
+
+def _bracket(
+    cache: Cache,
+    fitted: Rows,
+    chosen: Rows,
+    settings: SearchSettings,
+    configs: Sequence[MinibatchConfig],
+    ends: float | None,
+) -> list[dict[str, Any]]:
+    """One bracket's trials as plain lines."""
+    from pipeline.heads.halving import successive_halving
+
+    fits = successive_halving(
+        fitted.X,
+        fitted.y,
+        chosen.X,
+        chosen.y,
+        n_classes=len(cache.classes),
+        configs=configs,
+        eta=ETA,
+        min_epochs=max(1, settings.epochs // ETA**RUNGS),
+        max_epochs=settings.epochs,
+        class_weight=settings.weighting,
+        class_names=cache.classes,
+        device=settings.device,
+        should_stop=None if ends is None else lambda: time.monotonic() >= ends,
+    )
+    return [_line(cache, fitted, chosen, fit) for fit in fits]
+
+
+def _line(cache: Cache, fitted: Rows, chosen: Rows, fit: FitResult) -> dict[str, Any]:
+    from pipeline.search import figures
+
+    head = make_head(cache, minibatch_head(fit, ()))
+    val, train = (figures(head.logits(rows.X), rows.y, cache.classes) for rows in (chosen, fitted))
+    config = dataclasses.asdict(fit.config)
+    note = "diverged" if fit.diverged else ""
+    return {"config": config, "val": val, "train": train, "note": note, "epochs": len(fit.trace)}
+
+
+def _trial(line: Mapping[str, Any], space: Mapping[str, Any]) -> Trial:
+    from pipeline.search import Trial
+
+    varied = {n: line["config"][n] for n, choice in space.items() if not (isinstance(choice, list) and len(choice) < 2)}
+    record = {"config": line["config"], "epochs": line["epochs"]}
+    return Trial({**varied, "epochs": line["epochs"]}, line["val"], line["train"], line["note"], record)
+
+
+def _final(cache: Cache, fitted: Rows, chosen: Rows, settings: SearchSettings, config: MinibatchConfig) -> Fitted:
+    """The chosen configuration trained once more: on train + val for all its epochs, or on train with val watching."""
+    from pipeline.heads.minibatch import fit_minibatch
+    from pipeline.search import both
+
+    rows = both(fitted, chosen) if settings.refit else fitted
+    fit = fit_minibatch(
+        rows.X,
+        rows.y,
+        n_classes=len(cache.classes),
+        configs=[dataclasses.replace(config, patience=None) if settings.refit else config],
+        X_val=None if settings.refit else chosen.X,
+        y_val=None if settings.refit else chosen.y,
+        class_weight=settings.weighting,
+        class_names=cache.classes,
+        device=settings.device,
+    )[0]
+    if fit.diverged:
+        raise HeadError("the chosen head diverged on train + val: search with --no-refit, or lower learning rates")
+    return minibatch_head(fit, observed([trace_row(e) for e in fit.trace], len(cache.classes)))
+
+
+class _State:
+    """The finished brackets of this very search (cache, settings, space), one line each."""
+
+    def __init__(self, cache: Cache, settings: SearchSettings, space: Mapping[str, Any]) -> None:
+        counted = {k: v for k, v in record(settings).items() if k not in ("budget", "cache", "cache_root", "evaluate")}
+        subject = json.dumps([cache.key, cache.content, counted, space], sort_keys=True)
+        name = f".search-{hashlib.sha256(subject.encode()).hexdigest()[:16]}.jsonl"
+        self._path = settings.cache_root / "runs" / name
+
+    def finished(self) -> list[list[dict[str, Any]]]:
+        """Their trials; a line that a kill cut short is left out."""
+        if not self._path.exists():
+            return []
+        whole = self._path.read_text(encoding="utf-8").split("\n")[:-1]
+        return [json.loads(line) for line in whole]
+
+    def add(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Write one down."""
+        kept = "".join(json.dumps(bracket) + "\n" for bracket in [*self.finished(), list(lines)])
+        draft = self._path.with_suffix(".draft")
+        draft.write_text(kept, encoding="utf-8")
+        draft.replace(self._path)
+
+    def forget(self) -> None:
+        """The search is over."""
+        self._path.unlink(missing_ok=True)
