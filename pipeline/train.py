@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 EXACT = "exact"
 DEFAULT_C = 0.01  # the README says on which figures
 SHOWN_STEPS = 20  # of an exact head's iterations; all of them are kept
+_MINIBATCH = {f.name for f in dataclasses.fields(MinibatchConfig)}
 VIEWS_HELP = "learn from so many augmented views of each train image, too (made by `pipeline extract --views`)"
 
 
@@ -84,8 +85,14 @@ class TrainSettings(HeadSettings):
 
     def __post_init__(self) -> None:
         st.check(self)
-        if self.solver == EXACT and self.kind != MinibatchConfig.kind:
-            raise ConfigError(f"--kind {self.kind} has no exact optimum: give --solver adamw or sgd with it")
+        of_minibatch = {f.name for f in dataclasses.fields(TrainSettings)} & _MINIBATCH - {"solver", "seed"}
+        mine, solvers = (of_minibatch, "adamw or sgd") if self.solver == EXACT else ({"C"}, EXACT)
+        for field in dataclasses.fields(self):
+            if field.name in mine and getattr(self, field.name) != field.default:
+                raise ConfigError(
+                    f"{st.flag_name(field.name)} says nothing to --solver {self.solver}: leave it out, or give "
+                    f"--solver {solvers}"
+                )
         if self.solver != EXACT:
             self.config()
 
@@ -95,7 +102,7 @@ class TrainSettings(HeadSettings):
         Raises:
             ConfigError: values that do not go together.
         """
-        names = {f.name for f in dataclasses.fields(self)} & {f.name for f in dataclasses.fields(MinibatchConfig)}
+        names = {f.name for f in dataclasses.fields(self)} & _MINIBATCH
         return MinibatchConfig(**{name: getattr(self, name) for name in names})
 
 

@@ -53,8 +53,8 @@ def test_json_is_one_object_with_the_promised_keys(
             "--engine",
             "torch",
         ): ("cache key rows new reused failed seconds"),
-        ("train", workshop.cache.cache, "--epochs", 2): "run solver val train seconds",
-        ("search", workshop.cache.cache, "--epochs", 2, "--lrs", 0.001, 0.01): "run solver val train seconds",
+        ("train", workshop.cache.cache): "run solver val train seconds",
+        ("search", workshop.cache.cache, "--Cs", 0.001, 0.01): "run solver val train seconds",
         ("baseline", workshop.cache.cache, "--names", "majority", "knn10"): "results",
         ("evaluate", workshop.head.run): "test",
         ("finetune", workshop.head.run, "--epochs", 1): "run before after certificate_max_abs",
@@ -114,7 +114,8 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str], tmp_path:
 
 def test_the_command_line_and_the_api_have_the_same_defaults() -> None:
     from pipeline.extract import ExtractSettings
-    from pipeline.train import SearchSettings, TrainSettings
+    from pipeline.search import SearchSettings
+    from pipeline.train import TrainSettings
 
     assert parse(["extract", "x"]) == ExtractSettings(source="x")
     assert parse(["train"]) == TrainSettings()
@@ -122,5 +123,5 @@ def test_the_command_line_and_the_api_have_the_same_defaults() -> None:
 
 
 def test_many_valued_options_come_as_tuples() -> None:
-    assert parse(["search", "--lrs", "0.1", "0.2"]).lrs == (0.1, 0.2)
+    assert parse(["search", "--Cs", "0.1", "0.2"]).Cs == (0.1, 0.2)
     assert parse(["predict", "latest", "a.png", "b.png"]).images == ("a.png", "b.png")

@@ -294,7 +294,7 @@ def test_runs_that_learned_from_what_the_cache_held_before_are_named(
     mine: Path, tmp_path: Path, quick: Quick, listener: Any
 ) -> None:
     first = extract(mine, cache_root=tmp_path, **quick)
-    run = train(first.cache, cache_root=tmp_path, epochs=1).run
+    run = train(first.cache, cache_root=tmp_path).run
     Image.effect_noise((40, 40), 50).convert("RGB").save(mine / "cat" / "new.png")
     extract(mine, cache_root=tmp_path, watch=listener, **quick)
     assert f"must be trained again: {run.name}" in listener.text

@@ -50,19 +50,20 @@ def test_the_saved_head_gives_the_val_figure_of_its_run(workshop: SimpleNamespac
     assert float((found == val.y).mean()) == workshop.head.val
 
 
-def test_the_same_seed_gives_the_same_bits(workshop: SimpleNamespace, tmp_path: Path) -> None:
-    heads = [train(workshop.cache.cache, epochs=3, seed=4, cache_root=tmp_path) for _ in range(2)]
+@pytest.mark.parametrize("solver", ["exact", "adamw", "sgd"])
+def test_the_same_seed_gives_the_same_bits(workshop: SimpleNamespace, tmp_path: Path, solver: str) -> None:
+    heads = [train(workshop.cache.cache, solver=solver, seed=4, cache_root=tmp_path) for _ in range(2)]
     blobs = [(h.run / "head.safetensors").read_bytes() for h in heads]
     assert blobs[0] == blobs[1]
     assert heads[0].run != heads[1].run
 
 
 def test_search_takes_the_best_on_val_and_says_all(workshop: SimpleNamespace, tmp_path: Path) -> None:
-    found = search(workshop.cache.cache, lrs=(1e-4, 1e-3, 1e6), weight_decays=(0.0, 0.1), epochs=3, cache_root=tmp_path)
+    found = search(workshop.cache.cache, cache_root=tmp_path)
     trials = [json.loads(line) for line in (found.run / "trials.jsonl").read_text().splitlines()]
-    assert len(trials) == 6
-    assert found.val == trials[0]["val"] == max(t["val"] for t in trials if t["val"] is not None)
-    assert {t["lr"] for t in trials} == {1e-4, 1e-3, 1e6}
+    assert len(trials) == found.trials == 45
+    assert found.val == trials[0]["val"]["accuracy"] == max(t["val"]["accuracy"] for t in trials)
+    assert sorted(t["C"] for t in trials) == pytest.approx(np.logspace(-6, 5, 45).tolist())
 
 
 def test_selection_never_sees_a_test_row(workshop: SimpleNamespace, tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_selection_never_sees_a_test_row(workshop: SimpleNamespace, tmp_path: Pa
         open_cache(poisoned, verify=True)  # the poison is there
     # A block that also holds val rows is verified as a whole, so its checksum is renewed: only test rows are poison.
     _renew_checksums(poisoned)
-    for stage, options in ((train, {"epochs": 3}), (search, {"epochs": 2, "lrs": (1e-3, 1e-2)})):
+    for stage, options in ((train, {}), (train, {"solver": "sgd", "epochs": 3}), (search, {"evaluate": False})):
         sound = stage(workshop.cache.cache, cache_root=tmp_path, **options)
         sealed = stage(poisoned, cache_root=tmp_path, **options)
         assert (sound.run / "head.safetensors").read_bytes() == (sealed.run / "head.safetensors").read_bytes()
@@ -102,7 +103,7 @@ def test_search_without_val_rows_is_refused(photos: Path, tmp_path: Path, quick:
     made = extract(photos, cache_root=tmp_path, val_fraction=0, **quick)
     with pytest.raises(HeadError, match="no val rows.*--val-fraction"):
         search(made.cache, cache_root=tmp_path)
-    assert train(made.cache, epochs=2, cache_root=tmp_path).val is None
+    assert train(made.cache, cache_root=tmp_path).val is None
 
 
 def test_latest_and_names_and_numbers_find_caches_and_runs(workshop: SimpleNamespace) -> None:
@@ -130,6 +131,8 @@ def test_a_run_that_fails_leaves_no_folder(workshop: SimpleNamespace, tmp_path: 
         ({"epochs": 0}, "--epochs is 0: it must be at least 1"),
         ({"lr": 0.0}, "--lr is 0.0: it must be above 0"),
         ({"solver": "adam"}, "did you mean adamw"),
+        ({"epochs": 3}, "--epochs says nothing to --solver exact: leave it out, or give --solver adamw or sgd"),
+        ({"solver": "sgd", "C": 1.0}, "--C says nothing to --solver sgd"),
         ({"augment": True}, "unknown setting 'augment'"),
     ],
 )
@@ -146,12 +149,14 @@ def test_wrong_settings_of_a_head_name_the_legal_ones(
 
 def test_baselines_have_the_figures_that_are_asked_for(workshop: SimpleNamespace, tmp_path: Path) -> None:
     report = baseline(workshop.cache.cache, cache_root=tmp_path)
-    assert [r["name"] for r in report.results] == ["majority", "centroid", "knn", "logreg"]
+    assert [r["name"] for r in report.results] == [
+        *("majority", "centroid", "knn10", "knn20", "knn100", "knn200", "ridge", "logreg")
+    ]
     majority = report.results[0]
     assert majority["val"] == majority["test"] == pytest.approx(1 / 3)
     for r in report.results:
         assert set(r) >= {"name", "val", "test", "seconds"}
-    assert report.results[3]["test"] > 0.8
+    assert report.results[-1]["test"] > 0.8
 
 
 def test_the_test_split_is_scored_once_and_as_scikit_learn_scores_it(workshop: SimpleNamespace) -> None:
@@ -171,7 +176,7 @@ def test_a_run_whose_cache_has_changed_is_refused(photos: Path, tmp_path: Path, 
     """S1"""
     mine = Path(shutil.copytree(photos, tmp_path / "mine"))
     made = extract(mine, cache_root=tmp_path, out=tmp_path / "c.h5", **quick)
-    head = train(made.cache, epochs=2, cache_root=tmp_path)
+    head = train(made.cache, cache_root=tmp_path)
     (mine / "ant" / "00.png").unlink()
     extract(mine, cache_root=tmp_path, out=tmp_path / "c.h5", **quick)
     with pytest.raises(CacheError, match="have changed since"):
@@ -277,7 +282,7 @@ def stage_settings(module: Any, workshop: SimpleNamespace) -> Any:
 def test_fine_tuning_needs_the_images_it_was_extracted_from(photos: Path, tmp_path: Path, quick: Quick) -> None:
     mine = Path(shutil.copytree(photos, tmp_path / "mine"))
     made = extract(mine, cache_root=tmp_path, **quick)
-    head = train(made.cache, epochs=2, cache_root=tmp_path)
+    head = train(made.cache, cache_root=tmp_path)
     victim = mine / os.fsdecode(open_cache(made.cache).split("val").ids[0])
     victim.write_bytes(victim.read_bytes() + b"\0")
     with pytest.raises(DataError, match="has changed since"):
@@ -321,7 +326,7 @@ def test_weights_that_have_changed_are_refused(photos: Path, tmp_path: Path, qui
 
     save(0)
     made = extract(photos, cache_root=tmp_path, **{**quick, "weights": str(tmp_path / "w.pth")})
-    head = train(made.cache, epochs=2, cache_root=tmp_path)
+    head = train(made.cache, cache_root=tmp_path)
     save(1)
     with pytest.raises(WeightsError, match="have changed"):
         predict(head.run, sorted(photos.rglob("*.png"))[0], cache_root=tmp_path)

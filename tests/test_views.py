@@ -56,8 +56,8 @@ def test_views_are_files_of_train_rows_beside_the_cache(photos: Path, tmp_path: 
 
 def test_a_head_learns_from_the_views_it_is_given(photos: Path, tmp_path: Path, quick: Quick) -> None:
     made = extract(photos, cache_root=tmp_path, views=1, **quick)
-    plain = train(epochs=3, cache_root=tmp_path)
-    more = train(epochs=3, views=1, cache_root=tmp_path)
+    plain = train(solver="adamw", epochs=3, cache_root=tmp_path)
+    more = train(solver="adamw", epochs=3, views=1, cache_root=tmp_path)
     assert (plain.run / "head.safetensors").read_bytes() != (more.run / "head.safetensors").read_bytes()
     with pytest.raises(CacheError, match="no view 2"):
         train(made.cache, views=2, cache_root=tmp_path)

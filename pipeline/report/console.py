@@ -172,7 +172,7 @@ def _every_step(rows: list[TraceRow], values: list[float]) -> list[float]:
     found = values[:1]
     for (before, row), (low, high) in zip(itertools.pairwise(rows), itertools.pairwise(values), strict=True):
         steps = max(1, row.epoch - before.epoch)
-        found += [low + (high - low) * i / steps for i in range(1, steps + 1)]
+        found += [*(low + (high - low) * i / steps for i in range(1, steps)), high]
     return found
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape
 
-from pipeline.report.numbers import percent, setting, significant
+from pipeline.report.numbers import percent, significant
 
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 76, 20, 44, 56
@@ -44,7 +44,7 @@ def path_picture(
         f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="13" fill="{INK}">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         f'<text x="{LEFT}" y="24" font-size="15">{escape(metric)} against C: '
-        f"chosen C = {setting(chosen)}, {escape(name)} {write(best)}</text>",
+        f"chosen C = {chosen:.3g}, {escape(name)} {write(best)}</text>",
     ]
     for i in range(ROWS):
         value = low + margin + (high - low - 2 * margin) * i / (ROWS - 1)

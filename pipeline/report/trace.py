@@ -60,8 +60,8 @@ def _columns(texts: Sequence[str], step: str) -> list[str]:
 def observe(rows: Sequence[TraceRow], n_classes: int | None = None, step: str = "epoch") -> str:
     """What the last row's numbers say, in at most 38 characters; ``""`` when there are no rows.
 
-    ``n_classes`` lets the first row be compared with guessing, ``step`` is what a row is of. Up to two remarks, the more
-    important one first.
+    ``n_classes`` lets the first row be compared with guessing, ``step`` is what a row is of. Up to two remarks, the
+    more important one first.
     """
     if not rows:
         return ""

@@ -32,8 +32,8 @@ def test_figures_of_an_older_file_are_said_as_far_as_they_go() -> None:
     assert figures_lines(old, "test") == ["test: accuracy 95.3 %, macro-F1 93.5 %, log-loss 0.2000, 1,234 images"]
 
 
-def test_without_val_rows_it_is_said_why_there_is_no_temperature() -> None:
-    assert "without val rows" in figures_lines({**FIGURES, "calibrated": None}, "test")[1]
+def test_where_no_val_rows_were_held_back_it_is_said_why_there_is_no_temperature() -> None:
+    assert "no val rows were held back" in figures_lines({**FIGURES, "calibrated": None}, "test")[1]
 
 
 def test_two_heads_stand_side_by_side_with_their_difference() -> None:
