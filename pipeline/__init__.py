@@ -2,7 +2,8 @@
 
 The public API, each a function with keyword arguments (the fields of the stage's settings)::
 
-    from pipeline import extract, train, search, evaluate, compare, baseline, finetune, predict, open_cache
+    from pipeline import extract, train, search, evaluate, compare, baseline, finetune, predict, export
+    from pipeline import open_cache
 
 Importing this package imports no torch: each stage does when it is called.
 """
@@ -10,6 +11,7 @@ Importing this package imports no torch: each stage does when it is called.
 from pipeline.baseline import baseline
 from pipeline.compare import compare
 from pipeline.evaluate import evaluate
+from pipeline.export import export
 from pipeline.extract import extract
 from pipeline.finetune import finetune
 from pipeline.predict import predict
@@ -17,4 +19,15 @@ from pipeline.search import search
 from pipeline.store import open_cache
 from pipeline.train import train
 
-__all__ = ["baseline", "compare", "evaluate", "extract", "finetune", "open_cache", "predict", "search", "train"]
+__all__ = [
+    "baseline",
+    "compare",
+    "evaluate",
+    "export",
+    "extract",
+    "finetune",
+    "open_cache",
+    "predict",
+    "search",
+    "train",
+]

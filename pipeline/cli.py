@@ -50,6 +50,7 @@ COMMANDS = {
         "reattach the head and train end to end (stage three)", "finetune", "FinetuneSettings", "run_finetune"
     ),
     "predict": Command("classes and probabilities of images", "predict", "PredictSettings", "run_predict"),
+    "export": Command("a run's classifier as a file for other programs", "export", "ExportSettings", "run_export"),
     "trace": Command("show the model: load, remove head, add head, train", "trace", "TraceSettings", "run_trace"),
     "inspect": Command("what a cache holds, or how two caches differ", "inspect", "InspectSettings", "run_inspect"),
     "verify": Command(

@@ -154,6 +154,16 @@ def shots_table(results: Sequence[Mapping[str, Any]], title: str = "") -> Render
     return titled(table, title)
 
 
+def parity_table(differences: Mapping[str, float], allowed: float, title: str = "") -> RenderableType:
+    """Largest difference at each batch size, as a share of the largest logit, and what is allowed."""
+    table = plain_table()
+    for name in ("Batch", "Difference", "Allowed"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for batch, difference in differences.items():
+        table.add_row(batch, f"{difference:.1e}", f"{allowed:.0e}")
+    return titled(table, title)
+
+
 def files_summary(
     skipped: Mapping[str, int], failed: Sequence[tuple[str | bytes, str]], limit: int = FILE_ROWS
 ) -> RenderableType:

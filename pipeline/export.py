@@ -1,0 +1,352 @@
+"""run -> a model that leaves the house: a state dict, ONNX or torch.export, run and compared before it is kept.
+
+The exported model takes what torchvision's transform gives, (n, 3, S, S) float32 normalised, any n, and gives logits
+(n, C); class names and the transform travel with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline import runs
+from pipeline import settings as st
+from pipeline.cached import ROOT_HELP
+from pipeline.errors import ConfigError, HeadError
+from pipeline.evaluate import RUN_HELP
+from pipeline.report.watch import Watch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from pipeline.frozen import TrunkSpec
+
+    Images = NDArray[np.float32]
+
+SUFFIXES = {"state_dict": ".safetensors", "onnx": ".onnx", "torch_export": ".pt2"}
+BATCHES = (1, 2, 7)  # that every export is run on: one image, and sizes it was not traced with
+TOLERANCE = 1e-4  # of the largest logit; other kernels add in another order
+CARD = "model-card.md"
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """Settings of an export."""
+
+    run: str = st.argument(RUN_HELP, default=runs.LATEST)
+    format: str = st.option("onnx", "what to write", choices=tuple(SUFFIXES))
+    out: Path | None = st.option(None, "the file; by default exported.* in the run's folder")
+    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
+
+    def __post_init__(self) -> None:
+        st.check(self)
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """The file, its card, and the largest difference from the model at each batch size, as a share of its logits."""
+
+    file: Path
+    card: Path
+    format: str
+    parity: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**dataclasses.asdict(self), "file": str(self.file), "card": str(self.card)}
+
+
+def export(run: str | Path = runs.LATEST, *, watch: Watch | None = None, **options: Any) -> ExportResult:
+    """Write the whole classifier of a run, trunk and head, in eval mode; ``options`` are :class:`ExportSettings`'.
+
+    Raises:
+        ConfigError: a file that is there already, a folder that cannot be written, or a format that cannot hold it.
+        HeadError: the exported model does not give the model's logits; no file is left.
+    """
+    return run_export(st.build(ExportSettings, {"run": run, **options}), watch or Watch())
+
+
+def run_export(settings: ExportSettings, watch: Watch) -> ExportResult:
+    """Export with settings made; see :func:`export`."""
+    from pipeline.report.tables import parity_table
+    from pipeline.trunk.known import temporary_beside
+
+    run = runs.find_run(settings.run, cache_root=settings.cache_root)
+    if not (run.folder / "head.json").exists() and run.stage != "finetune":
+        raise HeadError(f"{run.folder.name} is a {run.stage} run: give one of train, search or finetune")
+    out = settings.out or run.folder / f"exported{SUFFIXES[settings.format]}"
+    if out.exists():
+        raise ConfigError(f"{out} is there already: remove it, or give another --out")
+    card = out.parent / CARD
+    if card.exists() and not card.read_text(encoding="utf-8", errors="replace").startswith(_title(run)):
+        raise ConfigError(f"{card} is the card of another model: give an --out in another folder")
+    model, spec = whole_network(run, settings.format, cache_root=settings.cache_root, watch=watch)
+    about = description(run, spec)
+    write, open_again = _FORMATS[settings.format]
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(max(BATCHES), 3, spec.info.crop, spec.info.crop)).astype(np.float32)
+    try:
+        with temporary_beside(out) as draft:
+            write(model, images, draft, about)
+            parity = compare(model, open_again(draft, model), images)
+            worst = max(parity.values())
+            if not worst <= TOLERANCE:
+                raise HeadError(
+                    f"the exported {settings.format} differs from the model by {worst:.1e} of its logits, "
+                    f"{TOLERANCE:.0e} is allowed: nothing was written; report this"
+                )
+        card.write_text(model_card(run, about, settings.format, out.name, parity), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written ({error.strerror}): give another --out") from error
+    watch.show(parity_table(parity, TOLERANCE, title=f"{settings.format} against the model"))
+    watch.say(f"{out} and {card}")
+    return ExportResult(out, card, settings.format, parity)
+
+
+def whole_network(run: runs.Run, format: str, *, cache_root: Path, watch: Watch) -> tuple[nn.Module, TrunkSpec]:
+    """The run's classifier, images (n, 3, S, S) -> logits (n, C), frozen and in eval mode.
+
+    Raises:
+        ConfigError: a state dict of what plain torchvision has no place for.
+    """
+    from torch import nn
+
+    from pipeline.classifier import load_network
+    from pipeline.frozen import TrunkSpec
+    from pipeline.heads.artifact import load_head
+    from pipeline.trunk.model import freeze, reattach, trunk_at
+    from pipeline.trunk.weights import load_model
+
+    weights = run.config["cache"]["about"]["weights"]
+    spec = TrunkSpec.of(run.config["provenance"], weights=weights, cache_root=cache_root, watch=watch)
+    if run.stage == "finetune":
+        return load_network(run, spec.info), spec
+    head = load_head(run.folder)
+    model = load_model(spec.info, trunk=spec.info.trunk)
+    if head.kind == "linear" and spec.layer == "avgpool":
+        whole = reattach(model, head.tensors["weight"], head.tensors["bias"])
+    elif format == "state_dict":
+        raise ConfigError(
+            f"a {head.kind} head on {spec.layer} has no place in torchvision's {spec.info.trunk}: give --format onnx "
+            "or torch_export"
+        )
+    else:
+        whole = nn.Sequential(trunk_at(model, spec.layer)[0], head.module())
+    freeze(whole)
+    return whole, spec
+
+
+def description(run: runs.Run, spec: TrunkSpec) -> dict[str, Any]:
+    """What travels with an exported model: classes, transform, trunk, and the key of its features."""
+    info = spec.info
+    return {
+        "classes": list(run.config["classes"]),
+        "transform": {
+            "resize": info.resize,
+            "crop": info.crop,
+            "interpolation": info.interpolation,
+            "mean": list(info.mean),
+            "std": list(info.std),
+        },
+        "trunk": info.trunk,
+        "weights": info.name,
+        "pretrained": info.pretrained,
+        "run": run.folder.name,
+        "key": run.config["cache"]["key"],
+    }
+
+
+def compare(model: nn.Module, again: Callable[[Images], Images], images: Images) -> dict[str, float]:
+    """Largest difference at each of BATCHES, as a share of the largest logit."""
+    import torch
+
+    found = {}
+    for size in BATCHES:
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(images[:size])).numpy()
+        given = again(images[:size])
+        difference = float(np.abs(given - expected).max()) if given.shape == expected.shape else float("inf")
+        found[str(size)] = difference / max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
+    return found
+
+
+def _write_state_dict(model: nn.Module, _images: Images, path: Path, about: dict[str, Any]) -> None:
+    import safetensors.torch
+
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    safetensors.torch.save_file(tensors, path, metadata={name: json.dumps(value) for name, value in about.items()})
+
+
+def _open_state_dict(path: Path, model: nn.Module) -> Callable[[Images], Images]:
+    """Into torchvision's own network, strictly."""
+    import safetensors.torch
+    import torch
+    import torchvision
+
+    tensors = safetensors.torch.load_file(path)
+    plain = torchvision.models.get_model(_name_of(model), weights=None, num_classes=len(tensors["fc.bias"]))
+    plain.load_state_dict(tensors, strict=True)
+    plain.eval()
+
+    def again(images: Images) -> Images:
+        with torch.inference_mode():
+            logits: Images = plain(torch.from_numpy(images)).numpy()
+        return logits
+
+    return again
+
+
+def _name_of(model: nn.Module) -> str:
+    """torchvision's name of the network that has just these tensors."""
+    import torch
+    import torchvision
+
+    from pipeline.trunk.known import TRUNKS
+
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items() if not name.startswith("fc.")}
+    for name in TRUNKS:
+        with torch.device("meta"):
+            other = torchvision.models.get_model(name, weights=None)
+        if {n: t.shape for n, t in other.state_dict().items() if not n.startswith("fc.")} == shapes:
+            return name
+    raise HeadError(f"{type(model).__name__} is none of torchvision's ResNets: export it as onnx or torch_export")
+
+
+def _write_onnx(model: nn.Module, images: Images, path: Path, about: dict[str, Any]) -> None:
+    """With the batch left open, class names and transform in the metadata."""
+    import torch
+
+    _need_onnx()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's remarks on its own parts, of no use to a reader
+        program = torch.onnx.export(
+            model,
+            (torch.from_numpy(images[:2]),),
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.model.metadata_props.update({name: json.dumps(value) for name, value in about.items()})
+    program.save(path, external_data=False)
+
+
+def _open_onnx(path: Path, _model: nn.Module) -> Callable[[Images], Images]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def again(images: Images) -> Images:
+        logits: Images = session.run(None, {"images": images})[0]
+        return logits
+
+    return again
+
+
+def _need_onnx() -> None:
+    import importlib.util
+
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"--format onnx needs {', '.join(missing)}: pip install 'pipeline[onnx]'")
+
+
+def _write_torch_export(model: nn.Module, images: Images, path: Path, about: dict[str, Any]) -> None:
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(
+            model, (torch.from_numpy(images[:2]),), dynamic_shapes=({0: torch.export.Dim("batch")},)
+        )
+        with path.open("wb") as file:
+            torch.export.save(program, file, extra_files={"about.json": json.dumps(about)})
+
+
+def _open_torch_export(path: Path, _model: nn.Module) -> Callable[[Images], Images]:
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with path.open("rb") as file:
+            module = torch.export.load(file).module()
+
+    def again(images: Images) -> Images:
+        with torch.inference_mode():
+            logits: Images = module(torch.from_numpy(images)).numpy()
+        return logits
+
+    return again
+
+
+_FORMATS: dict[str, tuple[Callable[..., None], Callable[..., Callable[[Images], Images]]]] = {
+    "state_dict": (_write_state_dict, _open_state_dict),
+    "onnx": (_write_onnx, _open_onnx),
+    "torch_export": (_write_torch_export, _open_torch_export),
+}
+
+
+def _title(run: runs.Run) -> str:
+    return f"# {run.folder.name}\n"
+
+
+def model_card(run: runs.Run, about: dict[str, Any], format: str, file: str, parity: dict[str, float]) -> str:
+    """The card as Markdown: what the model is, what it learned from, how well it does, and where it ends."""
+    cache, transform = run.config["cache"], about["transform"]
+    weights = about["weights"] if about["pretrained"] else f"{about['weights']} (NOT known to be pretrained)"
+    counts = ", ".join(f"{n:,} {split}" for split, n in cache["rows"].items() if n)
+    lines = [
+        _title(run),
+        f"An image classifier of {len(about['classes'])} classes: torchvision's {about['trunk']} and a head from "
+        f"`pipeline {run.stage}`.\n",
+        "## Use\n",
+        f"`{file}` ({format}) takes float32 images (n, 3, {transform['crop']}, {transform['crop']}), RGB, short side "
+        f"resized to {transform['resize']} ({transform['interpolation']}), centre {transform['crop']} cropped, divided "
+        f"by 255, less the mean {transform['mean']}, divided by {transform['std']}; it gives logits "
+        f"(n, {len(about['classes'])}).\n",
+        "Checked against the model after it was written: largest difference as a share of the largest logit, "
+        + ", ".join(f"batch {size}: {value:.0e}" for size, value in parity.items())
+        + ".\n",
+        "## Classes\n",
+        *(f"{i}. {json.dumps(name, ensure_ascii=False)}" for i, name in enumerate(about["classes"])),
+        "\n## Data\n",
+        f"{json.dumps(cache['about']['source'])}: {counts} images; learned from "
+        f"{' + '.join(run.config.get('learned_from', ['train']))}.\n",
+        "## Figures\n",
+        _figures(run),
+        "\n## Provenance\n",
+        f"- trunk weights: {weights}",
+        f"- key of the features: `{about['key']}`",
+        f"- made {run.config['started']} with " + ", ".join(f"{k} {v}" for k, v in run.config["versions"].items()),
+        "\n## Limits\n",
+        "- It knows these classes only, and names one of them for any image.",
+        "- Its figures hold for images like those above; other cameras, places or times need a test of their own.",
+        "- Probabilities (softmax of the logits) are calibrated only as far as the figures say.",
+    ]
+    if not about["pretrained"]:
+        lines.append("- Its trunk's weights are random or of unknown origin: good for trying things, not for results.")
+    return "\n".join(lines) + "\n"
+
+
+def _figures(run: runs.Run) -> str:
+    from pipeline.evaluate import EVALUATION
+    from pipeline.report.numbers import percent, significant
+
+    path = run.folder / EVALUATION
+    if not path.exists():
+        return f"Not tested yet (`pipeline evaluate {run.folder.name}`)."
+    test = json.loads(path.read_text(encoding="utf-8"))["test"]
+    return (
+        f"Test split, {test['n']:,} images: accuracy {percent(test['accuracy'])}, "
+        f"macro-F1 {percent(test['macro_f1'])}, log-loss {significant(test['log_loss'])}."
+    )

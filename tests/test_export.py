@@ -1,0 +1,166 @@
+"""`pipeline export`: what leaves the house gives the model's logits, or does not leave."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from pipeline import export, extract, open_cache, train
+from pipeline.cli import main
+from pipeline.errors import ConfigError, HeadError
+from pipeline.heads.artifact import load_head
+
+Quick = dict[str, Any]
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(5).normal(size=(3, 3, 32, 32)).astype(np.float32)
+
+
+def plain(run: Path, images: np.ndarray) -> np.ndarray:
+    """Logits by torchvision's own network and the saved head, put together here."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = torchvision.models.resnet18(weights=None)
+    head = load_head(run)
+    model.fc = torch.nn.Linear(512, 3)
+    with torch.inference_mode():
+        model.fc.weight.copy_(torch.from_numpy(head.tensors["weight"]))
+        model.fc.bias.copy_(torch.from_numpy(head.tensors["bias"]))
+        return model.eval()(torch.from_numpy(images)).numpy()
+
+
+def test_the_state_dict_loads_strictly_into_plain_torchvision(
+    workshop: SimpleNamespace, tmp_path: Path, images: np.ndarray
+) -> None:
+    import safetensors
+    import safetensors.torch
+
+    out = tmp_path / "model.safetensors"
+    made = export(workshop.head.run, format="state_dict", out=out, cache_root=workshop.root)
+    model = torchvision.models.resnet18(num_classes=3)
+    model.load_state_dict(safetensors.torch.load_file(out), strict=True)
+    with torch.inference_mode():
+        found = model.eval()(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(found, plain(workshop.head.run, images), rtol=1e-5, atol=1e-5)
+    with safetensors.safe_open(out, "np") as file:
+        assert json.loads(file.metadata()["classes"]) == ["ant", "bee", "cat"]
+        assert json.loads(file.metadata()["transform"])["crop"] == 32
+    assert set(made.parity) == {"1", "2", "7"}
+
+
+def test_onnx_runs_at_any_batch_and_carries_classes_and_transform(
+    workshop: SimpleNamespace, tmp_path: Path, images: np.ndarray
+) -> None:
+    """E8"""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    out = tmp_path / "model.onnx"
+    export(workshop.head.run, out=out, cache_root=workshop.root)
+    session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    for size in (1, 3):
+        found = session.run(None, {"images": images[:size]})[0]
+        expected = plain(workshop.head.run, images[:size])
+        assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["classes"]) == ["ant", "bee", "cat"]
+    assert json.loads(about["transform"])["mean"] == [0.485, 0.456, 0.406]
+
+
+def test_torch_export_loads_and_gives_the_logits(workshop: SimpleNamespace, tmp_path: Path, images: np.ndarray) -> None:
+    out = tmp_path / "model.pt2"
+    export(workshop.head.run, format="torch_export", out=out, cache_root=workshop.root)
+    about = {"about.json": ""}
+    module = torch.export.load(out, extra_files=about).module()
+    with torch.inference_mode():
+        found = module(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(found, plain(workshop.head.run, images), rtol=1e-4, atol=1e-4)
+    assert json.loads(about["about.json"])["trunk"] == "resnet18"
+
+
+def test_a_finetuned_run_is_exported_as_it_is(workshop: SimpleNamespace, tmp_path: Path) -> None:
+    import safetensors.torch
+
+    out = tmp_path / "tuned.safetensors"
+    export(workshop.tuned.run, format="state_dict", out=out, cache_root=workshop.root)
+    kept = safetensors.torch.load_file(workshop.tuned.run / "model.safetensors")
+    found = safetensors.torch.load_file(out)
+    assert found.keys() == kept.keys()
+    assert all(torch.equal(found[name], kept[name]) for name in kept)
+
+
+def test_the_card_names_data_classes_figures_and_that_the_trunk_is_random(
+    workshop: SimpleNamespace, tmp_path: Path
+) -> None:
+    made = export(workshop.head.run, format="state_dict", out=tmp_path / "m.safetensors", cache_root=workshop.root)
+    card = made.card.read_text()
+    accuracy = workshop.test.test["accuracy"]
+    for words in (
+        '0. "ant"',
+        "random:0 (NOT known to be pretrained)",
+        f"accuracy {100 * accuracy:.1f} %",
+        "learned from",
+    ):
+        assert words in card
+
+
+def test_an_export_that_does_not_match_leaves_no_file(
+    workshop: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("pipeline.export")  # the name is the function's
+    write, open_again = module._FORMATS["state_dict"]
+
+    def wrong(path: Path, model: torch.nn.Module) -> Any:
+        right = open_again(path, model)
+        return lambda images: right(images) * (1 + 1e-3)
+
+    monkeypatch.setitem(module._FORMATS, "state_dict", (write, wrong))
+    with pytest.raises(HeadError, match="differs from the model by .*1e-04 is allowed"):
+        export(workshop.head.run, format="state_dict", out=tmp_path / "m.safetensors", cache_root=workshop.root)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_head_that_plain_torchvision_has_no_place_for_goes_out_as_torch_export_only(
+    workshop: SimpleNamespace, tmp_path: Path
+) -> None:
+    cache = open_cache(workshop.cache.cache)
+    head = train(cache.path, solver="adamw", kind="mlp", width=8, epochs=2, cache_root=tmp_path)
+    with pytest.raises(ConfigError, match="a mlp head on avgpool has no place in torchvision's resnet18"):
+        export(head.run, format="state_dict", out=tmp_path / "m.safetensors", cache_root=workshop.root)
+    made = export(head.run, format="torch_export", out=tmp_path / "m.pt2", cache_root=workshop.root)
+    assert max(made.parity.values()) <= 1e-4
+
+
+def test_a_layer3_head_is_exported_on_its_layer(photos: Path, quick: Quick, tmp_path: Path) -> None:
+    made = extract(photos, cache_root=tmp_path, layer="layer3", **quick)
+    head = train(made.cache, cache_root=tmp_path)
+    assert max(export(head.run, format="torch_export", cache_root=tmp_path).parity.values()) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--format", "tflite"), "did you mean"),
+        (("--out", "{there}"), "is there already"),
+        (("--out", "{folder}/none/m.onnx"), "cannot be written"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(
+    workshop: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], told: str
+) -> None:
+    (tmp_path / "there.onnx").write_text("mine")
+    filled = [w.format(there=tmp_path / "there.onnx", folder=tmp_path) for w in words]
+    if told == "did you mean":
+        told = "choose from state_dict, onnx, torch_export"
+    assert main(["export", str(workshop.head.run), *filled, "--cache-root", str(workshop.root)]) == 2
+    err = capsys.readouterr().err
+    assert told in err and err.count("\n") == 1
+    assert (tmp_path / "there.onnx").read_text() == "mine"
