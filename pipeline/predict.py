@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +18,19 @@ import numpy as np
 from pipeline import runs
 from pipeline import settings as st
 from pipeline.cached import ROOT_HELP
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.evaluate import RUN_HELP
-from pipeline.report.watch import Watch
+from pipeline.report.watch import Tracker, Watch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.classifier import Answer, Classifier
+    from pipeline.data import Loaded
+
+STANDARD_INPUT = "-"
+FORMATS = ("table", "csv", "jsonl")
+SHOWN = 50  # predictions of a table; a file or --format has all
 
 
 @dataclass(frozen=True)
@@ -28,29 +38,41 @@ class PredictSettings:
     """Settings of a prediction."""
 
     run: str = st.argument(RUN_HELP)
-    images: tuple[str, ...] = st.argument("image files, after the run", metavar="IMAGE")
+    images: tuple[str, ...] = st.argument(
+        "images, folders (with all below them), or - for paths on standard input, one a line", metavar="IMAGE"
+    )
     top: int = st.option(5, "how many classes to show for each image", minimum=1)
+    threshold: float = st.option(0.0, "name no class where the likeliest is less probable", minimum=0, below=1)
+    format: str = st.option("table", "how to print; csv and jsonl as the images come", choices=FORMATS)
     trace: bool = st.option(False, "show each image's way: input, features, head, softmax, class")
     device: str = st.option("auto", "where the network runs", choices=("auto", "cpu", "cuda"))
     cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
     def __post_init__(self) -> None:
         st.check(self)
+        if self.trace and self.format != "table":
+            raise ConfigError(f"--trace is for people: leave it out with --format {self.format}")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image: the likeliest class, its probability, and the ``top`` classes as (name, probability)."""
+    """One image: the likeliest class, its probability, and the ``top`` classes as (name, probability).
+
+    ``class_name`` is None where the probability is below the threshold, and where the image cannot be used; then
+    ``error`` says why, ``probability`` is None and ``top`` is empty.
+    """
 
     path: str
-    class_name: str
-    probability: float
+    class_name: str | None
+    probability: float | None
     top: tuple[tuple[str, float], ...]
+    error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values: ``path class probability top``."""
+        """Plain JSON values: ``path class probability top``, and ``error`` where there is one."""
         top = [{"class": name, "probability": p} for name, p in self.top]
-        return {"path": self.path, "class": self.class_name, "probability": self.probability, "top": top}
+        plain = {"path": self.path, "class": self.class_name, "probability": self.probability, "top": top}
+        return plain if self.error is None else {**plain, "error": self.error}
 
 
 class Predictions(list[Prediction]):
@@ -64,12 +86,12 @@ class Predictions(list[Prediction]):
 def predict(
     run: str | Path, images: str | Path | Sequence[str | Path], *, watch: Watch | None = None, **options: Any
 ) -> Predictions:
-    """The ``top`` classes of each image, with probabilities.
+    """The ``top`` classes of each image, with probabilities; an image that cannot be used is there with its reason.
 
     ``options`` are the fields of :class:`PredictSettings`.
 
     Raises:
-        DataError: an image cannot be read; it is named, with the reason.
+        DataError: a path that is not there, or not one image that can be used.
         HeadError, WeightsError: the run or its weights are not to be had.
     """
     return run_predict(st.build(PredictSettings, {"run": run, "images": images, **options}), watch or Watch())
@@ -79,48 +101,139 @@ def run_predict(settings: PredictSettings, watch: Watch) -> Predictions:
     """Predict with settings made; see :func:`predict`."""
     from pipeline import data
     from pipeline.classifier import PREDICT_BATCH, load_classifier
-    from pipeline.heads.metrics import softmax
     from pipeline.report.tables import predictions_table
 
     run = runs.find_run(settings.run, cache_root=settings.cache_root)
-    paths = [os.fsencode(p) for p in settings.images]
-    for path in paths:
-        if not os.path.isfile(path):
-            what = "is a folder" if os.path.isdir(path) else "is not there"
-            raise DataError(f"{os.fsdecode(path)!a} {what}: give image files")
+    paths = find_images(settings.images)
     classifier = load_classifier(run, cache_root=settings.cache_root, device=settings.device, watch=watch)
-    found, bad = Predictions(), list[str]()
-    with data.Loader(classifier.geometry, workers=len(os.sched_getaffinity(0)), ahead=2 * PREDICT_BATCH) as loader:
-        for start in range(0, len(paths), PREDICT_BATCH):
-            part = paths[start : start + PREDICT_BATCH]
-            loaded = list(loader.load(enumerate(part)))
-            for item in loaded:
-                if item.failure is not None:
-                    bad.append(f"{os.fsdecode(part[item.index])!a} cannot be used: {item.failure.reason}")
-                    watch.warn(bad[-1])
-            part = [part[item.index] for item in loaded if item.pixels is not None]
-            if not part:
-                continue
-            pixels = np.stack([item.pixels for item in loaded if item.pixels is not None])
-            answer = classifier(pixels)
-            probabilities = softmax(answer.logits)
-            for i, path in enumerate(part):
-                found.append(_ranked(path, probabilities[i], classifier.classes, settings.top))
-                if settings.trace:
-                    _show_trace(path, pixels[i], i, answer, probabilities[i], classifier, settings.top, watch)
-    if found and not settings.trace:
-        watch.show(predictions_table([(p.path, p.top) for p in found]))
+    found = Predictions()
+    if settings.format == "csv":
+        watch.write(_csv_line(csv_columns(settings.top)))
+    loader = data.Loader(classifier.geometry, workers=len(os.sched_getaffinity(0)), ahead=2 * PREDICT_BATCH)
+    follow = watch.track("predict", len(paths)) if len(paths) > PREDICT_BATCH else nullcontext(Tracker())
+    with loader, follow as tracker:
+        for batch in _batches(loader.load(enumerate(paths)), PREDICT_BATCH):
+            part = [paths[item.index] for item in batch]
+            for prediction in _predict_batch(batch, part, classifier, settings, watch):
+                found.append(prediction)
+                _tell(prediction, settings, watch)
+            tracker.advance(len(batch))
+    bad = [p for p in found if p.error is not None]
+    if len(bad) == len(found):
+        more = f" ({len(bad)} images; this is the first)" if len(bad) > 1 else ""
+        raise DataError(f"{bad[0].path!a} cannot be used: {bad[0].error}{more}")
+    if settings.format == "table" and not settings.trace:
+        watch.show(predictions_table([(p.path, p.class_name, p.top, p.error) for p in found[:SHOWN]]))
+        if len(found) > SHOWN:
+            watch.say(f"the first {SHOWN} of {len(found):,}; --format csv, jsonl or --json give all")
     if bad:
-        raise DataError(
-            bad[0] if len(bad) == 1 else f"{len(bad)} of {len(paths)} images cannot be used; the first: {bad[0]}"
-        )
+        watch.warn(f"{len(bad)} of {len(found)} images cannot be used")
     return found
 
 
-def _ranked(path: bytes, probabilities: NDArray[np.float64], classes: tuple[str, ...], top: int) -> Prediction:
-    order = np.argsort(-probabilities, kind="stable")[:top]
+def find_images(asked: Sequence[str]) -> list[bytes]:
+    """The image files meant: files as they are, those below folders in the order of their names, standard input's.
+
+    Raises:
+        DataError: a path that is not there, or a folder without images.
+    """
+    from pipeline.data import IMAGE_EXTENSIONS
+
+    found: list[bytes] = []
+    for name in asked:
+        if name == STANDARD_INPUT:
+            lines = sys.stdin.buffer.read().splitlines()
+            found += find_images([os.fsdecode(line) for line in lines if line.strip()])
+            continue
+        path = os.fsencode(name)
+        if os.path.isdir(path):
+            below = sorted(
+                os.path.join(folder, file)
+                for folder, _, files in os.walk(path)
+                for file in files
+                if os.path.splitext(os.fsdecode(file))[1].lower() in IMAGE_EXTENSIONS
+            )
+            if not below:
+                raise DataError(f"{name!a} holds no images: give a folder with {', '.join(sorted(IMAGE_EXTENSIONS))}")
+            found += below
+        elif os.path.isfile(path):
+            found.append(path)
+        else:
+            raise DataError(f"{name!a} is not there: give image files or folders")
+    if not found:
+        raise DataError("no images: standard input named none")
+    return found
+
+
+def _batches(loaded: Iterator[Loaded], size: int) -> Iterator[list[Loaded]]:
+    batch: list[Loaded] = []
+    for item in loaded:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _predict_batch(
+    batch: Sequence[Loaded],
+    paths: Sequence[bytes],
+    classifier: Classifier,
+    settings: PredictSettings,
+    watch: Watch,
+) -> list[Prediction]:
+    """A prediction for each image of a batch, in order."""
+    from pipeline.heads.metrics import softmax
+
+    good = [i for i, item in enumerate(batch) if item.pixels is not None]
+    predictions = [
+        Prediction(os.fsdecode(path), None, None, (), None if item.failure is None else item.failure.reason)
+        for item, path in zip(batch, paths, strict=True)
+    ]
+    if not good:
+        return predictions
+    pixels = np.stack([p for item in batch if (p := item.pixels) is not None])
+    answer = classifier(pixels)
+    probabilities = softmax(answer.logits)
+    for at, i in enumerate(good):
+        predictions[i] = _ranked(paths[i], probabilities[at], classifier.classes, settings)
+        if settings.trace:
+            _show_trace(paths[i], pixels[at], at, answer, probabilities[at], classifier, settings.top, watch)
+    return predictions
+
+
+def csv_columns(top: int) -> list[str]:
+    """The columns of --format csv."""
+    others = [f"{name}{rank}" for rank in range(2, top + 1) for name in ("class", "probability")]
+    return ["path", "class", "probability", *others, "error"]
+
+
+def _tell(p: Prediction, settings: PredictSettings, watch: Watch) -> None:
+    """One line of csv or jsonl."""
+    if settings.format == "jsonl":
+        watch.write(json.dumps(p.to_json()) + "\n")
+    elif settings.format == "csv":
+        others = [cell for name, q in p.top[1:] for cell in (name, f"{q:.6f}")]
+        wanted = len(csv_columns(settings.top)) - 4
+        probability = "" if p.probability is None else f"{p.probability:.6f}"
+        cells = [p.path, p.class_name or "", probability, *others, *[""] * (wanted - len(others)), p.error or ""]
+        watch.write(_csv_line(cells))
+
+
+def _csv_line(cells: Sequence[str]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerow(cells)
+    return out.getvalue()
+
+
+def _ranked(
+    path: bytes, probabilities: NDArray[np.float64], classes: tuple[str, ...], settings: PredictSettings
+) -> Prediction:
+    order = np.argsort(-probabilities, kind="stable")[: settings.top]
     ranked = tuple((classes[c], float(probabilities[c])) for c in order.tolist())
-    return Prediction(os.fsdecode(path), ranked[0][0], ranked[0][1], ranked)
+    name, probability = ranked[0]
+    return Prediction(os.fsdecode(path), name if probability >= settings.threshold else None, probability, ranked)
 
 
 def _show_trace(

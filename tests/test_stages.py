@@ -308,14 +308,6 @@ def test_predictions_are_the_heads_probabilities_of_the_cached_rows(workshop: Si
         assert set(p.to_json()) == {"path", "class", "probability", "top"}
 
 
-def test_a_file_that_is_no_image_is_named_with_the_reason(workshop: SimpleNamespace, tmp_path: Path) -> None:
-    (tmp_path / "text.jpg").write_text("hello")
-    with pytest.raises(DataError, match=r"text.jpg' cannot be used"):
-        predict(workshop.head.run, tmp_path / "text.jpg", cache_root=workshop.root)
-    with pytest.raises(DataError, match="is not there: give image files"):
-        predict(workshop.head.run, [tmp_path / "missing.jpg"], cache_root=workshop.root)
-
-
 def test_weights_that_have_changed_are_refused(photos: Path, tmp_path: Path, quick: Quick) -> None:
     """F5: the head is not put on another trunk without a word."""
     from pipeline.errors import WeightsError

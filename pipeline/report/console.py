@@ -78,6 +78,16 @@ class Console(Watch):
         """One line, marked ``warning:``; shown even when quiet."""
         self._line(Text.assemble(("warning:", "bold yellow"), " ", visible(text)))
 
+    def write(self, text: str) -> None:
+        """Output that another program reads, as it is, also when quiet; bytes of names come out as they were."""
+        self._out.file.flush()
+        stream = getattr(self._out.file, "buffer", None)
+        if stream is None:
+            self._out.file.write(text)
+        else:
+            stream.write(text.encode("utf-8", "surrogateescape"))
+            stream.flush()
+
     def show(self, renderable: object) -> None:
         """A table, curve or trace of this room, with an empty line before and after it."""
         if not self._quiet:

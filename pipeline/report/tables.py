@@ -209,17 +209,26 @@ def heading(text: str) -> Text:
     return Text(visible(text), "bold")
 
 
-def predictions_table(predictions: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> Table:
-    """For each image its likeliest class, its probability, and what else is likely: ``(path, [(class, p), ...])``."""
+def predictions_table(
+    predictions: Sequence[tuple[str, str | None, Sequence[tuple[str, float]], str | None]],
+) -> Table:
+    """For each image its class, its probability, and what else is likely: ``(path, class, [(class, p), ...], error)``.
+
+    The class is None where none is named; the error says why an image could not be used.
+    """
     table = plain_table()
     table.add_column("Image", overflow="fold")
     table.add_column("Class", overflow="ellipsis", max_width=NAME_WIDTH)
     table.add_column("Probability", justify="right", no_wrap=True)
     table.add_column("Next", style="dim", overflow="fold")
-    for path, ranked in predictions:
-        name, p = ranked[0]
-        others = ", ".join(f"{visible(n)} {percent(q)}" for n, q in ranked[1:] if q >= WORTH_SHOWING)
-        table.add_row(Text(visible(path)), Text(visible(name), "bold"), percent(p), Text(others))
+    for path, name, ranked, error in predictions:
+        if error is not None:
+            table.add_row(Text(visible(path)), ABSENT, ABSENT, Text(visible(error)))
+            continue
+        shown = Text(ABSENT) if name is None else Text(visible(name), "bold")
+        following = ranked if name is None else ranked[1:]
+        others = ", ".join(f"{visible(n)} {percent(q)}" for n, q in following if q >= WORTH_SHOWING)
+        table.add_row(Text(visible(path)), shown, percent(ranked[0][1]), Text(others))
     return table
 
 

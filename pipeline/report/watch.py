@@ -29,6 +29,9 @@ class Watch:
     def warn(self, text: str) -> None:
         """One line about something that the user should look at."""
 
+    def write(self, text: str) -> None:
+        """Output that another program reads, such as CSV: as it is, also when quiet."""
+
     def show(self, renderable: object) -> None:
         """Something this room made: a table, a curve, a trace."""
 

@@ -1,0 +1,95 @@
+"""`pipeline predict`: folders, standard input, CSV and JSON lines, abstaining, and images that cannot be used."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline import predict
+from pipeline.cli import main
+from pipeline.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def folder(workshop: SimpleNamespace, tmp_path: Path) -> Path:
+    """Four images in two folders, one text that says it is an image, and a text that does not."""
+    for name in ("ant/00", "ant/01", "bee/00", "cat/03"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(workshop.photos / f"{name}.png", tmp_path / "in" / f"{name}.png")
+    (tmp_path / "in" / "bee" / "broken.jpg").write_text("hello")
+    (tmp_path / "in" / "notes.txt").write_text("hello")
+    return tmp_path / "in"
+
+
+def test_a_folder_gives_its_images_in_order_and_a_broken_one_is_a_row(workshop: SimpleNamespace, folder: Path) -> None:
+    found = predict(workshop.head.run, folder, cache_root=workshop.root)
+    names = [os.path.relpath(p.path, folder) for p in found]
+    assert names == ["ant/00.png", "ant/01.png", "bee/00.png", "bee/broken.jpg", "cat/03.png"]
+    assert [p.error is None for p in found] == [True, True, True, False, True]
+    assert found[3].class_name is None and found[3].probability is None and found[3].top == ()
+    alone = predict(workshop.head.run, [p.path for p in found if p.error is None], cache_root=workshop.root)
+    assert [p.top for p in alone] == [p.top for p in found if p.error is None]
+
+
+def test_a_finetuned_run_predicts_folders_too(workshop: SimpleNamespace, folder: Path) -> None:
+    assert sum(p.error is None for p in predict(workshop.tuned.run, folder, cache_root=workshop.root)) == 4
+
+
+def test_only_unusable_images_are_an_error(workshop: SimpleNamespace, folder: Path) -> None:
+    with pytest.raises(DataError, match=r"broken.jpg' cannot be used"):
+        predict(workshop.head.run, folder / "bee" / "broken.jpg", cache_root=workshop.root)
+    with pytest.raises(DataError, match="is not there: give image files or folders"):
+        predict(workshop.head.run, folder / "missing.jpg", cache_root=workshop.root)
+    (folder / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no images"):
+        predict(workshop.head.run, folder / "empty", cache_root=workshop.root)
+
+
+def test_below_the_threshold_no_class_is_named(workshop: SimpleNamespace, folder: Path) -> None:
+    all_named = predict(workshop.head.run, folder / "ant", cache_root=workshop.root)
+    limit = max(p.probability for p in all_named if p.probability is not None)
+    some = predict(workshop.head.run, folder / "ant", threshold=limit, cache_root=workshop.root)
+    assert [p.class_name for p in some] == [p.class_name if p.probability == limit else None for p in all_named]
+    assert [p.top for p in some] == [p.top for p in all_named]
+
+
+def test_csv_and_json_lines_hold_the_same_as_json(
+    workshop: SimpleNamespace, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", str(workshop.head.run), str(folder), "--top", "2", "--cache-root", str(workshop.root)]
+    assert main([*words, "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out)
+    assert main([*words, "--format", "jsonl", "--quiet"]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")] == expected
+    assert main([*words, "--format", "csv", "--quiet"]) == 0
+    text = "".join(line for line in capsys.readouterr().out.splitlines(True) if not line.startswith("warning"))
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert list(rows[0]) == ["path", "class", "probability", "class2", "probability2", "error"]
+    assert [r["path"] for r in rows] == [e["path"] for e in expected]
+    assert [r["class"] for r in rows] == [e["class"] or "" for e in expected]
+    assert [bool(r["error"]) for r in rows] == ["error" in e for e in expected]
+    assert float(rows[0]["probability2"]) == pytest.approx(expected[0]["top"][1]["probability"], abs=1e-6)
+
+
+def test_paths_come_from_standard_input(
+    workshop: SimpleNamespace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = f"{folder}/ant/00.png\n\n{folder}/cat\n".encode()
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(lines)))
+    found = predict(workshop.head.run, "-", cache_root=workshop.root)
+    assert [Path(p.path).name for p in found] == ["00.png", "03.png"]
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"")))
+    with pytest.raises(DataError, match="standard input named none"):
+        predict(workshop.head.run, "-", cache_root=workshop.root)
+
+
+def test_a_trace_is_not_for_programs(workshop: SimpleNamespace, folder: Path) -> None:
+    with pytest.raises(ConfigError, match="leave it out with --format csv"):
+        predict(workshop.head.run, folder, trace=True, format="csv", cache_root=workshop.root)
