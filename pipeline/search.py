@@ -17,7 +17,7 @@ from pipeline import runs
 from pipeline import settings as st
 from pipeline.cached import Rows, find_cache
 from pipeline.errors import ConfigError, HeadError
-from pipeline.heads.config import MinibatchConfig
+from pipeline.heads.config import PENALTIES, MinibatchConfig
 from pipeline.report.watch import Watch
 from pipeline.train import EXACT, Fitted, HeadSettings, TrainResult, exact_head, learning_rows, linear_logits, save
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from pipeline.heads.exact import ExactFit
     from pipeline.store import Cache
 
-PENALTIES = tuple(10.0 ** (-6 + i / 4) for i in range(45))  # C = 10^-6 ... 10^5, four a decade
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 PATH_PICTURE = "path.svg"
 CV_HELP = "choose by cross-validation over train + val with so many folds; 0 chooses on val"

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pipeline.errors import ConfigError
 
+PENALTIES = tuple(10.0 ** (-6 + i / 4) for i in range(45))  # C of a path: 10^-6 ... 10^5, four a decade
 KINDS = ("linear", "mlp", "cosine")
 SOLVERS = ("adamw", "sgd")
 SCHEDULES = ("cosine", "constant")

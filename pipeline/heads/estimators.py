@@ -1,0 +1,362 @@
+"""The heads as scikit-learn estimators: the same solvers, scikit-learn's names and manners.
+
+Knows arrays. Input in float64 is solved in float64, everything else in float32.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import log_softmax, softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import get_scorer
+from sklearn.model_selection import StratifiedKFold, check_cv
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from pipeline.heads.config import PENALTIES, MinibatchConfig
+from pipeline.heads.exact import MAX_ITER, ExactFit, fit_exact
+from pipeline.heads.minibatch import fit_minibatch
+
+DEFAULTS = MinibatchConfig()
+
+Floats = npt.NDArray[np.floating[Any]]
+Labels = npt.NDArray[Any]
+
+
+class _Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """What the heads share: checked input, and predictions from ``_logits``."""
+
+    classes_: Labels
+
+    def _logits(self, X: Floats) -> Floats:
+        """Logits (n, C) of checked rows."""
+        raise NotImplementedError
+
+    def _begin(self, X: Any, y: Any) -> tuple[Floats, npt.NDArray[np.int64]]:
+        """Checked rows and class numbers; sets ``classes_`` and ``n_features_in_``."""
+        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32, np.float16])
+        check_classification_targets(y)
+        self.classes_, numbers = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs samples of at least 2 classes: the data holds only one class, "
+                f"{self.classes_[0]!r}"
+            )
+        return X, numbers.astype(np.int64)
+
+    def _weighting(self, class_weight: Any) -> Any:
+        """``class_weight`` by class number."""
+        if isinstance(class_weight, Mapping):
+            unknown = [label for label in class_weight if label not in self.classes_]
+            if unknown:
+                raise ValueError(f"class_weight has {unknown[0]!r}, which is none of the classes")
+            return {i: float(class_weight.get(label, 1.0)) for i, label in enumerate(self.classes_.tolist())}
+        return class_weight
+
+    def _checked(self, X: Any) -> Floats:
+        check_is_fitted(self)
+        rows: Floats = validate_data(self, X, dtype=[np.float64, np.float32, np.float16], reset=False)
+        return rows
+
+    def decision_function(self, X: Any) -> Floats:
+        """(n,) for two classes, the second one's logit less the first one's; otherwise logits (n, C)."""
+        logits = self._logits(self._checked(X))
+        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
+
+    def predict(self, X: Any) -> Labels:
+        """The likeliest class of each row (n,)."""
+        logits = self._logits(self._checked(X))
+        found: Labels = self.classes_[logits.argmax(axis=1)]
+        return found
+
+    def predict_proba(self, X: Any) -> Floats:
+        """Class probabilities (n, C)."""
+        found: Floats = softmax(self._logits(self._checked(X)), axis=1)
+        return found
+
+    def predict_log_proba(self, X: Any) -> Floats:
+        """Their logarithms (n, C)."""
+        found: Floats = log_softmax(self._logits(self._checked(X)), axis=1)
+        return found
+
+
+class _Linear(_Head):
+    """A head with ``coef_`` and ``intercept_``; for two classes one row, as scikit-learn's."""
+
+    coef_: Floats
+    intercept_: Floats
+
+    def _keep(self, weight: Floats, bias: Floats) -> None:
+        if len(self.classes_) == 2:
+            weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
+        self.coef_, self.intercept_ = weight, bias
+
+    def _logits(self, X: Floats) -> Floats:
+        scores: Floats = X @ self.coef_.T.astype(X.dtype) + self.intercept_.astype(X.dtype)
+        return np.hstack([np.zeros_like(scores), scores]) if len(self.classes_) == 2 else scores
+
+
+class _Exact(_Linear):
+    """What both exact heads take from a fit."""
+
+    def _solve(self, X: Floats, numbers: npt.NDArray[np.int64], weight: Any, **options: Any) -> list[ExactFit]:
+        return fit_exact(
+            X,
+            numbers,
+            n_classes=len(self.classes_),
+            standardize=self.standardize,
+            class_weight=self._weighting(self.class_weight),
+            sample_weight=weight,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            device=self.device,
+            dtype=torch.float64 if X.dtype == np.float64 else torch.float32,
+            **options,
+        )
+
+    def _take(self, fit: ExactFit) -> None:
+        self._keep(fit.weight, fit.bias)
+        self.n_iter_, self.converged_ = fit.n_iter, fit.converged
+        self.grad_norm_, self.objective_ = fit.grad_norm, fit.objective
+        if not fit.converged:
+            warnings.warn(
+                f"not converged after {fit.n_iter} iterations (gradient {fit.grad_norm:.1e}): raise max_iter or tol",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+
+def _weights(sample_weight: Any, X: Floats) -> npt.NDArray[np.float64] | None:
+    if sample_weight is None:
+        return None
+    weights: npt.NDArray[np.float64] = _check_sample_weight(
+        sample_weight, X, dtype=np.float64, ensure_non_negative=True
+    )
+    return weights
+
+
+class ExactLinearHead(_Exact):
+    """Penalised multinomial logistic regression at its optimum: ``C · Σ w_i CE_i + ½‖coef_‖²``, free intercept.
+
+    The objective is :class:`sklearn.linear_model.LogisticRegression`'s, on standardised features unless
+    ``standardize`` is False; ``coef_`` is for the features as they are given. ``tol`` bounds the gradient's largest
+    entry, None means 1e-5 in float32 and 1e-10 in float64.
+
+    Attributes:
+        coef_: (1, D) for two classes, else (C, D).
+        intercept_: (1,) or (C,).
+        classes_, n_features_in_, n_iter_: as scikit-learn's.
+        converged_, grad_norm_, objective_: the certificate (see :class:`pipeline.heads.exact.ExactFit`).
+    """
+
+    def __init__(
+        self,
+        C: float = 1.0,
+        *,
+        standardize: bool = True,
+        class_weight: Any = None,
+        tol: float | None = None,
+        max_iter: int = MAX_ITER,
+        device: str = "cpu",
+    ) -> None:
+        self.C = C
+        self.standardize = standardize
+        self.class_weight = class_weight
+        self.tol = tol
+        self.max_iter = max_iter
+        self.device = device
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ExactLinearHead:
+        """Fit on X (n, D) and labels y (n,); ``sample_weight`` (n,) multiplies each row's loss."""
+        rows, numbers = self._begin(X, y)
+        self._take(self._solve(rows, numbers, _weights(sample_weight, rows), Cs=[self.C])[0])
+        return self
+
+
+class ExactLinearHeadCV(_Exact):
+    """An :class:`ExactLinearHead` whose C is chosen by cross-validation, all folds and penalties in one pass.
+
+    ``Cs``: the values, or how many between 10^-6 and 10^5; ``cv``: stratified, shuffled folds, or a splitter whose test
+    sets are disjoint. Standardisation is that of all rows, which no label enters. ``scoring`` is a scikit-learn
+    scorer's name; equal scores go to the stronger penalty.
+
+    Attributes:
+        C_: the chosen value.
+        Cs_: (K,) the values.
+        scores_: (folds, K).
+        coef_, intercept_, classes_, n_iter_, converged_, grad_norm_, objective_: of the refit on all rows.
+    """
+
+    def __init__(
+        self,
+        Cs: int | Sequence[float] = PENALTIES,
+        *,
+        cv: Any = 5,
+        scoring: str = "accuracy",
+        standardize: bool = True,
+        class_weight: Any = None,
+        tol: float | None = None,
+        max_iter: int = MAX_ITER,
+        device: str = "cpu",
+        random_state: int = 0,
+    ) -> None:
+        self.Cs = Cs
+        self.cv = cv
+        self.scoring = scoring
+        self.standardize = standardize
+        self.class_weight = class_weight
+        self.tol = tol
+        self.max_iter = max_iter
+        self.device = device
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ExactLinearHeadCV:
+        """Choose C and refit on all rows X (n, D), y (n,); ``sample_weight`` (n,) weighs losses and scores."""
+        rows, numbers = self._begin(X, y)
+        weight = _weights(sample_weight, rows)
+        self.Cs_ = np.logspace(-6, 5, self.Cs) if isinstance(self.Cs, int) else np.asarray(self.Cs, dtype=np.float64)
+        folds = self._folds(rows, numbers)
+        fits = self._solve(rows, numbers, weight, Cs=self.Cs_.tolist(), folds=folds)
+        scorer = get_scorer(self.scoring)
+        n_folds = int(folds.max()) + 1
+        self.scores_ = np.empty((n_folds, len(self.Cs_)))
+        for number in range(n_folds):
+            out = folds == number
+            extra = {} if weight is None else {"sample_weight": weight[out]}
+            for i, C in enumerate(self.Cs_):
+                fit = next(f for f in fits if f.fold == number and float(C) == f.C)
+                self._keep(fit.weight, fit.bias)
+                self.scores_[number, i] = scorer(self, rows[out], self.classes_[numbers[out]], **extra)
+        mean = self.scores_.mean(axis=0)
+        best = min(range(len(self.Cs_)), key=lambda i: (-mean[i], self.Cs_[i]))
+        self.C_ = float(self.Cs_[best])
+        self._take(next(f for f in fits if f.fold < 0 and self.C_ == f.C))
+        return self
+
+    def _folds(self, X: Floats, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The fold of each row (n,); -1 for a row that is never left out."""
+        cv: Any = self.cv
+        if isinstance(cv, int):
+            fewest = int(np.bincount(numbers).min())
+            if fewest < 2:
+                raise ValueError(f"a class has {fewest} sample: cross-validation needs at least 2 of each class")
+            cv = StratifiedKFold(min(cv, fewest), shuffle=True, random_state=self.random_state)
+        folds = np.full(len(X), -1, dtype=np.int64)
+        for number, (_, out) in enumerate(check_cv(cv, numbers, classifier=True).split(X, numbers)):
+            if (folds[out] >= 0).any():
+                raise ValueError("cv leaves a row out twice: give a splitter with disjoint test sets, such as KFold")
+            folds[out] = number
+        return folds
+
+
+class MinibatchHead(_Head):
+    """A head trained by minibatches: linear, with hidden layers (``mlp``) or on cosines.
+
+    Parameters are :class:`pipeline.heads.config.MinibatchConfig`'s, ``random_state`` its seed. With
+    ``validation_fraction`` above 0 that share of the rows, stratified, is held out and chooses the epoch that is kept,
+    and ``patience`` epochs without a better one end the training.
+
+    Attributes:
+        classes_, n_features_in_: as scikit-learn's.
+        n_iter_: epochs run.
+        tensors_: the parameters by name, for features as they are given.
+        coef_, intercept_: of a linear head.
+    """
+
+    _FIELDS: ClassVar = ("kind", "solver", "lr", "weight_decay", "epochs", "batch_size", "schedule", "momentum")
+    _MORE: ClassVar = ("label_smoothing", "mixup", "width", "depth", "dropout", "scale", "patience")
+
+    def __init__(
+        self,
+        kind: str = DEFAULTS.kind,
+        *,
+        solver: str = DEFAULTS.solver,
+        lr: float = DEFAULTS.lr,
+        weight_decay: float = DEFAULTS.weight_decay,
+        epochs: int = DEFAULTS.epochs,
+        batch_size: int = DEFAULTS.batch_size,
+        schedule: str = DEFAULTS.schedule,
+        momentum: float = DEFAULTS.momentum,
+        label_smoothing: float = DEFAULTS.label_smoothing,
+        mixup: float = DEFAULTS.mixup,
+        width: int = DEFAULTS.width,
+        depth: int = DEFAULTS.depth,
+        dropout: float = DEFAULTS.dropout,
+        scale: float = DEFAULTS.scale,
+        patience: int | None = DEFAULTS.patience,
+        validation_fraction: float = 0.0,
+        standardize: bool = True,
+        class_weight: Any = None,
+        random_state: int = DEFAULTS.seed,
+        device: str = "cpu",
+    ) -> None:
+        self.kind = kind
+        self.solver = solver
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.schedule = schedule
+        self.momentum = momentum
+        self.label_smoothing = label_smoothing
+        self.mixup = mixup
+        self.width = width
+        self.depth = depth
+        self.dropout = dropout
+        self.scale = scale
+        self.patience = patience
+        self.validation_fraction = validation_fraction
+        self.standardize = standardize
+        self.class_weight = class_weight
+        self.random_state = random_state
+        self.device = device
+
+    def fit(self, X: Any, y: Any) -> MinibatchHead:
+        """Fit on X (n, D) and labels y (n,)."""
+        from pipeline.heads.artifact import Head
+
+        rows, numbers = self._begin(X, y)
+        options = {name: getattr(self, name) for name in (*self._FIELDS, *self._MORE)}
+        inside, outside = self._held_out(numbers)
+        fit = fit_minibatch(
+            rows[inside],
+            numbers[inside],
+            n_classes=len(self.classes_),
+            configs=[MinibatchConfig(**options, seed=self.random_state)],
+            X_val=rows[outside] if len(outside) else None,
+            y_val=numbers[outside] if len(outside) else None,
+            standardize=self.standardize,
+            class_weight=self._weighting(self.class_weight),
+            device=self.device,
+        )[0]
+        if fit.diverged:
+            raise ValueError(f"training diverged after {fit.n_iter} steps: lr = {self.lr} is too high")
+        self.tensors_, self.n_iter_ = fit.tensors, len(fit.trace)
+        names = tuple(str(i) for i in range(len(self.classes_)))
+        self._head = Head(self.kind, fit.tensors, names, key="", dim=rows.shape[1])  # type: ignore[arg-type]
+        if self.kind == "linear":
+            two = len(self.classes_) == 2
+            self.coef_ = fit.weight[1:] - fit.weight[:1] if two else fit.weight
+            self.intercept_ = fit.bias[1:] - fit.bias[:1] if two else fit.bias
+        return self
+
+    def _held_out(self, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        from sklearn.model_selection import train_test_split
+
+        places = np.arange(len(numbers))
+        if not self.validation_fraction:
+            return places, places[:0]
+        inside, outside = train_test_split(
+            places, test_size=self.validation_fraction, stratify=numbers, random_state=self.random_state
+        )
+        return np.sort(inside), np.sort(outside)
+
+    def _logits(self, X: Floats) -> Floats:
+        return self._head.logits(X)

@@ -1,0 +1,114 @@
+"""The heads as scikit-learn estimators: its own checks, and its own logistic regression as the reference."""
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+from pipeline.heads import ExactLinearHead, ExactLinearHeadCV, MinibatchHead
+
+X, Y = load_iris(return_X_y=True)
+NAMES = np.array(["setosa", "versicolor", "virginica"])
+NO_INTERCEPT = "cosines have no intercept: a class cannot be favoured where the rows of both look alike"
+
+
+@pytest.mark.parametrize(
+    ("estimator", "expected"),
+    [
+        (ExactLinearHead(), {}),
+        (ExactLinearHeadCV(Cs=3, cv=2), {}),
+        (MinibatchHead(lr=0.1, epochs=20), {}),
+        (MinibatchHead("mlp", width=16, lr=0.02, epochs=20), {}),
+        (MinibatchHead("cosine", lr=0.1, epochs=20), {"check_class_weight_classifiers": NO_INTERCEPT}),
+    ],
+    ids=lambda v: type(v).__name__ if not isinstance(v, dict) else "",
+)
+def test_scikit_learns_own_checks_pass(estimator, expected):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check_estimator(estimator, expected_failed_checks=expected, on_skip=None)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_coefficients_are_logistic_regressions_on_standardised_features(classes):
+    keep = classes > Y
+    x, y = X[keep], NAMES[Y[keep]]
+    head = ExactLinearHead(C=0.7).fit(x, y)
+    scaler = StandardScaler().fit(x)
+    model = LogisticRegression(C=0.7, tol=1e-12, max_iter=100_000).fit(scaler.transform(x), y)
+    np.testing.assert_allclose(head.coef_ * scaler.scale_, model.coef_, atol=1e-5)
+    np.testing.assert_allclose(head.predict_proba(x), model.predict_proba(scaler.transform(x)), atol=1e-6)
+    np.testing.assert_allclose(head.decision_function(x), model.decision_function(scaler.transform(x)), atol=1e-5)
+    assert head.coef_.shape == model.coef_.shape and head.intercept_.shape == model.intercept_.shape
+    assert list(head.classes_) == list(model.classes_)
+    assert head.converged_ and head.grad_norm_ <= 1e-10
+
+
+def test_float32_stays_float32_and_agrees():
+    head, wide = ExactLinearHead(C=1.0).fit(X.astype(np.float32), Y), ExactLinearHead(C=1.0).fit(X, Y)
+    assert head.coef_.dtype == np.float32 and wide.coef_.dtype == np.float64
+    np.testing.assert_allclose(head.coef_, wide.coef_, atol=2e-3 * np.abs(wide.coef_).max())
+
+
+def test_too_few_iterations_warn():
+    with pytest.warns(ConvergenceWarning, match="raise max_iter"):
+        ExactLinearHead(max_iter=1).fit(X, Y)
+
+
+def test_cross_validation_chooses_as_scikit_learn_does():
+    Cs, cv = [1e-4, 1e-2, 1.0, 100.0], StratifiedKFold(4, shuffle=True, random_state=0)
+    Z = StandardScaler().fit_transform(X)
+    ours = ExactLinearHeadCV(Cs, cv=cv, standardize=False).fit(Z, Y)
+    theirs = np.array(
+        [
+            [LogisticRegression(C=C, tol=1e-10, max_iter=10_000).fit(Z[i], Y[i]).score(Z[o], Y[o]) for C in Cs]
+            for i, o in cv.split(Z, Y)
+        ]
+    )
+    np.testing.assert_allclose(ours.scores_, theirs)
+    assert Cs[theirs.mean(axis=0).argmax()] == ours.C_
+    refit = ExactLinearHead(C=ours.C_, standardize=False).fit(Z, Y)
+    np.testing.assert_allclose(ours.coef_, refit.coef_, atol=1e-7)
+
+
+def test_cross_validation_by_log_loss_and_with_overlapping_folds():
+    head = ExactLinearHeadCV(5, cv=3, scoring="neg_log_loss").fit(X, Y)
+    assert head.scores_.shape == (3, 5) and (head.scores_ < 0).all()
+    twice = [(np.arange(10, 150), np.arange(10)), (np.arange(10, 150), np.arange(10))]
+    with pytest.raises(ValueError, match="leaves a row out twice"):
+        ExactLinearHeadCV(2, cv=twice).fit(X, Y)
+
+
+def test_heads_work_in_pipelines_grid_searches_and_cross_validation():
+    grid = GridSearchCV(make_pipeline(StandardScaler(), ExactLinearHead()), {"exactlinearhead__C": [0.01, 1.0]}, cv=3)
+    grid.fit(X, NAMES[Y])
+    assert grid.best_score_ > 0.9
+    assert cross_val_score(ExactLinearHead(), X, Y, cv=KFold(3, shuffle=True, random_state=0)).min() > 0.9
+    assert clone(ExactLinearHeadCV([1.0, 2.0], cv=3)).get_params()["Cs"] == [1.0, 2.0]
+
+
+def test_class_weights_by_name_are_those_of_repeated_rows():
+    y = NAMES[Y]
+    head = ExactLinearHead(standardize=False, class_weight={"virginica": 3.0}).fit(X, y)
+    rows = np.repeat(np.arange(len(y)), np.where(y == "virginica", 3, 1))
+    again = ExactLinearHead(standardize=False).fit(X[rows], y[rows])
+    np.testing.assert_allclose(head.coef_, again.coef_, atol=1e-6)
+    with pytest.raises(ValueError, match="'rose', which is none of the classes"):
+        ExactLinearHead(class_weight={"rose": 2.0}).fit(X, y)
+
+
+def test_a_minibatch_head_stops_early_on_the_rows_it_holds_out():
+    head = MinibatchHead(lr=0.05, epochs=200, patience=3, validation_fraction=0.3, random_state=1).fit(X, Y)
+    assert head.n_iter_ < 200 and head.score(X, Y) > 0.9
+    again = MinibatchHead(lr=0.05, epochs=200, patience=3, validation_fraction=0.3, random_state=1).fit(X, Y)
+    np.testing.assert_array_equal(head.coef_, again.coef_)
+    with pytest.raises(ValueError, match="diverged"):
+        MinibatchHead(solver="sgd", lr=1e38, epochs=3).fit(X, Y)
