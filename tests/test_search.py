@@ -1,0 +1,227 @@
+"""The search: chosen on val alone, refitted on both, tested once; by cross-validation, by halving, and few-shot."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
+
+from pipeline import extract, open_cache, search
+from pipeline.cached import Rows, load_rows
+from pipeline.errors import ConfigError, HeadError
+from pipeline.fewshot import drawn
+from pipeline.heads.artifact import load_head
+from pipeline.heads.exact import fit_exact
+from pipeline.search import fold_numbers
+
+Quick = dict[str, Any]
+FEW = (1e-4, 1e-2, 1.0)
+
+
+@pytest.fixture
+def cache(workshop: SimpleNamespace) -> Path:
+    found: Path = workshop.cache.cache
+    return found
+
+
+def trials_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "macro_f1", "log_loss"])
+def test_trials_are_ranked_by_the_metric_as_scikit_learn_computes_it(cache: Path, tmp_path: Path, metric: str) -> None:
+    """S6"""
+    found = search(cache, Cs=FEW, metric=metric, evaluate=False, cache_root=tmp_path)
+    train, val = (load_rows(open_cache(cache), split) for split in ("train", "val"))
+    fits = fit_exact(train.X, train.y, n_classes=3, Cs=FEW)
+    expected = {}
+    for fit in fits:
+        logits = val.X.astype(np.float64) @ fit.weight.T.astype(np.float64) + fit.bias
+        p = np.exp(logits - np.logaddexp.reduce(logits, axis=1)[:, None])
+        guess = logits.argmax(axis=1)
+        expected[fit.C] = {
+            "accuracy": (guess == val.y).mean(),
+            "balanced_accuracy": balanced_accuracy_score(val.y, guess),
+            "macro_f1": f1_score(val.y, guess, average="macro"),
+            "log_loss": log_loss(val.y, p),
+        }[metric]
+    trials = trials_of(found.run)
+    assert {t["C"]: t["val"][metric] for t in trials} == pytest.approx(expected, rel=1e-4)
+    values = [t["val"][metric] for t in trials]
+    assert values == sorted(values, reverse=metric != "log_loss")
+
+
+def test_the_chosen_penalty_is_refitted_on_train_and_val_and_the_run_says_so(cache: Path, tmp_path: Path) -> None:
+    found = search(cache, Cs=FEW, evaluate=False, cache_root=tmp_path)
+    train, val = (load_rows(open_cache(cache), split) for split in ("train", "val"))
+    best = trials_of(found.run)[0]["C"]
+    X, y = np.concatenate([train.X, val.X]), np.concatenate([train.y, val.y])
+    expected = fit_exact(X, y, n_classes=3, Cs=[best])[0]
+    np.testing.assert_array_equal(load_head(found.run).tensors["weight"], expected.weight)
+    assert json.loads((found.run / "config.json").read_text())["learned_from"] == ["train", "val"]
+    kept = search(cache, Cs=FEW, evaluate=False, refit=False, cache_root=tmp_path)
+    alone = next(f for f in fit_exact(train.X, train.y, n_classes=3, Cs=FEW) if best == f.C)
+    np.testing.assert_array_equal(load_head(kept.run).tensors["weight"], alone.weight)
+    assert json.loads((kept.run / "config.json").read_text())["learned_from"] == ["train"]
+
+
+def test_the_code_that_selects_never_asks_for_test_rows(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S6"""
+    from pipeline.store.reader import Cache
+
+    rows = Cache.rows
+
+    def sealed(self: Cache, split: str) -> Any:
+        assert split != "test", "selection asked for test rows"
+        return rows(self, split)
+
+    monkeypatch.setattr(Cache, "rows", sealed)
+    search(cache, Cs=FEW, evaluate=False, cache_root=tmp_path)
+    search(cache, Cs=FEW, cv=3, evaluate=False, cache_root=tmp_path)
+    search(cache, space="mlp", trials=2, epochs=2, evaluate=False, cache_root=tmp_path)
+    with pytest.raises(AssertionError, match="selection asked"):
+        search(cache, Cs=FEW, cache_root=tmp_path)  # the evaluation at the end does
+
+
+def test_test_is_scored_once_when_the_head_is_fixed(cache: Path, tmp_path: Path) -> None:
+    found = search(cache, Cs=FEW, cache_root=tmp_path)
+    test = load_rows(open_cache(cache), "test")
+    accuracy = (load_head(found.run).logits(test.X).argmax(axis=1) == test.y).mean()
+    figures = json.loads((found.run / "evaluation.json").read_text())["test"]
+    assert figures["accuracy"] == pytest.approx(accuracy)
+    assert figures["calibrated"] is None  # val was learned from: no temperature may come from it
+
+
+def test_the_picture_is_whole_and_names_the_chosen_penalty(cache: Path, tmp_path: Path) -> None:
+    found = search(cache, Cs=FEW, evaluate=False, cache_root=tmp_path)
+    root = xml.etree.ElementTree.parse(found.run / "path.svg").getroot()
+    texts = [t.text or "" for t in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert any(f"C = {trials_of(found.run)[0]['C']:.3g}" in t for t in texts)
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}polyline"))) == 2
+
+
+def test_cross_validation_needs_no_val_rows_and_gives_sound_figures(photos: Path, tmp_path: Path, quick: Quick) -> None:
+    made = extract(photos, cache_root=tmp_path, val_fraction=0, **quick)
+    found = search(made.cache, Cs=FEW, cv=4, seed=3, evaluate=False, cache_root=tmp_path)
+    rows = load_rows(open_cache(made.cache), "train")
+    folds = fold_numbers(rows.y, 4, 3)
+    right = dict.fromkeys(FEW, 0)
+    for fit in fit_exact(rows.X, rows.y, n_classes=3, Cs=FEW, folds=folds):
+        if fit.fold >= 0:
+            out = folds == fit.fold
+            right[fit.C] += int(((rows.X[out] @ fit.weight.T + fit.bias).argmax(axis=1) == rows.y[out]).sum())
+    assert {t["C"]: t["val"]["accuracy"] for t in trials_of(found.run)} == pytest.approx(
+        {C: n / len(rows) for C, n in right.items()}
+    )
+
+
+def test_folds_hold_each_row_out_once_and_are_stratified() -> None:
+    y = np.repeat([0, 1, 2], [10, 20, 30])
+    folds = fold_numbers(y, 5, 0)
+    for number in range(5):
+        assert np.bincount(y[folds == number]).tolist() == [2, 4, 6]
+    with pytest.raises(HeadError, match="smallest class has 10 rows; give at most 10"):
+        fold_numbers(y, 11, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"cv": 1}, "--cv is 1"),
+        ({"space": "mlp", "cv": 3}, "--cv is for the exact heads"),
+        ({"space": "mlp", "Cs": (1.0,)}, "--Cs is for the exact heads"),
+        ({"shots": (1,), "cv": 3}, "leave out --cv"),
+        ({"space": "tree"}, "'tree' is not known: choose from exact, mlp, or give a .toml file"),
+        ({"space": "missing.toml"}, "missing.toml cannot be read"),
+        ({"metric": "auc"}, "--metric 'auc' is not known"),
+    ],
+)
+def test_wrong_settings_name_the_legal_ones(cache: Path, tmp_path: Path, options: Quick, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        search(cache, cache_root=tmp_path, **options)
+
+
+def test_a_space_file_is_drawn_from_and_a_wrong_one_is_named(cache: Path, tmp_path: Path) -> None:
+    space = tmp_path / "space.toml"
+    space.write_text('kind = ["cosine"]\nlr = { low = 0.01, high = 0.1, log = true }\n')
+    found = search(cache, space=str(space), trials=3, epochs=3, evaluate=False, cache_root=tmp_path)
+    trials = trials_of(found.run)
+    assert len(trials) == 3 and all(0.01 <= t["lr"] <= 0.1 for t in trials)
+    assert load_head(found.run).kind == "cosine"
+    space.write_text("lr = [0.1\n")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        search(cache, space=str(space), cache_root=tmp_path)
+    space.write_text("speed = [0.1]\n")
+    with pytest.raises(ConfigError, match="'speed', which is no setting"):
+        search(cache, space=str(space), cache_root=tmp_path)
+
+
+def test_a_stopped_search_goes_on_and_ends_as_if_it_had_not_been_stopped(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: Any
+) -> None:
+    import pipeline.minibatch_search as module
+
+    monkeypatch.setattr(module, "BRACKET", 3)
+    options: Quick = {"space": "mlp", "trials": 9, "epochs": 3, "evaluate": False}
+    whole = search(cache, cache_root=tmp_path / "whole", **options)
+    bracket, done = module._bracket, []
+
+    def stopped(*arguments: Any) -> Any:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(1)
+        return bracket(*arguments)
+
+    monkeypatch.setattr(module, "_bracket", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        search(cache, cache_root=tmp_path / "cut", **options)
+    monkeypatch.setattr(module, "_bracket", bracket)
+    again = search(cache, cache_root=tmp_path / "cut", watch=listener, **options)
+    assert "resuming: 2 of 3 brackets are done" in listener.text
+    assert trials_of(again.run) == trials_of(whole.run)
+    assert (again.run / "head.safetensors").read_bytes() == (whole.run / "head.safetensors").read_bytes()
+    assert not list((tmp_path / "cut" / "runs").glob(".search-*"))
+
+
+def test_a_budget_ends_the_search_with_what_there_is(cache: Path, tmp_path: Path) -> None:
+    found = search(cache, space="mlp", trials=500, epochs=30, budget=1.0, evaluate=False, cache_root=tmp_path)
+    assert 1 <= len(trials_of(found.run)) < 500
+
+
+def test_only_diverging_heads_are_an_error(cache: Path, tmp_path: Path) -> None:
+    """E9"""
+    space = tmp_path / "space.toml"
+    space.write_text('lr = [1e30]\nsolver = ["sgd"]\n')
+    with pytest.raises(HeadError, match="every head diverged"):
+        search(cache, space=str(space), trials=1, epochs=3, cache_root=tmp_path)
+
+
+def test_few_shot_draws_k_of_each_class_and_reports_mean_and_deviation(cache: Path, tmp_path: Path) -> None:
+    found = search(cache, shots=(1, 4), draws=3, Cs=FEW, cache_root=tmp_path)
+    draws = [json.loads(line) for line in (found.run / "draws.jsonl").read_text().splitlines()]
+    assert [(d["shots"], d["draw"]) for d in draws] == [(k, i) for k in (1, 4) for i in range(3)]
+    for result in found.results:
+        for split in ("val", "test"):
+            values = [d[split] for d in draws if d["shots"] == result["shots"]]
+            assert result[split] == pytest.approx(np.mean(values))
+            assert result[f"{split}_deviation"] == pytest.approx(np.std(values, ddof=1))
+    again = search(cache, shots=(1, 4), draws=3, Cs=FEW, cache_root=tmp_path)
+    assert again.results == found.results
+
+
+def test_drawn_rows_are_different_rows_of_each_class() -> None:
+    y = np.repeat([0, 1, 2], [2, 5, 9])
+    rows = Rows(np.arange(16, dtype=np.float32)[:, None], y)
+    few = drawn(rows, 3, seed=(0, 3, 0))
+    assert np.bincount(few.y).tolist() == [2, 3, 3]
+    assert len(np.unique(few.X)) == 8
+    np.testing.assert_array_equal(y[few.X[:, 0].astype(int)], few.y)
+    assert not np.array_equal(drawn(rows, 3, seed=(0, 3, 1)).X, few.X)
