@@ -46,16 +46,48 @@ def minibatch_search(
 ) -> tuple[list[Trial], Fitted, dict[str, str]]:
     """The trials, ranked; the chosen configuration's head, trained alone on what it is to learn from; no pictures.
 
+    With ``settings.optuna`` the configurations are Optuna's, one after the other; otherwise random ones in brackets.
+
     Raises:
         ConfigError: a space that is not one.
         HeadError: every head diverged, or the budget ended before the first epoch.
     """
-    from pipeline.heads.space import sample_configs
-
     space = read_space(settings.space)
     base = MinibatchConfig(epochs=settings.epochs, seed=settings.seed, order_seed=settings.seed)
-    configs = sample_configs(space, settings.trials, settings.seed, base)
     state = _State(cache, settings, space)
+    if settings.optuna is None:
+        done = _halved(cache, fitted, chosen, settings, watch, space, base, state)
+    else:
+        from pipeline.optuna_search import optuna_trials
+
+        done = optuna_trials(cache, fitted, chosen, settings, watch, space, base, state.name)
+    trials = sorted(
+        (trial_of(line, space) for line in done if line["epochs"]),
+        key=lambda t: (bool(t.note), *t.rank(settings.metric)),
+    )
+    if not trials:
+        raise HeadError("the search ended before the first epoch: give a longer --budget")
+    if trials[0].note:
+        raise HeadError("every head diverged: lower the learning rates of --space")
+    best = final_head(cache, fitted, chosen, settings, MinibatchConfig(**trials[0].record["config"]))
+    state.forget()
+    return trials, best, {}
+
+
+def _halved(
+    cache: Cache,
+    fitted: Rows,
+    chosen: Rows,
+    settings: SearchSettings,
+    watch: Watch,
+    space: Mapping[str, Any],
+    base: MinibatchConfig,
+    state: _State,
+) -> list[dict[str, Any]]:
+    """Random configurations in brackets of successive halving; one line for each."""
+    from pipeline.heads.space import sample_configs
+
+    configs = sample_configs(space, settings.trials, settings.seed, base)
     brackets = [configs[i : i + BRACKET] for i in range(0, len(configs), BRACKET)]
     done = state.finished()
     if done:
@@ -70,17 +102,7 @@ def minibatch_search(
                 state.add(lines)
             done.append(lines)
             tracker.advance(len(bracket))
-    trials = sorted(
-        (_trial(line, space) for lines in done for line in lines if line["epochs"]),
-        key=lambda t: (bool(t.note), *t.rank(settings.metric)),
-    )
-    if not trials:
-        raise HeadError(f"--budget {settings.budget:g} ended before the first epoch: give more seconds")
-    if trials[0].note:
-        raise HeadError("every head diverged: lower the learning rates of --space")
-    best = _final(cache, fitted, chosen, settings, MinibatchConfig(**trials[0].record["config"]))
-    state.forget()
-    return trials, best, {}
+    return [line for lines in done for line in lines]
 
 
 def read_space(space: str) -> dict[str, Any]:
@@ -132,10 +154,11 @@ def _bracket(
         device=settings.device,
         should_stop=None if ends is None else lambda: time.monotonic() >= ends,
     )
-    return [_line(cache, fitted, chosen, fit) for fit in fits]
+    return [line_of(cache, fitted, chosen, fit) for fit in fits]
 
 
-def _line(cache: Cache, fitted: Rows, chosen: Rows, fit: FitResult) -> dict[str, Any]:
+def line_of(cache: Cache, fitted: Rows, chosen: Rows, fit: FitResult) -> dict[str, Any]:
+    """A fit as one line: its configuration, its figures on val and train, and the epochs it got."""
     from pipeline.search import figures
 
     head = make_head(cache, minibatch_head(fit, ()))
@@ -145,7 +168,8 @@ def _line(cache: Cache, fitted: Rows, chosen: Rows, fit: FitResult) -> dict[str,
     return {"config": config, "val": val, "train": train, "note": note, "epochs": len(fit.trace)}
 
 
-def _trial(line: Mapping[str, Any], space: Mapping[str, Any]) -> Trial:
+def trial_of(line: Mapping[str, Any], space: Mapping[str, Any]) -> Trial:
+    """A line as a trial that shows what the space varies."""
     from pipeline.search import Trial
 
     varied = {n: line["config"][n] for n, choice in space.items() if not (isinstance(choice, list) and len(choice) < 2)}
@@ -153,7 +177,7 @@ def _trial(line: Mapping[str, Any], space: Mapping[str, Any]) -> Trial:
     return Trial({**varied, "epochs": line["epochs"]}, line["val"], line["train"], line["note"], record)
 
 
-def _final(cache: Cache, fitted: Rows, chosen: Rows, settings: SearchSettings, config: MinibatchConfig) -> Fitted:
+def final_head(cache: Cache, fitted: Rows, chosen: Rows, settings: SearchSettings, config: MinibatchConfig) -> Fitted:
     """The chosen configuration trained once more: on train + val for all its epochs, or on train with val watching."""
     from pipeline.heads.minibatch import fit_minibatch
     from pipeline.search import both
@@ -179,10 +203,11 @@ class _State:
     """The finished brackets of this very search (cache, settings, space), one line each."""
 
     def __init__(self, cache: Cache, settings: SearchSettings, space: Mapping[str, Any]) -> None:
-        counted = {k: v for k, v in record(settings).items() if k not in ("budget", "cache", "cache_root", "evaluate")}
+        beside = ("budget", "cache", "cache_root", "evaluate", "optuna", "device")
+        counted = {k: v for k, v in record(settings).items() if k not in beside}
         subject = json.dumps([cache.key, cache.content, counted, space], sort_keys=True)
-        name = f".search-{hashlib.sha256(subject.encode()).hexdigest()[:16]}.jsonl"
-        self._path = settings.cache_root / "runs" / name
+        self.name = f"search-{hashlib.sha256(subject.encode()).hexdigest()[:16]}"
+        self._path = settings.cache_root / "runs" / f".{self.name}.jsonl"
 
     def finished(self) -> list[list[dict[str, Any]]]:
         """Their trials; a line that a kill cut short is left out."""

@@ -48,6 +48,9 @@ class SearchSettings(HeadSettings):
     trials: int = st.option(54, "minibatch: configurations to draw", minimum=1)
     epochs: int = st.option(MinibatchConfig.epochs, "minibatch: epochs that the best ones get", minimum=1)
     budget: float | None = st.option(None, "minibatch: seconds after which no more are tried", above=0)
+    optuna: Path | None = st.option(
+        None, "minibatch: adaptive search by Optuna; its journal, which several processes or machines may share"
+    )
     refit: bool = st.option(True, "learn from train + val once the choice is made")
     evaluate: bool = st.option(True, "score the chosen head on test, once")
     shots: tuple[int, ...] | None = st.option(
@@ -63,6 +66,8 @@ class SearchSettings(HeadSettings):
             for name, value in (("--cv", self.cv), ("--Cs", self.Cs), ("--shots", self.shots)):
                 if value:
                     raise ConfigError(f"{name} is for the exact heads: leave it out, or give --space {EXACT}")
+        elif self.optuna is not None:
+            raise ConfigError("--optuna is for minibatch heads: give --space mlp or a .toml file with it")
         if self.shots and (self.cv or self.views):
             raise ConfigError("--shots draws from the train images: leave out --cv and --views")
 

@@ -1,0 +1,152 @@
+"""The adaptive search over minibatch heads: Optuna proposes, heads are trained one by one, poor ones are pruned.
+
+The journal file is the only thing that processes share: each asks it what to try next and tells it what came out, so
+that the same command, started several times or on several machines, does one search together; stopped, it goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pipeline.cached import Rows
+from pipeline.errors import ConfigError
+from pipeline.heads.config import MinibatchConfig
+from pipeline.report.watch import Watch
+
+if TYPE_CHECKING:
+    from pipeline.heads.training import Epoch
+    from pipeline.search import SearchSettings
+    from pipeline.store import Cache
+
+LINE = "line"  # the attribute of a trial that holds its line of trials.jsonl
+
+
+def optuna_trials(
+    cache: Cache,
+    fitted: Rows,
+    chosen: Rows,
+    settings: SearchSettings,
+    watch: Watch,
+    space: Mapping[str, Any],
+    base: MinibatchConfig,
+    name: str,
+) -> list[dict[str, Any]]:
+    """Try until the study ``name`` has ``settings.trials`` finished trials of all processes; a line for each of them.
+
+    A trial's draws depend on the seed, its number and the trials before it: alone, the same command tries the same.
+
+    Raises:
+        ConfigError: Optuna is not installed, the journal cannot be written, or the space is not one.
+    """
+    from pipeline.heads.space import sample_configs
+    from pipeline.minibatch_search import line_of
+
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError("--optuna needs Optuna: pip install 'pipeline[optuna]'") from error
+    sample_configs(space, 1, settings.seed, base)  # names what is wrong with the space
+    study = _study(settings, name)
+    over = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    ends = time.monotonic() + settings.budget if settings.budget else float("inf")
+    before = len(study.get_trials(deepcopy=False, states=over))
+    if before:
+        watch.say(f"the journal holds {before} finished trials of this search")
+    with watch.track("search", settings.trials, unit="heads", done=min(before, settings.trials)) as tracker:
+        while len(study.get_trials(deepcopy=False, states=over)) < settings.trials and time.monotonic() < ends:
+            trial = study.ask()
+            # Seeded by the trial's number, which no two processes share.
+            study.sampler = optuna.samplers.TPESampler(seed=(settings.seed * 1_000_003 + trial.number) % 2**32)
+            fit, pruned = _fit(cache, fitted, chosen, settings, _suggest(trial, space, base), trial, ends)
+            line = line_of(cache, fitted, chosen, fit)
+            trial.set_user_attr(LINE, json.dumps(line))
+            if pruned or fit.diverged or not fit.trace:
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            else:
+                study.tell(trial, line["val"][settings.metric])
+            tracker.advance()
+    found = study.get_trials(deepcopy=False, states=over)
+    return [json.loads(t.user_attrs[LINE]) for t in found if LINE in t.user_attrs]
+
+
+def _study(settings: SearchSettings, name: str) -> Any:
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    assert settings.optuna is not None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        settings.optuna.parent.mkdir(parents=True, exist_ok=True)
+        with settings.optuna.open("ab"):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--optuna {settings.optuna} cannot be written ({error.strerror}): give a file") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=optuna.exceptions.ExperimentalWarning)
+        storage = JournalStorage(JournalFileBackend(str(settings.optuna)))
+        return optuna.create_study(
+            storage=storage,
+            study_name=name,
+            direction="minimize" if settings.metric == "log_loss" else "maximize",
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, settings.epochs // 9)),
+            load_if_exists=True,
+        )
+
+
+def _suggest(trial: Any, space: Mapping[str, Any], base: MinibatchConfig) -> MinibatchConfig:
+    """A configuration of the space: choices, and ranges as in ``pipeline.heads.space``."""
+    from pipeline.heads.space import WHOLE
+
+    drawn: dict[str, Any] = {}
+    for name, choice in space.items():
+        if isinstance(choice, list):
+            drawn[name] = trial.suggest_categorical(name, choice)
+        else:
+            suggest = trial.suggest_int if name in WHOLE else trial.suggest_float
+            drawn[name] = suggest(name, choice["low"], choice["high"], log=bool(choice.get("log", False)))
+    return dataclasses.replace(base, **drawn)
+
+
+def _fit(
+    cache: Cache,
+    fitted: Rows,
+    chosen: Rows,
+    settings: SearchSettings,
+    config: MinibatchConfig,
+    trial: Any,
+    ends: float,
+) -> tuple[Any, bool]:
+    """One head, and whether it was given up because others were better at the same epoch."""
+    from pipeline.heads.minibatch import fit_minibatch
+
+    pruned = False
+
+    def tell(_: int, epoch: Epoch) -> None:
+        nonlocal pruned
+        value = epoch.val_loss if settings.metric == "log_loss" else epoch.val_accuracy
+        if value is not None:
+            with contextlib.suppress(ValueError):  # an epoch is reported once, also by a trial that was begun before
+                trial.report(value, epoch.epoch)
+            pruned = pruned or (epoch.epoch < config.epochs and trial.should_prune())
+
+    fit = fit_minibatch(
+        fitted.X,
+        fitted.y,
+        n_classes=len(cache.classes),
+        configs=[config],
+        X_val=chosen.X,
+        y_val=chosen.y,
+        class_weight=settings.weighting,
+        class_names=cache.classes,
+        device=settings.device,
+        on_epoch=tell,
+        should_stop=lambda: pruned or time.monotonic() >= ends,
+    )[0]
+    return fit, pruned
