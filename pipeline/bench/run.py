@@ -17,6 +17,14 @@ from typing import Any
 from pipeline import settings as st
 from pipeline.bench.decoding import bench_decode
 from pipeline.bench.extraction import bench_extract
+from pipeline.bench.heads_exact import (
+    bench_evals,
+    bench_exact_cv,
+    bench_exact_memory,
+    bench_exact_one,
+    bench_exact_path,
+)
+from pipeline.bench.heads_minibatch import bench_batched, bench_epoch, bench_streamed
 from pipeline.bench.measure import Bench, Figure
 from pipeline.bench.memory import bench_memory
 from pipeline.bench.reading import bench_read
@@ -32,7 +40,13 @@ ENTRIES: dict[str, Callable[[Bench], list[Figure]]] = {
     "extract": bench_extract,
     "rerun": bench_rerun,
     "read": bench_read,
-    "memory": bench_memory,
+    "exact-one": bench_exact_one,
+    "exact-path": bench_exact_path,
+    "exact-cv": bench_exact_cv,
+    "evals": bench_evals,
+    "batched": bench_batched,
+    "epoch": bench_epoch,
+    "memory": lambda bench: [*bench_memory(bench), *bench_exact_memory(bench), *bench_streamed(bench)],
 }
 ALL = "all"
 CALM = 0.35  # of the cores busy before the bench begins; above it the figures are of other programs as well
