@@ -163,7 +163,8 @@ def test_another_order_seed_gives_other_batches():
         X, y, n_classes=3, configs=[SHORT, dataclasses.replace(SHORT, seed=1), dataclasses.replace(SHORT, order_seed=1)]
     )
     assert not np.array_equal(one.weight, two.weight)
-    np.testing.assert_array_equal(two.weight, three.weight)
+    # (not to the last bit: products of two heads side by side may be cut differently)
+    np.testing.assert_allclose(two.weight, three.weight, rtol=1e-4, atol=1e-6)
 
 
 def test_rows_read_past_the_budget_give_the_bits_of_held_rows(tmp_path):
