@@ -14,7 +14,7 @@ READY    := $(VENV)/.ready
 PINS     := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo features head search baselines evaluate finetune predict trace inspect bench test check clean
+.PHONY: help setup demo features head search baselines evaluate finetune predict export trace inspect bench test check clean
 
 help: ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ finetune: $(READY) ## stage three: fine-tune RUN= end to end
 predict: $(READY) ## classes of IMAGE= by RUN=
 	@test -n "$(IMAGE)" || { echo "error: no image given: make predict IMAGE=photo.jpg [RUN=latest]" >&2; exit 2; }
 	$(PIPELINE) predict $(RUN) $(IMAGE) $(ARGS)
+
+export: $(READY) ## RUN= as a file for other programs (ARGS='--format onnx')
+	$(PIPELINE) export $(RUN) $(ARGS)
 
 trace: $(READY) ## show the model pipeline: load, remove head, add head, train
 	$(PIPELINE) trace $(ARGS)
