@@ -45,6 +45,7 @@ from pipeline.heads.standardize import fit_standardization, fold
 
 TOL = {torch.float32: 1e-5, torch.float64: 1e-10}  # see ExactFit.converged
 FALL_SHARE = 0.1  # the objective may still fall by this times tol, as a share of it
+FOLD_SLACK = 10  # a fold's head is only scored: ten times the tolerance, which is scikit-learn's own default
 MAX_ITER = 1000
 HELD_BYTES = 8 << 30  # of rotated rows that are held; past it rows are read anew for each product
 LOGITS_BYTES = 1 << 28  # of the logits of the problems that advance together
@@ -106,9 +107,11 @@ def fit_exact(
     """The optimum for each C, in their order; the same input gives the same bits.
 
     X: (N, D) float, may be a memory map; y: (N,) class numbers. With ``folds`` (N,), a fold's number for each row, the
+    X: (N, D) float, may be a memory map; y: (N,) class numbers. With ``folds`` (N,), a fold's number for each row, the
     fits of all rows are followed by those without fold 0 for each C, without fold 1, ...; standardisation is that of
-    all rows, which no label enters. ``dtype`` is that of the products and of the head; sums are float64. ``tol`` None
-    means 1e-5 in float32, 1e-10 in float64. ``on_step`` hears each iteration where there is one problem only.
+    all rows, which no label enters, and these fits are held to 10 ``tol``. ``dtype`` is that of the products and of the
+    head; sums are float64. ``tol`` None means 1e-5 in float32, 1e-10 in float64. ``on_step`` hears each iteration where
+    there is one problem only.
 
     Raises:
         HeadError: features or labels that cannot be learned from.
@@ -193,7 +196,7 @@ class _Job:
         """Fill ``fits``: the path of all rows in waves, then every fold from there."""
         for wave in waves(len(Cs), self.n_classes):
             self._solve([(-1, Cs[i]) for i in wave], tol, max_iter, on_step)
-        self._solve([(number, C) for C in Cs for number in range(self.n_folds)], tol, max_iter, None)
+        self._solve([(number, C) for C in Cs for number in range(self.n_folds)], FOLD_SLACK * tol, max_iter, None)
 
     def _solve(
         self, problems: Sequence[tuple[int, float]], tol: float, max_iter: int, on_step: Callable[[Step], None] | None
