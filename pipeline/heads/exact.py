@@ -107,7 +107,6 @@ def fit_exact(
     """The optimum for each C, in their order; the same input gives the same bits.
 
     X: (N, D) float, may be a memory map; y: (N,) class numbers. With ``folds`` (N,), a fold's number for each row, the
-    X: (N, D) float, may be a memory map; y: (N,) class numbers. With ``folds`` (N,), a fold's number for each row, the
     fits of all rows are followed by those without fold 0 for each C, without fold 1, ...; standardisation is that of
     all rows, which no label enters, and these fits are held to 10 ``tol``. ``dtype`` is that of the products and of the
     head; sums are float64. ``tol`` None means 1e-5 in float32, 1e-10 in float64. ``on_step`` hears each iteration where
