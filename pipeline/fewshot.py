@@ -63,7 +63,7 @@ def run_few_shot(cache: Cache, settings: SearchSettings, watch: Watch) -> FewSho
             heads.append((k, draw, *_choose(rows, chosen, settings, cache)))
             tracker.advance()
     seconds = time.perf_counter() - began
-    test = load_rows(cache, "test")
+    test = load_rows(cache, "test") if settings.evaluate else None
     draws = [
         {"shots": k, "draw": draw, "C": fit.C, "val": val, "test": _score(fit, test, settings.metric, cache)}
         for k, draw, fit, val in heads
@@ -114,10 +114,10 @@ def _choose(rows: Rows, chosen: Rows, settings: SearchSettings, cache: Cache) ->
     return best[3], best[4]
 
 
-def _score(fit: ExactFit, test: Rows, metric: str, cache: Cache) -> float | None:
+def _score(fit: ExactFit, test: Rows | None, metric: str, cache: Cache) -> float | None:
     from pipeline.search import figures
 
-    if not len(test):
+    if test is None or not len(test):
         return None
     return figures(linear_logits(test.X, fit.weight, fit.bias), test.y, cache.classes)[metric]
 

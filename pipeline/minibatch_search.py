@@ -62,7 +62,7 @@ def minibatch_search(
 
         done = optuna_trials(cache, fitted, chosen, settings, watch, space, base, state.name)
     trials = sorted(
-        (trial_of(line, space) for line in done if line["epochs"]),
+        (trial_of(line, space) for line in done if line["epochs"] or line["note"]),
         key=lambda t: (bool(t.note), *t.rank(settings.metric)),
     )
     if not trials:
@@ -200,10 +200,17 @@ def final_head(cache: Cache, fitted: Rows, chosen: Rows, settings: SearchSetting
 
 
 class _State:
-    """The finished brackets of this very search (cache, settings, space), one line each."""
+    """The finished brackets of this very search, one line each.
+
+    ``name`` is of what decides the trials: the cache's key and content, the space's values (not where its file lies,
+    so that other machines join the same search) and the settings. How many trials there are decides the brackets, but
+    not what Optuna tries: more of them go on with the same study.
+    """
 
     def __init__(self, cache: Cache, settings: SearchSettings, space: Mapping[str, Any]) -> None:
-        beside = ("budget", "cache", "cache_root", "evaluate", "optuna", "device")
+        beside = {"budget", "cache", "cache_root", "device", "evaluate", "optuna", "refit", "space"}
+        if settings.optuna is not None:
+            beside.add("trials")
         counted = {k: v for k, v in record(settings).items() if k not in beside}
         subject = json.dumps([cache.key, cache.content, counted, space], sort_keys=True)
         self.name = f"search-{hashlib.sha256(subject.encode()).hexdigest()[:16]}"

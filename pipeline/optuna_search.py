@@ -6,7 +6,6 @@ that the same command, started several times or on several machines, does one se
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import time
@@ -20,7 +19,7 @@ from pipeline.heads.config import MinibatchConfig
 from pipeline.report.watch import Watch
 
 if TYPE_CHECKING:
-    from pipeline.heads.training import Epoch
+    from pipeline.heads.training import Epoch, FitResult
     from pipeline.search import SearchSettings
     from pipeline.store import Cache
 
@@ -39,10 +38,12 @@ def optuna_trials(
 ) -> list[dict[str, Any]]:
     """Try until the study ``name`` has ``settings.trials`` finished trials of all processes; a line for each of them.
 
-    A trial's draws depend on the seed, its number and the trials before it: alone, the same command tries the same.
+    A trial's draws depend on the seed, its number and the trials before it: alone and not stopped, the same command
+    tries the same, and no two processes draw from the same stream. A trial that the budget cuts short is in this
+    answer, but is not finished: when the search goes on, another takes its place.
 
     Raises:
-        ConfigError: Optuna is not installed, the journal cannot be written, or the space is not one.
+        ConfigError: Optuna is not installed, the file is no journal that can be written, or the space is not one.
     """
     from pipeline.heads.space import sample_configs
     from pipeline.minibatch_search import line_of
@@ -51,28 +52,36 @@ def optuna_trials(
         import optuna
     except ImportError as error:
         raise ConfigError("--optuna needs Optuna: pip install 'pipeline[optuna]'") from error
-    sample_configs(space, 1, settings.seed, base)  # names what is wrong with the space
+    sample_configs(space, settings.trials, settings.seed, base)  # names what is wrong with the space
     study = _study(settings, name)
-    over = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    states = optuna.trial.TrialState
+
+    def finished() -> list[dict[str, Any]]:
+        over = study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED))
+        return [json.loads(t.user_attrs[LINE]) for t in over]
+
     ends = time.monotonic() + settings.budget if settings.budget else float("inf")
-    before = len(study.get_trials(deepcopy=False, states=over))
-    if before:
-        watch.say(f"the journal holds {before} finished trials of this search")
-    with watch.track("search", settings.trials, unit="heads", done=min(before, settings.trials)) as tracker:
-        while len(study.get_trials(deepcopy=False, states=over)) < settings.trials and time.monotonic() < ends:
+    lines = finished()
+    if lines:
+        watch.say(f"the journal holds {len(lines)} finished trials of this search")
+    with watch.track("search", settings.trials, unit="heads", done=min(len(lines), settings.trials)) as tracker:
+        while len(lines) < settings.trials and time.monotonic() < ends:
             trial = study.ask()
             # Seeded by the trial's number, which no two processes share.
             study.sampler = optuna.samplers.TPESampler(seed=(settings.seed * 1_000_003 + trial.number) % 2**32)
-            fit, pruned = _fit(cache, fitted, chosen, settings, _suggest(trial, space, base), trial, ends)
+            try:
+                fit, state = _fit(cache, fitted, chosen, settings, _suggest(trial, space, base), trial, ends)
+            except BaseException:
+                study.tell(trial, state=states.FAIL)  # or it would look as if it were still running somewhere
+                raise
             line = line_of(cache, fitted, chosen, fit)
             trial.set_user_attr(LINE, json.dumps(line))
-            if pruned or fit.diverged or not fit.trace:
-                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-            else:
-                study.tell(trial, line["val"][settings.metric])
-            tracker.advance()
-    found = study.get_trials(deepcopy=False, states=over)
-    return [json.loads(t.user_attrs[LINE]) for t in found if LINE in t.user_attrs]
+            study.tell(trial, line["val"][settings.metric] if state == states.COMPLETE else None, state=state)
+            if state == states.FAIL:
+                return [*finished(), line]
+            before, lines = len(lines), finished()
+            tracker.advance(min(len(lines), settings.trials) - before)  # those of other processes count, too
+    return lines
 
 
 def _study(settings: SearchSettings, name: str) -> Any:
@@ -81,16 +90,20 @@ def _study(settings: SearchSettings, name: str) -> Any:
     from optuna.storages.journal import JournalFileBackend
 
     assert settings.optuna is not None
+    file = settings.optuna
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        settings.optuna.parent.mkdir(parents=True, exist_ok=True)
-        with settings.optuna.open("ab"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab"):
             pass
     except OSError as error:
-        raise ConfigError(f"--optuna {settings.optuna} cannot be written ({error.strerror}): give a file") from error
+        raise ConfigError(f"--optuna {file} cannot be written ({error.strerror}): give a file") from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", category=optuna.exceptions.ExperimentalWarning)
-        storage = JournalStorage(JournalFileBackend(str(settings.optuna)))
+        try:
+            storage = JournalStorage(JournalFileBackend(str(file)))
+        except (ValueError, LookupError, TypeError) as error:  # what Optuna raises at a line that it did not write
+            raise ConfigError(f"--optuna {file} is no journal of Optuna, or a damaged one: give a new file") from error
         return optuna.create_study(
             storage=storage,
             study_name=name,
@@ -122,19 +135,25 @@ def _fit(
     config: MinibatchConfig,
     trial: Any,
     ends: float,
-) -> tuple[Any, bool]:
-    """One head, and whether it was given up because others were better at the same epoch."""
+) -> tuple[FitResult, Any]:
+    """One head, and how its trial ends: PRUNED where others were better at the same epoch or it diverged, FAIL where
+    the budget cut it short.
+    """
+    from optuna.trial import TrialState
+
     from pipeline.heads.minibatch import fit_minibatch
 
-    pruned = False
+    pruned = cut = False
 
     def tell(_: int, epoch: Epoch) -> None:
         nonlocal pruned
-        value = epoch.val_loss if settings.metric == "log_loss" else epoch.val_accuracy
-        if value is not None:
-            with contextlib.suppress(ValueError):  # an epoch is reported once, also by a trial that was begun before
-                trial.report(value, epoch.epoch)
-            pruned = pruned or (epoch.epoch < config.epochs and trial.should_prune())
+        trial.report(epoch.val_loss if settings.metric == "log_loss" else epoch.val_accuracy, epoch.epoch)
+        pruned = epoch.epoch < config.epochs and trial.should_prune()
+
+    def stop() -> bool:  # asked before each epoch that is still to come
+        nonlocal cut
+        cut = not pruned and time.monotonic() >= ends
+        return pruned or cut
 
     fit = fit_minibatch(
         fitted.X,
@@ -147,6 +166,8 @@ def _fit(
         class_names=cache.classes,
         device=settings.device,
         on_epoch=tell,
-        should_stop=lambda: pruned or time.monotonic() >= ends,
+        should_stop=stop,
     )[0]
-    return fit, pruned
+    if cut:
+        return fit, TrialState.FAIL
+    return fit, TrialState.PRUNED if pruned or fit.diverged else TrialState.COMPLETE

@@ -45,11 +45,13 @@ class SearchSettings(HeadSettings):
     )
     metric: str = st.option("accuracy", "what is chosen by", choices=METRICS)
     cv: int = st.option(0, CV_HELP, minimum=0)
-    trials: int = st.option(54, "minibatch: configurations to draw", minimum=1)
+    trials: int = st.option(54, "minibatch: configurations to try, with --optuna by all processes together", minimum=1)
     epochs: int = st.option(MinibatchConfig.epochs, "minibatch: epochs that the best ones get", minimum=1)
     budget: float | None = st.option(None, "minibatch: seconds after which no more are tried", above=0)
     optuna: Path | None = st.option(
-        None, "minibatch: adaptive search by Optuna; its journal, which several processes or machines may share"
+        None,
+        "minibatch: adaptive search by Optuna, its journal in FILE, which several processes or machines may share",
+        metavar="FILE",
     )
     refit: bool = st.option(True, "learn from train + val once the choice is made")
     evaluate: bool = st.option(True, "score the chosen head on test, once")
@@ -66,10 +68,14 @@ class SearchSettings(HeadSettings):
             for name, value in (("--cv", self.cv), ("--Cs", self.Cs), ("--shots", self.shots)):
                 if value:
                     raise ConfigError(f"{name} is for the exact heads: leave it out, or give --space {EXACT}")
-        elif self.optuna is not None:
-            raise ConfigError("--optuna is for minibatch heads: give --space mlp or a .toml file with it")
+        else:
+            for name, given in (("--optuna", self.optuna), ("--budget", self.budget)):
+                if given is not None:
+                    raise ConfigError(f"{name} is for minibatch heads: give --space mlp or a .toml file with it")
         if self.shots and (self.cv or self.views):
             raise ConfigError("--shots draws from the train images: leave out --cv and --views")
+        if self.cv and self.views:
+            raise ConfigError("--cv would learn from views of the images that it holds out: leave out --cv or --views")
 
     @property
     def penalties(self) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""The search: chosen on val alone, refitted on both, tested once; by cross-validation, by halving, and few-shot."""
+"""The search: chosen on val alone, refitted on both, tested once; by cross-validation, and by halving."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 
-from pipeline import extract, open_cache, search
-from pipeline.cached import Rows, load_rows
+from pipeline import extract, open_cache, search, train
+from pipeline.cached import load_rows
 from pipeline.errors import ConfigError, HeadError
-from pipeline.fewshot import drawn
 from pipeline.heads.artifact import load_head
 from pipeline.heads.exact import fit_exact
+from pipeline.rewrite import kept
 from pipeline.search import fold_numbers
+from pipeline.store import Writer, create_partial
 
 Quick = dict[str, Any]
 FEW = (1e-4, 1e-2, 1.0)
@@ -38,8 +39,8 @@ def trials_of(run: Path) -> list[dict[str, Any]]:
 def test_trials_are_ranked_by_the_metric_as_scikit_learn_computes_it(cache: Path, tmp_path: Path, metric: str) -> None:
     """S6"""
     found = search(cache, Cs=FEW, metric=metric, evaluate=False, cache_root=tmp_path)
-    train, val = (load_rows(open_cache(cache), split) for split in ("train", "val"))
-    fits = fit_exact(train.X, train.y, n_classes=3, Cs=FEW)
+    fitted, val = (load_rows(open_cache(cache), split) for split in ("train", "val"))
+    fits = fit_exact(fitted.X, fitted.y, n_classes=3, Cs=FEW)
     expected = {}
     for fit in fits:
         logits = val.X.astype(np.float64) @ fit.weight.T.astype(np.float64) + fit.bias
@@ -59,14 +60,14 @@ def test_trials_are_ranked_by_the_metric_as_scikit_learn_computes_it(cache: Path
 
 def test_the_chosen_penalty_is_refitted_on_train_and_val_and_the_run_says_so(cache: Path, tmp_path: Path) -> None:
     found = search(cache, Cs=FEW, evaluate=False, cache_root=tmp_path)
-    train, val = (load_rows(open_cache(cache), split) for split in ("train", "val"))
+    fitted, val = (load_rows(open_cache(cache), split) for split in ("train", "val"))
     best = trials_of(found.run)[0]["C"]
-    X, y = np.concatenate([train.X, val.X]), np.concatenate([train.y, val.y])
+    X, y = np.concatenate([fitted.X, val.X]), np.concatenate([fitted.y, val.y])
     expected = fit_exact(X, y, n_classes=3, Cs=[best])[0]
     np.testing.assert_array_equal(load_head(found.run).tensors["weight"], expected.weight)
     assert json.loads((found.run / "config.json").read_text())["learned_from"] == ["train", "val"]
     kept = search(cache, Cs=FEW, evaluate=False, refit=False, cache_root=tmp_path)
-    alone = next(f for f in fit_exact(train.X, train.y, n_classes=3, Cs=FEW) if best == f.C)
+    alone = next(f for f in fit_exact(fitted.X, fitted.y, n_classes=3, Cs=FEW) if best == f.C)
     np.testing.assert_array_equal(load_head(kept.run).tensors["weight"], alone.weight)
     assert json.loads((kept.run / "config.json").read_text())["learned_from"] == ["train"]
 
@@ -84,11 +85,41 @@ def test_the_code_that_selects_never_asks_for_test_rows(
         return rows(self, split)
 
     monkeypatch.setattr(Cache, "rows", sealed)
+    train(cache, cache_root=tmp_path)
+    train(cache, solver="adamw", epochs=2, cache_root=tmp_path)
     search(cache, Cs=FEW, evaluate=False, cache_root=tmp_path)
     search(cache, Cs=FEW, cv=3, evaluate=False, cache_root=tmp_path)
     search(cache, space="mlp", trials=2, epochs=2, evaluate=False, cache_root=tmp_path)
     with pytest.raises(AssertionError, match="selection asked"):
         search(cache, Cs=FEW, cache_root=tmp_path)  # the evaluation at the end does
+
+
+@pytest.mark.parametrize("options", [{"Cs": FEW}, {"Cs": FEW, "cv": 3}, {"space": "mlp", "trials": 4, "epochs": 3}])
+def test_other_test_rows_change_nothing_in_what_is_chosen(cache: Path, tmp_path: Path, options: Quick) -> None:
+    """S6: features and labels of the test rows are others, everything else is the same."""
+    whole = open_cache(cache)
+    made, X = kept(whole, np.arange(len(whole)), "other test rows"), np.array(whole.features)
+    test = whole.rows("test")
+    X[test], made.labels[test] = 1e6, (made.labels[test] + 1) % 3
+    create_partial(tmp_path / "other.h5", made)
+    with Writer(tmp_path / "other.h5") as writer:
+        for block in range(len(writer.done)):
+            start, stop = writer.span(block)
+            writer.write_block(block, X[start:stop], made.digests[start:stop], whole.states[start:stop])
+        writer.publish()
+    runs = [search(c, evaluate=False, cache_root=tmp_path, **options).run for c in (cache, tmp_path / "other.h5")]
+    assert trials_of(runs[0]) == trials_of(runs[1])
+    assert (runs[0] / "head.safetensors").read_bytes() == (runs[1] / "head.safetensors").read_bytes()
+
+
+def test_equal_figures_go_to_the_stronger_penalty(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    equal = {"accuracy": 0.5, "balanced_accuracy": 0.5, "macro_f1": 0.5, "log_loss": 0.7}
+    monkeypatch.setattr(sys.modules["pipeline.search"], "figures", lambda *arguments: equal)
+    found = search(cache, Cs=(1.0, 1e-4, 1e-2), evaluate=False, cache_root=tmp_path)
+    assert [t["C"] for t in trials_of(found.run)] == [1e-4, 1e-2, 1.0]
+    assert json.loads((found.run / "metrics.json").read_text())["config"]["C"] == 1e-4
 
 
 def test_test_is_scored_once_when_the_head_is_fixed(cache: Path, tmp_path: Path) -> None:
@@ -138,7 +169,11 @@ def test_folds_hold_each_row_out_once_and_are_stratified() -> None:
         ({"cv": 1}, "--cv is 1"),
         ({"space": "mlp", "cv": 3}, "--cv is for the exact heads"),
         ({"space": "mlp", "Cs": (1.0,)}, "--Cs is for the exact heads"),
+        ({"space": "mlp", "shots": (1,)}, "--shots is for the exact heads"),
         ({"shots": (1,), "cv": 3}, "leave out --cv"),
+        ({"cv": 3, "views": 1}, "--cv would learn from views of the images that it holds out"),
+        ({"budget": 60.0}, "--budget is for minibatch heads"),
+        ({"optuna": "study.log"}, "--optuna is for minibatch heads"),
         ({"space": "tree"}, "'tree' is not known: choose from exact, mlp, or give a .toml file"),
         ({"space": "missing.toml"}, "missing.toml cannot be read"),
         ({"metric": "auc"}, "--metric 'auc' is not known"),
@@ -192,36 +227,53 @@ def test_a_stopped_search_goes_on_and_ends_as_if_it_had_not_been_stopped(
 
 
 def test_a_budget_ends_the_search_with_what_there_is(cache: Path, tmp_path: Path) -> None:
-    found = search(cache, space="mlp", trials=500, epochs=30, budget=1.0, evaluate=False, cache_root=tmp_path)
+    found = search(cache, space="mlp", trials=500, epochs=30, budget=0.5, evaluate=False, cache_root=tmp_path)
     assert 1 <= len(trials_of(found.run)) < 500
 
 
-def test_only_diverging_heads_are_an_error(cache: Path, tmp_path: Path) -> None:
+def test_a_budget_over_before_the_first_epoch_is_named(cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(HeadError, match="give a longer --budget"):
+        search(cache, space="mlp", trials=3, budget=1e-9, cache_root=tmp_path)
+
+
+@pytest.mark.parametrize("batch_size", [256, 4])  # one batch an epoch: diverged after the first one; many: within it
+def test_only_diverging_heads_are_an_error(cache: Path, tmp_path: Path, batch_size: int) -> None:
     """E9"""
     space = tmp_path / "space.toml"
-    space.write_text('lr = [1e30]\nsolver = ["sgd"]\n')
+    space.write_text(f'lr = [1e30]\nsolver = ["sgd"]\nbatch_size = [{batch_size}]\n')
     with pytest.raises(HeadError, match="every head diverged"):
         search(cache, space=str(space), trials=1, epochs=3, cache_root=tmp_path)
 
 
-def test_few_shot_draws_k_of_each_class_and_reports_mean_and_deviation(cache: Path, tmp_path: Path) -> None:
-    found = search(cache, shots=(1, 4), draws=3, Cs=FEW, cache_root=tmp_path)
-    draws = [json.loads(line) for line in (found.run / "draws.jsonl").read_text().splitlines()]
-    assert [(d["shots"], d["draw"]) for d in draws] == [(k, i) for k in (1, 4) for i in range(3)]
-    for result in found.results:
-        for split in ("val", "test"):
-            values = [d[split] for d in draws if d["shots"] == result["shots"]]
-            assert result[split] == pytest.approx(np.mean(values))
-            assert result[f"{split}_deviation"] == pytest.approx(np.std(values, ddof=1))
-    again = search(cache, shots=(1, 4), draws=3, Cs=FEW, cache_root=tmp_path)
-    assert again.results == found.results
+def test_a_diverging_head_is_ranked_last_and_says_so(cache: Path, tmp_path: Path, listener: Any) -> None:
+    """E9"""
+    space = tmp_path / "space.toml"
+    space.write_text('lr = [1e30, 0.01]\nsolver = ["sgd"]\nbatch_size = [4]\n')
+    found = search(cache, space=str(space), trials=2, epochs=3, evaluate=False, cache_root=tmp_path, watch=listener)
+    assert [(t["lr"], t["note"]) for t in trials_of(found.run)] == [(0.01, ""), (1e30, "diverged")]
+    assert "diverged" in listener.text
 
 
-def test_drawn_rows_are_different_rows_of_each_class() -> None:
-    y = np.repeat([0, 1, 2], [2, 5, 9])
-    rows = Rows(np.arange(16, dtype=np.float32)[:, None], y)
-    few = drawn(rows, 3, seed=(0, 3, 0))
-    assert np.bincount(few.y).tolist() == [2, 3, 3]
-    assert len(np.unique(few.X)) == 8
-    np.testing.assert_array_equal(y[few.X[:, 0].astype(int)], few.y)
-    assert not np.array_equal(drawn(rows, 3, seed=(0, 3, 1)).X, few.X)
+def test_minibatch_trials_follow_from_the_seed(cache: Path, tmp_path: Path) -> None:
+    options: Quick = {"space": "mlp", "trials": 4, "epochs": 2, "evaluate": False, "cache_root": tmp_path}
+    trials = [trials_of(search(cache, seed=seed, **options).run) for seed in (1, 1, 2)]
+    assert trials[0] == trials[1]
+    assert {t["lr"] for t in trials[0]}.isdisjoint(t["lr"] for t in trials[2])
+
+
+def test_the_chosen_minibatch_head_is_the_solo_head_of_its_settings(cache: Path, tmp_path: Path) -> None:
+    """Refitted, on train + val for all epochs; otherwise that of train, its best epoch on val."""
+    from pipeline.heads.config import MinibatchConfig
+    from pipeline.heads.minibatch import fit_minibatch
+
+    fitted, val = (load_rows(open_cache(cache), split) for split in ("train", "val"))
+    X, y = np.concatenate([fitted.X, val.X]), np.concatenate([fitted.y, val.y])
+    for refit, learned, watched in (
+        (True, (X, y), {}),
+        (False, (fitted.X, fitted.y), {"X_val": val.X, "y_val": val.y}),
+    ):
+        found = search(cache, space="mlp", trials=3, epochs=3, refit=refit, evaluate=False, cache_root=tmp_path)
+        config = MinibatchConfig(**trials_of(found.run)[0]["config"])
+        solo = fit_minibatch(*learned, n_classes=3, configs=[config], **watched)[0]
+        for name, tensor in load_head(found.run).tensors.items():
+            np.testing.assert_array_equal(tensor, solo.tensors[name])

@@ -1,12 +1,15 @@
 """The heads as scikit-learn estimators: the same solvers, scikit-learn's names and manners.
 
-Knows arrays. Input in float64 is solved in float64, everything else in float32.
+Knows arrays. Input in float64 is solved in float64, everything else in float32. What the solvers refuse is a ValueError
+here, as scikit-learn's users expect: ``GridSearchCV`` and others treat it so.
 """
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,9 +20,11 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import StratifiedKFold, check_cv
+from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from pipeline.errors import ConfigError, HeadError
 from pipeline.heads.config import PENALTIES, MinibatchConfig
 from pipeline.heads.exact import MAX_ITER, ExactFit, fit_exact
 from pipeline.heads.minibatch import fit_minibatch
@@ -28,6 +33,15 @@ DEFAULTS = MinibatchConfig()
 
 Floats = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[Any]
+
+
+@contextlib.contextmanager
+def _as_value_error() -> Iterator[None]:
+    """Turn what the solvers refuse into scikit-learn's kind of error, with the same words."""
+    try:
+        yield
+    except (ConfigError, HeadError) as error:
+        raise ValueError(str(error)) from error
 
 
 class _Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -107,19 +121,20 @@ class _Exact(_Linear):
     """What both exact heads take from a fit."""
 
     def _solve(self, X: Floats, numbers: npt.NDArray[np.int64], weight: Any, **options: Any) -> list[ExactFit]:
-        return fit_exact(
-            X,
-            numbers,
-            n_classes=len(self.classes_),
-            standardize=self.standardize,
-            class_weight=self._weighting(self.class_weight),
-            sample_weight=weight,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            device=self.device,
-            dtype=torch.float64 if X.dtype == np.float64 else torch.float32,
-            **options,
-        )
+        with _as_value_error():
+            return fit_exact(
+                X,
+                numbers,
+                n_classes=len(self.classes_),
+                standardize=self.standardize,
+                class_weight=self._weighting(self.class_weight),
+                sample_weight=weight,
+                tol=self.tol,
+                max_iter=self.max_iter,
+                device=self.device,
+                dtype=torch.float64 if X.dtype == np.float64 else torch.float32,
+                **options,
+            )
 
     def _take(self, fit: ExactFit) -> None:
         self._keep(fit.weight, fit.bias)
@@ -205,7 +220,7 @@ class ExactLinearHeadCV(_Exact):
         tol: float | None = None,
         max_iter: int = MAX_ITER,
         device: str = "cpu",
-        random_state: int = 0,
+        random_state: Any = 0,
     ) -> None:
         self.Cs = Cs
         self.cv = cv
@@ -221,7 +236,9 @@ class ExactLinearHeadCV(_Exact):
         """Choose C and refit on all rows X (n, D), y (n,); ``sample_weight`` (n,) weighs losses and scores."""
         rows, numbers = self._begin(X, y)
         weight = _weights(sample_weight, rows)
-        self.Cs_ = np.logspace(-6, 5, self.Cs) if isinstance(self.Cs, int) else np.asarray(self.Cs, dtype=np.float64)
+        self.Cs_ = (
+            np.logspace(-6, 5, self.Cs) if isinstance(self.Cs, Integral) else np.asarray(self.Cs, dtype=np.float64)
+        )
         folds = self._folds(rows, numbers)
         fits = self._solve(rows, numbers, weight, Cs=self.Cs_.tolist(), folds=folds)
         scorer = get_scorer(self.scoring)
@@ -243,7 +260,7 @@ class ExactLinearHeadCV(_Exact):
     def _folds(self, X: Floats, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The fold of each row (n,); -1 for a row that is never left out."""
         cv: Any = self.cv
-        if isinstance(cv, int):
+        if isinstance(cv, Integral):
             fewest = int(np.bincount(numbers).min())
             if fewest < 2:
                 raise ValueError(f"a class has {fewest} sample: cross-validation needs at least 2 of each class")
@@ -294,7 +311,7 @@ class MinibatchHead(_Head):
         validation_fraction: float = 0.0,
         standardize: bool = True,
         class_weight: Any = None,
-        random_state: int = DEFAULTS.seed,
+        random_state: Any = DEFAULTS.seed,
         device: str = "cpu",
     ) -> None:
         self.kind = kind
@@ -324,18 +341,20 @@ class MinibatchHead(_Head):
 
         rows, numbers = self._begin(X, y)
         options = {name: getattr(self, name) for name in (*self._FIELDS, *self._MORE)}
-        inside, outside = self._held_out(numbers)
-        fit = fit_minibatch(
-            rows[inside],
-            numbers[inside],
-            n_classes=len(self.classes_),
-            configs=[MinibatchConfig(**options, seed=self.random_state)],
-            X_val=rows[outside] if len(outside) else None,
-            y_val=numbers[outside] if len(outside) else None,
-            standardize=self.standardize,
-            class_weight=self._weighting(self.class_weight),
-            device=self.device,
-        )[0]
+        seed = self._seed()
+        inside, outside = self._held_out(numbers, seed)
+        with _as_value_error():
+            fit = fit_minibatch(
+                rows[inside],
+                numbers[inside],
+                n_classes=len(self.classes_),
+                configs=[MinibatchConfig(**options, seed=seed)],
+                X_val=rows[outside] if len(outside) else None,
+                y_val=numbers[outside] if len(outside) else None,
+                standardize=self.standardize,
+                class_weight=self._weighting(self.class_weight),
+                device=self.device,
+            )[0]
         if fit.diverged:
             raise ValueError(f"training diverged after {fit.n_iter} steps: lr = {self.lr} is too high")
         self.tensors_, self.n_iter_ = fit.tensors, len(fit.trace)
@@ -347,14 +366,22 @@ class MinibatchHead(_Head):
             self.intercept_ = fit.bias[1:] - fit.bias[:1] if two else fit.bias
         return self
 
-    def _held_out(self, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def _seed(self) -> int:
+        """An int ``random_state`` is the seed itself; from None or a RandomState one is drawn."""
+        if isinstance(self.random_state, Integral):
+            return int(self.random_state)
+        return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+
+    def _held_out(
+        self, numbers: npt.NDArray[np.int64], seed: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         from sklearn.model_selection import train_test_split
 
         places = np.arange(len(numbers))
         if not self.validation_fraction:
             return places, places[:0]
         inside, outside = train_test_split(
-            places, test_size=self.validation_fraction, stratify=numbers, random_state=self.random_state
+            places, test_size=self.validation_fraction, stratify=numbers, random_state=seed
         )
         return np.sort(inside), np.sort(outside)
 

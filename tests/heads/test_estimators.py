@@ -1,5 +1,7 @@
 """The heads as scikit-learn estimators: its own checks, and its own logistic regression as the reference."""
 
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -13,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
+import pipeline.heads
 from pipeline.heads import ExactLinearHead, ExactLinearHeadCV, MinibatchHead
 
 X, Y = load_iris(return_X_y=True)
@@ -112,3 +115,46 @@ def test_a_minibatch_head_stops_early_on_the_rows_it_holds_out():
     np.testing.assert_array_equal(head.coef_, again.coef_)
     with pytest.raises(ValueError, match="diverged"):
         MinibatchHead(solver="sgd", lr=1e38, epochs=3).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (ExactLinearHead(C=-1.0), "C is -1.0"),
+        (ExactLinearHead(class_weight="odd"), "class weight 'odd'"),
+        (ExactLinearHead(class_weight={0: -1.0}), "none negative"),
+        (ExactLinearHeadCV(Cs=[]), "no C"),
+        (MinibatchHead(lr=-1.0), "lr is -1.0"),
+        (MinibatchHead("round"), "kind 'round' is not known"),
+    ],
+)
+def test_what_the_solvers_refuse_is_a_value_error_as_scikit_learns_users_expect(head, words):
+    with pytest.raises(ValueError, match=words):
+        head.fit(X, Y)
+
+
+def test_rows_that_are_all_the_same_are_a_value_error():
+    """L6"""
+    with pytest.raises(ValueError, match="the same features"):
+        ExactLinearHead().fit(np.full((12, 3), 0.1), np.arange(12) % 2)
+
+
+def test_random_state_may_be_what_scikit_learn_takes():
+    head = MinibatchHead(epochs=2, batch_size=16)
+    first, again, other = (
+        clone(head).set_params(random_state=np.random.RandomState(seed)).fit(X, Y).coef_ for seed in (5, 5, 6)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert head.set_params(random_state=None, validation_fraction=0.2).fit(X, Y).n_iter_ == 2
+    assert len(ExactLinearHeadCV(np.int64(3), cv=np.int64(2), random_state=None).fit(X, Y).Cs_) == 3
+
+
+def test_settings_are_read_without_torch_and_heads_are_imported_when_asked_for():
+    code = (
+        "import sys, pipeline.heads.config; from pipeline.heads import __all__; "
+        "sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'NoHead'"):
+        pipeline.heads.NoHead

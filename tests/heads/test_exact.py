@@ -53,6 +53,8 @@ def test_the_objective_is_scikit_learns_optimum_and_the_predictions_too(n, d, c,
     assert fit.converged
     assert fit.objective <= best * (1 + 5e-6)
     assert (predictions(fit, X) == model.predict(Z)).mean() >= 0.999
+    wide = fit_exact(X, y, n_classes=c, Cs=[C], dtype=torch.float64)[0]
+    assert wide.converged and wide.objective == pytest.approx(best, rel=1e-9)
 
 
 @pytest.mark.parametrize("c", [2, 4])
@@ -66,13 +68,15 @@ def test_in_float64_the_coefficients_are_scikit_learns(c):
     assert fit.objective <= objective(X, y, 0.5, model.coef_, model.intercept_) * (1 + 1e-12)
 
 
-def test_balanced_classes_weigh_as_scikit_learns():
-    X, y = data(noise=4)
-    keep = (y != 2) | (np.arange(len(y)) % 5 == 0)
+@pytest.mark.parametrize("c", [2, 3])
+def test_balanced_classes_weigh_as_scikit_learns(c):
+    X, y = data(noise=4, c=c)
+    keep = (y != c - 1) | (np.arange(len(y)) % 5 == 0)
     X, y = X[keep], y[keep]
-    fit = fit_exact(X, y, n_classes=3, Cs=[0.1], class_weight="balanced")[0]
+    fit = fit_exact(X, y, n_classes=c, Cs=[0.1], class_weight="balanced")[0]
     model, Z = reference(X, y, 0.1, class_weight="balanced")
-    w = len(y) / (3 * np.bincount(y))[y]
+    w = len(y) / (c * np.bincount(y))[y]
+    assert len(set(w)) > 1
     assert fit.objective == pytest.approx(objective(Z, y, 0.1, model.coef_, model.intercept_, w), rel=2e-6)
     assert (predictions(fit, X) == model.predict(Z)).mean() >= 0.999
 
@@ -113,7 +117,7 @@ def test_a_path_gives_each_penalty_what_it_gives_alone():
 
 def test_a_fold_is_the_fit_of_the_rows_left_in():
     X, y = data(n=120, c=3)
-    X = X.astype(np.float64)
+    X = StandardScaler().fit_transform(X.astype(np.float64))
     folds = np.arange(120) // 3 % 4
     fits = fit_exact(X, y, n_classes=3, Cs=[0.1, 2.0], folds=folds, standardize=False, dtype=torch.float64)
     assert [(f.fold, f.C) for f in fits] == [(k, C) for k in (-1, 0, 1, 2, 3) for C in (0.1, 2.0)]
@@ -131,6 +135,11 @@ def test_streamed_rows_give_what_held_ones_give():
     for a, b in zip(held, streamed, strict=True):
         assert b.converged
         assert b.objective == pytest.approx(a.objective, rel=1e-5)
+    held, streamed = (
+        fit_exact(X, y, n_classes=3, Cs=[0.1], dtype=torch.float64, held_bytes=size)[0] for size in (1 << 30, 0)
+    )
+    np.testing.assert_allclose(streamed.weight, held.weight, atol=1e-7 * np.abs(held.weight).max())
+    assert streamed.objective == pytest.approx(held.objective, rel=1e-9)
 
 
 def test_the_same_input_gives_the_same_bits():
@@ -193,12 +202,14 @@ def test_what_cannot_be_learned_from_is_refused_by_name():
 def test_each_iteration_is_told_with_its_head_and_the_objective_falls():
     X, y = data()
     steps = []
-    fit = fit_exact(X, y, n_classes=3, Cs=[0.5], on_step=lambda s: steps.append((s, s.head())))[0]
+    fit = fit_exact(X, y, n_classes=3, Cs=[0.5], standardize=False, on_step=lambda s: steps.append((s, s.head)))[0]
     assert [s.n_iter for s, _ in steps] == list(range(1, fit.n_iter + 1))
     values = [s.objective for s, _ in steps]
     assert all(after <= before * (1 + 1e-6) for before, after in itertools.pairwise(values))
     assert values[-1] == pytest.approx(fit.objective / (0.5 * len(y)), rel=1e-5)
-    for step, (weight, bias) in (steps[0], steps[-1]):
+    for step, head in steps:
+        weight, bias = (t.astype(np.float64) for t in head())
+        assert step.objective == pytest.approx(objective(X, y, 0.5, weight, bias) / (0.5 * len(y)), rel=1e-5)
         assert step.accuracy == pytest.approx(((X @ weight.T + bias).argmax(axis=1) == y).mean(), abs=0.01)
 
 
