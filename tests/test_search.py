@@ -227,8 +227,8 @@ def test_a_stopped_search_goes_on_and_ends_as_if_it_had_not_been_stopped(
 
 
 def test_a_budget_ends_the_search_with_what_there_is(cache: Path, tmp_path: Path) -> None:
-    found = search(cache, space="mlp", trials=500, epochs=30, budget=0.5, evaluate=False, cache_root=tmp_path)
-    assert 1 <= len(trials_of(found.run)) < 500
+    found = search(cache, space="mlp", trials=3000, epochs=30, budget=5.0, evaluate=False, cache_root=tmp_path)
+    assert 1 <= len(trials_of(found.run)) < 3000
 
 
 def test_a_budget_over_before_the_first_epoch_is_named(cache: Path, tmp_path: Path) -> None:

@@ -43,10 +43,10 @@ class Bench:
 class Goal:
     """What the median must reach (``floor``) and should reach (``aim``).
 
-    ``sense`` is ``least`` (at least the floor), ``most`` (at most) or ``exactly``.
+    ``sense`` is ``least`` (at least the floor), ``most`` (at most) or ``exactly``; a floor of None is none.
     """
 
-    floor: float
+    floor: float | None
     aim: float | None = None
     sense: Literal["least", "most", "exactly"] = "least"
 
@@ -82,7 +82,9 @@ class Figure:
     @property
     def floor_met(self) -> bool | None:
         """Whether the median reaches the floor; None where there is no floor."""
-        return None if self.goal is None else self.goal.reached(self.value, self.goal.floor)
+        if self.goal is None or self.goal.floor is None:
+            return None
+        return self.goal.reached(self.value, self.goal.floor)
 
     @property
     def aim_met(self) -> bool | None:

@@ -80,7 +80,7 @@ def figure(value: float) -> str:
 
 def _verdict(row: BenchRow) -> Text:
     if row.floor_met is None:
-        return Text("")
+        return Text("aim met" if row.aim_met else "", "green")
     if not row.floor_met:
         return Text("MISSED", "bold red")
     return Text("aim met" if row.aim_met else "met", "green")

@@ -48,6 +48,12 @@ def test_a_figure_without_a_floor_is_neither_met_nor_missed():
     assert Figure("e", "n", (1.0,), {}).floor_met is None
 
 
+def test_a_goal_may_have_an_aim_alone():
+    figure = Figure("e", "n", (1.0,), {}, goal=Goal(None, aim=1.5, sense="most"))
+    assert figure.floor_met is None and figure.aim_met is True
+    assert figure.to_json()["floor"] is None
+
+
 def test_the_record_of_a_figure_holds_every_repeat_and_no_nan():
     figure = ratio("e", "a ÷ b", ("a", [1.0, 3.0]), ("b", [2.0, 2.0]), "s", goal=Goal(0.9, 1.2), note="why")
     assert figure.to_json() == {

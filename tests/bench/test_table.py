@@ -33,6 +33,13 @@ def test_met_and_aimed_at_are_told_apart():
     assert two.rstrip().endswith("aim met")
 
 
+def test_an_aim_without_a_floor_is_said_to_be_met():
+    met = BenchRow("a", "one", 1.2, 1.2, 1.2, aim=1.5, sense="most", aim_met=True)
+    open_ = BenchRow("a", "two", 1.7, 1.7, 1.7, aim=1.5, sense="most", aim_met=False)
+    one, two = (x for x in printed([met, open_]).splitlines() if "one" in x or "two" in x)
+    assert one.rstrip().endswith("aim met") and two.rstrip().endswith("1.5")
+
+
 def test_an_entry_is_named_once_and_limits_show_their_side():
     rows = [
         BenchRow("rerun", "time", 1.2, 1.1, 1.3, unit="s", floor=3, sense="most", floor_met=True),
