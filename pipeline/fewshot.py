@@ -70,7 +70,13 @@ def run_few_shot(cache: Cache, settings: SearchSettings, watch: Watch) -> FewSho
     ]
     results = [_summary(k, [d for d in draws if d["shots"] == k]) for k in sorted(set(settings.shots))]
     metric = settings.metric.replace("_", " ")
-    watch.show(shots_table(results, title=f"{metric}, mean and deviation of {settings.draws} draws"))
+    watch.show(
+        shots_table(
+            results,
+            title=f"{metric}, mean and deviation of {settings.draws} draws",
+            share=settings.metric != "log_loss",
+        )
+    )
     name = cache.path.name.removesuffix(".h5")
     with runs.new_run(
         settings.cache_root, stage="fewshot", name=name, settings=st.record(settings), about=cache_record(cache)
@@ -94,7 +100,7 @@ def drawn(rows: Rows, k: int, *, seed: tuple[int, int, int]) -> Rows:
 def _choose(rows: Rows, chosen: Rows, settings: SearchSettings, cache: Cache) -> tuple[ExactFit, float]:
     """The best head on val of the path on the drawn rows, and its figure there."""
     from pipeline.heads.exact import fit_exact
-    from pipeline.search import figures
+    from pipeline.search import exact_trial
 
     fits = fit_exact(
         rows.X,
@@ -105,13 +111,10 @@ def _choose(rows: Rows, chosen: Rows, settings: SearchSettings, cache: Cache) ->
         class_names=cache.classes,
         device=settings.device,
     )
-    scored = []
-    for fit in fits:
-        found = figures(linear_logits(chosen.X, fit.weight, fit.bias), chosen.y, cache.classes)
-        value = found[settings.metric]
-        scored.append(((value if settings.metric == "log_loss" else -value), found["log_loss"], fit.C, fit, value))
-    best = min(scored, key=lambda s: s[:3])
-    return best[3], best[4]
+    trials = [exact_trial(fit, rows, chosen, cache) for fit in fits]
+    # Equal figures go to the stronger penalty, as everywhere in the search.
+    best = min(range(len(fits)), key=lambda i: (*trials[i].rank(settings.metric), fits[i].C))
+    return fits[best], trials[best].val[settings.metric]
 
 
 def _score(fit: ExactFit, test: Rows | None, metric: str, cache: Cache) -> float | None:

@@ -181,7 +181,7 @@ def _exact_search(
     else:
         rows = fitted
         fits = fit_exact(fitted.X, fitted.y, Cs=settings.penalties, **options)
-        trials = [_trial(fit, fitted, chosen, cache) for fit in fits]
+        trials = [exact_trial(fit, fitted, chosen, cache) for fit in fits]
     # Equal figures go to the stronger penalty: the simpler head.
     ranked = sorted(trials, key=lambda t: (*t.rank(settings.metric), t.settings["C"]))
     best_C = ranked[0].settings["C"]
@@ -194,7 +194,8 @@ def _exact_search(
     return ranked, exact_head(best), {PATH_PICTURE: picture}
 
 
-def _trial(fit: ExactFit, fitted: Rows, chosen: Rows, cache: Cache) -> Trial:
+def exact_trial(fit: ExactFit, fitted: Rows, chosen: Rows, cache: Cache) -> Trial:
+    """An exact head with its figures on train and val."""
     val, train = (figures(linear_logits(r.X, fit.weight, fit.bias), r.y, cache.classes) for r in (chosen, fitted))
     note = "" if fit.converged else "not converged"
     return Trial({"C": fit.C}, val, train, note, {"n_iter": fit.n_iter, "grad_norm": fit.grad_norm})

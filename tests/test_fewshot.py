@@ -104,7 +104,12 @@ def test_without_evaluation_test_rows_are_not_asked_for(
 
     monkeypatch.setattr(Cache, "rows", sealed)
     found = search(cache, shots=(1,), draws=2, Cs=FEW, evaluate=False, cache_root=tmp_path)
-    assert found.results[0]["test"] is None and found.results[0]["val"] is not None
+    draws = [json.loads(line) for line in (found.run / "draws.jsonl").read_text().splitlines()]
+    assert [d["test"] for d in draws] == [None, None]
+    assert found.results[0]["test"] is None
+    assert found.results[0]["val"] == pytest.approx(np.mean([d["val"] for d in draws]))
+    with pytest.raises(AssertionError, match="few-shot asked"):
+        search(cache, shots=(1,), draws=2, Cs=FEW, cache_root=tmp_path)  # the scoring at the end does
 
 
 def test_one_draw_has_no_deviation(cache: Path, tmp_path: Path) -> None:

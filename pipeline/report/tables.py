@@ -139,14 +139,19 @@ def search_table(
     return titled(table, title, caption)
 
 
-def shots_table(results: Sequence[Mapping[str, Any]], title: str = "") -> RenderableType:
-    """Few-shot figures: ``shots draws val val_deviation test test_deviation C``, a deviation None for one draw."""
+def shots_table(results: Sequence[Mapping[str, Any]], title: str = "", share: bool = True) -> RenderableType:
+    """Few-shot figures: ``shots draws val val_deviation test test_deviation C``, a deviation None for one draw.
+
+    ``share`` says that the figures are shares in [0, 1]; a log-loss is not.
+    """
     table = plain_table()
     for name in ("Shots", "Draws", "Val", "Test", "Median C"):
         table.add_column(name, justify="right", no_wrap=True)
 
     def spread(r: Mapping[str, Any], name: str) -> str:
         mean, deviation = r[name], r[f"{name}_deviation"]
+        if not share:
+            return significant(mean) if deviation is None else f"{significant(mean)} ± {significant(deviation, 2)}"
         return percent(mean) if deviation is None else f"{percent(mean)} ± {100 * deviation:.1f}"
 
     for r in results:
