@@ -23,8 +23,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.errors import ConfigError, HeadError
-from pipeline.heads.rows import Array, ClassWeight, check_classes, check_features, check_labels, class_weights
+from pipeline.errors import ConfigError
+from pipeline.heads.rows import (
+    Array,
+    ClassWeight,
+    check_classes,
+    check_device,
+    check_features,
+    check_labels,
+    check_sample_weight,
+    class_weights,
+)
 from pipeline.heads.standardize import Standardization, fit_standardization, fold, row_chunks
 
 LAMBDAS = tuple(10.0 ** (k / 2) for k in range(-6, 13))  # 10^-3 ... 10^6; scikit-learn's alpha
@@ -87,9 +96,9 @@ def ridge_path(
     check_classes(labels, n_classes, None)
     weights = class_weights(labels, n_classes, class_weight)[labels]
     if sample_weight is not None:
-        weights = weights * _checked_weights(sample_weight, len(X))
+        weights = weights * check_sample_weight(sample_weight, len(X))
     s = fit_standardization(X) if standardize else Standardization(np.zeros(X.shape[1]), np.ones(X.shape[1]))
-    problem = _Problem(X, labels, n_classes, weights, s, torch.device(device))
+    problem = _Problem(X, labels, n_classes, weights, s, check_device(device))
     wide = len(X) <= X.shape[1] + 1  # from there on least squares may pass through every row
     layers, left_out = _wide(problem, lambdas) if wide else _tall(problem, lambdas)
     fits = []
@@ -98,16 +107,6 @@ def ridge_path(
         weight, bias_ = fold(layer.cpu().numpy(), bias.cpu().numpy(), s)
         fits.append(RidgeFit(float(lam), weight, bias_, *problem.score(predicted)))
     return RidgePath(tuple(fits))
-
-
-def _checked_weights(sample_weight: Array, n_rows: int) -> npt.NDArray[np.float64]:
-    weights = np.asarray(sample_weight, dtype=np.float64)
-    if weights.shape != (n_rows,) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
-        raise HeadError(
-            f"sample weights have shape {tuple(weights.shape)}: ({n_rows},) finite ones of at least 0 are needed, "
-            "some above 0"
-        )
-    return weights
 
 
 class _Problem:

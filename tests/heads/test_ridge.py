@@ -187,5 +187,5 @@ def test_penalties_that_mean_nothing_are_refused(lambdas):
 def test_sample_weights_that_mean_nothing_are_refused():
     X, y = problem(TALL)
     for weights in (np.ones(3), -np.ones(80), np.zeros(80), np.full(80, np.nan)):
-        with pytest.raises(HeadError, match="sample weights"):
+        with pytest.raises(HeadError, match="sample weight"):
             ridge_path(X, y, n_classes=4, sample_weight=weights)
