@@ -12,12 +12,13 @@ advance together in the eigenbasis of the features' covariance (``spectrum``), w
 * one product for the logits and one for the gradient serve all problems, whose columns lie side by side. Wide products
   run at ten times the speed of narrow ones.
 
-Penalties are solved in waves from sparse to dense, each started from the interpolated path of those before; a problem
-that has converged leaves the arrays. Each result is certified by its gradient on the standardised rows in float64.
+Penalties are solved in waves from strong to weak, each started from the path of those before, continued or
+interpolated; a problem that has converged leaves the arrays. Each result is certified by its gradient on the standardised rows in float64.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,13 +45,15 @@ from pipeline.heads.spectrum import decompose
 from pipeline.heads.standardize import fit_standardization, fold
 
 TOL = {torch.float32: 1e-5, torch.float64: 1e-10}  # see ExactFit.converged
-FALL_SHARE = 0.1  # the objective may still fall by this times tol, as a share of it
-FOLD_SLACK = 10  # a fold's head is only scored: ten times the tolerance, which is scikit-learn's own default
+FALL_SHARE = 0.03  # the objective may still fall by this times tol, as a share of it (an estimate: up to three times that)
+FOLD_SLACK = 100  # a fold's head is only scored: its objective may still fall by 3e-5 of it in float32
 MAX_ITER = 1000
 HELD_BYTES = 8 << 30  # of rotated rows that are held; past it rows are read anew for each product
 LOGITS_BYTES = 1 << 28  # of the logits of the problems that advance together
-WAVE_COLUMNS = 60  # products of fewer columns are slow
+STRIDE = 4  # of the penalties that the others are interpolated from: a decade on the default path
+EASY = 1000.0  # C times the weight of all rows, up to which a head is found from zero in a few steps
 NEIGHBOURS = 4  # solved penalties that a start is interpolated from
+CONTINUED = 3  # ... and beyond which it is continued
 CERTIFIED_COLUMNS = 512  # at once
 
 Float = npt.NDArray[np.floating]
@@ -60,7 +63,7 @@ Float = npt.NDArray[np.floating]
 class ExactFit:
     """One optimum. The head is for raw features: standardisation is folded in.
 
-    ``converged``: the solver's estimate of what the objective can still fall by is below 0.1 ``tol`` of it, and
+    ``converged``: the solver's estimate of what the objective can still fall by is below 0.03 ``tol`` of it, and
     the gradient, computed afresh in float64, is below ``tol``.
     """
 
@@ -108,7 +111,7 @@ def fit_exact(
 
     X: (N, D) float, may be a memory map; y: (N,) class numbers. With ``folds`` (N,), a fold's number for each row, the
     fits of all rows are followed by those without fold 0 for each C, without fold 1, ...; standardisation is that of
-    all rows, which no label enters, and these fits are held to 10 ``tol``. ``dtype`` is that of the products and of the
+    all rows, which no label enters, and these fits are held to 100 ``tol``. ``dtype`` is that of the products and of the
     head; sums are float64. ``tol`` None means 1e-5 in float32, 1e-10 in float64. ``on_step`` hears each iteration where
     there is one problem only.
 
@@ -192,10 +195,13 @@ class _Job:
         self.fits: dict[tuple[int, float], ExactFit] = {}
 
     def solve(self, Cs: Sequence[float], *, tol: float, max_iter: int, on_step: Callable[[Step], None] | None) -> None:
-        """Fill ``fits``: the path of all rows in waves, then every fold from there."""
-        for wave in waves(len(Cs), self.n_classes):
+        """Fill ``fits``: the path of all rows in waves, then those of the folds, side by side, likewise."""
+        order = waves(Cs, float(self.total[0]))
+        for wave in order:
             self._solve([(-1, Cs[i]) for i in wave], tol, max_iter, on_step)
-        self._solve([(number, C) for C in Cs for number in range(self.n_folds)], FOLD_SLACK * tol, max_iter, None)
+        for wave in order if self.n_folds else ():
+            some = [(number, Cs[i]) for i in wave for number in range(self.n_folds)]
+            self._solve(some, FOLD_SLACK * tol, max_iter, None)
 
     def _solve(
         self, problems: Sequence[tuple[int, float]], tol: float, max_iter: int, on_step: Callable[[Step], None] | None
@@ -229,14 +235,16 @@ class _Job:
         return (2.0 if self.n_classes == 2 else 1.0) / (C * float(self.total[1 + number]))
 
     def _start(self, number: int, C: float) -> torch.Tensor:
-        """Where to start from: all rows' optimum for a fold, the interpolated path of all rows otherwise."""
-        if number >= 0:
-            return self.theta[-1, C]
-        solved = [c for n, c in self.theta if n < 0]
+        """Where to start from: the path so far, continued or interpolated; a fold's as a departure from all rows'."""
+        solved = [c for n, c in self.theta if n == number]
         near = sorted(solved, key=lambda c: abs(math.log(c / C)))[:NEIGHBOURS]
         start = torch.zeros(self.n_classes, len(self.variance) + 1, dtype=self.dtype, device=self.device)
+        if number >= 0:
+            start += self.theta[-1, C]
         for c, share in zip(near, lagrange([math.log(c) for c in near], math.log(C)), strict=True):
-            start.add_(self.theta[-1, c], alpha=share)
+            start.add_(self.theta[number, c], alpha=share)
+            if number >= 0:
+                start.sub_(self.theta[-1, c], alpha=share)
         return start
 
     def _follower(self, on_step: Callable[[Step], None]) -> Callable[[Progress], None]:
@@ -244,7 +252,7 @@ class _Job:
             right = progress.logits[0].argmax(dim=0) == self.y
             accuracy = float(right.to(torch.float64).mean())
             theta = progress.theta[0]
-            on_step(Step(progress.n_iter, float(progress.objective[0]), accuracy, lambda: self._head(theta)))
+            on_step(Step(progress.n_iter, float(progress.objective[0]), accuracy, lambda: self._head(*self._standard_head(theta))))
 
         return follow
 
@@ -256,8 +264,8 @@ class _Job:
         bias -= bias.mean(dim=-1, keepdim=True)
         return weight.cpu().numpy(), bias.cpu().numpy()
 
-    def _head(self, theta: torch.Tensor) -> tuple[Float, Float]:
-        weight, bias = self._standard_head(theta)
+    def _head(self, weight: Float, bias: Float) -> tuple[Float, Float]:
+        """The head on raw features of a standard head, weight (C, D) and bias (C,)."""
         kind = np.float64 if self.dtype == torch.float64 else np.float32
         if self.standardization is None:
             return weight.astype(kind), bias.astype(kind)
@@ -282,12 +290,12 @@ class _Job:
             norm = np.maximum(np.abs(gradient).max(axis=(1, 2)), np.abs(slope).max(axis=1))
             half = 0.5 * penalty * (weight**2).sum(axis=(1, 2))
             for k, (number, C) in enumerate(some):
-                head = self._head(self.theta[number, C])
+                folded = self._head(weight[k], bias[k])
                 self.fits[number, C] = ExactFit(
                     C=C,
                     fold=number,
-                    weight=head[0],
-                    bias=head[1],
+                    weight=folded[0],
+                    bias=folded[1],
                     objective=float(C * self.total[1 + number] * (loss[k] + half[k])),
                     loss=float(loss[k]),
                     grad_norm=float(norm[k]),
@@ -320,24 +328,40 @@ class _Job:
         return loss.cpu().numpy(), gradient.view(k, c, d).cpu().numpy(), slope.cpu().numpy()
 
 
-def waves(n: int, n_classes: int) -> list[list[int]]:
-    """Places 0 ... n - 1 of an ascending path in the order to solve them: sparse first, then halfway between.
+def waves(Cs: Sequence[float], total: float) -> list[list[int]]:
+    """Places of an ascending path in the order to solve them, those of a wave together; ``total`` weighs all rows.
 
-    The first wave is as sparse as its products stay wide.
+    Every STRIDE-th penalty is an anchor. Weak heads, where C times ``total`` is small, are a few steps from zero: their
+    anchors come first, together. From there on each anchor starts from those before it; the penalties in between
+    follow by halves as soon as both sides are there, so that products are wide while the path is walked.
     """
-    stride = 1
-    while n / (2 * stride) * n_classes >= WAVE_COLUMNS:
-        stride *= 2
-    found = [list(range(0, n, stride))]
-    while stride > 1:
-        half = stride // 2
-        found.append(list(range(half, n, stride)))
-        stride = half
-    return [wave for wave in found if wave]
+    n = len(Cs)
+    anchors = [*range(0, n - 1, STRIDE), n - 1]
+    from_zero = max(1, sum(Cs[i] * total <= EASY for i in anchors))
+    turn = {place: max(0, k + 1 - from_zero) for k, place in enumerate(anchors)}
+
+    def halve(low: int, high: int) -> None:
+        if high - low > 1:
+            middle = (low + high) // 2
+            turn[middle] = max(turn[low], turn[high]) + 1
+            halve(low, middle)
+            halve(middle, high)
+
+    for low, high in itertools.pairwise(anchors):
+        halve(low, high)
+    return [sorted(i for i in turn if turn[i] == now) for now in sorted(set(turn.values()))]
 
 
 def lagrange(points: Sequence[float], at: float) -> list[float]:
-    """Shares of the values at ``points`` in their polynomial's value at ``at``; outside them the nearest alone."""
-    if len(points) < 2 or not min(points) <= at <= max(points):
-        return [1.0] + [0.0] * (len(points) - 1) if points else []
-    return [math.prod((at - q) / (p - q) for q in points if q != p) for p in points]
+    """Shares of the values at ``points``, the nearest first, in their polynomial's value at ``at``.
+
+    Outside the points it is the polynomial of the three nearest, no further than these are apart; beyond that the
+    nearest alone stands in.
+    """
+    used = points
+    if points and not min(points) <= at <= max(points):
+        used = points[:CONTINUED]
+        if abs(at - used[0]) > 1.01 * abs(used[0] - used[-1]):
+            used = points[:1]
+    shares = [math.prod((at - q) / (p - q) for q in used if q != p) for p in used]
+    return shares + [0.0] * (len(points) - len(used))

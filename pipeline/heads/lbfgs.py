@@ -12,7 +12,11 @@ from typing import Protocol
 
 import torch
 
-MEMORY = 10  # corrections that L-BFGS remembers
+MEMORY = 10  # corrections that L-BFGS remembers at most
+MEMORY_AT_FIRST = 2  # far from the optimum the curvature changes so fast that old corrections hold steps back
+STEPS_PER_CORRECTION = 5  # after which one more is remembered
+COUPLING_STEPS = 4  # after which the coupling of the classes is looked at anew
+COUPLING_FLOOR = 1e-6  # of the strongest
 SLOPE_KEPT = 0.3  # a step is long enough where the slope along it has fallen to this share
 TRIALS = 20  # of a step's length
 PIECE_BYTES = 1 << 20  # of logits that are worked on at once, so that they stay in the processor's cache
@@ -83,7 +87,7 @@ class _Point:
     loss: torch.Tensor  # (K,)
     slope: torch.Tensor  # (K,) of the loss along the step
     bend: torch.Tensor  # (K,) second derivative
-    curvature: torch.Tensor  # (K, C) weighted mean of p (1 - p), and what stands in for it
+    curvature: torch.Tensor  # (K,) weighted mean of Σ_c p_c (1 - p_c), and what stands in for it
 
 
 class _Logits:
@@ -131,7 +135,22 @@ class _Logits:
             self.residual[..., piece] = wp.scatter_(1, places, missed.mul_(wide).neg_())
         # A row that is sure of a wrong class has no curvature here, but will have on its way: half its error stands in.
         # On rows that are sure of their own class, p (1 - p) is the error, and this changes nothing.
-        return _Point(loss, slope, bend, torch.maximum(curvature, 0.5 * wrong))
+        return _Point(loss, slope, bend, torch.maximum(curvature, 0.5 * wrong).sum(dim=1))
+
+    def coupling(self) -> torch.Tensor:
+        """Weighted mean of diag(p) - p pᵀ at the logits as they are, (K, C, C) float64: how classes bend together.
+
+        Its rows sum to zero, from which the diagonal is made: p (1 - p) would be lost to rounding where p is near 1.
+        """
+        o = self.objective
+        square = self.at.new_zeros(len(o.penalty), o.n_classes, o.n_classes)
+        for piece in o.pieces():
+            w = o.weights[:, piece][o.weighting] if len(o.weights) > 1 else o.weights[:, piece]
+            p = torch.softmax(self.at[..., piece], dim=1)
+            square.baddbmm_(p * w.unsqueeze(1), p.transpose(1, 2))
+        between = square.double()
+        between.diagonal(dim1=1, dim2=2).zero_()
+        return torch.diag_embed(between.sum(dim=2)) - between
 
 
 def minimise(
@@ -146,8 +165,8 @@ def minimise(
     """Minimise all problems from ``start`` (K, C, r + 1).
 
     A problem has converged where each class's gradient is no longer than ``tol`` and half of gᵀ P⁻¹ g, an estimate of
-    what the objective can still fall by, is below ``fall_tol`` of it; P is the preconditioner. One that has come no
-    closer for PATIENCE iterations is given up.
+    what the objective can still fall by, is below ``fall_tol`` of it; P is the preconditioner ``S ⊗ diag(variance) + λ``,
+    S the classes' coupling. One that has come no closer for PATIENCE iterations is given up.
     """
     run = _Run(objective, start)
     k, device = len(start), start.device
@@ -188,7 +207,7 @@ class _Run:
         at = torch.zeros(k, c, n, dtype=start.dtype, device=start.device) if zero else self._forward(self.theta)
         self.logits = _Logits(objective, at)
         self.history: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-        self.scale = torch.empty_like(start)
+        self.steps = 0
         self._settle(self.logits.evaluate(None, objective.penalty))
         self.gradient = self._gradient()
 
@@ -208,17 +227,33 @@ class _Run:
         return gradient
 
     def _settle(self, point: _Point) -> None:
-        """Take a point's loss, and make the preconditioner (K, C, r + 1) of its curvature."""
+        """Take a point's loss, and make the preconditioner of its curvature.
+
+        The Hessian's mean over independent p and u is ``S ⊗ diag(variance)``, S = E[diag(p) - p pᵀ]. S is decomposed
+        every few steps: ``turn`` (K, C, C) are its vectors, ``shares`` (K, C) its values with a sum of 1; in between it
+        only shrinks or grows. ``scale`` (K, C, r + 1) is the diagonal in turned classes.
+        """
         self.loss = point.loss
-        h = point.curvature.clamp_min(CURVATURE_FLOOR).to(self.theta.dtype).unsqueeze(2)
-        torch.mul(h, self.objective.variance, out=self.scale[..., :-1])
-        self.scale[..., :-1] += self.objective.penalty.to(h.dtype).view(-1, 1, 1)
-        self.scale[..., -1:] = h
+        dtype = self.theta.dtype
+        if self.steps % COUPLING_STEPS == 0:
+            values, vectors = torch.linalg.eigh(self.logits.coupling())
+            values = torch.maximum(values, COUPLING_FLOOR * values[:, -1:]).clamp_min_(CURVATURE_FLOOR)
+            self.turn, self.shares = vectors.to(dtype), values / values.sum(dim=1, keepdim=True)
+        h = (self.shares * point.curvature.unsqueeze(1)).clamp_min(CURVATURE_FLOOR).to(dtype).unsqueeze(2)
+        bend = h * self.objective.variance
+        bend += self.objective.penalty.to(dtype).view(-1, 1, 1)
+        self.scale = torch.cat([bend, h], dim=2)
+
+    def _precondition(self, q: torch.Tensor) -> torch.Tensor:
+        """P⁻¹ q (K, C, r + 1), without the part that is common to all classes, which no logit can see."""
+        turned = torch.bmm(self.turn.transpose(1, 2), q).div_(self.scale)
+        out = torch.bmm(self.turn, turned)
+        return out.sub_(out.mean(dim=1, keepdim=True))
 
     def left(self, tol: float, fall_tol: float) -> torch.Tensor:
         """How far each problem is from converged (K,): 1 or less is there."""
         length = torch.linalg.vector_norm(self.gradient, dim=2).amax(dim=1).double()
-        fall = 0.5 * (self.gradient.square() / self.scale).sum(dim=(1, 2), dtype=torch.float64)
+        fall = 0.5 * _dot(self.gradient, self._precondition(self.gradient))
         return torch.maximum(length / tol, fall / (fall_tol * self.value()))
 
     def value(self) -> torch.Tensor:
@@ -235,6 +270,7 @@ class _Run:
         self.logits.at.addcmul_(change, factor)
         moved = d.mul_(factor)
         self.theta = self.theta + moved
+        self.steps += 1
         self._settle(point)
         gradient = self._gradient()
         self._remember(moved, gradient - self.gradient)
@@ -248,7 +284,7 @@ class _Run:
         if bool(spoilt.any()):
             for _, _, rho in self.history:
                 rho[spoilt] = 0
-            d = torch.where(spoilt.view(-1, 1, 1), -self.gradient / self.scale, d)
+            d = torch.where(spoilt.view(-1, 1, 1), -self._precondition(self.gradient), d)
             slope = _dot(self.gradient, d)
         return d, slope
 
@@ -287,7 +323,7 @@ class _Run:
             a = rho * _dot(s, q)
             factors.append(a)
             q.addcmul_(y, -a.to(q.dtype).view(-1, 1, 1))
-        q.div_(self.scale)
+        q = self._precondition(q)
         for (s, y, rho), a in zip(self.history, reversed(factors), strict=True):
             q.addcmul_(s, (a - rho * _dot(y, q)).to(q.dtype).view(-1, 1, 1))
         return q.neg_()
@@ -295,7 +331,8 @@ class _Run:
     def _remember(self, s: torch.Tensor, y: torch.Tensor) -> None:
         sy = _dot(s, y)
         rho = torch.where(sy > 0, 1 / sy, torch.zeros_like(sy))  # 0: rounding has eaten this one
-        self.history = [*self.history[-(MEMORY - 1) :], (s, y, rho)]
+        kept = max(MEMORY_AT_FIRST, min(MEMORY, self.steps // STEPS_PER_CORRECTION))
+        self.history = [*self.history[-(kept - 1) :], (s, y, rho)]
 
     def keep(self, kept: torch.Tensor) -> None:
         """Go on with these problems only."""
@@ -303,6 +340,7 @@ class _Run:
         self.theta, self.gradient, self.loss, self.scale = (
             t[kept] for t in (self.theta, self.gradient, self.loss, self.scale)
         )
+        self.turn, self.shares = self.turn[kept], self.shares[kept]
         self.history = [(s[kept], y[kept], rho[kept]) for s, y, rho in self.history]
         self.logits = _Logits(self.objective, self.logits.at[kept])
 

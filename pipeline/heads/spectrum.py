@@ -25,9 +25,12 @@ class Spectrum:
     values: torch.Tensor
     vectors: torch.Tensor  # float64 where N < D: rows turned in float32 would mix into small directions
     mean: torch.Tensor
+    turned: torch.Tensor | None = None  # (N, r), the rows in these coordinates, where they are known already
 
     def rotate(self, rows: StandardRows) -> torch.Tensor:
         """All rows in these coordinates (N, r); the rows themselves are read in pieces."""
+        if self.turned is not None:
+            return self.turned.to(rows.dtype)
         out = torch.empty(len(rows), len(self.values), dtype=rows.dtype, device=self.mean.device)
         for start, piece in rows.chunks():
             out[start : start + len(piece)] = (piece - self.mean).to(self.vectors.dtype) @ self.vectors
@@ -66,8 +69,11 @@ def _of_few(rows: StandardRows, weight: torch.Tensor, mean: torch.Tensor) -> Spe
     _check_not_all_the_same(rows, weight, mean, scaled.square().sum(dim=0))
     values, left = torch.linalg.eigh(scaled @ scaled.T)
     kept = values > EIGENVALUE_FLOOR * values[-1]
-    vectors = scaled.T @ (left[:, kept] / values[kept].sqrt())
-    return Spectrum(values[kept], vectors, mean)
+    deviations, left = values[kept].sqrt(), left[:, kept]
+    vectors = scaled.T @ (left / deviations)
+    # Rows times their root weights are left · deviations · vectorsᵀ; a row of no weight is not to be had from that.
+    turned = left * deviations / weight.double().sqrt()[:, None] if bool((weight > 0).all()) else None
+    return Spectrum(values[kept], vectors, mean, turned)
 
 
 def _check_not_all_the_same(

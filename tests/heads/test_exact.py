@@ -213,18 +213,31 @@ def test_each_iteration_is_told_with_its_head_and_the_objective_falls():
         assert step.accuracy == pytest.approx(((X @ weight.T + bias).argmax(axis=1) == y).mean(), abs=0.01)
 
 
-@pytest.mark.parametrize(("n", "c"), [(45, 10), (45, 2), (1, 3), (7, 1000), (2, 10)])
-def test_waves_solve_each_penalty_once(n, c):
-    found = waves(n, c)
+@pytest.mark.parametrize(("n", "total"), [(45, 1e4), (45, 1.0), (1, 10.0), (7, 1e9), (2, 1e3)])
+def test_waves_solve_each_penalty_once_and_between_two_that_are_solved(n, total):
+    found = waves(np.geomspace(1e-6, 1e5, n).tolist(), total)
     assert sorted(i for wave in found for i in wave) == list(range(n))
+    solved = set(found[0])
+    for wave in found[1:]:
+        for i in wave:
+            assert i > max(solved) or (any(j < i for j in solved) and any(j > i for j in solved))
+        solved |= set(wave)
 
 
-def test_interpolation_is_exact_for_a_cubic_and_takes_the_nearest_outside():
+def test_interpolation_is_exact_for_a_cubic_and_continuation_for_a_square():
     points, at = [1.0, 2.0, 0.5, 3.0], 1.3
     shares = lagrange(points, at)
     assert sum(shares) == pytest.approx(1)
     assert sum(s * (p**3 - p) for s, p in zip(shares, points, strict=True)) == pytest.approx(at**3 - at)
-    assert lagrange([1.0, 2.0], 5.0) == [1.0, 0.0]
+    points, at = [3.0, 2.0, 1.0, 0.5], 4.5
+    shares = lagrange(points, at)
+    assert shares[3] == 0
+    assert sum(s * (p**2 - p) for s, p in zip(shares, points, strict=True)) == pytest.approx(at**2 - at)
+
+
+def test_far_outside_the_nearest_alone_stands_in():
+    assert lagrange([1.0, 2.0], -1.0) == [1.0, 0.0]
+    assert lagrange([3.0], 5.0) == [1.0]
     assert lagrange([], 1.0) == []
 
 
