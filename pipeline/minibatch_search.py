@@ -70,7 +70,11 @@ def minibatch_search(
     if trials[0].note:
         raise HeadError("every head diverged: lower the learning rates of --space")
     best = final_head(cache, fitted, chosen, settings, MinibatchConfig(**trials[0].record["config"]))
-    state.forget()
+    tried = len(done) if settings.optuna else sum(map(len, state.finished()))
+    if tried >= settings.trials:
+        state.forget()
+    else:
+        watch.say(f"{tried} of {settings.trials} heads were tried to the end: the same command goes on from there")
     return trials, best, {}
 
 

@@ -30,6 +30,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from pipeline.errors import HeadError
 
 FORMAT = "pipeline-run"
@@ -91,12 +93,14 @@ def new_run(
     began, clock = time.time(), time.perf_counter()
     try:
         runs.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".draft-", dir=runs))
+        with filelock.FileLock(runs / ".numbers.lock"):  # of two that begin at once each gets a number of its own
+            number = _next_number(runs)
+            folder = Path(tempfile.mkdtemp(prefix=f".draft-{number:04d}-", dir=runs))
         folder.chmod(0o755)
     except OSError as error:
         raise unwritable(runs, error) from error
     try:
-        final = runs / f"{_next_number(runs):04d}-{stage}-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}"
+        final = runs / f"{number:04d}-{stage}-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}"
         draft = Draft(folder)
         yield draft, final
         config = {
@@ -141,7 +145,7 @@ def unwritable(folder: Path, error: OSError) -> HeadError:
 
 
 def _next_number(runs: Path) -> int:
-    numbers = [int(m.group(1)) for p in runs.iterdir() if (m := re.match(r"(\d{4,})-", p.name))]
+    numbers = [int(m.group(1)) for p in runs.iterdir() if (m := re.match(r"(?:\.draft-)?(\d{4,})-", p.name))]
     return max(numbers, default=0) + 1
 
 

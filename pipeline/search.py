@@ -69,9 +69,12 @@ class SearchSettings(HeadSettings):
                 if value:
                     raise ConfigError(f"{name} is for the exact heads: leave it out, or give --space {EXACT}")
         else:
-            for name, given in (("--optuna", self.optuna), ("--budget", self.budget)):
-                if given is not None:
-                    raise ConfigError(f"{name} is for minibatch heads: give --space mlp or a .toml file with it")
+            fields = {f.name: f.default for f in dataclasses.fields(self)}
+            for name in ("optuna", "budget", "trials", "epochs"):
+                if getattr(self, name) != fields[name]:
+                    raise ConfigError(
+                        f"{st.flag_name(name)} is for minibatch heads: give --space mlp or a .toml file with it"
+                    )
         if self.shots and (self.cv or self.views):
             raise ConfigError("--shots draws from the train images: leave out --cv and --views")
         if self.cv and self.views:

@@ -173,6 +173,8 @@ def test_folds_hold_each_row_out_once_and_are_stratified() -> None:
         ({"shots": (1,), "cv": 3}, "leave out --cv"),
         ({"cv": 3, "views": 1}, "--cv would learn from views of the images that it holds out"),
         ({"budget": 60.0}, "--budget is for minibatch heads"),
+        ({"trials": 9}, "--trials is for minibatch heads"),
+        ({"epochs": 9}, "--epochs is for minibatch heads"),
         ({"optuna": "study.log"}, "--optuna is for minibatch heads"),
         ({"space": "tree"}, "'tree' is not known: choose from exact, mlp, or give a .toml file"),
         ({"space": "missing.toml"}, "missing.toml cannot be read"),
@@ -229,6 +231,32 @@ def test_a_stopped_search_goes_on_and_ends_as_if_it_had_not_been_stopped(
 def test_a_budget_ends_the_search_with_what_there_is(cache: Path, tmp_path: Path) -> None:
     found = search(cache, space="mlp", trials=3000, epochs=30, budget=5.0, evaluate=False, cache_root=tmp_path)
     assert 1 <= len(trials_of(found.run)) < 3000
+
+
+def test_brackets_that_a_budget_left_time_for_are_not_done_again(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: Any
+) -> None:
+    import pipeline.minibatch_search as module
+
+    monkeypatch.setattr(module, "BRACKET", 3)
+    options: Quick = {"space": "mlp", "trials": 9, "epochs": 3, "evaluate": False, "cache_root": tmp_path}
+    bracket, begun = module._bracket, []
+
+    def counted(*arguments: Any) -> Any:
+        begun.append(1)
+        return bracket(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_bracket", counted)
+        # Time is over as soon as the second bracket is at work.
+        patched.setattr(module, "time", SimpleNamespace(monotonic=lambda: 100.0 if len(begun) > 1 else 0.0))
+        first = search(cache, budget=50.0, watch=listener, **options)
+    assert 3 <= len(trials_of(first.run)) < 9
+    assert "heads were tried to the end: the same command goes on from there" in listener.text
+    second = search(cache, watch=listener, **options)
+    assert "resuming: 1 of 3 brackets are done" in listener.text
+    assert len(trials_of(second.run)) == 9
+    assert not list((tmp_path / "runs").glob(".search-*"))
 
 
 def test_a_budget_over_before_the_first_epoch_is_named(cache: Path, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Entries `exact-one`, `exact-path`, `exact-cv`, `evals` and the exact head's part of `memory`.
 
-The yardstick is one fit of scikit-learn's LogisticRegression (lbfgs, C = 1, its own tolerance of 1e-4, at most 1000
-iterations) on standardised float32 rows; standardising is inside both timings. It takes from half a second (digits) to
-100 s (CIFAR-10, where it reaches 1000 iterations) with 2 cores, so each way is run at most twice. Where scikit-learn is
-content after a few iterations it stops short of the optimum: the notes give its iterations, and the objectives differ.
+The yardstick is one fit of scikit-learn's LogisticRegression (lbfgs, C = 1, at most 1000 iterations) on standardised
+float32 rows, standardising inside both timings, with `tol` 1e-6: the same optimum, as nearly as scikit-learn gets
+there. With the 1e-4 that it comes with it stops 1 to 11 % above the optimum on these sets (`exact-one` shows that).
+It takes from two seconds (digits) to 100 s (CIFAR-10, where it reaches 1000 iterations at any `tol`) with 2 cores, so
+each way is run at most twice.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import dataclasses
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ MAX_ITER = 1000
 MANY = 100  # classes
 REAL_DATA = "PIPELINE_REAL_DATA"  # names a folder with photographs
 LEFT_OUT = f"CIFAR-10 is left out: {REAL_DATA} names no folder with cifar10/train in it"
-OURS, THEIRS = "exact", "scikit-learn, one fit"
+SAME, EASY_GOING = 1e-6, 1e-4  # tolerances of scikit-learn: for the same optimum, and what it comes with
+OURS, THEIRS, LOOSE = "exact", "scikit-learn, one fit", "scikit-learn, one fit at tol 1e-4"
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +99,16 @@ def bench_exact_one(bench: Bench, sets: Sequence[Rows] | None = None) -> list[Fi
     """One fit at C = 1 ÷ scikit-learn's, in seconds; and how far its objective is above scikit-learn's."""
     found = []
     for rows in sets or feature_sets(bench):
-        turns = _turns(bench, "exact-one", rows, [1.0])
+        turns = _turns(bench, "exact-one", rows, [1.0], tols={THEIRS: SAME, LOOSE: EASY_GOING})
         note = rows.note("exact-one", turns.said)
-        found.append(ratio("exact-one", rows.name, *turns.sides, "s", goal=ONE_GOAL, note=note))
-        above = _Yardstick(rows).above(turns.fits[0], turns.model)
+        found.append(ratio("exact-one", rows.name, *turns.sides(THEIRS), "s", goal=ONE_GOAL, note=note))
+        yardstick = _Yardstick(rows)
+        above = yardstick.above(turns.fits[0], turns.models[THEIRS])
         found.append(_alone("exact-one", f"{rows.name}: objective ÷ scikit-learn's - 1", above, OBJECTIVE_GOAL, note))
+        found.append(ratio("exact-one", f"{rows.name}: ÷ at tol 1e-4", *turns.sides(LOOSE), "s", note=note))
+        above = yardstick.above(turns.fits[0], turns.models[LOOSE])
+        name = f"{rows.name}: objective ÷ scikit-learn's at tol 1e-4 - 1"
+        found.append(_alone("exact-one", name, above, OBJECTIVE_GOAL, note))
     return found
 
 
@@ -119,13 +126,14 @@ def bench_exact_path(bench: Bench, sets: Sequence[Rows] | None = None) -> list[F
         above = []
         with bench.watch.track("exact-path: scikit-learn's objectives", len(compared), unit="fits") as bar:
             for fit in compared:
-                above.append(yardstick.above(fit, turns.model if fit.C == 1.0 else _theirs(rows, fit.C)))
+                model = turns.models[THEIRS] if fit.C == 1.0 else _theirs(rows, fit.C)
+                above.append(yardstick.above(fit, model))
                 bar.advance()
         converged = sum(fit.converged for fit in turns.fits)
         which = "all" if step == 1 else "at C = " + ", ".join(f"{fit.C:.2g}" for fit in compared)
         said = f"{turns.said}; {converged} of {len(PENALTIES)} penalties converged, objectives compared: {which}"
         note = rows.note("exact-path", said)
-        found.append(ratio("exact-path", rows.name, *turns.sides, "s", goal=PATH_GOAL, note=note))
+        found.append(ratio("exact-path", rows.name, *turns.sides(THEIRS), "s", goal=PATH_GOAL, note=note))
         name = f"{rows.name}: worst objective ÷ scikit-learn's - 1"
         found.append(_alone("exact-path", name, max(above), OBJECTIVE_GOAL, note))
     return found
@@ -143,7 +151,7 @@ def bench_exact_cv(bench: Bench, sets: Sequence[Rows] | None = None) -> list[Fig
         folds = np.random.default_rng(0).permutation(len(rows.y)) % FOLDS
         turns = _turns(bench, "exact-cv", dataclasses.replace(rows, repeats=1), PENALTIES, folds)
         note = rows.note("exact-cv", f"{turns.said}; {FOLDS} folds × {len(PENALTIES)} penalties")
-        found.append(ratio("exact-cv", rows.name, *turns.sides, "s", goal=CV_GOAL, note=note))
+        found.append(ratio("exact-cv", rows.name, *turns.sides(THEIRS), "s", goal=CV_GOAL, note=note))
     return found
 
 
@@ -177,28 +185,42 @@ def bench_exact_memory(bench: Bench, *, rows: int = 50_000, dim: int = 2048) -> 
 
 @dataclass(frozen=True, eq=False)
 class _Turns:
-    """Seconds of both ways, run in turns, and what each gave the last time."""
+    """Seconds of each way, run in turns, and what each gave the last time."""
 
-    sides: tuple[tuple[str, Sequence[float]], tuple[str, Sequence[float]]]
+    ways: dict[str, tuple[float, ...]]
     fits: list[Any]  # ExactFit
-    model: Any  # scikit-learn's, at C = 1
+    models: dict[str, Any]  # scikit-learn's, at C = 1
+
+    def sides(self, theirs: str) -> tuple[tuple[str, Sequence[float]], tuple[str, Sequence[float]]]:
+        """Ours, and that one of theirs."""
+        return (OURS, self.ways[OURS]), (theirs, self.ways[theirs])
 
     @property
     def said(self) -> str:
-        runs = len(self.sides[0][1])
+        runs = len(self.ways[OURS])
         often = "once" if runs == 1 else f"{runs} times"
-        return f"each way run {often}; scikit-learn stopped after {int(self.model.n_iter_.max())} iterations"
+        stops = " and ".join(f"{int(m.n_iter_.max())} (tol {m.tol:g})" for m in self.models.values())
+        return f"each way run {often}; scikit-learn stopped after {stops} iterations"
 
 
-def _turns(bench: Bench, entry: str, rows: Rows, Cs: Sequence[float], folds: NDArray[np.int64] | None = None) -> _Turns:
+def _turns(
+    bench: Bench,
+    entry: str,
+    rows: Rows,
+    Cs: Sequence[float],
+    folds: NDArray[np.int64] | None = None,
+    tols: Mapping[str, float] | None = None,
+) -> _Turns:
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     fits: list[Any] = []
-    models: list[Any] = []
-    ways: dict[str, Callable[[], float]] = {
-        OURS: lambda: seconds(lambda: fits.append(_ours(rows, Cs, folds))),
-        THEIRS: lambda: seconds(lambda: models.append(_theirs(rows, 1.0))),
-    }
+    models: dict[str, Any] = {}
+
+    def theirs(name: str, tol: float) -> Callable[[], float]:
+        return lambda: seconds(lambda: models.update({name: _theirs(rows, 1.0, tol)}))
+
+    ways: dict[str, Callable[[], float]] = {OURS: lambda: seconds(lambda: fits.append(_ours(rows, Cs, folds)))}
+    ways |= {name: theirs(name, tol) for name, tol in (tols or {THEIRS: SAME}).items()}
     toy = Rows("toy", *power_law(100, 8, 3, seed=0))
     # Loads the libraries, which neither timing should hold.
     _ours(toy, [1.0])
@@ -206,7 +228,7 @@ def _turns(bench: Bench, entry: str, rows: Rows, Cs: Sequence[float], folds: NDA
     few = dataclasses.replace(bench, repeats=min(bench.repeats, rows.repeats))
     with threadpool_limits(bench.threads):
         found = few.alternate(f"{entry}: {rows.name}", ways)
-    return _Turns(((OURS, found[OURS]), (THEIRS, found[THEIRS])), fits[-1], models[-1])
+    return _Turns(found, fits[-1], models)
 
 
 def _ours(rows: Rows, Cs: Sequence[float], folds: NDArray[np.int64] | None = None) -> list[Any]:
@@ -215,7 +237,7 @@ def _ours(rows: Rows, Cs: Sequence[float], folds: NDArray[np.int64] | None = Non
     return list(fit_exact(rows.X, rows.y, n_classes=rows.classes, Cs=Cs, folds=folds))
 
 
-def _theirs(rows: Rows, C: float) -> Any:
+def _theirs(rows: Rows, C: float, tol: float = SAME) -> Any:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -223,7 +245,7 @@ def _theirs(rows: Rows, C: float) -> Any:
     Z = StandardScaler().fit_transform(rows.X.astype(np.float32))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(C=C, max_iter=MAX_ITER).fit(Z, rows.y)
+        return LogisticRegression(C=C, tol=tol, max_iter=MAX_ITER).fit(Z, rows.y)
 
 
 class _Yardstick:

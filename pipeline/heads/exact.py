@@ -13,7 +13,8 @@ advance together in the eigenbasis of the features' covariance (``spectrum``), w
   run at ten times the speed of narrow ones.
 
 Penalties are solved in waves from strong to weak, each started from the path of those before, continued or
-interpolated; a problem that has converged leaves the arrays. Each result is certified by its gradient on the standardised rows in float64.
+interpolated; a problem that has converged leaves the arrays. Each result is certified by its gradient on the
+standardised rows in float64.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from pipeline.heads.spectrum import decompose
 from pipeline.heads.standardize import fit_standardization, fold
 
 TOL = {torch.float32: 1e-5, torch.float64: 1e-10}  # see ExactFit.converged
-FALL_SHARE = 0.03  # the objective may still fall by this times tol, as a share of it (an estimate: up to three times that)
+FALL_SHARE = 0.03  # the objective may still fall by this times tol, as a share of it; an estimate, off by 3 or so
 FOLD_SLACK = 100  # a fold's head is only scored: its objective may still fall by 3e-5 of it in float32
 MAX_ITER = 1000
 HELD_BYTES = 8 << 30  # of rotated rows that are held; past it rows are read anew for each product
@@ -111,9 +112,9 @@ def fit_exact(
 
     X: (N, D) float, may be a memory map; y: (N,) class numbers. With ``folds`` (N,), a fold's number for each row, the
     fits of all rows are followed by those without fold 0 for each C, without fold 1, ...; standardisation is that of
-    all rows, which no label enters, and these fits are held to 100 ``tol``. ``dtype`` is that of the products and of the
-    head; sums are float64. ``tol`` None means 1e-5 in float32, 1e-10 in float64. ``on_step`` hears each iteration where
-    there is one problem only.
+    all rows, which no label enters, and these fits are held to 100 ``tol``. ``dtype`` is that of the products and of
+    the head; sums are float64. ``tol`` None means 1e-5 in float32, 1e-10 in float64. ``on_step`` hears each iteration
+    where there is one problem only.
 
     Raises:
         HeadError: features or labels that cannot be learned from.
@@ -252,7 +253,14 @@ class _Job:
             right = progress.logits[0].argmax(dim=0) == self.y
             accuracy = float(right.to(torch.float64).mean())
             theta = progress.theta[0]
-            on_step(Step(progress.n_iter, float(progress.objective[0]), accuracy, lambda: self._head(*self._standard_head(theta))))
+            on_step(
+                Step(
+                    progress.n_iter,
+                    float(progress.objective[0]),
+                    accuracy,
+                    lambda: self._head(*self._standard_head(theta)),
+                )
+            )
 
         return follow
 

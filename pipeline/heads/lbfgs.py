@@ -165,8 +165,8 @@ def minimise(
     """Minimise all problems from ``start`` (K, C, r + 1).
 
     A problem has converged where each class's gradient is no longer than ``tol`` and half of gᵀ P⁻¹ g, an estimate of
-    what the objective can still fall by, is below ``fall_tol`` of it; P is the preconditioner ``S ⊗ diag(variance) + λ``,
-    S the classes' coupling. One that has come no closer for PATIENCE iterations is given up.
+    what the objective can still fall by, is below ``fall_tol`` of it; P is the preconditioner, S ⊗ diag(variance) + λ
+    with S the classes' coupling. One that has come no closer for PATIENCE iterations is given up.
     """
     run = _Run(objective, start)
     k, device = len(start), start.device

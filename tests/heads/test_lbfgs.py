@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
+from scipy.special import softmax
 
-from pipeline.heads.lbfgs import PATIENCE, Objective, minimise
+from pipeline.heads.lbfgs import PATIENCE, Objective, _Logits, minimise
 from pipeline.heads.products import Held
 
 N, R, C = 120, 6, 3
@@ -156,3 +157,39 @@ def test_selected_problems_keep_their_penalties_and_weights():
     kept = objective.select(torch.tensor([False, True, True]))
     assert kept.penalty.tolist() == [0.1, 0.01] and kept.weighting.tolist() == [1, 0]
     assert kept.product is objective.product
+
+
+def test_the_coupling_of_classes_is_the_mean_of_their_softmax_covariance():
+    objective, _, y, weights = objective_of([1.0, 1e-3], [0, 1])
+    logits = np.random.default_rng(5).standard_normal((2, C, N)) * 3
+    logits -= np.take_along_axis(logits, np.broadcast_to(y, (2, 1, N)), axis=1)
+    found = _Logits(objective, torch.from_numpy(logits)).coupling().numpy()
+    p = softmax(logits, axis=1)
+    for k in range(2):
+        expected = np.diag(p[k] @ weights[k]) - (p[k] * weights[k]) @ p[k].T
+        np.testing.assert_allclose(found[k], expected, atol=1e-12)
+
+
+def test_float32_keeps_the_coupling_of_rows_that_are_all_but_sure():
+    objective, _, y, weights = objective_of([1.0], dtype=torch.float32)
+    logits = np.random.default_rng(5).uniform(-24, -20, (1, C, N))  # p is within 1e-8 of 1 in the row's own class
+    np.put_along_axis(logits, np.broadcast_to(y, (1, 1, N)), 0.0, axis=1)
+    found = _Logits(objective, torch.from_numpy(logits).float()).coupling().numpy()[0]
+    p = softmax(logits, axis=1)[0]
+    apart = -(p * weights[0]) @ p.T * (1 - np.eye(C))
+    np.testing.assert_allclose(found, apart - np.diag(apart.sum(axis=1)), rtol=1e-4)
+
+
+def test_classes_that_are_hard_to_tell_apart_in_pairs_cost_few_iterations():
+    """Two pairs of classes: between the pairs nothing is to be learned any more, within them all is."""
+    rng = np.random.default_rng(7)
+    n = 4000
+    y = rng.integers(0, 4, n)
+    U = rng.standard_normal((n, 3)) + np.stack([12.0 * (y > 1), 0.7 * (y % 2), 0.0 * y], axis=1)
+    U -= U.mean(axis=0)
+    rows = Held(torch.from_numpy(U))
+    w = torch.full((1, n), 1 / n, dtype=torch.float64)
+    penalty = torch.tensor([1e-4], dtype=torch.float64)
+    made = Objective(rows, rows.variance(w[0]), torch.from_numpy(y), 4, w, torch.tensor([0]), penalty)
+    end = minimise(made, torch.zeros(1, 4, 4, dtype=torch.float64), tol=1e-7, fall_tol=1e-8, max_iter=200)
+    assert end.converged.all() and int(end.n_iter[0]) < 40
