@@ -46,9 +46,7 @@ class Augmentation:
         return self.kind in ("crop", "weights")
 
 
-def random_crop(
-    image: Image.Image, crop: int, resample: Image.Resampling, rng: np.random.Generator
-) -> Image.Image:
+def random_crop(image: Image.Image, crop: int, resample: Image.Resampling, rng: np.random.Generator) -> Image.Image:
     """(crop, crop) pixels: a random part of the image, resized."""
     return image.resize((crop, crop), resample, box=random_box(image.width, image.height, rng, SCALE))
 
