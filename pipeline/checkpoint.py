@@ -3,6 +3,7 @@
 ::
 
     cache/tuning/0123456789abcdef/     named by a hash of settings, images, labels and head
+        lock                           held by the process that is at it
         state.json                     how far, the trace, and which files below belong to it: written last
         last-00000042.safetensors      what learns and the optimiser's memory after 42 steps
         best-00000034.safetensors      what learns as it scored best on val so far
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, torch.Tensor]
 
 STATE = "state.json"
+LOCK = "lock"
 FORMAT_VERSION = 1
 
 
@@ -55,10 +57,10 @@ class Checkpoint:
         Raises:
             HeadError: one does, or the folder cannot be written.
         """
-        path = self.folder.with_name(f".{self.folder.name}.lock")
+        path = self.folder / LOCK
         lock = FileLock(path)
         try:
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             path.touch()  # the lock takes "permission denied" for "somebody holds it"
             lock.acquire(timeout=0)
         except Timeout:
@@ -79,7 +81,6 @@ class Checkpoint:
             HeadError: the disk is full or the folder cannot be written; the state before is still there.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             before = self.read()
             files = {"last": self._save("last", state["step"], last)}
             if best is not None:
@@ -151,9 +152,18 @@ class Checkpoint:
     def _damaged(self, path: Path, why: object) -> HeadError:
         return HeadError(f"{path} cannot be used ({why}): start over with --fresh")
 
-    def remove(self) -> None:
-        """Forget the state; ``state.json`` first, so that no half of one is ever found."""
+    def clear(self) -> None:
+        """Forget the state, ``state.json`` first, so that no half of one is ever found; the lock stays."""
         (self.folder / STATE).unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+
+    def remove(self) -> None:
+        """Forget the state and its folder."""
+        self.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

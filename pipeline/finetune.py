@@ -237,7 +237,7 @@ def _held(checkpoint: Checkpoint, ranks: Ranks, *, fresh: bool) -> Iterator[None
         return
     with checkpoint.held():
         if fresh:
-            checkpoint.remove()
+            checkpoint.clear()
         ranks.share({"folder": str(checkpoint.folder)})
         yield
 

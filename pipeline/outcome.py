@@ -6,6 +6,7 @@ test split that has been read is not read again.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -41,7 +42,10 @@ class Outcome:
                 # Figures that are there are of other weights.
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
-                model.write_bytes(data)
+                with model.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
         except OSError as error:
             raise runs.unwritable(folder, error) from error
 

@@ -164,8 +164,6 @@ class Tuning:
             Interrupted: a stop was asked for; the state is kept.
             DataError: an image is gone or has changed.
         """
-        for row in self.progress.rows:
-            self.watch.trace(TraceRow(**row))
         for module in self.norms:
             module.training = True
         while not self.progress.ended:
@@ -337,6 +335,8 @@ class Tuning:
         if self.progress.best is not None:
             saved = checkpoint.tensors("best")
             self.best = {n: torch.empty_like(t).copy_(saved[n]) for n, t in self.learnt.items()}
+        for row in self.progress.rows:
+            self.watch.trace(TraceRow(**row))
         return True
 
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:

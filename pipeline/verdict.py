@@ -64,7 +64,7 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "next": list(self.next)}
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,8 @@ def _worth(val: Change, test: Change | None, course: Course) -> str:
     if seen.sign > 0:
         return f"yes: {seen.split} is better by {size} ({ends})"
     if seen.sign < 0:
-        return f"no: {seen.split} is worse by {size} ({ends}), though val, which chose, was not"
+        though = ", though val, which chose, is not" if seen is not val and val.sign >= 0 else ""
+        return f"no: {seen.split} is worse by {size} ({ends}){though}"
     return f"not proven: the difference on {seen.split}, {points(seen.difference)}, may be chance ({ends})"
 
 
