@@ -194,7 +194,7 @@ def _finetune(settings: FinetuneSettings, ranks: Ranks, watch: Watch) -> Finetun
     checkpoint = Checkpoint(state_folder(settings.cache_root, _identity(settings, attached)))
     with _held(checkpoint, ranks, fresh=settings.fresh):
         began = time.perf_counter()
-        tuning = Tuning(attached, _inputs(settings, attached, ranks, watch), settings, ranks, watch)
+        tuning = Tuning(attached, inputs_of(settings, attached, ranks, watch), settings, ranks, watch)
         certificate, logits = _certificate(tuning)
         if settings.head == "random":
             to_random_head(attached.network, settings.seed)
@@ -258,7 +258,7 @@ def _identity(settings: FinetuneSettings, attached: Attached) -> dict[str, Any]:
     }
 
 
-def _inputs(settings: FinetuneSettings, attached: Attached, ranks: Ranks, watch: Watch) -> Inputs:
+def inputs_of(settings: FinetuneSettings, attached: Attached, ranks: Ranks, watch: Watch) -> Inputs:
     """What training goes by: images, or what is cached of them."""
     import numpy as np
 
