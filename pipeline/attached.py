@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import runs
+from pipeline.cached import cache_record
 from pipeline.classifier import image_root, labelled, require_images
 from pipeline.errors import ConfigError, HeadError
 from pipeline.evaluate import cache_of
@@ -49,6 +50,12 @@ class Attached:
     train: NDArray[np.int64]
     val: NDArray[np.int64]
     test: NDArray[np.int64]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a fine-tuned run records of where it comes from; what the head has learned from, it has, too."""
+        learned = self.run.config.get("learned_from", ["train"])
+        return {**cache_record(self.cache), "learned_from": learned, "started_from": self.run.folder.name}
 
     def cached_logits(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits (n, C) float32 of cache rows by the head alone: what stage two saw."""
@@ -121,7 +128,7 @@ def attach(settings: FinetuneSettings, watch: Watch) -> Attached:
     device = known.resolve_device(settings.device)
     if settings.precision == "bfloat16" and device == "cpu":
         raise ConfigError("--precision bfloat16 needs a GPU: leave it out on a CPU")
-    require_images(cache, np.concatenate(list(rows.values())), root)
+    require_images(cache, np.concatenate(list(rows.values())), root, workers=settings.threads)
     cache.verify(np.concatenate([rows["train"], rows["val"]]))
     network = reattach(load_model(spec.info, trunk=spec.info.trunk), head.tensors["weight"], head.tensors["bias"])
     network.to(device).eval()

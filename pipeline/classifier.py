@@ -166,27 +166,31 @@ def changed_image(root: Path, item: bytes, failure: ImageFailure | None = None) 
     return DataError(f"{name} has changed since its features were made: run `pipeline extract` again, and train again")
 
 
-def require_images(cache: Cache, rows: NDArray[np.int64], root: Path) -> None:
-    """Find out before long work that the images of cache rows are there and unchanged; most cost a ``stat`` alone.
+def require_images(cache: Cache, rows: NDArray[np.int64], root: Path, *, workers: int) -> None:
+    """Find out before long work that the images of cache rows are there and unchanged.
+
+    Of a file whose size and time are those that the cache recorded nothing is read; others are hashed.
 
     Raises:
-        DataError: one is not.
+        DataError: one is gone or has changed.
     """
-    from pipeline.data import Geometry
+    from pipeline.data import Geometry, digest_many
     from pipeline.data.loader import load_one
 
     ids, digests, (sizes, times), folder = cache.ids, cache.digests, cache.stats, os.fsencode(root)
+    touched = []
     for row in rows.tolist():
-        path = os.path.join(folder, ids[row])
         try:
-            found = os.stat(path)
-            if (found.st_size, found.st_mtime_ns) == (sizes[row], times[row]):
-                continue
+            found = os.stat(os.path.join(folder, ids[row]))
         except OSError:
-            pass  # reading it says what is wrong with it
-        item = load_one(row, path, Geometry(1, 1))
-        if item.failure is not None or item.digest != digests[row].tobytes():
-            raise changed_image(root, ids[row], item.failure)
+            touched.append(row)  # reading it says what is wrong with it
+            continue
+        if (found.st_size, found.st_mtime_ns) != (sizes[row], times[row]):
+            touched.append(row)
+    paths = [os.path.join(folder, ids[row]) for row in touched]
+    same = (digest_many(paths, workers=workers) == digests[touched]).all(axis=1)
+    for row, path in ((touched[i], paths[i]) for i in np.flatnonzero(~same)):
+        raise changed_image(root, ids[row], load_one(row, path, Geometry(1, 1)).failure)
 
 
 def labelled(cache: Cache, split: str) -> NDArray[np.int64]:

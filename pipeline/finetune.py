@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import runs
 from pipeline import settings as st
-from pipeline.cached import ROOT_HELP, cache_record
+from pipeline.cached import ROOT_HELP
 from pipeline.errors import ConfigError
 from pipeline.evaluate import RUN_HELP
 from pipeline.groups import LEARNING_RATES, PARTS
@@ -384,7 +384,7 @@ def _publish(tuning: Tuning, choice: _Choice, result: FinetuneResult, checkpoint
         stage="finetune",
         name=attached.cache.path.name.removesuffix(".h5"),
         settings=st.record(tuning.settings),
-        about={**cache_record(attached.cache), "started_from": attached.run.folder.name},
+        about=attached.record,
     ) as (draft, folder):
         result = dataclasses.replace(result, run=folder, verdict=verdict.to_json())
         outcome.move_to(draft.folder)

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import runs, verdict
-from pipeline.cached import cache_record
 from pipeline.classifier import MODEL_FILE
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ class Outcome:
             drift = verdict.drift(attached, workers=settings.threads, watch=watch)
         test = None
         if settings.evaluate:
-            config = {**cache_record(attached.cache), "stage": "finetune"}
+            config = {**attached.record, "stage": "finetune"}
             own = runs.Run(self.folder, config, {})
             test = verdict.test_change(attached, own, cache_root=settings.cache_root, watch=watch)
         last = self.tuning.progress.rows[-1]

@@ -166,6 +166,14 @@ class Tuning:
         """
         for module in self.norms:
             module.training = True
+        # cuDNN chooses among algorithms, some of which add in another order each time.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            self._train(checkpoint, stop)
+        for module in self.norms:
+            module.training = False
+        self.watch.end_trace()
+
+    def _train(self, checkpoint: Checkpoint | None, stop: StopRequest) -> None:
         while not self.progress.ended:
             began = time.perf_counter()
             finite = self.epoch(checkpoint, stop)
@@ -180,9 +188,6 @@ class Tuning:
                 self.progress.ended = True
             self.progress.seconds += time.perf_counter() - began
             self._write(checkpoint, best=fresh)
-        for module in self.norms:
-            module.training = False
-        self.watch.end_trace()
 
     def epoch(self, checkpoint: Checkpoint | None, stop: StopRequest) -> bool:
         """The rest of the epoch in work; whether its losses were finite."""

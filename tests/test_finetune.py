@@ -649,3 +649,11 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(workshop: Simple
 
 def test_latest_is_the_fine_tuned_run(workshop: SimpleNamespace) -> None:
     assert run_folders.find_run("latest", cache_root=workshop.root).folder == workshop.tuned.run
+
+
+def test_a_run_has_learned_from_what_its_head_has(workshop: SimpleNamespace, root: Path) -> None:
+    """So that no temperature is fitted on val where the head has seen it."""
+    found = search(workshop.cache.cache, evaluate=False, cache_root=root)
+    for start, expected in ((found.run, ["train", "val"]), (workshop.head.run, ["train"])):
+        tuned = finetune(start, cache_root=root, **HEAD)
+        assert json.loads((tuned.run / "config.json").read_text())["learned_from"] == expected
