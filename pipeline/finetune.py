@@ -350,6 +350,7 @@ class _Choice:
 def _choose(tuning: Tuning, step0: tuple[float, float]) -> _Choice:
     """The best on val of step 0, the epochs and, with ``--interpolate``, what lies between; loads it."""
     from pipeline.interpolate import best_mixture, between, score_mixtures
+    from pipeline.report.numbers import percent
 
     best = tuning.progress.best
     if best is None or tuning.best is None:
@@ -357,6 +358,7 @@ def _choose(tuning: Tuning, step0: tuple[float, float]) -> _Choice:
     elif tuning.settings.interpolate:
         mixtures = score_mixtures(tuning, step0, (best["loss"], best["val"]))
         found = best_mixture(mixtures)
+        tuning.watch.say(f"between before (0) and after (1): best on val at {found.share:.1f}, {percent(found.val)}")
         tensors = between(tuning.start, tuning.best, found.share)
         epoch = int(best["epoch"]) if found.share else 0
         choice = _Choice(tensors, found.val, epoch, found.share, tuple(mixtures))

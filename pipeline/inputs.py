@@ -8,7 +8,8 @@ alone, so that an interrupted training and several processes see what one uninte
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -103,14 +104,17 @@ class Maps:
         """Maps (n, C, H, W) float32; mirrored maps stand for the maps of a mirrored image."""
         import torch
 
-        for rows in batches:
-            places = np.searchsorted(self.rows, rows)
-            found = np.take(self.maps.features, places, axis=0).reshape(len(rows), *self.shape)
+        for rows, found in _ahead(batches, self._read):
             x = torch.from_numpy(found).to(self.device).float()
             if epoch is not None and self.flip:
                 mirrored = [i for i, row in enumerate(rows) if draw(FLIP, self.seed, epoch, row).random() < 0.5]
                 x[mirrored] = x[mirrored].flip(3)
             yield list(rows), x.contiguous(memory_format=torch.channels_last)
+
+    def _read(self, rows: Sequence[int]) -> NDArray[np.floating[Any]]:
+        places = np.searchsorted(self.rows, rows)
+        found: NDArray[np.floating[Any]] = np.take(self.maps.features, places, axis=0)
+        return found.reshape(len(rows), *self.shape)
 
 
 @dataclass(eq=False)
@@ -135,6 +139,19 @@ class CachedFeatures:
         for rows in batches:
             found = np.take(self.cache.features, np.asarray(rows), axis=0).astype(np.float32)
             yield list(rows), torch.from_numpy(found).to(self.device)
+
+
+def _ahead(
+    batches: Batches, read: Callable[[Sequence[int]], NDArray[np.floating[Any]]]
+) -> Iterator[tuple[Sequence[int], NDArray[np.floating[Any]]]]:
+    """Each batch with what ``read`` gives for it; the next one is read while the network is at this one."""
+    with ThreadPoolExecutor(1, thread_name_prefix="maps") as pool:
+        coming = pool.submit(read, batches[0]) if batches else None
+        for number, rows in enumerate(batches, start=1):
+            assert coming is not None
+            found = coming.result()
+            coming = pool.submit(read, batches[number]) if number < len(batches) else None
+            yield rows, found
 
 
 def draw(use: int, seed: int, epoch: int, row: int = 0) -> np.random.Generator:

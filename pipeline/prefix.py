@@ -76,10 +76,10 @@ class PrefixMaps:
         if self.path.exists():
             watch.say(f"maps before layer4: {self.path}, made before")
             return
-        from pipeline.report.numbers import count, shape
+        from pipeline.report.numbers import count, shape, size
 
-        taken = f"{self.size / 1e9:.2g} GB"
-        what = f"the maps before layer4 of {count(len(self.rows))} images, {shape(self.shape)} each, take {taken}"
+        images = f"{count(len(self.rows))} images, {shape(self.shape)} each"
+        what = f"the maps before layer4 of {images}, take {size(self.size)}"
         way_out = "or --no-prefix to go through the whole trunk in each epoch"
         if self.size > CONFIRMED_BYTES and not confirmed:
             raise ConfigError(f"{what} in {self.path.parent}: give --yes to keep them there, {way_out}")
@@ -89,7 +89,7 @@ class PrefixMaps:
         except OSError as error:
             raise runs.unwritable(self.path.parent, error) from error
         if self.size > free and not self._begun():
-            raise ConfigError(f"{what}, and {self.path.parent} has {free / 1e9:.2g} GB left: free space, {way_out}")
+            raise ConfigError(f"{what}, and {self.path.parent} has {size(free)} left: free space, {way_out}")
         watch.say(f"{what} ({self.path}; delete it when you are done)")
 
     def _begun(self) -> bool:

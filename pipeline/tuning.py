@@ -241,10 +241,9 @@ class Tuning:
             rows, x = next(batches)
             last = number == len(pieces)
             with nullcontext() if last or self.ranks.world == 1 else self._module.no_sync():  # type: ignore[operator]
-                losses, right = self._losses(rows, x)
-                (losses.sum() * weight).backward()  # type: ignore[no-untyped-call]
+                losses, right = self._computed(rows, x, weight)
             if weight:
-                loss_sum += float(losses.detach().sum())
+                loss_sum += float(losses.sum())
                 hits += right
                 seen += len(rows)
         if s.clip is not None:
@@ -257,6 +256,27 @@ class Tuning:
                 else:
                     self.average[name].copy_(tensor)
         return loss_sum, hits, seen
+
+    def _computed(self, rows: list[int], x: torch.Tensor, weight: float) -> tuple[torch.Tensor, float]:
+        """Forward and backward of a piece; each row's loss (n,), and how many were right.
+
+        Raises:
+            ConfigError: out of memory.
+        """
+        try:
+            losses, right = self._losses(rows, x)
+            (losses.sum() * weight).backward()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            from pipeline.trunk.engine import is_out_of_memory
+
+            if not is_out_of_memory(error):
+                raise
+            s = self.settings
+            raise ConfigError(
+                f"out of memory in a step of {s.batch_size} images: give --accumulate {2 * s.accumulate} (the step in "
+                "so many pieces: the same figures), or a smaller --batch-size"
+            ) from error
+        return losses.detach(), right
 
     def _losses(self, rows: list[int], x: torch.Tensor) -> tuple[torch.Tensor, float]:
         """Each row's loss (n,), and how many were right (by a mixed row's larger part)."""

@@ -320,7 +320,7 @@ def test_maps_of_more_than_ten_gigabytes_need_a_yes(
     workshop: SimpleNamespace, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.prefix.CONFIRMED_BYTES", 1000)
-    with pytest.raises(ConfigError, match=r"take 0.0001 GB in .*maps: give --yes.*or --no-prefix"):
+    with pytest.raises(ConfigError, match=r"take 102.0 KiB in .*maps: give --yes.*or --no-prefix"):
         finetune(workshop.head.run, train="layer4", cache_root=root, **FAST)
     assert not list(root.glob("maps/*.h5*"))
     finetune(workshop.head.run, train="layer4", yes=True, cache_root=root, **FAST)
@@ -343,6 +343,20 @@ def test_mirrored_maps_are_drawn_by_seed_epoch_and_row(workshop: SimpleNamespace
     kinds = [("plain" if torch.equal(a, b) else "mirrored") for a, b in zip(plain, together, strict=True)]
     assert all(torch.equal(a, b if k == "plain" else b.flip(2)) for a, b, k in zip(plain, together, kinds, strict=True))
     assert 4 < kinds.count("mirrored") < 16
+
+
+def test_too_little_memory_is_a_clear_error_with_the_cure(
+    workshop: SimpleNamespace, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E4: pieces give the same figures, so that nothing is lost by taking them."""
+    from pipeline.tuning import Tuning
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(Tuning, "_losses", full)
+    with pytest.raises(ConfigError, match="out of memory in a step of 16 images: give --accumulate 2 .*same figures"):
+        finetune(workshop.head.run, cache_root=root, **HEAD)
 
 
 # -- between before and after, verdict --------------------------------------------------------------------------------
