@@ -72,6 +72,8 @@ class Checkpoint:
         try:
             yield
         finally:
+            if self.folder.exists() and [p.name for p in self.folder.iterdir()] == [LOCK]:
+                shutil.rmtree(self.folder, ignore_errors=True)  # nothing was kept
             lock.release()
 
     def write(self, state: Mapping[str, Any], last: Tensors, best: Tensors | None) -> None:

@@ -69,7 +69,11 @@ class FinetuneSettings:
         0.1, "rise of the learning rate, then a cosine to 0: a share of all steps, or steps from 1 on", minimum=0
     )
     batch_size: int = st.option(32, "images in one step, over all processes", minimum=1)
-    accumulate: int = st.option(1, "pieces that a step is computed in: less memory, the same figures", minimum=1)
+    accumulate: int = st.option(
+        1,
+        "pieces that a step is computed in: less memory, the same figures (but with --bn train, which sees pieces)",
+        minimum=1,
+    )
     clip: float | None = st.option(None, "largest norm of a step's gradient; by default any", above=0)
     bn: str = st.option(
         "frozen",

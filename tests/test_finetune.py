@@ -208,7 +208,7 @@ def test_exactly_what_is_named_moves(workshop: SimpleNamespace, root: Path, monk
         ({"train": "head"}, {"fc.weight", "fc.bias"}),
     ):
         with last_epoch_is_kept(monkeypatch):
-            tuned = finetune(workshop.head.run, cache_root=root, **FAST, **options)
+            tuned = finetune(workshop.head.run, cache_root=root, **{**FAST, "epochs": 1}, **options)
         moved = {name for name, value in state_of(tuned.run).items() if not torch.equal(value, start[name])}
         assert moved == expected, options
     assert late & statistics
@@ -584,6 +584,7 @@ def test_a_state_is_whole_whenever_the_writer_dies(tmp_path: Path, monkeypatch: 
 def test_wrong_settings_name_the_legal_ones(workshop: SimpleNamespace, root: Path, options: Quick, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         finetune(workshop.head.run, cache_root=root, **options)
+    assert not list(root.glob("tuning/*"))
 
 
 def test_a_run_that_is_not_there_or_not_a_head_is_refused(workshop: SimpleNamespace) -> None:
