@@ -22,7 +22,7 @@ from pipeline.report.watch import Watch
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.data import Geometry
+    from pipeline.data import Geometry, ImageFailure
     from pipeline.store import Cache
     from pipeline.trunk.known import WeightsInfo
 
@@ -133,28 +133,97 @@ def pixel_batches(
     Raises:
         DataError: an image is gone or is not the one that the row was made from.
     """
+    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+    return pixels_of(cache, batches, root=root, geometry=geometry, workers=workers)
+
+
+def pixels_of(
+    cache: Cache, batches: Sequence[Sequence[int]], *, root: Path, geometry: Geometry, workers: int
+) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
+    """As :func:`pixel_batches`, for batches of rows as they are given."""
     from pipeline.data import Loader
 
     ids, digests, folder = cache.ids, cache.digests, os.fsencode(root)
-    with Loader(geometry, workers=workers, ahead=2 * size) as loader:
-        waiting: list[tuple[int, NDArray[np.uint8]]] = []
-        for item in loader.load((row, os.path.join(folder, ids[row])) for row in rows):
-            name = os.fsdecode(ids[item.index])
-            if item.failure is not None:
-                raise DataError(
-                    f"{root}/{name!a}: {item.failure.reason}: the images must be where the cache found them"
-                )
-            if item.digest != digests[item.index].tobytes():
-                raise DataError(
-                    f"{root}/{name!a} has changed since its features were made: run `pipeline extract` again"
-                )
-            assert item.pixels is not None
-            waiting.append((item.index, item.pixels))
-            if len(waiting) == size:
-                yield [row for row, _ in waiting], np.stack([pixels for _, pixels in waiting])
-                waiting = []
-        if waiting:
-            yield [row for row, _ in waiting], np.stack([pixels for _, pixels in waiting])
+    ahead = 2 * max((len(batch) for batch in batches), default=1)
+    with Loader(geometry, workers=workers, ahead=ahead) as loader:
+        loaded = loader.load((row, os.path.join(folder, ids[row])) for batch in batches for row in batch)
+        for batch in batches:
+            pixels = []
+            for _ in batch:
+                item = next(loaded)
+                if item.failure is not None or item.digest != digests[item.index].tobytes():
+                    raise changed_image(root, ids[item.index], item.failure)
+                assert item.pixels is not None
+                pixels.append(item.pixels)
+            yield list(batch), np.stack(pixels)
+
+
+def changed_image(root: Path, item: bytes, failure: ImageFailure | None = None) -> DataError:
+    """The error for an image that is not the one that its row was made from; ``failure`` is why it cannot be read."""
+    name = f"{root}/{os.fsdecode(item)!a}"
+    if failure is not None:
+        return DataError(f"{name}: {failure.reason}: the images must be where the cache found them, as they were")
+    return DataError(f"{name} has changed since its features were made: run `pipeline extract` again, and train again")
+
+
+def require_images(cache: Cache, rows: NDArray[np.int64], root: Path, *, workers: int) -> None:
+    """Find out before long work that the images of cache rows are there and unchanged.
+
+    Of a file whose size and time are those that the cache recorded nothing is read; others are hashed.
+
+    Raises:
+        DataError: one is gone or has changed.
+    """
+    from pipeline.data import Geometry, digest_many
+    from pipeline.data.loader import load_one
+
+    ids, digests, (sizes, times), folder = cache.ids, cache.digests, cache.stats, os.fsencode(root)
+    touched = []
+    for row in rows.tolist():
+        try:
+            found = os.stat(os.path.join(folder, ids[row]))
+        except OSError:
+            touched.append(row)  # reading it says what is wrong with it
+            continue
+        if (found.st_size, found.st_mtime_ns) != (sizes[row], times[row]):
+            touched.append(row)
+    paths = [os.path.join(folder, ids[row]) for row in touched]
+    same = (digest_many(paths, workers=workers) == digests[touched]).all(axis=1)
+    for row, path in ((touched[i], paths[i]) for i in np.flatnonzero(~same)):
+        raise changed_image(root, ids[row], load_one(row, path, Geometry(1, 1)).failure)
+
+
+def labelled(cache: Cache, split: str) -> NDArray[np.int64]:
+    """Indices (n,) int64 of the labelled good rows of a split, ascending."""
+    rows = cache.rows(split)
+    return rows[cache.labels[rows] >= 0]
+
+
+def logits_of_rows(
+    network: nn.Module, spec: TrunkSpec, cache: Cache, rows: NDArray[np.int64], *, root: Path, what: str, watch: Watch
+) -> NDArray[np.float32]:
+    """Logits (n, C) float32 of the images of cache rows, through a whole network."""
+    parts = []
+    workers = len(os.sched_getaffinity(0))
+    batches = pixel_batches(
+        cache, rows.tolist(), root=root, geometry=spec.geometry(), size=4 * PREDICT_BATCH, workers=workers
+    )
+    with watch.track(what, len(rows)) as tracker:
+        for part, pixels in batches:
+            parts.append(network_forward(network, pixels, spec.info)[1])
+            tracker.advance(len(part))
+    return np.concatenate(parts)
+
+
+def logits_of_split(run: runs.Run, cache: Cache, split: str, *, cache_root: Path, watch: Watch) -> NDArray[np.float32]:
+    """Logits (n, C) float32 of a fine-tuned run on the labelled good rows of a split."""
+    from pipeline.trunk import known
+
+    weights = run.config["cache"]["about"]["weights"]
+    spec = TrunkSpec.of(cache.provenance, weights=weights, cache_root=cache_root, watch=watch)
+    network = load_network(run, spec.info).to(known.resolve_device("auto"))
+    rows = labelled(cache, split)
+    return logits_of_rows(network, spec, cache, rows, root=image_root(cache), what=split, watch=watch)
 
 
 def image_root(cache: Cache) -> Path:

@@ -28,7 +28,7 @@ class DemoSettings:
         "IMAGENET1K_V2", f"weights to try first; where they cannot be had, {FALLBACK}", metavar="WEIGHTS"
     )
     image_size: int = st.option(32, "side of the square the trunk sees; small, so that two cores suffice", minimum=32)
-    epochs: int = st.option(4, "epochs of fine-tuning", minimum=1)
+    epochs: int = st.option(6, "epochs of fine-tuning", minimum=1)
     cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
     def __post_init__(self) -> None:

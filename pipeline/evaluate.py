@@ -248,7 +248,7 @@ def _score(run: runs.Run, cache: Cache, splits: tuple[str, ...], *, cache_root: 
         if not len(rows):
             raise HeadError(f"{cache.path.name} has no labelled {split} rows: extract with --{split}-fraction above 0")
         if run.stage == "finetune":
-            from pipeline.finetune import logits_of_split
+            from pipeline.classifier import logits_of_split
 
             logits = logits_of_split(run, cache, split, cache_root=cache_root, watch=watch)
         else:

@@ -2,41 +2,47 @@
 
 Starts where the head left off: first the certificate (the reattached network gives the logits that the head gives on
 the cached rows), then training; step 0 is a candidate like every epoch, and the best on val is kept (P4). The test
-split is not read here.
+split is read by the verdict alone, when all is chosen.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import runs
 from pipeline import settings as st
-from pipeline.cached import ROOT_HELP, cache_record
-from pipeline.errors import HeadError
-from pipeline.evaluate import RUN_HELP, cache_of
-from pipeline.report.trace import TraceRow, observe
+from pipeline.cached import ROOT_HELP
+from pipeline.errors import ConfigError
+from pipeline.evaluate import RUN_HELP
+from pipeline.groups import LEARNING_RATES, PARTS
 from pipeline.report.watch import Watch
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
-    from torch import nn
 
-    from pipeline.frozen import TrunkSpec
-    from pipeline.heads.artifact import Head
-    from pipeline.store import Cache
+    from pipeline.attached import Attached
+    from pipeline.checkpoint import Checkpoint
+    from pipeline.inputs import Inputs
+    from pipeline.interpolate import Mixture
+    from pipeline.ranks import Ranks
+    from pipeline.tuning import Tensors, Tuning
 
-# A stored feature is off by at most this share of itself (half a unit in the last place); the network's own arithmetic
-# differs by about 1e-5 between two orders of summation.
-STORAGE_ERROR = {"float16": 2.0**-11, "float32": 2.0**-24}
-ARITHMETIC_ERROR = {"float32": 2e-5, "bfloat16": 2.0**-7}
+AUGMENT = ("none", "flip", "crop", "weights")
+MAP_AUGMENT = ("none", "flip")  # what can be done to maps
+SOLVERS = tuple(LEARNING_RATES)
+_RATES = ", ".join(f"{{}} with {solver}" for solver in SOLVERS)
+_TRUNK_RATES = _RATES.format(*(f"{trunk:g}" for trunk, _ in LEARNING_RATES.values()))
+_HEAD_RATES = _RATES.format(*(f"{head:g}" for _, head in LEARNING_RATES.values()))
+# They change neither the weights that training gives nor where its state lies.
+_NOT_IDENTITY = {"run", "workers", "checkpoint_seconds", "yes", "fresh", "interpolate", "evaluate", "cache_root"}
 
 
 @dataclass(frozen=True)
@@ -45,34 +51,108 @@ class FinetuneSettings:
 
     run: str = st.argument(RUN_HELP, default=runs.LATEST)
     epochs: int = st.option(3, "passes over the train images", minimum=1)
-    train: str = st.option(
-        "all", "which part of the trunk learns besides the head", choices=("all", "layer3+", "layer4", "head")
+    train: str = st.option("all", "which part of the trunk learns besides the head", choices=tuple(reversed(PARTS)))
+    head: str = st.option(
+        "trained", "where the head starts; random is there for comparisons", choices=("trained", "random")
     )
-    lr_trunk: float = st.option(1e-5, "highest learning rate of the trunk", above=0)
-    lr_head: float = st.option(1e-4, "highest learning rate of the head", above=0)
-    weight_decay: float = st.option(1e-2, "decoupled decay of weights; biases and BatchNorm have none", minimum=0)
-    batch_size: int = st.option(32, "images in one step", minimum=1)
-    flip: bool = st.option(False, "mirror half of the train images")
-    seed: int = st.option(0, "seed of the order of the images and of the flips", minimum=0)
+    solver: str = st.option("adamw", "sgd has momentum", choices=SOLVERS)
+    lr_trunk: float | None = st.option(None, f"highest learning rate of the trunk; by default {_TRUNK_RATES}", above=0)
+    lr_head: float | None = st.option(None, f"highest learning rate of the head; by default {_HEAD_RATES}", above=0)
+    layer_decay: float | None = st.option(
+        None, "instead of --lr-trunk: each stage below the head has so many times the rate of the one above", above=0
+    )
+    weight_decay: float = st.option(
+        1e-2, "decay of weights, decoupled with adamw; biases and BatchNorm have none", minimum=0
+    )
+    momentum: float = st.option(0.9, "of sgd", minimum=0, below=1)
+    warmup: float = st.option(
+        0.1, "rise of the learning rate, then a cosine to 0: a share of all steps, or steps from 1 on", minimum=0
+    )
+    batch_size: int = st.option(32, "images in one step, over all processes", minimum=1)
+    accumulate: int = st.option(
+        1,
+        "pieces that a step is computed in: less memory, the same figures (but with --bn train, which sees pieces)",
+        minimum=1,
+    )
+    clip: float | None = st.option(None, "largest norm of a step's gradient; by default any", above=0)
+    bn: str = st.option(
+        "frozen",
+        "BatchNorm's running means and variances: kept, or learnt in the stages that learn",
+        choices=("frozen", "train"),
+    )
+    augment: str = st.option(
+        "none",
+        "what each epoch does to a train image: flip, crop (random resized crop), or weights (both, as torchvision's "
+        "weights were trained). None by default: a mirrored digit, letter or road sign is another one",
+        choices=AUGMENT,
+    )
+    randaugment: bool = st.option(False, "two of RandAugment's operations on each train image besides")
+    mixup: float = st.option(0.0, "alpha of mixed train images, 0 = off", minimum=0)
+    label_smoothing: float = st.option(0.0, "share of each label spread over all classes", minimum=0, below=1)
+    ema: float | None = st.option(
+        None, "keep an average of the weights with this decay for each step, and score it", above=0, below=1
+    )
+    interpolate: bool = st.option(
+        False, "score weights between before and after on val, 0, 0.1 ... 1, and keep the best (WiSE-FT)"
+    )
+    prefix: bool = st.option(
+        True, "with --train layer4 keep the maps before it on disk, so that only layer4 runs in each epoch"
+    )
+    yes: bool = st.option(False, "keep the maps even where they take more than 10 GB")
+    precision: str = st.option(
+        "float32", "arithmetic of training; bfloat16 (autocast) needs a GPU", choices=("float32", "bfloat16")
+    )
+    checkpoint_seconds: float = st.option(
+        300, "a checkpoint after each epoch, and when so many seconds have passed", minimum=0
+    )
+    fresh: bool = st.option(False, "forget an interrupted training with these settings and start over")
+    evaluate: bool = st.option(True, "score before and after on the test split, once, when all is chosen")
+    seed: int = st.option(0, "seed of the order of the images and of all that is drawn", minimum=0)
     device: str = st.option("auto", "where the network runs", choices=("auto", "cpu", "cuda"))
     workers: int | None = st.option(None, "decoding threads; by default one per core", minimum=1)
     cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
     def __post_init__(self) -> None:
         st.check(self)
+        if self.layer_decay is not None and self.lr_trunk is not None:
+            raise ConfigError(f"--layer-decay {self.layer_decay:g} says what --lr-trunk says: give one of them")
+        if self.solver != "sgd" and self.momentum != 0.9:
+            raise ConfigError(f"--momentum says nothing to --solver {self.solver}: leave it out, or give --solver sgd")
+        legal = {"layer4": MAP_AUGMENT, "head": ("none",)}.get(self.train, AUGMENT) if self.prefix else AUGMENT
+        if self.augment not in legal or (self.randaugment and legal != AUGMENT):
+            asked = "--randaugment" if self.augment in legal else f"--augment {self.augment}"
+            kept = "the maps before layer4" if self.train == "layer4" else "cached features"
+            raise ConfigError(
+                f"{asked} needs the images, and --train {self.train} goes by {kept} (--augment {' or '.join(legal)} "
+                "alone): give --no-prefix to go through the whole trunk in each epoch"
+            )
+
+    @property
+    def threads(self) -> int:
+        """Decoding threads."""
+        return self.workers or len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """Val accuracy before and after, and the certificate: the largest logit difference before training."""
+    """Val accuracy of the head (``before``), at step 0 and of what is kept (``after``), and what it cost.
+
+    ``best_epoch`` is 0 where no epoch was better than step 0; ``share`` how far the kept weights are from before (0) to
+    after (1), with ``--interpolate``. The certificate is the largest logit difference before training. ``verdict`` is
+    :class:`pipeline.verdict.Verdict` as JSON values.
+    """
 
     run: Path
     before: float
+    step0: float
     after: float
     best_epoch: int
+    share: float | None
     certificate_max_abs: float
     certificate_tolerance: float
     seconds: float
+    steps: int
+    verdict: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -82,301 +162,243 @@ class FinetuneResult:
 def finetune(run: str | Path = runs.LATEST, *, watch: Watch | None = None, **options: Any) -> FinetuneResult:
     """Fine-tune a head run end to end; the better of before and after, on val, is kept.
 
-    ``options`` are the fields of :class:`FinetuneSettings`.
+    ``options`` are the fields of :class:`FinetuneSettings`. Interrupted, the same call goes on from where it was.
 
     Raises:
-        HeadError, CacheError, DataError, WeightsError: before training wherever it can be known.
+        HeadError, CacheError, DataError, WeightsError, ConfigError: before training wherever it can be known.
+        Interrupted: after a signal; the state is kept.
     """
     return run_finetune(st.build(FinetuneSettings, {"run": run, **options}), watch or Watch())
 
 
 def run_finetune(settings: FinetuneSettings, watch: Watch) -> FinetuneResult:
-    """Fine-tune with settings made; see :func:`finetune`."""
-    from pipeline.heads.artifact import load_head, require_key
+    """Fine-tune with settings made; see :func:`finetune`. Under ``torchrun`` every process calls it."""
+    from pipeline.ranks import Ranks
 
-    run = runs.find_run(settings.run, cache_root=settings.cache_root)
-    if run.stage not in ("train", "search"):
-        raise HeadError(f"{run.folder.name} is a {run.stage} run: give a run of `pipeline train` or `pipeline search`")
-    runs.require_writable(settings.cache_root)
-    cache = cache_of(run)
-    head = load_head(run.folder)
-    require_key(head, cache.key, str(cache.path))
-    if head.kind != "linear":
-        raise HeadError(f"{run.folder.name} has a head of kind {head.kind}: fine-tuning starts from a linear one")
-    if "val" in run.config.get("learned_from", ()):
-        watch.warn(
-            f"the head of {run.folder.name} has learned from val, too, on which before and after are compared: "
-            "search with --no-refit for a head to fine-tune"
+    ranks = Ranks()
+    if ranks.world > 1 and settings.bn == "train":
+        raise ConfigError(
+            f"--bn train with {ranks.world} processes: each would learn statistics of its own; leave it out, or train "
+            "in one process"
         )
-    for split in ("train", "val"):
-        if not len(cache.rows(split)):
-            raise HeadError(f"{cache.path.name} has no {split} rows: fine-tuning needs train and val images")
-    tuning = _Tuning(settings, run, cache, head, watch)
-    name = cache.path.name.removesuffix(".h5")
-    with runs.new_run(
-        settings.cache_root,
-        stage="finetune",
-        name=name,
-        settings=st.record(settings),
-        about={**cache_record(cache), "started_from": run.folder.name},
-    ) as (draft, folder):
-        result = dataclasses.replace(tuning.work(draft.folder), run=folder)
-        draft.write_lines("trace.jsonl", [dataclasses.asdict(r) for r in tuning.rows])
-        draft.write_json("metrics.json", result.to_json())
-    watch.say(_verdict(result))
-    return result
+    ranks.join()
+    try:
+        return _finetune(settings, ranks, watch if ranks.first else Watch())
+    finally:
+        ranks.leave()
 
 
-def _verdict(result: FinetuneResult) -> str:
-    from pipeline.report.numbers import percent, points, seconds
+def _finetune(settings: FinetuneSettings, ranks: Ranks, watch: Watch) -> FinetuneResult:
+    from pipeline.attached import attach, to_random_head
+    from pipeline.checkpoint import Checkpoint, state_folder
+    from pipeline.interrupt import stop_requests
+    from pipeline.tuning import Tuning
 
-    change = f"val {percent(result.before)} -> {percent(result.after)} ({points(result.after - result.before)})"
-    if result.best_epoch == 0:
-        change = f"val stayed at {percent(result.before)}: fine-tuning did not help, the head is kept as it was"
-    return f"{change}, in {seconds(result.seconds)} -> {result.run}"
-
-
-class _Tuning:
-    """One fine-tuning: the network, its optimiser, its images."""
-
-    def __init__(self, settings: FinetuneSettings, run: runs.Run, cache: Cache, head: Head, watch: Watch) -> None:
-        import numpy as np
-
-        from pipeline.classifier import image_root
-        from pipeline.frozen import TrunkSpec
-        from pipeline.trunk import known
-        from pipeline.trunk.model import reattach
-        from pipeline.trunk.weights import load_model
-
-        self.settings, self.cache, self.head, self.watch = settings, cache, head, watch
-        self.root = image_root(cache)
-        about = run.config["cache"]["about"]
-        self.spec: TrunkSpec = TrunkSpec.of(
-            cache.provenance, weights=about["weights"], cache_root=settings.cache_root, watch=watch
-        )
-        if self.spec.layer != "avgpool":
-            raise HeadError(
-                f"the features are of {self.spec.layer}: only the last stage's can be fine-tuned end to end"
-            )
-        self.device = known.resolve_device(settings.device)
-        model = load_model(self.spec.info, trunk=self.spec.info.trunk)
-        self.network: nn.Module = reattach(model, head.tensors["weight"], head.tensors["bias"])
-        self.network.to(self.device).eval()
-        self.train_rows, self.val_rows = (self._labelled(cache.rows(s)) for s in ("train", "val"))
-        self.rng = np.random.default_rng(settings.seed)
-        self.rows: list[TraceRow] = []
-
-    def _labelled(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        return rows[self.cache.labels[rows] >= 0]
-
-    def work(self, folder: Path) -> FinetuneResult:
-        """Certificate, training, and the best network written to ``folder``."""
-        import numpy as np
-        import safetensors.torch
-
+    attached = attach(settings, watch)
+    checkpoint = Checkpoint(state_folder(settings.cache_root, _identity(settings, attached)))
+    with _held(checkpoint, ranks, fresh=settings.fresh):
         began = time.perf_counter()
-        logits = self._logits(self.val_rows, "certificate")
-        certificate, tolerance = self._certificate(logits)
-        groups = self._groups()
-        self._show_groups(groups)
-        before_loss, before = self._scores(self.val_rows, logits)
-        cached = self.head.logits(np.asarray(self.cache.features[self.train_rows]))
-        self._tell(0, *self._scores(self.train_rows, cached), before, before_loss)
-        best = (before, -before_loss, 0)
-        self._keep(folder)
-        optimizer = _adamw(groups)
-        steps_per_epoch = math.ceil(len(self.train_rows) / self.settings.batch_size)
-        total = self.settings.epochs * steps_per_epoch
-        for epoch in range(1, self.settings.epochs + 1):
-            loss, accuracy = self._epoch(optimizer, (epoch - 1) * steps_per_epoch, total)
-            if not math.isfinite(loss):
-                self.watch.warn(f"epoch {epoch}: the loss is not finite; stopped. Lower --lr-trunk and --lr-head")
-                break
-            val_loss, val = self._scores(self.val_rows, self._logits(self.val_rows, "val"))
-            self._tell(epoch, loss, accuracy, val, val_loss)
-            if (val, -val_loss, epoch) > best:
-                best = (val, -val_loss, epoch)
-                self._keep(folder)
-        self.watch.end_trace()
-        state = safetensors.torch.load_file(folder / "best.safetensors")
-        from pipeline.classifier import MODEL_FILE
-
-        safetensors.torch.save_file(state, folder / MODEL_FILE, metadata={"trunk": self.spec.info.trunk})
-        (folder / "best.safetensors").unlink()
-        return FinetuneResult(
-            run=folder,
-            before=before,
-            after=best[0],
-            best_epoch=best[2],
-            certificate_max_abs=certificate,
-            certificate_tolerance=tolerance,
-            seconds=time.perf_counter() - began,
-        )
-
-    # -- certificate ----------------------------------------------------------------------------------------------
-
-    def _certificate(self, logits: NDArray[np.float32]) -> tuple[float, float]:
-        """Largest difference between the network's logits and the head's on the cached rows, and what is allowed.
-
-        A logit is a sum of products w·x; with every x off by a share e of itself the sum is off by at most
-        e · sum |w·x|: the tolerance is the largest such sum times the errors of storage and arithmetic.
-        """
-        import numpy as np
-
-        features = np.asarray(self.cache.features[self.val_rows], np.float32)
-        cached = self.head.logits(features)
-        reach = float((np.abs(features) @ np.abs(self.head.tensors["weight"]).T).max())
-        share = STORAGE_ERROR[self.spec.dtype] + ARITHMETIC_ERROR[self.spec.precision]
-        difference, tolerance = float(np.abs(logits - cached).max()), share * reach
-        text = f"largest logit difference {difference:.2e} over {len(logits):,} val images, {tolerance:.2e} allowed"
-        if not difference <= tolerance:
-            raise HeadError(f"the reattached network does not give the cached logits: {text}; extract and train again")
-        self.watch.say(f"certificate: the reattached network gives the cached logits ({text})")
-        return difference, tolerance
-
-    def _logits(self, rows: NDArray[np.int64], what: str) -> NDArray[np.float32]:
-        return logits_of_rows(self.network, self.spec, self.cache, rows, root=self.root, what=what, watch=self.watch)
-
-    def _scores(self, rows: NDArray[np.int64], logits: NDArray[np.float32]) -> tuple[float, float]:
-        """Mean cross-entropy and accuracy of logits (n, C) of cache rows (n,)."""
-        import numpy as np
-
-        from pipeline.heads.metrics import log_softmax
-
-        y = self.cache.labels[rows]
-        loss = -float(log_softmax(logits)[np.arange(len(y)), y].mean())
-        return loss, float((logits.argmax(axis=1) == y).mean())
-
-    def _tell(self, epoch: int, loss: float, accuracy: float, val: float, val_loss: float) -> None:
-        row = TraceRow(epoch=epoch, loss=loss, accuracy=accuracy, val_accuracy=val, val_loss=val_loss)
-        self.rows.append(dataclasses.replace(row, observation=observe([*self.rows, row], len(self.cache.classes))))
-        self.watch.trace(self.rows[-1])
-
-    # -- training -------------------------------------------------------------------------------------------------
-
-    def _groups(self) -> list[dict[str, Any]]:
-        """Parameter groups; every trainable parameter is in exactly one of them (P1)."""
-        prefixes = {"all": ("",), "layer3+": ("layer3.", "layer4."), "layer4": ("layer4.",), "head": ()}
-        trained = prefixes[self.settings.train]
-        found: dict[tuple[str, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.network.named_parameters():
-            is_head = name.startswith("fc.")
-            parameter.requires_grad_(is_head or name.startswith(trained) if trained else is_head)
-            if parameter.requires_grad:
-                # One-dimensional parameters are biases and BatchNorm's: decay would pull them from their meaning.
-                found.setdefault(("head" if is_head else "trunk", parameter.ndim > 1), []).append(parameter)
-        s = self.settings
-        return [
-            {
-                "params": parameters,
-                "name": part + (" weights" if decays else " biases" if part == "head" else " biases and BatchNorm"),
-                "peak": s.lr_head if part == "head" else s.lr_trunk,
-                "lr": s.lr_head if part == "head" else s.lr_trunk,
-                "weight_decay": s.weight_decay if decays else 0.0,
-            }
-            for (part, decays), parameters in found.items()
-        ]
-
-    def _show_groups(self, groups: list[dict[str, Any]]) -> None:
-        from pipeline.report.numbers import count, setting
-
-        for group in groups:
-            number = sum(p.numel() for p in group["params"])
-            self.watch.say(
-                f"trained: {group['name']}, {count(number)} parameters, lr {setting(group['peak'])}, "
-                f"weight decay {setting(group['weight_decay'])}"
+        tuning = Tuning(attached, inputs_of(settings, attached, ranks, watch), settings, ranks, watch)
+        certificate, logits = _certificate(tuning)
+        if settings.head == "random":
+            to_random_head(attached.network, settings.seed)
+            tuning.begin_here()
+            logits = tuning.logits(attached.val, "step 0")
+        _show_groups(tuning)
+        step0 = tuning.scores(attached.val, logits)
+        preparation = time.perf_counter() - began
+        if tuning.resume(checkpoint):
+            watch.say(
+                f"going on from an interrupted training: {tuning.progress.step} of {tuning.total_steps} steps done"
             )
-        frozen = sum(p.numel() for p in self.network.parameters() if not p.requires_grad)
-        if frozen:
-            self.watch.say(f"frozen: {count(frozen)} parameters")
-        self.watch.say("frozen: BatchNorm's running means and variances")
-
-    def _epoch(self, optimizer: torch.optim.Optimizer, done: int, total: int) -> tuple[float, float]:
-        """One pass over the train images; mean loss and accuracy as measured before each step."""
-        import torch
-
-        from pipeline.classifier import normalised, pixel_batches
-
-        s, loss_sum, hits = self.settings, 0.0, 0
-        order = self.rng.permutation(self.train_rows).tolist()
-        batches = pixel_batches(
-            self.cache,
-            order,
-            root=self.root,
-            geometry=self.spec.geometry(),
-            size=s.batch_size,
-            workers=s.workers or len(os.sched_getaffinity(0)),
+        else:
+            tuning.progress.seconds = preparation
+            tuning.tell(0, *_train_scores(tuning), step0[1], step0[0])
+        with stop_requests() as stop:
+            tuning.train(checkpoint, stop)
+        chosen = _choose(tuning, step0)
+        result = FinetuneResult(
+            run=Path(),
+            before=tuning.scores(attached.val, attached.cached_logits(attached.val))[1],
+            step0=step0[1],
+            after=chosen.val,
+            best_epoch=chosen.epoch,
+            share=chosen.share,
+            certificate_max_abs=certificate[0],
+            certificate_tolerance=certificate[1],
+            seconds=tuning.progress.seconds,
+            steps=tuning.progress.step,
         )
-        with self.watch.track(f"epoch {done * s.batch_size // max(1, len(order)) + 1}", len(order)) as tracker:
-            for step, (rows, pixels) in enumerate(batches, start=done):
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak"] * _schedule(step, total)
-                if s.flip:
-                    mirrored = self.rng.random(len(rows)) < 0.5
-                    pixels[mirrored] = pixels[mirrored][..., ::-1]
-                y = torch.from_numpy(self.cache.labels[rows]).to(self.device)
-                logits = self.network(normalised(pixels, self.spec.info, self.device))
-                loss = torch.nn.functional.cross_entropy(logits, y)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                loss_sum += float(loss.detach()) * len(rows)
-                hits += int((logits.detach().argmax(dim=1) == y).sum())
-                tracker.advance(len(rows))
-        return loss_sum / len(order), hits / len(order)
-
-    def _keep(self, folder: Path) -> None:
-        """Write the network as it is now as the best so far."""
-        import safetensors.torch
-
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        safetensors.torch.save_file(state, folder / "best.safetensors.draft")
-        (folder / "best.safetensors.draft").replace(folder / "best.safetensors")
+        return _publish(tuning, chosen, result, checkpoint)
 
 
-def _adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    import torch
+@contextmanager
+def _held(checkpoint: Checkpoint, ranks: Ranks, *, fresh: bool) -> Iterator[None]:
+    """The state's folder for this job alone; the others begin when the first process has it."""
+    if not ranks.first:
+        ranks.share(None)
+        yield
+        return
+    with checkpoint.held():
+        if fresh:
+            checkpoint.clear()
+        ranks.share({"folder": str(checkpoint.folder)})
+        yield
 
-    return torch.optim.AdamW(groups)
+
+def _identity(settings: FinetuneSettings, attached: Attached) -> dict[str, Any]:
+    """Everything that decides the weights that training gives, as plain JSON values."""
+    import hashlib
+
+    tensors = attached.head.tensors
+    head = hashlib.sha256(b"".join(tensors[name].tobytes() for name in sorted(tensors))).hexdigest()
+    chosen = {name: value for name, value in st.record(settings).items() if name not in _NOT_IDENTITY}
+    return {
+        "settings": chosen,
+        "key": attached.cache.key,
+        "content": attached.cache.content,
+        "head": head,
+        "device": attached.device,
+    }
 
 
-def _schedule(step: int, total: int) -> float:
-    """Warm-up over the first tenth of the steps, then a half cosine to zero (share of the highest learning rate)."""
-    warm = max(1, total // 10)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
-
-
-def logits_of_rows(
-    network: nn.Module, spec: TrunkSpec, cache: Cache, rows: NDArray[np.int64], *, root: Path, what: str, watch: Watch
-) -> NDArray[np.float32]:
-    """Logits (n, C) float32 of the images of cache rows, through a whole network."""
+def inputs_of(settings: FinetuneSettings, attached: Attached, ranks: Ranks, watch: Watch) -> Inputs:
+    """What training goes by: images, or what is cached of them."""
     import numpy as np
 
-    from pipeline.classifier import PREDICT_BATCH, network_forward, pixel_batches
+    from pipeline.inputs import CachedFeatures, Maps
+    from pipeline.prefix import PrefixMaps
 
-    parts = []
-    workers = len(os.sched_getaffinity(0))
-    batches = pixel_batches(
-        cache, rows.tolist(), root=root, geometry=spec.geometry(), size=4 * PREDICT_BATCH, workers=workers
+    if settings.train == "head" and settings.prefix:
+        return CachedFeatures(attached.network, attached.cache, attached.device)
+    if settings.train != "layer4" or not settings.prefix:
+        return _images(settings, attached)
+    rows = np.concatenate([attached.train, attached.val])
+    prefix = PrefixMaps(attached.network, attached.spec, attached.cache, rows, settings.cache_root)
+    prefix.announce(watch, confirmed=settings.yes)
+    maps = prefix.make(ranks=ranks, root=attached.root, device=attached.device, workers=settings.threads, watch=watch)
+    flip = settings.augment == "flip"
+    return Maps(attached.network, maps, prefix.rows, prefix.shape, attached.device, flip, settings.seed)
+
+
+def _images(settings: FinetuneSettings, attached: Attached) -> Inputs:
+    from pipeline.inputs import Images
+
+    return Images(
+        attached.network,
+        attached.spec,
+        attached.cache,
+        attached.root,
+        attached.device,
+        settings.threads,
+        settings.augment,
+        settings.randaugment,
+        settings.seed,
     )
-    with watch.track(what, len(rows)) as tracker:
-        for part, pixels in batches:
-            parts.append(network_forward(network, pixels, spec.info)[1])
-            tracker.advance(len(part))
-    return np.concatenate(parts)
 
 
-def logits_of_split(run: runs.Run, cache: Cache, split: str, *, cache_root: Path, watch: Watch) -> NDArray[np.float32]:
-    """Logits (n, C) float32 of a fine-tuned run on the labelled good rows of a split."""
-    from pipeline.classifier import image_root, load_network
-    from pipeline.frozen import TrunkSpec
-    from pipeline.trunk import known
+def _certificate(tuning: Tuning) -> tuple[tuple[float, float], NDArray[np.float32]]:
+    """The certificate, and the logits of the val images that it is about.
 
-    weights = run.config["cache"]["about"]["weights"]
-    spec = TrunkSpec.of(cache.provenance, weights=weights, cache_root=cache_root, watch=watch)
-    network = load_network(run, spec.info).to(known.resolve_device("auto"))
-    rows = cache.rows(split)
-    rows = rows[cache.labels[rows] >= 0]
-    return logits_of_rows(network, spec, cache, rows, root=image_root(cache), what=split, watch=watch)
+    Through what training goes by; where that is the cached features, through the images.
+    """
+    from pipeline.inputs import CachedFeatures, Maps
+
+    attached, inputs = tuning.attached, tuning.inputs
+    way = _images(tuning.settings, attached) if isinstance(inputs, CachedFeatures) else inputs
+    logits = tuning.logits(attached.val, "certificate", way)
+    return attached.certificate(logits, maps=isinstance(inputs, Maps), watch=tuning.watch), logits
+
+
+def _train_scores(tuning: Tuning) -> tuple[float, float]:
+    """Loss and accuracy on train before the first step, by the cached features: no image is read for it."""
+    from pipeline.inputs import CachedFeatures
+
+    attached = tuning.attached
+    cached = CachedFeatures(attached.network, attached.cache, attached.device)
+    return tuning.scores(attached.train, tuning.logits(attached.train, "train", cached))
+
+
+def _show_groups(tuning: Tuning) -> None:
+    from pipeline.groups import frozen_counts
+    from pipeline.report.tuning_tables import GroupRow, groups_table
+
+    s = tuning.settings
+    rows = [GroupRow(g.name, g.count, g.lr, g.weight_decay) for g in tuning.groups]
+    rows += [GroupRow(stage, number) for stage, number in frozen_counts(tuning.attached.network).items()]
+    norms = "learnt where it is trained" if s.bn == "train" else "frozen"
+    augment = (
+        s.augment
+        if s.augment != "flip" or s.train != "layer4" or not s.prefix
+        else ("flip (maps are mirrored: nearly, not exactly, the maps of a mirrored image)")
+    )
+    words = [
+        f"BatchNorm's means and variances: {norms}; learns from {tuning.inputs.description}",
+        f"augmentation: {augment}{' and RandAugment' if s.randaugment else ''}, mixup {s.mixup:g}; {s.solver}, "
+        f"{tuning.total_steps} steps of {s.batch_size} images: {tuning.warm_steps} of rising rates, then a cosine to 0",
+    ]
+    tuning.watch.show(groups_table(rows, title="What learns", caption="\n".join(words)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Choice:
+    """What is kept: its tensors, its val accuracy, the epoch (0: the start), and how far it is from the start."""
+
+    tensors: Tensors
+    val: float
+    epoch: int
+    share: float | None
+    mixtures: tuple[Mixture, ...] = ()
+
+
+def _choose(tuning: Tuning, step0: tuple[float, float]) -> _Choice:
+    """The best on val of step 0, the epochs and, with ``--interpolate``, what lies between; loads it."""
+    from pipeline.interpolate import best_mixture, between, score_mixtures
+    from pipeline.report.numbers import percent
+
+    best = tuning.progress.best
+    if best is None or tuning.best is None:
+        choice = _Choice(tuning.start, step0[1], 0, None)
+    elif tuning.settings.interpolate:
+        mixtures = score_mixtures(tuning, step0, (best["loss"], best["val"]))
+        found = best_mixture(mixtures)
+        tuning.watch.say(f"between before (0) and after (1): best on val at {found.share:.1f}, {percent(found.val)}")
+        tensors = between(tuning.start, tuning.best, found.share)
+        epoch = int(best["epoch"]) if found.share else 0
+        choice = _Choice(tensors, found.val, epoch, found.share, tuple(mixtures))
+    elif (best["val"], -best["loss"]) > (step0[1], -step0[0]):
+        choice = _Choice(tuning.best, best["val"], int(best["epoch"]), None)
+    else:
+        choice = _Choice(tuning.start, step0[1], 0, None)
+    tuning.load(choice.tensors)
+    return choice
+
+
+def _publish(tuning: Tuning, choice: _Choice, result: FinetuneResult, checkpoint: Checkpoint) -> FinetuneResult:
+    """The run's folder, with the verdict in it; the first process writes, the others are told the result."""
+    from pipeline.outcome import Outcome
+
+    attached, ranks = tuning.attached, tuning.ranks
+    val_logits = tuning.logits(attached.val, "val")
+    if not ranks.first:
+        told = ranks.share(None)
+        return FinetuneResult(**{**told, "run": Path(told["run"])})
+    outcome = Outcome(tuning, checkpoint.folder / "chosen")
+    verdict = outcome.verdict(val_logits, kept=choice.epoch, share=choice.share)
+    with runs.new_run(
+        tuning.settings.cache_root,
+        stage="finetune",
+        name=attached.cache.path.name.removesuffix(".h5"),
+        settings=st.record(tuning.settings),
+        about=attached.record,
+    ) as (draft, folder):
+        result = dataclasses.replace(result, run=folder, verdict=verdict.to_json())
+        outcome.move_to(draft.folder)
+        draft.write_lines("trace.jsonl", tuning.progress.rows)
+        if choice.mixtures:
+            outcome.write_mixtures(draft, choice.mixtures, choice.share or 0.0)
+        draft.write_json("metrics.json", result.to_json())
+    checkpoint.remove()
+    ranks.share(result.to_json())
+    outcome.tell(verdict, result.run)
+    return result

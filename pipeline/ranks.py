@@ -1,7 +1,8 @@
 """Several processes on one job, started by ``torchrun``: who does which block, and when all are there.
 
-Nothing but 'go', 'done' and the job's description travels: features go straight into the one file. Uses
-``torch.distributed`` with gloo, on tensors only (objects would be pickled).
+In extraction nothing but 'go', 'done' and the job's description travels: features go straight into the one file; in
+fine-tuning gradients, logits and sums do. Uses ``torch.distributed`` with gloo (NCCL for tensors on GPUs, where each
+process has its own), on tensors only (objects would be pickled).
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ import json
 import os
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 PATIENCE = timedelta(days=7)  # ranks may finish hours apart
 
@@ -44,7 +49,7 @@ class Ranks:
         if torch.cuda.is_available():
             torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
         if not dist.is_initialized():
-            dist.init_process_group("gloo", timeout=PATIENCE)
+            dist.init_process_group(_backend(), timeout=PATIENCE)
 
     def share(self, message: dict[str, Any] | None) -> dict[str, Any]:
         """The first process's message, in every process; ``None`` from the first means that it failed.
@@ -84,6 +89,22 @@ class Ranks:
         self._together(lambda: dist.all_reduce(counted))
         return int(counted)
 
+    def added(self, values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """The sum of an array over all processes, in every one of them.
+
+        Raises:
+            PipelineError: another process stopped.
+        """
+        if self.world == 1:
+            return values
+        import torch
+        import torch.distributed as dist
+
+        total = torch.from_numpy(values.copy())
+        self._together(lambda: dist.all_reduce(total))
+        summed: NDArray[np.floating[Any]] = total.numpy()
+        return summed
+
     def leave(self) -> None:
         """Part from the other processes."""
         if self.world > 1:
@@ -100,3 +121,13 @@ class Ranks:
                 f"rank {self.rank}: another process of the job stopped; finished blocks are kept: the same command "
                 "goes on from there"
             ) from error
+
+
+def _backend() -> str:
+    """gloo, and NCCL for GPU tensors where each process of this machine has a GPU to itself (NCCL wants that)."""
+    import torch
+    import torch.distributed as dist
+
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    own_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= here
+    return "cpu:gloo,cuda:nccl" if own_gpu and dist.is_nccl_available() else "gloo"

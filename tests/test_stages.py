@@ -17,7 +17,7 @@ import torchvision
 
 from pipeline import baseline, evaluate, extract, finetune, open_cache, predict, search, train
 from pipeline import runs as run_folders
-from pipeline.errors import CacheError, ConfigError, DataError, HeadError
+from pipeline.errors import CacheError, ConfigError, HeadError
 from pipeline.heads.artifact import load_head
 
 Quick = dict[str, Any]
@@ -194,102 +194,6 @@ def test_a_head_of_another_trunks_cache_is_refused(workshop: SimpleNamespace, tm
     (folder / "head.json").write_text(json.dumps(record))
     with pytest.raises(HeadError, match="000000"):
         finetune(folder, cache_root=workshop.root)
-
-
-# -- fine-tuning ------------------------------------------------------------------------------------------------------
-
-
-def test_fine_tuning_starts_where_the_head_left_off(workshop: SimpleNamespace) -> None:
-    """P4, P5: step 0 is stage two's val figure; the certificate holds; the kept figure is never worse."""
-    tuned = workshop.tuned
-    assert tuned.before == workshop.head.val
-    assert tuned.after >= tuned.before
-    assert tuned.certificate_max_abs <= tuned.certificate_tolerance
-    trace = [json.loads(line) for line in (tuned.run / "trace.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in trace] == [0, 1]
-
-
-def test_the_fine_tuned_network_loads_into_plain_torchvision(workshop: SimpleNamespace) -> None:
-    model = torchvision.models.resnet18(num_classes=3)
-    model.load_state_dict(safetensors.torch.load_file(workshop.tuned.run / "model.safetensors"), strict=True)
-    images = sorted(workshop.photos.rglob("*.png"))[:4]
-    ours = predict(workshop.tuned.run, images, cache_root=workshop.root)
-    from PIL import Image
-
-    transform = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms(crop_size=32, resize_size=37)
-    model.eval()
-    with torch.inference_mode():
-        expected = model(torch.stack([transform(Image.open(p)) for p in images])).softmax(1).max(1).values
-    assert [p.probability for p in ours] == pytest.approx(expected.tolist(), abs=1e-5)
-
-
-def test_training_all_moves_all_and_training_the_head_moves_the_head(
-    workshop: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """P1, F1: exactly the parameters that are to be trained move; BatchNorm's statistics never do."""
-    import sys
-
-    import pipeline.finetune as stage
-
-    module = sys.modules[stage.__module__]
-    monkeypatch.setattr(
-        module._Tuning, "_scores", lambda self, rows, logits: (0.0, float(len(self.rows)))
-    )  # last is best
-    shutil.copytree(workshop.root, tmp_path / "root")
-    start = load_start(workshop)
-    moved = {}
-    for part in ("all", "head"):
-        tuned = finetune(workshop.head.run, epochs=1, train=part, batch_size=16, cache_root=tmp_path / "root")
-        state = safetensors.torch.load_file(tuned.run / "model.safetensors")
-        moved[part] = {name for name, value in state.items() if not torch.equal(value, start[name])}
-    parameters = {n for n, _ in torchvision.models.resnet18(num_classes=3).named_parameters()}
-    assert moved["head"] == {"fc.weight", "fc.bias"}
-    assert moved["all"] == parameters
-
-
-def load_start(workshop: SimpleNamespace) -> dict[str, torch.Tensor]:
-    """The network before fine-tuning, made without the package: random:0 and the head's file."""
-    torch.manual_seed(0)
-    model = torchvision.models.resnet18(weights=None)
-    model.fc = torch.nn.Linear(512, 3)
-    model.fc.load_state_dict(safetensors.torch.load_file(workshop.head.run / "head.safetensors"))
-    return model.state_dict()
-
-
-def test_a_damaged_head_fails_the_certificate(workshop: SimpleNamespace, tmp_path: Path) -> None:
-    """P5: the certificate can fail."""
-    import sys
-
-    import pipeline.finetune as stage
-
-    module = sys.modules[stage.__module__]
-    run = run_folders.find_run(workshop.head.run, cache_root=workshop.root)
-    cache = open_cache(workshop.cache.cache)
-    from pipeline.report.watch import Watch
-
-    tuning = module._Tuning(stage_settings(module, workshop), run, cache, load_head(workshop.head.run), Watch())
-    logits = tuning._logits(tuning.val_rows, "check")
-    tuning._certificate(logits)
-    logits[3, 1] += 0.5
-    with pytest.raises(HeadError, match="does not give the cached logits"):
-        tuning._certificate(logits)
-
-
-def stage_settings(module: Any, workshop: SimpleNamespace) -> Any:
-    return module.FinetuneSettings(run=str(workshop.head.run), cache_root=workshop.root)
-
-
-def test_fine_tuning_needs_the_images_it_was_extracted_from(photos: Path, tmp_path: Path, quick: Quick) -> None:
-    mine = Path(shutil.copytree(photos, tmp_path / "mine"))
-    made = extract(mine, cache_root=tmp_path, **quick)
-    head = train(made.cache, cache_root=tmp_path)
-    victim = mine / os.fsdecode(open_cache(made.cache).split("val").ids[0])
-    victim.write_bytes(victim.read_bytes() + b"\0")
-    with pytest.raises(DataError, match="has changed since"):
-        finetune(head.run, epochs=1, cache_root=tmp_path)
-    shutil.rmtree(mine)
-    with pytest.raises(DataError, match="not at"):
-        finetune(head.run, epochs=1, cache_root=tmp_path)
 
 
 # -- prediction -------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import Any
 from pipeline import settings as st
 from pipeline.bench.decoding import bench_decode
 from pipeline.bench.extraction import bench_extract
+from pipeline.bench.finetuning import bench_finetune, bench_prefix
 from pipeline.bench.heads_exact import (
     bench_evals,
     bench_exact_cv,
@@ -46,6 +47,8 @@ ENTRIES: dict[str, Callable[[Bench], list[Figure]]] = {
     "evals": bench_evals,
     "batched": bench_batched,
     "epoch": bench_epoch,
+    "prefix": bench_prefix,
+    "finetune": bench_finetune,
     "memory": lambda bench: [*bench_memory(bench), *bench_exact_memory(bench), *bench_streamed(bench)],
 }
 ALL = "all"

@@ -3,6 +3,7 @@
 Knows files and pixels, nothing of networks, nothing of the feature cache.
 """
 
+from pipeline.data.augment import Augmentation
 from pipeline.data.decode import DECODE_POLICY, FAILURE_KINDS, MAX_PIXELS, ImageFailure, decode, read_file
 from pipeline.data.digests import digest_file, digest_many
 from pipeline.data.geometry import Geometry, to_pixels
@@ -19,6 +20,7 @@ __all__ = [
     "IMAGE_EXTENSIONS",
     "MAX_PIXELS",
     "SPLITS",
+    "Augmentation",
     "Geometry",
     "ImageFailure",
     "Listing",

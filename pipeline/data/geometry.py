@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.data.augment import Augmentation, finish, random_crop
 from pipeline.data.decode import MAX_PIXELS, ImageFailure
 from pipeline.data.views import View, view_pixels
 from pipeline.errors import ConfigError
@@ -35,6 +36,7 @@ class Geometry:
     crop: int
     interpolation: str = "bilinear"
     view: View | None = None  # an augmented view instead of the centre
+    augmentation: Augmentation | None = None  # what an epoch of training does to the image
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -54,13 +56,27 @@ def to_pixels(image: Image.Image, geometry: Geometry, digest: bytes = b"") -> ND
     Only what the crop shows is computed, where that gives the same bits. Pillow makes each row narrow or wide first,
     rounds to 8 bits, then does the same with columns. So rows that no output row needs can be left out of the first
     pass, and columns outside the crop out of the second; the coefficients stay those of the whole image. ``digest`` is
-    the file's, which decides an augmented view.
+    the file's, which decides an augmented view and what an augmentation draws.
 
     Raises:
         ImageFailure: so narrow that it would be larger than MAX_PIXELS once its short side is resized.
     """
     if geometry.view is not None:
         return view_pixels(image, geometry.crop, _FILTERS[geometry.interpolation][0], geometry.view, digest)
+    if geometry.augmentation is None:
+        square = _centre(image, geometry)
+    else:
+        rng = geometry.augmentation.generator(digest)
+        if geometry.augmentation.crops:
+            square = random_crop(image, geometry.crop, _FILTERS[geometry.interpolation][0], rng)
+        else:
+            square = _centre(image, geometry)
+        square = finish(square, geometry.augmentation, rng)
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def _centre(image: Image.Image, geometry: Geometry) -> Image.Image:
+    """The resized image's centre, (crop, crop) pixels."""
     width, height = image.size
     new_width, new_height = _resized(width, height, geometry.resize)
     if (
@@ -74,10 +90,8 @@ def to_pixels(image: Image.Image, geometry: Geometry, digest: bytes = b"") -> ND
         resample = _FILTERS[geometry.interpolation][0]
         whole = image if unscaled else image.resize((new_width, new_height), resample)
         # Pillow fills what lies outside the image with black, as torchvision's padding does
-        square = whole.crop((left, top, left + geometry.crop, top + geometry.crop))
-    else:
-        square = _resize_crop(image, (new_width, new_height), left, top, geometry)
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+        return whole.crop((left, top, left + geometry.crop, top + geometry.crop))
+    return _resize_crop(image, (new_width, new_height), left, top, geometry)
 
 
 def _resized(width: int, height: int, short_side: int) -> tuple[int, int]:

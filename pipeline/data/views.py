@@ -40,16 +40,19 @@ def view_pixels(
     """
     seed = hashlib.sha256(f"{view.seed} {view.number} ".encode() + digest).digest()
     rng = np.random.default_rng(int.from_bytes(seed[:16], "little"))
-    box = _box(image.width, image.height, rng)
+    box = random_box(image.width, image.height, rng, SCALE)
     square = image.resize((crop, crop), resample, box=box)
     if rng.random() < 0.5:
         square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
-def _box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+def random_box(
+    width: int, height: int, rng: np.random.Generator, scale: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of a random part of an image; ``scale`` bounds its share of the area."""
     for _ in range(TRIES):
-        area = width * height * rng.uniform(*SCALE)
+        area = width * height * rng.uniform(*scale)
         ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:

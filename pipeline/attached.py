@@ -1,0 +1,149 @@
+"""A trained head back on its trunk, and the certificate that the two together give the cached logits (P5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import runs
+from pipeline.cached import cache_record
+from pipeline.classifier import image_root, labelled, require_images
+from pipeline.errors import ConfigError, HeadError
+from pipeline.evaluate import cache_of
+from pipeline.frozen import TrunkSpec
+from pipeline.report.watch import Watch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.finetune import FinetuneSettings
+    from pipeline.heads.artifact import Head
+    from pipeline.store import Cache
+
+# A stored feature is off by at most this share of itself (half a unit in the last place); the network's own arithmetic
+# differs by about 1e-5 between two orders of summation.
+STORAGE_ERROR = {"float16": 2.0**-11, "float32": 2.0**-24}
+ARITHMETIC_ERROR = {"float32": 2e-5, "bfloat16": 2.0**-7}
+# A float16 map is off by at most 2^-11 of itself; the layers after it add errors of both signs. Allowed is twice that;
+# found were 2^-12 and less.
+MAPS_ERROR = 2.0**-10
+
+
+@dataclass(frozen=True, eq=False)
+class Attached:
+    """A head run's network, whole and in eval mode, with the rows that it was trained on.
+
+    ``train``, ``val`` and ``test`` are indices (n,) int64 of the cache's labelled good rows.
+    """
+
+    run: runs.Run
+    cache: Cache
+    head: Head
+    spec: TrunkSpec
+    root: Path
+    device: str
+    network: nn.Module
+    train: NDArray[np.int64]
+    val: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a fine-tuned run records of where it comes from; what the head has learned from, it has, too."""
+        learned = self.run.config.get("learned_from", ["train"])
+        return {**cache_record(self.cache), "learned_from": learned, "started_from": self.run.folder.name}
+
+    def cached_logits(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits (n, C) float32 of cache rows by the head alone: what stage two saw."""
+        return self.head.logits(np.asarray(self.cache.features[rows]))
+
+    def tolerance(self, *, maps: bool) -> float:
+        """What a logit of the val images may be off by, given how features (and maps) are stored.
+
+        A logit is a sum of products w·x; with every x off by a share e of itself the sum is off by at most
+        e · sum |w·x|: the tolerance is the largest such sum times the errors of storage and arithmetic.
+        """
+        features = np.asarray(self.cache.features[self.val], np.float32)
+        reach = float((np.abs(features) @ np.abs(self.head.tensors["weight"]).T).max())
+        share = STORAGE_ERROR[self.spec.dtype] + ARITHMETIC_ERROR[self.spec.precision]
+        return (share + MAPS_ERROR * maps) * reach
+
+    def certificate(self, logits: NDArray[np.float32], *, maps: bool, watch: Watch) -> tuple[float, float]:
+        """Largest difference of ``logits`` (n, C) of the val images from the cached ones, and what is allowed.
+
+        Raises:
+            HeadError: it is larger.
+        """
+        difference, tolerance = float(np.abs(logits - self.cached_logits(self.val)).max()), self.tolerance(maps=maps)
+        through = " through the float16 maps before layer4" if maps else ""
+        text = f"largest logit difference {difference:.2e} over {len(logits):,} val images, {tolerance:.2e} allowed"
+        if not difference <= tolerance:
+            raise HeadError(
+                f"the reattached network does not give the cached logits{through}: {text}; extract and train again"
+            )
+        watch.say(f"certificate: the reattached network gives the cached logits{through} ({text})")
+        return difference, tolerance
+
+
+def attach(settings: FinetuneSettings, watch: Watch) -> Attached:
+    """The run's head on its trunk; everything that can be known before long work is checked here.
+
+    Raises:
+        HeadError: no such run, or one that cannot be fine-tuned; a folder that cannot be written.
+        CacheError, DataError, WeightsError: the cache, an image or the weights are gone or not the same.
+        ConfigError: bfloat16 without a GPU.
+    """
+    from pipeline.heads.artifact import load_head, require_key
+    from pipeline.trunk import known
+    from pipeline.trunk.model import reattach
+    from pipeline.trunk.weights import load_model
+
+    run = runs.find_run(settings.run, cache_root=settings.cache_root)
+    if run.stage not in ("train", "search"):
+        raise HeadError(f"{run.folder.name} is a {run.stage} run: give a run of `pipeline train` or `pipeline search`")
+    runs.require_writable(settings.cache_root)
+    cache = cache_of(run)
+    head = load_head(run.folder)
+    require_key(head, cache.key, str(cache.path))
+    if head.kind != "linear":
+        raise HeadError(f"{run.folder.name} has a head of kind {head.kind}: fine-tuning starts from a linear one")
+    if "val" in run.config.get("learned_from", ()):
+        watch.warn(
+            f"the head of {run.folder.name} has learned from val, too, on which before and after are compared: "
+            "search with --no-refit for a head to fine-tune"
+        )
+    rows = {split: labelled(cache, split) for split in ("train", "val", "test")}
+    for split in ("train", "val"):
+        if not len(rows[split]):
+            raise HeadError(f"{cache.path.name} has no {split} rows: fine-tuning needs train and val images")
+    root = image_root(cache)
+    weights = run.config["cache"]["about"]["weights"]
+    spec = TrunkSpec.of(cache.provenance, weights=weights, cache_root=settings.cache_root, watch=watch)
+    if spec.layer != "avgpool":
+        raise HeadError(f"the features are of {spec.layer}: only the last stage's can be fine-tuned end to end")
+    device = known.resolve_device(settings.device)
+    if settings.precision == "bfloat16" and device == "cpu":
+        raise ConfigError("--precision bfloat16 needs a GPU: leave it out on a CPU")
+    require_images(cache, np.concatenate(list(rows.values())), root, workers=settings.threads)
+    cache.verify(np.concatenate([rows["train"], rows["val"]]))
+    network = reattach(load_model(spec.info, trunk=spec.info.trunk), head.tensors["weight"], head.tensors["bias"])
+    network.to(device).eval()
+    return Attached(run, cache, head, replace(spec, device=device), root, device, network, **rows)
+
+
+def to_random_head(network: nn.Module, seed: int) -> None:
+    """Replace the head's numbers by those that ``torch.nn.Linear`` starts with, drawn from ``seed``."""
+    import torch
+    from torch import nn
+
+    fc = network.get_submodule("fc")
+    assert isinstance(fc, nn.Linear)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        drawn = nn.Linear(fc.in_features, fc.out_features)
+        fc.weight.copy_(drawn.weight)
+        fc.bias.copy_(drawn.bias)

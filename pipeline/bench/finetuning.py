@@ -1,0 +1,122 @@
+"""Entries `prefix` and `finetune`: an epoch by cached maps against one through the trunk; ours against a plain loop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.bench.child import run_python
+from pipeline.bench.images import SIZE, make_photographs
+from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio, seconds
+from pipeline.bench.trunk import WEIGHTS
+
+PREFIX_GOAL = Goal(floor=0.5, sense="most")
+FINETUNE_GOAL = Goal(floor=1.0)
+EPOCHS = 1000  # more than are run: the learning rate does not matter here
+
+
+def bench_prefix(
+    bench: Bench,
+    *,
+    trunk: str = "resnet50",
+    image_size: int = 224,
+    photographs: int = 64,
+    size: tuple[int, int] = SIZE,
+    batch: int = 16,
+) -> list[Figure]:
+    """Seconds of an epoch of ``--train layer4``: by cached maps ÷ through the whole trunk, the same images and steps.
+
+    The maps are made before; making them costs one pass through the frozen part, once.
+    """
+    run = _head_run(bench.folder, trunk, image_size, photographs, size)
+    names = {"cached maps": True, "whole trunk": False}
+    epochs = {
+        name: _epochs(bench.folder, run, train="layer4", prefix=prefix, batch_size=batch)
+        for name, prefix in names.items()
+    }
+    found = bench.alternate("prefix", {name: partial(seconds, epoch) for name, epoch in epochs.items()})
+    (maps,) = (bench.folder / "maps").glob("*.h5")
+    note = f"prefix: {trunk} at {image_size} px, batch {batch}, {photographs} images"
+    note += f", maps of {maps.stat().st_size / photographs / 1e6:.2f} MB each"
+    sides = [(name, found[name]) for name in names]
+    return [ratio("prefix", "epoch, cached maps ÷ whole trunk", sides[0], sides[1], "s", goal=PREFIX_GOAL, note=note)]
+
+
+def bench_finetune(
+    bench: Bench,
+    *,
+    trunk: str = "resnet50",
+    image_size: int = 224,
+    photographs: int = 48,
+    size: tuple[int, int] = SIZE,
+    batch: int = 16,
+) -> list[Figure]:
+    """Images/s of training all of it ÷ those of a plain torchvision loop with the same settings.
+
+    Both in eval mode (BatchNorm's statistics frozen), AdamW, no augmentation; the plain loop's DataLoader has a worker
+    for each core, which it keeps, and its first epoch is not timed.
+    """
+    run = _head_run(bench.folder, trunk, image_size, photographs, size)
+    epoch = _epochs(bench.folder, run, train="all", batch_size=batch)
+    resize = _resize(trunk, image_size, bench.folder)
+    workers = len(os.sched_getaffinity(0))
+
+    def plain() -> float:
+        arguments = [str(bench.folder / "photos" / "train"), trunk, resize, image_size, batch, workers]
+        taken = run_python(["-m", "pipeline.bench.plain_finetune", *map(str, arguments)], threads=bench.threads)
+        return photographs / float(taken)
+
+    found = bench.alternate("finetune", {"pipeline": rate(photographs, epoch), "plain loop": plain})
+    sides = [(name, values) for name, values in found.items()]
+    note = f"finetune: {trunk} at {image_size} px, all of it, batch {batch}, {photographs} images an epoch"
+    return [ratio("finetune", "pipeline ÷ plain loop", sides[0], sides[1], "images/s", goal=FINETUNE_GOAL, note=note)]
+
+
+def _head_run(folder: Path, trunk: str, image_size: int, photographs: int, size: tuple[int, int]) -> Path:
+    """A head, trained on so many photographs and chosen on a few of another size."""
+    from pipeline.extract import extract
+    from pipeline.train import train
+
+    photos = folder / "photos"
+    make_photographs(photos / "train", photographs, size=size)
+    make_photographs(photos / "val", 4, size=(size[0] + 2, size[1] + 2))
+    made = extract(
+        photos,
+        trunk=trunk,
+        weights=WEIGHTS,
+        image_size=image_size,
+        engine="torch",
+        cache_root=folder,
+        out=folder / "it.h5",
+    )
+    return train(made.cache, cache_root=folder).run
+
+
+def _epochs(folder: Path, run: Path, **options: Any) -> Callable[[], object]:
+    """What trains one epoch at each call, and has trained one."""
+    from pipeline.attached import attach
+    from pipeline.finetune import FinetuneSettings, inputs_of
+    from pipeline.interrupt import StopRequest
+    from pipeline.ranks import Ranks
+    from pipeline.report.watch import Watch
+    from pipeline.tuning import Progress, Tuning
+
+    settings = FinetuneSettings(run=str(run), epochs=EPOCHS, cache_root=folder, **options)
+    attached, ranks, watch = attach(settings, Watch()), Ranks(), Watch()
+    tuning = Tuning(attached, inputs_of(settings, attached, ranks, watch), settings, ranks, watch)
+
+    def epoch() -> None:
+        tuning.progress = Progress(epoch=tuning.progress.epoch + 1)
+        tuning.epoch(None, StopRequest())
+
+    epoch()
+    return epoch
+
+
+def _resize(trunk: str, image_size: int, folder: Path) -> int:
+    from pipeline.bench.trunk import random_trunk
+
+    return random_trunk(trunk, image_size, folder)[0].resize

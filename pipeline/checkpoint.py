@@ -1,0 +1,177 @@
+"""Where a fine-tuning stands, on disk: killed at any moment, the same command goes on from there, bit for bit (P1).
+
+::
+
+    cache/tuning/0123456789abcdef/     named by a hash of settings, images, labels and head
+        lock                           held by the process that is at it
+        state.json                     how far, the trace, and which files below belong to it: written last
+        last-00000042.safetensors      what learns and the optimiser's memory after 42 steps
+        best-00000034.safetensors      what learns as it scored best on val so far
+
+The tensors are on the disk before ``state.json`` names them, and those it named before go afterwards: at every moment
+one whole state is there. The folder goes when the run is published.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from pipeline import runs
+from pipeline.errors import HeadError
+
+if TYPE_CHECKING:
+    import torch
+
+    Tensors = Mapping[str, torch.Tensor]
+
+STATE = "state.json"
+LOCK = "lock"
+FORMAT_VERSION = 1
+
+
+def state_folder(cache_root: Path, identity: Mapping[str, Any]) -> Path:
+    """The folder of the training that ``identity`` (plain JSON values) decides."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return cache_root / "tuning" / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Checkpoint:
+    """The state kept in ``folder``; only one process writes it, any number read it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from training the same at the same time.
+
+        Raises:
+            HeadError: one does, or the folder cannot be written.
+        """
+        path = self.folder / LOCK
+        lock = FileLock(path)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.touch()  # the lock takes "permission denied" for "somebody holds it"
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise HeadError(
+                f"another process is at this very fine-tuning ({self.folder}): wait for it, or stop it and run again"
+            ) from None
+        except OSError as error:
+            raise runs.unwritable(self.folder, error) from error
+        try:
+            yield
+        finally:
+            if self.folder.exists() and [p.name for p in self.folder.iterdir()] == [LOCK]:
+                shutil.rmtree(self.folder, ignore_errors=True)  # nothing was kept
+            lock.release()
+
+    def write(self, state: Mapping[str, Any], last: Tensors, best: Tensors | None) -> None:
+        """Replace the state in one step; ``best`` None keeps the best that is there.
+
+        Raises:
+            HeadError: the disk is full or the folder cannot be written; the state before is still there.
+        """
+        try:
+            before = self.read()
+            files = {"last": self._save("last", state["step"], last)}
+            if best is not None:
+                files["best"] = self._save("best", state["step"], best)
+            elif before and "best" in before["files"]:
+                files["best"] = before["files"]["best"]
+            _sync_folder(self.folder)
+            runs.write_json(self.folder / STATE, {"format_version": FORMAT_VERSION, **state, "files": files})
+            _sync_folder(self.folder)
+            named = {record["name"] for record in files.values()}
+            for path in self.folder.glob("*.safetensors*"):
+                if path.name not in named:
+                    path.unlink()
+        except OSError as error:
+            raise runs.unwritable(self.folder, error) from error
+
+    def _save(self, kind: str, step: int, tensors: Tensors) -> dict[str, str]:
+        import safetensors.torch
+
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        data = safetensors.torch.save(plain)
+        path = self.folder / f"{kind}-{step:08d}.safetensors"
+        with path.with_name(path.name + ".draft").open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).replace(path)
+        return {"name": path.name, "sha256": hashlib.sha256(data).hexdigest()}
+
+    def read(self) -> dict[str, Any] | None:
+        """The state, or None where there is none.
+
+        Raises:
+            HeadError: it is damaged or of another format version.
+        """
+        path = self.folder / STATE
+        try:
+            state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise self._damaged(path, error) from error
+        if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
+            raise self._damaged(path, "another format version")
+        return state
+
+    def tensors(self, kind: str) -> dict[str, torch.Tensor]:
+        """The ``last`` or ``best`` tensors of the state, their checksum verified.
+
+        Raises:
+            HeadError: they are missing or damaged.
+        """
+        import safetensors
+        import safetensors.torch
+
+        state = self.read()
+        record = (state or {"files": {}})["files"].get(kind)
+        if record is None:
+            raise self._damaged(self.folder / STATE, f"no {kind} tensors are named")
+        path = self.folder / record["name"]
+        try:
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() != record["sha256"]:
+                raise self._damaged(path, "its bytes are not those that were written")
+            return dict(safetensors.torch.load(data))
+        except (OSError, safetensors.SafetensorError) as error:
+            raise self._damaged(path, error) from error
+
+    def _damaged(self, path: Path, why: object) -> HeadError:
+        return HeadError(f"{path} cannot be used ({why}): start over with --fresh")
+
+    def clear(self) -> None:
+        """Forget the state, ``state.json`` first, so that no half of one is ever found; the lock stays."""
+        (self.folder / STATE).unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+
+    def remove(self) -> None:
+        """Forget the state and its folder."""
+        self.clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,192 @@
+"""What one row is to the part of the network that learns: its image, its maps before layer4, or its features.
+
+Each kind gives batches of tensors and the ``module`` that makes logits of them; the module shares the network's own
+layers, by the network's own names. Whatever is drawn at random for a row comes from the seed, the epoch and the row
+alone, so that an interrupted training and several processes see what one uninterrupted process sees.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from pipeline.frozen import TrunkSpec
+    from pipeline.store import Cache
+
+Batches = Sequence[Sequence[int]]
+# What the random numbers of a row or an epoch are for, so that no two uses share them.
+ORDER, FLIP, MIX = 1, 2, 3
+
+
+class Inputs(Protocol):
+    """Rows as tensors; ``module`` maps such a tensor (n, ...) to logits (n, C)."""
+
+    module: nn.Module
+    description: str
+
+    def batches(self, batches: Batches, epoch: int | None) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """``(rows, tensor)`` for each batch of cache rows; augmented as in that epoch, or not at all (None)."""
+
+
+@dataclass(eq=False)
+class Images:
+    """Images from disk, decoded ahead in threads, through the whole network."""
+
+    network: nn.Module
+    spec: TrunkSpec
+    cache: Cache
+    root: Path
+    device: str
+    workers: int
+    augment: str
+    randaugment: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.module: nn.Module = self.network
+        self.description = "images, through the whole trunk"
+
+    def batches(self, batches: Batches, epoch: int | None) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Normalised images (n, 3, S, S) float32.
+
+        Raises:
+            DataError: an image is gone or has changed.
+        """
+        from pipeline.classifier import normalised, pixels_of
+        from pipeline.data import Augmentation
+
+        geometry = self.spec.geometry()
+        if epoch is not None and (self.augment != "none" or self.randaugment):
+            drawn = Augmentation(self.augment, self.seed, epoch, self.randaugment)
+            geometry = replace(geometry, augmentation=drawn)
+        found = pixels_of(self.cache, batches, root=self.root, geometry=geometry, workers=self.workers)
+        for rows, pixels in found:
+            yield rows, normalised(pixels, self.spec.info, self.device)
+
+
+@dataclass(eq=False)
+class Maps:
+    """The maps before layer4, cached once: only layer4 and the head run.
+
+    ``maps`` holds a row of C·H·W numbers for each of the cache rows ``rows``, in that order.
+    """
+
+    network: nn.Module
+    maps: Cache
+    rows: NDArray[np.int64]
+    shape: tuple[int, int, int]
+    device: str
+    flip: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        from torch import nn
+
+        parts = OrderedDict((name, self.network.get_submodule(name)) for name in ("layer4", "avgpool"))
+        self.module: nn.Module = nn.Sequential(
+            OrderedDict([*parts.items(), ("flatten", nn.Flatten(1)), ("fc", self.network.get_submodule("fc"))])
+        )
+        self.module.training = False  # not eval(), which would reach BatchNorm layers that are set to learn
+        self.description = f"cached maps before layer4 ({self.maps.path})"
+
+    def batches(self, batches: Batches, epoch: int | None) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Maps (n, C, H, W) float32; mirrored maps stand for the maps of a mirrored image."""
+        import torch
+
+        for rows, found in _ahead(batches, self._read):
+            x = torch.from_numpy(found).to(self.device).float()
+            if epoch is not None and self.flip:
+                mirrored = [i for i, row in enumerate(rows) if draw(FLIP, self.seed, epoch, row).random() < 0.5]
+                x[mirrored] = x[mirrored].flip(3)
+            yield list(rows), x.contiguous(memory_format=torch.channels_last)
+
+    def _read(self, rows: Sequence[int]) -> NDArray[np.floating[Any]]:
+        places = np.searchsorted(self.rows, rows)
+        found: NDArray[np.floating[Any]] = np.take(self.maps.features, places, axis=0)
+        return found.reshape(len(rows), *self.shape)
+
+
+@dataclass(eq=False)
+class CachedFeatures:
+    """The rows of the feature cache: only the head runs."""
+
+    network: nn.Module
+    cache: Cache
+    device: str
+
+    def __post_init__(self) -> None:
+        from torch import nn
+
+        self.module: nn.Module = nn.Sequential(OrderedDict(fc=self.network.get_submodule("fc")))
+        self.module.training = False
+        self.description = f"cached features ({self.cache.path})"
+
+    def batches(self, batches: Batches, epoch: int | None) -> Iterator[tuple[list[int], torch.Tensor]]:  # noqa: ARG002
+        """Features (n, D) float32."""
+        import torch
+
+        for rows in batches:
+            found = np.take(self.cache.features, np.asarray(rows), axis=0).astype(np.float32)
+            yield list(rows), torch.from_numpy(found).to(self.device)
+
+
+def _ahead(
+    batches: Batches, read: Callable[[Sequence[int]], NDArray[np.floating[Any]]]
+) -> Iterator[tuple[Sequence[int], NDArray[np.floating[Any]]]]:
+    """Each batch with what ``read`` gives for it; the next one is read while the network is at this one."""
+    with ThreadPoolExecutor(1, thread_name_prefix="maps") as pool:
+        coming = pool.submit(read, batches[0]) if batches else None
+        for number, rows in enumerate(batches, start=1):
+            assert coming is not None
+            found = coming.result()
+            coming = pool.submit(read, batches[number]) if number < len(batches) else None
+            yield rows, found
+
+
+def draw(use: int, seed: int, epoch: int, row: int = 0) -> np.random.Generator:
+    """The random numbers of one use in one epoch, for one row where it is about a row."""
+    return np.random.default_rng([use, seed, epoch, row])
+
+
+def chunks(rows: Sequence[int], size: int) -> list[list[int]]:
+    """Runs of ``size`` rows, the last perhaps shorter."""
+    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def share(rows: Sequence[int], part: int, parts: int) -> list[int]:
+    """Part ``part`` of a batch that is cut into ``parts``, by neighbours: a pair that is mixed is never parted.
+
+    Each row is in exactly one part; a part of a small batch may be empty (E5).
+    """
+    pairs = -(-len(rows) // 2)
+    return list(rows[2 * (pairs * part // parts) : 2 * (pairs * (part + 1) // parts)])
+
+
+def mixed(
+    x: torch.Tensor, rows: Sequence[int], *, alpha: float, seed: int, epoch: int
+) -> tuple[torch.Tensor, list[int], torch.Tensor]:
+    """Mixup (Zhang et al. 2018, arXiv 1710.09412) of neighbours: rows 0 and 1, 2 and 3, ...; a last odd one stays.
+
+    Returns the mixed inputs, each row's partner in the batch, and its own share (n,), at least one half. The order of
+    the rows is random, so neighbours are; and a pair is the same however a batch is cut (see :func:`share`).
+    """
+    import torch
+
+    partner = [i ^ 1 if i ^ 1 < len(rows) else i for i in range(len(rows))]
+    drawn = [float(draw(MIX, seed, epoch, rows[i & ~1]).beta(alpha, alpha)) for i in range(len(rows))]
+    own = torch.tensor([max(d, 1 - d) if p != i else 1.0 for i, (d, p) in enumerate(zip(drawn, partner, strict=True))])
+    own = own.to(x.device, torch.float32)
+    weight = own.view(-1, *[1] * (x.ndim - 1))
+    mixture: Any = weight * x + (1 - weight) * x[partner]
+    return mixture, partner, own

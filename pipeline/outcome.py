@@ -1,0 +1,94 @@
+"""From the chosen weights to a run's files: the whole network, its test figures, the verdict.
+
+Everything that takes time is done in a folder beside the checkpoint, so that a kill leaves no half run behind, and a
+test split that has been read is not read again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import runs, verdict
+from pipeline.classifier import MODEL_FILE
+
+if TYPE_CHECKING:
+    from pipeline.interpolate import Mixture
+    from pipeline.tuning import Tuning
+    from pipeline.verdict import Verdict
+
+
+class Outcome:
+    """The network as it is now (the chosen one), on its way into a run's folder."""
+
+    def __init__(self, tuning: Tuning, folder: Path) -> None:
+        import safetensors.torch
+
+        self.tuning, self.folder = tuning, folder
+        tuning.attached.network.eval()
+        state = {n: t.detach().cpu().contiguous() for n, t in tuning.attached.network.state_dict().items()}
+        data = safetensors.torch.save(state, metadata={"trunk": tuning.attached.spec.info.trunk})
+        model = folder / MODEL_FILE
+        try:
+            if not model.exists() or model.read_bytes() != data:
+                # Figures that are there are of other weights.
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+                with model.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise runs.unwritable(folder, error) from error
+
+    def verdict(self, val_logits: NDArray[np.float32], *, kept: int, share: float | None) -> Verdict:
+        """Test is read here, once, with everything chosen; ``val_logits`` (n, C) are of the chosen network."""
+        attached, settings, watch = self.tuning.attached, self.tuning.settings, self.tuning.watch
+        y = attached.cache.labels[attached.val]
+        before, after = (x.argmax(axis=1) == y for x in (attached.cached_logits(attached.val), val_logits))
+        drift = {}
+        if settings.train != "head":
+            drift = verdict.drift(attached, workers=settings.threads, watch=watch)
+        test = None
+        if settings.evaluate:
+            config = {**attached.record, "stage": "finetune"}
+            own = runs.Run(self.folder, config, {})
+            test = verdict.test_change(attached, own, cache_root=settings.cache_root, watch=watch)
+        last = self.tuning.progress.rows[-1]
+        return verdict.judge(
+            verdict.change("val", before, after),
+            test,
+            seconds=self.tuning.progress.seconds,
+            head_seconds=attached.run.metrics.get("seconds"),
+            drift=drift,
+            course=verdict.Course(settings.epochs, kept, last["accuracy"], share is not None, settings.train),
+        )
+
+    def move_to(self, folder: Path) -> None:
+        """Move the files into a run's folder."""
+        for path in sorted(self.folder.iterdir()):
+            path.replace(folder / path.name)
+
+    def write_mixtures(self, draft: runs.Draft, mixtures: Sequence[Mixture], chosen: float) -> None:
+        """The scores of the weights between before and after, and their picture."""
+        from pipeline.report.mix_picture import mix_picture
+
+        draft.write_lines("interpolation.jsonl", [asdict(m) for m in mixtures])
+        picture = mix_picture([m.share for m in mixtures], [m.val for m in mixtures], chosen=chosen)
+        (draft.folder / "interpolation.svg").write_text(picture, encoding="utf-8")
+
+    def tell(self, found: Verdict, run: Path) -> None:
+        """The verdict, and where the run is."""
+        from pipeline.report.numbers import percent, points, seconds
+
+        verdict.show(found, self.tuning.watch)
+        val = found.val
+        text = f"val {percent(val.before)} -> {percent(val.after)} ({points(val.difference)})"
+        self.tuning.watch.say(f"{text}, in {seconds(found.seconds)} -> {run}")

@@ -1,0 +1,252 @@
+"""The maps before layer4, computed once and kept: each epoch of ``--train layer4`` then costs layer4 alone.
+
+They are kept in the feature cache's own format (a row is the C·H·W numbers of one image, float16) under a key of their
+own, so that checksums, resuming, and writing by several processes are those of the feature cache. A file is known by
+its key and by the bytes of its images; labels and splits are not in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import runs
+from pipeline.errors import CacheError, ConfigError
+from pipeline.interrupt import stop_requests
+from pipeline.report.watch import Watch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.frozen import TrunkSpec
+    from pipeline.ranks import Ranks
+    from pipeline.store import Cache
+
+LAYER = "layer3"  # the last stage that does not run in training
+DTYPE = np.dtype(np.float16)
+CONFIRMED_BYTES = 10e9  # more than this needs --yes
+BLOCK_BYTES = 32e6  # what a kill can lose at most
+BATCH = 32
+
+
+class PrefixMaps:
+    """Where the maps of cache rows ``rows`` lie, or will lie, and how large they are.
+
+    Attributes:
+        shape: (C, H, W) of one image's maps.
+        path: the file.
+    """
+
+    def __init__(
+        self, network: nn.Module, spec: TrunkSpec, cache: Cache, rows: NDArray[np.int64], cache_root: Path
+    ) -> None:
+        from pipeline.store import key_of
+
+        self.network, self.spec, self.cache, self.rows = network, spec, cache, np.sort(rows)
+        self.shape = maps_shape(network, spec.info.crop)
+        self.provenance = maps_provenance(spec, self.shape)
+        self.key = key_of(self.provenance)
+        self.digests = cache.digests[self.rows]
+        images = hashlib.sha256(self.digests.tobytes()).hexdigest()
+        stem = cache.path.name.removesuffix(".h5")
+        self.path = cache_root / "maps" / f"{stem}-{LAYER}-{self.key[:8]}-{images[:8]}.h5"
+
+    @property
+    def dim(self) -> int:
+        """Numbers in a row."""
+        return int(np.prod(self.shape))
+
+    @property
+    def size(self) -> int:
+        """Size of the maps on disk."""
+        return len(self.rows) * self.dim * DTYPE.itemsize
+
+    def announce(self, watch: Watch, *, confirmed: bool) -> None:
+        """Say how large the maps are, before anything is written.
+
+        Raises:
+            ConfigError: more than 10 GB without ``--yes``, or more than the disk has room for.
+        """
+        if self.path.exists():
+            watch.say(f"maps before layer4: {self.path}, made before")
+            return
+        from pipeline.report.numbers import count, shape, size
+
+        images = f"{count(len(self.rows))} images, {shape(self.shape)} each"
+        what = f"the maps before layer4 of {images}, take {size(self.size)}"
+        way_out = "or --no-prefix to go through the whole trunk in each epoch"
+        if self.size > CONFIRMED_BYTES and not confirmed:
+            raise ConfigError(f"{what} in {self.path.parent}: give --yes to keep them there, {way_out}")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.path.parent).free
+        except OSError as error:
+            raise runs.unwritable(self.path.parent, error) from error
+        if self.size > free and not self._begun():
+            raise ConfigError(f"{what}, and {self.path.parent} has {size(free)} left: free space, {way_out}")
+        watch.say(f"{what} ({self.path}; delete it when you are done)")
+
+    def _begun(self) -> bool:
+        from pipeline.store import partial_path
+
+        return partial_path(self.path).exists()
+
+    def make(self, *, ranks: Ranks, root: Path, device: str, workers: int, watch: Watch) -> Cache:
+        """The maps, computed as far as they are not there yet; every process does its share of the blocks.
+
+        Raises:
+            Interrupted: after a signal; finished blocks are kept.
+            CacheError, DataError: the disk is full, another process writes them, or an image has changed.
+        """
+        from pipeline import store
+
+        if not ranks.first:
+            found = ranks.share(None)
+            if found["make"]:
+                self._fill(ranks, root, device, workers, Watch())
+                ranks.total(0)
+            return store.open_cache(self.path)
+        announced = False
+        try:
+            if not self.path.exists():
+                with store.writing_lock(self.path):
+                    self._begin()
+                    announced = True
+                    ranks.share({"make": True})
+                    self._fill(ranks, root, device, workers, watch)
+                    with store.Writer(self.path) as writer:
+                        writer.publish()
+                    ranks.total(0)
+            cache = store.open_cache(self.path)
+            self._require(cache)
+            if not announced:
+                announced = True
+                ranks.share({"make": False})
+            return cache
+        finally:
+            if not announced:
+                ranks.share(None)
+
+    def _require(self, cache: Cache) -> None:
+        """Raises CacheError when the file is not of these images and settings, or a row is damaged (H2)."""
+        if cache.key != self.key or not np.array_equal(cache.digests, self.digests):
+            raise CacheError(f"{self.path} holds other maps than its name says: delete it, and it is made again")
+        cache.verify()
+
+    def _begin(self) -> None:
+        """Have an unfinished file of these maps."""
+        from pipeline import store
+
+        partial = store.partial_path(self.path)
+        if partial.exists():
+            begun = store.open_partial(partial)
+            if begun.key == self.key and begun.ids == self._ids():
+                return
+            partial.unlink()
+        n = len(self.rows)
+        sizes, times = self.cache.stats
+        contents = store.Contents(
+            ids=self._ids(),
+            digests=self.digests,
+            sizes=sizes[self.rows],
+            mtimes_ns=times[self.rows],
+            labels=np.full(n, -1, np.int64),
+            splits=np.zeros(n, np.uint8),
+            classes=(),
+            dim=self.dim,
+            dtype=DTYPE.name,
+            block_rows=max(1, int(BLOCK_BYTES / (self.dim * DTYPE.itemsize))),
+            provenance=self.provenance,
+            about={**self.cache.about, "maps_of": self.cache.path.name},
+        )
+        store.create_partial(self.path, contents)
+
+    def _ids(self) -> list[bytes]:
+        ids = self.cache.ids
+        return [ids[row] for row in self.rows.tolist()]
+
+    def _fill(self, ranks: Ranks, root: Path, device: str, workers: int, watch: Watch) -> None:
+        """Compute this process's share of the blocks that are missing."""
+        from pipeline import store
+
+        with store.Writer(self.path) as writer, stop_requests() as stop:
+            todo = ranks.mine(np.flatnonzero(~writer.done).tolist())
+            spans = [writer.span(block) for block in todo]
+            images = self._batches(spans, root, device, workers)
+            with watch.track("maps before layer4", sum(b - a for a, b in spans)) as tracker:
+                for block, (first, last) in zip(todo, spans, strict=True):
+                    found = np.empty((last - first, self.dim), np.float32)
+                    at = 0
+                    while at < last - first:
+                        part = next(images)
+                        found[at : at + len(part)] = part
+                        at += len(part)
+                        tracker.advance(len(part))
+                    good = np.full(last - first, store.ITEM_STATES["good"], np.uint8)
+                    writer.write_block(block, found, self.digests[first:last], good)
+                    stop.raise_if_asked(f"stopped; {self.path.name} is kept as far as it got: run again to go on")
+        ranks.total(0)  # every block is on the disk
+
+    def _batches(
+        self, spans: list[tuple[int, int]], root: Path, device: str, workers: int
+    ) -> Iterator[NDArray[np.float32]]:
+        """Maps (m, C·H·W) float32 of the images of the spans, in batches that never cross a block (F4)."""
+        import torch
+
+        from pipeline.classifier import normalised, pixels_of
+
+        front = front_of(self.network)
+        batches = [
+            self.rows[start : min(last, start + BATCH)].tolist()
+            for first, last in spans
+            for start in range(first, last, BATCH)
+        ]
+        pixels = pixels_of(self.cache, batches, root=root, geometry=self.spec.geometry(), workers=workers)
+        for _, batch in pixels:
+            with torch.inference_mode():
+                maps = front(normalised(batch, self.spec.info, device))
+            yield maps.float().contiguous().flatten(1).cpu().numpy()
+
+
+def front_of(network: nn.Module) -> nn.Module:
+    """The network up to and with LAYER, sharing its layers."""
+    from collections import OrderedDict
+
+    from torch import nn
+
+    from pipeline.trunk.model import STAGES
+
+    names = STAGES[: STAGES.index(LAYER) + 1]
+    front = nn.Sequential(OrderedDict((n, network.get_submodule(n)) for n in names))
+    front.training = False  # not eval(), which would reach the network's own layers
+    return front
+
+
+def maps_shape(network: nn.Module, image_size: int) -> tuple[int, int, int]:
+    """(C, H, W) of one image's maps."""
+    import torch
+
+    parameter = next(network.parameters())
+    with torch.inference_mode():
+        found = front_of(network)(torch.zeros(1, 3, image_size, image_size, device=parameter.device))
+    return (found.shape[1], found.shape[2], found.shape[3])
+
+
+def maps_provenance(spec: TrunkSpec, shape: tuple[int, int, int]) -> Mapping[str, Any]:
+    """What decides the maps' numbers: the feature cache's fields, with the layer, no pooling, and the plain network."""
+    from pipeline.trunk import known
+
+    told = spec.provenance()
+    return {
+        **told,
+        "trunk": {**told["trunk"], "layer": LAYER, "pooling": "none", "shape": list(shape)},
+        "dtype": DTYPE.name,
+        "precision": "float32",
+        "engine": {"name": "torchvision", "version": known.engine_version("torch"), "device": spec.device},
+    }

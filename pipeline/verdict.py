@@ -1,0 +1,209 @@
+"""Was fine-tuning worth it? A table and a few words, each from measured figures.
+
+Runs when everything is chosen and fixed: this is where a fine-tuning's test rows are read, once, through
+``pipeline.evaluate``, which keeps the figures (S6). Nothing here chooses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import runs
+from pipeline.evaluate import scored_rows
+from pipeline.report.watch import Watch
+
+if TYPE_CHECKING:
+    from pipeline.attached import Attached
+
+DRIFT_ROWS = 256  # of each split: the mean of so many cosines is known to a hundredth of their spread
+FAR = 0.9  # features this far from the cached ones (mean cosine) have been made anew
+SATURATED = 0.999  # of the train images right: nothing is left to learn from them
+
+
+@dataclass(frozen=True)
+class Change:
+    """Accuracy on ``n`` images of a split before and after, and the paired bootstrap interval of the difference."""
+
+    split: str
+    n: int
+    before: float
+    after: float
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def sign(self) -> int:
+        """1 better, -1 worse, 0 where chance alone may be the difference."""
+        return 1 if self.low > 0 else -1 if self.high < 0 else 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Accuracies, seconds and features before and after, whether it was worth it, and what to do next.
+
+    ``factor`` is seconds of fine-tuning ÷ those of training the head; ``drift`` the mean cosine of cached and new
+    features by split, of ``drift_rows`` images at most.
+    """
+
+    val: Change
+    test: Change | None
+    seconds: float
+    head_seconds: float | None
+    factor: float | None
+    drift: dict[str, float]
+    drift_rows: int
+    worth_it: str
+    next: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**dataclasses.asdict(self), "next": list(self.next)}
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a verdict needs to know of a training: epochs, the one kept (0: none), and the last epoch's accuracy."""
+
+    epochs: int
+    kept: int
+    accuracy: float
+    interpolated: bool
+    train: str
+
+
+def change(split: str, before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Change:
+    """The change from which rows (n,) were right before and after."""
+    from pipeline.heads.bootstrap import paired_bootstrap
+
+    d = paired_bootstrap(before, after)
+    return Change(split, len(before), float(before.mean()), float(after.mean()), d.value, d.low, d.high)
+
+
+def test_change(attached: Attached, tuned: runs.Run, *, cache_root: Any, watch: Watch) -> Change | None:
+    """The change on the test split, both sides scored once and kept; None where there are no test rows."""
+    if not len(attached.test):
+        return None
+    scored = [scored_rows(run, cache_root=cache_root, watch=watch) for run in (attached.run, tuned)]
+    before, after = (s.logits.argmax(axis=1) == s.y for s in scored)
+    return change("test", before, after)
+
+
+test_change.__test__ = False  # type: ignore[attr-defined]
+
+
+def drift(attached: Attached, *, workers: int, watch: Watch) -> dict[str, float]:
+    """Mean cosine of the cached features and the network's as it is now, by split, of rows spread over the split."""
+    from pipeline.classifier import network_forward, pixel_batches
+
+    found = {}
+    for split in ("train", "val", "test"):
+        rows: NDArray[np.int64] = getattr(attached, split)
+        if not len(rows):
+            continue
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, DRIFT_ROWS).round().astype(int))]
+        total = 0.0
+        geometry = attached.spec.geometry()
+        batches = pixel_batches(
+            attached.cache, rows.tolist(), root=attached.root, geometry=geometry, size=32, workers=workers
+        )
+        with watch.track(f"features of {split}", len(rows)) as tracker:
+            for part, pixels in batches:
+                new = network_forward(attached.network, pixels, attached.spec.info)[0].astype(np.float64)
+                old = np.asarray(attached.cache.features[part], np.float64)
+                lengths = np.linalg.norm(new, axis=1) * np.linalg.norm(old, axis=1)
+                total += float(((new * old).sum(axis=1) / lengths.clip(min=1e-12)).sum())
+                tracker.advance(len(part))
+        found[split] = total / len(rows)
+    return found
+
+
+def judge(
+    val: Change,
+    test: Change | None,
+    *,
+    seconds: float,
+    head_seconds: float | None,
+    drift: dict[str, float],
+    course: Course,
+) -> Verdict:
+    """The verdict from figures alone."""
+    factor = seconds / head_seconds if head_seconds else None
+    return Verdict(
+        val=val,
+        test=test,
+        seconds=seconds,
+        head_seconds=head_seconds,
+        factor=factor,
+        drift=drift,
+        drift_rows=DRIFT_ROWS,
+        worth_it=_worth(val, test, course),
+        next=tuple(_next(val, test, drift, course)),
+    )
+
+
+def _worth(val: Change, test: Change | None, course: Course) -> str:
+    from pipeline.report.numbers import points
+
+    seen = test or val
+    size = points(abs(seen.difference)).removeprefix("+")
+    ends = f"95 % interval {points(seen.low).removesuffix(' points')} to {points(seen.high)}, {seen.n:,} images"
+    if course.kept == 0:
+        return "no: no epoch was better on val than the start, which is kept as it was"
+    if seen.sign > 0:
+        return f"yes: {seen.split} is better by {size} ({ends})"
+    if seen.sign < 0:
+        though = ", though val, which chose, is not" if seen is not val and val.sign >= 0 else ""
+        return f"no: {seen.split} is worse by {size} ({ends}){though}"
+    return f"not proven: the difference on {seen.split}, {points(seen.difference)}, may be chance ({ends})"
+
+
+def _next(val: Change, test: Change | None, drift: dict[str, float], course: Course) -> list[str]:
+    """What a user would do next, the most promising first."""
+    seen, advice = test or val, []
+    if course.kept == 0:
+        if course.accuracy >= SATURATED:
+            advice.append("every train image is right already: more images, --augment or --mixup give more to learn")
+        advice.append("try other learning rates (--lr-trunk, --lr-head), or leave it at the head: it costs nothing")
+        if course.train == "all":
+            advice.append("--train layer4 moves less and costs less")
+        return advice
+    if seen.sign < 0:
+        return ["keep the head; lower --lr-trunk or try --interpolate before training again"]
+    if course.kept == course.epochs:
+        advice.append("the last epoch was the best: more --epochs may give more")
+    if course.accuracy >= SATURATED:
+        advice.append("every train image is right: --augment or --mixup, or more images")
+    if drift and min(drift.values()) < FAR and not course.interpolated:
+        advice.append("features moved far from the cached ones: --interpolate may give the better of both")
+    if seen.sign == 0:
+        advice.append(f"more {seen.split} images would tell so small a difference; until then the head is the cheaper")
+    if not advice:
+        advice.append("use it: `pipeline predict` and `pipeline export` take this run")
+    return advice
+
+
+def show(verdict: Verdict, watch: Watch) -> None:
+    """The table, and the words below it."""
+    from pipeline.report.tuning_tables import ChangeRow, verdict_table
+
+    changes: Sequence[Change] = [c for c in (verdict.val, verdict.test) if c is not None]
+    rows = [ChangeRow(c.split, c.n, c.before, c.after, c.low, c.high) for c in changes]
+    watch.show(
+        verdict_table(
+            rows,
+            head_seconds=verdict.head_seconds,
+            tuning_seconds=verdict.seconds,
+            drift=verdict.drift,
+            title="Was it worth it?",
+        )
+    )
+    watch.say(f"worth it: {verdict.worth_it}")
+    for line in verdict.next:
+        watch.say(f"next: {line}")

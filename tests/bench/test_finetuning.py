@@ -1,0 +1,37 @@
+"""The entries of fine-tuning at toy size."""
+
+import math
+
+import pytest
+
+from pipeline.bench.finetuning import bench_finetune, bench_prefix
+from pipeline.bench.measure import Bench
+from pipeline.report.watch import Watch
+
+TOY = {"trunk": "resnet18", "image_size": 32, "photographs": 6, "size": (64, 50), "batch": 4}
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(1, tmp_path, Watch())
+
+
+def test_prefix_divides_the_seconds_of_two_epochs_and_smaller_is_better(bench):
+    (figure,) = bench_prefix(bench, **TOY)
+    assert figure.each[0] == pytest.approx(figure.ways["cached maps"][0] / figure.ways["whole trunk"][0])
+    assert figure.goal.sense == "most" and figure.goal.floor == 0.5
+    assert "MB each" in figure.note
+
+
+def test_finetune_divides_images_per_second_by_the_plain_loops(bench, monkeypatch):
+    # 4 s for a process that loads PyTorch: the slow test below starts it
+    monkeypatch.setattr("pipeline.bench.finetuning.run_python", lambda arguments, threads: "0.5\n")
+    (figure,) = bench_finetune(bench, **TOY)
+    assert figure.ways["plain loop"] == (12.0,)
+    assert figure.value == pytest.approx(figure.ways["pipeline"][0] / 12.0) and figure.goal.floor == 1.0
+
+
+@pytest.mark.slow
+def test_finetune_runs_the_plain_loop(bench):
+    (figure,) = bench_finetune(bench, **TOY)
+    assert all(math.isfinite(v) and v > 0 for values in figure.ways.values() for v in values)
