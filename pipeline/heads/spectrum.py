@@ -8,6 +8,7 @@ fewer rows than features only the directions that the rows span are kept: a pena
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -23,22 +24,30 @@ class Spectrum:
     """Eigenvalues (r,), ascending, eigenvectors (D, r) and the weighted mean (D,) of the rows; r <= min(N, D)."""
 
     values: torch.Tensor
-    vectors: torch.Tensor  # float64 where N < D: rows turned in float32 would mix into small directions
+    factors: tuple[torch.Tensor, ...]  # whose product the vectors are; float64 where N < D, see _of_few
     mean: torch.Tensor
     turned: torch.Tensor | None = None  # (N, r), the rows in these coordinates, where they are known already
+
+    @property
+    def vectors(self) -> torch.Tensor:
+        """The eigenvectors (D, r)."""
+        return functools.reduce(torch.matmul, self.factors)
 
     def rotate(self, rows: StandardRows) -> torch.Tensor:
         """All rows in these coordinates (N, r); the rows themselves are read in pieces."""
         if self.turned is not None:
             return self.turned.to(rows.dtype)
+        vectors = self.vectors
         out = torch.empty(len(rows), len(self.values), dtype=rows.dtype, device=self.mean.device)
         for start, piece in rows.chunks():
-            out[start : start + len(piece)] = (piece - self.mean).to(self.vectors.dtype) @ self.vectors
+            out[start : start + len(piece)] = (piece - self.mean).to(vectors.dtype) @ vectors
         return out
 
     def to_features(self, theta: torch.Tensor, intercept: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights (..., D) and intercepts on the rows for weights (..., r) and intercepts in these coordinates."""
-        weight = theta @ self.vectors.T.to(theta.dtype)
+        weight = theta
+        for factor in reversed(self.factors):
+            weight = weight @ factor.T.to(theta.dtype)
         return weight, intercept - weight @ self.mean.to(theta.dtype)
 
 
@@ -60,7 +69,7 @@ def decompose(rows: StandardRows, weight: torch.Tensor) -> Spectrum:
     _check_not_all_the_same(rows, weight, mean, gram.diagonal())
     # All directions are kept: rotated by an orthogonal matrix nothing is lost, however small an eigenvalue may be.
     values, vectors = torch.linalg.eigh(gram)
-    return Spectrum(values.clamp_min_(0), vectors.contiguous(), mean)
+    return Spectrum(values.clamp_min_(0), (vectors.contiguous(),), mean)
 
 
 def _of_few(rows: StandardRows, weight: torch.Tensor, mean: torch.Tensor) -> Spectrum:
@@ -70,10 +79,10 @@ def _of_few(rows: StandardRows, weight: torch.Tensor, mean: torch.Tensor) -> Spe
     values, left = torch.linalg.eigh(scaled @ scaled.T)
     kept = values > EIGENVALUE_FLOOR * values[-1]
     deviations, left = values[kept].sqrt(), left[:, kept]
-    vectors = scaled.T @ (left / deviations)
     # Rows times their root weights are left · deviations · vectorsᵀ; a row of no weight is not to be had from that.
     turned = left * deviations / weight.double().sqrt()[:, None] if bool((weight > 0).all()) else None
-    return Spectrum(values[kept], vectors, mean, turned)
+    # In float64, since rows turned in float32 would mix into small directions; multiplied out only where asked for.
+    return Spectrum(values[kept], (scaled.T, left / deviations), mean, turned)
 
 
 def _check_not_all_the_same(
