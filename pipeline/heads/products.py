@@ -10,7 +10,7 @@ import torch
 from pipeline.heads.rows import StandardRows
 from pipeline.heads.spectrum import Spectrum
 
-PIECE = 4096  # rows that are squared at once
+PIECE = 2048  # rows that are squared at once
 
 
 class Held:

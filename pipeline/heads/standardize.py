@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-CHUNK_BYTES = 32 << 20  # of one piece as float64
+CHUNK_BYTES = 16 << 20  # of one piece as float64
 CHUNK_ROWS = 8192  # of one piece of narrow rows
 
 
