@@ -82,6 +82,8 @@ class Checkpoint:
         Raises:
             HeadError: the disk is full or the folder cannot be written; the state before is still there.
         """
+        from pipeline.store import sync_folder
+
         try:
             before = self.read()
             files = {"last": self._save("last", state["step"], last)}
@@ -89,9 +91,9 @@ class Checkpoint:
                 files["best"] = self._save("best", state["step"], best)
             elif before and "best" in before["files"]:
                 files["best"] = before["files"]["best"]
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
             runs.write_json(self.folder / STATE, {"format_version": FORMAT_VERSION, **state, "files": files})
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
             named = {record["name"] for record in files.values()}
             for path in self.folder.glob("*.safetensors*"):
                 if path.name not in named:
@@ -167,11 +169,3 @@ class Checkpoint:
         """Forget the state and its folder."""
         self.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

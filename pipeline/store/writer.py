@@ -81,7 +81,7 @@ def create_partial(cache: Path, contents: Contents) -> Path:
             _reserve(file.fileno(), structure.offset("/features"), structure.nbytes("/features"))
             os.fsync(file.fileno())
         draft.rename(partial)
-        _sync_folder(cache.parent)
+        sync_folder(cache.parent)
     except OSError as error:
         draft.unlink(missing_ok=True)
         raise unwritable(cache, error) from error
@@ -97,7 +97,8 @@ def _reserve(fd: int, offset: int, length: int) -> None:
             raise
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have the names of the folder on the disk, not only its files."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -255,7 +256,7 @@ class Writer:
         try:
             os.fsync(self._fd)
             self.path.replace(self.cache)
-            _sync_folder(self.cache.parent)
+            sync_folder(self.cache.parent)
         except OSError as error:
             raise unwritable(self.cache, error) from error
 
