@@ -5,6 +5,7 @@ Shared by prediction, evaluation and fine-tuning.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -91,8 +92,12 @@ def load_network(run: runs.Run, info: WeightsInfo) -> nn.Module:
 
     path = run.folder / MODEL_FILE
     try:
+        data = path.read_bytes()
+        written = run.metrics.get("model_sha256")
+        if written is not None and hashlib.sha256(data).hexdigest() != written:
+            raise HeadError(f"{path} is not what was written: its bytes have changed; fine-tune again")
         network = build(info.trunk, num_classes=len(run.config["classes"]))
-        network.load_state_dict(safetensors.torch.load_file(path), strict=True)
+        network.load_state_dict(safetensors.torch.load(data), strict=True)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         raise HeadError(f"{path} cannot be used: {' '.join(str(error).split())[:200]}; fine-tune again") from error
     freeze(network)

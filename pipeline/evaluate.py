@@ -292,7 +292,7 @@ def _write_logits(run: runs.Run, scored: ScoredRows) -> None:
 
     draft = run.folder / f".{LOGITS}.draft"
     try:
-        safetensors.numpy.save_file(vars(scored), draft)
+        draft.write_bytes(safetensors.numpy.save(vars(scored)))
         draft.replace(run.folder / LOGITS)
     except OSError as error:
         raise runs.unwritable(run.folder, error) from error

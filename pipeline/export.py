@@ -182,7 +182,8 @@ def _write_state_dict(model: nn.Module, _images: Images, path: Path, about: dict
     import safetensors.torch
 
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    safetensors.torch.save_file(tensors, path, metadata={name: json.dumps(value) for name, value in about.items()})
+    # Not save_file, which has errors of its own kind and leaves a file that only its owner can read.
+    path.write_bytes(safetensors.torch.save(tensors, metadata={name: json.dumps(v) for name, v in about.items()}))
 
 
 def _open_state_dict(path: Path, model: nn.Module) -> Callable[[Images], Images]:

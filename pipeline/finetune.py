@@ -116,6 +116,12 @@ class FinetuneSettings:
         st.check(self)
         if self.layer_decay is not None and self.lr_trunk is not None:
             raise ConfigError(f"--layer-decay {self.layer_decay:g} says what --lr-trunk says: give one of them")
+        if self.layer_decay is not None and self.layer_decay > 1:
+            raise ConfigError(f"--layer-decay is {self.layer_decay:g}: it must be at most 1")
+        if self.accumulate > self.batch_size:
+            raise ConfigError(f"--accumulate is {self.accumulate}: it must be at most --batch-size, {self.batch_size}")
+        if self.bn == "train" and self.train == "head":
+            raise ConfigError("--bn train says nothing to --train head, which has no BatchNorm: leave it out")
         if self.solver != "sgd" and self.momentum != 0.9:
             raise ConfigError(f"--momentum says nothing to --solver {self.solver}: leave it out, or give --solver sgd")
         legal = {"layer4": MAP_AUGMENT, "head": ("none",)}.get(self.train, AUGMENT) if self.prefix else AUGMENT
@@ -397,7 +403,7 @@ def _publish(tuning: Tuning, choice: _Choice, result: FinetuneResult, checkpoint
         draft.write_lines("trace.jsonl", tuning.progress.rows)
         if choice.mixtures:
             outcome.write_mixtures(draft, choice.mixtures, choice.share or 0.0)
-        draft.write_json("metrics.json", result.to_json())
+        draft.write_json("metrics.json", {**result.to_json(), "model_sha256": outcome.sha256})
     checkpoint.remove()
     ranks.share(result.to_json())
     outcome.tell(verdict, result.run)

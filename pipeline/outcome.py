@@ -6,6 +6,7 @@ test split that has been read is not read again.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ class Outcome:
         tuning.attached.network.eval()
         state = {n: t.detach().cpu().contiguous() for n, t in tuning.attached.network.state_dict().items()}
         data = safetensors.torch.save(state, metadata={"trunk": tuning.attached.spec.info.trunk})
+        self.sha256 = hashlib.sha256(data).hexdigest()
         model = folder / MODEL_FILE
         try:
             if not model.exists() or model.read_bytes() != data:
@@ -68,7 +70,14 @@ class Outcome:
             seconds=self.tuning.progress.seconds,
             head_seconds=attached.run.metrics.get("seconds"),
             drift=drift,
-            course=verdict.Course(settings.epochs, kept, last["accuracy"], share is not None, settings.train),
+            course=verdict.Course(
+                settings.epochs,
+                kept,
+                last["accuracy"],
+                share is not None,
+                settings.train,
+                diverged=self.tuning.progress.epoch <= settings.epochs,
+            ),
         )
 
     def move_to(self, folder: Path) -> None:

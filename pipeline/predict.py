@@ -106,9 +106,9 @@ def run_predict(settings: PredictSettings, watch: Watch) -> Predictions:
     run = runs.find_run(settings.run, cache_root=settings.cache_root)
     paths = find_images(settings.images)
     classifier = load_classifier(run, cache_root=settings.cache_root, device=settings.device, watch=watch)
-    found = Predictions()
+    found, top = Predictions(), min(settings.top, len(classifier.classes))
     if settings.format == "csv":
-        watch.write(_csv_line(csv_columns(settings.top)))
+        watch.write(_csv_line(csv_columns(top)))
     loader = data.Loader(classifier.geometry, workers=len(os.sched_getaffinity(0)), ahead=2 * PREDICT_BATCH)
     follow = watch.track("predict", len(paths)) if len(paths) > PREDICT_BATCH else nullcontext(Tracker())
     with loader, follow as tracker:
@@ -116,7 +116,7 @@ def run_predict(settings: PredictSettings, watch: Watch) -> Predictions:
             part = [paths[item.index] for item in batch]
             for prediction in _predict_batch(batch, part, classifier, settings, watch):
                 found.append(prediction)
-                _tell(prediction, settings, watch)
+                _tell(prediction, settings.format, top, watch)
             tracker.advance(len(batch))
     bad = [p for p in found if p.error is not None]
     if len(bad) == len(found):
@@ -135,15 +135,17 @@ def find_images(asked: Sequence[str]) -> list[bytes]:
     """The image files meant: files as they are, those below folders in the order of their names, standard input's.
 
     Raises:
-        DataError: a path that is not there, or a folder without images.
+        DataError: a path on the command line that is not there, or a folder without images.
     """
     from pipeline.data import IMAGE_EXTENSIONS
 
     found: list[bytes] = []
     for name in asked:
         if name == STANDARD_INPUT:
-            lines = sys.stdin.buffer.read().splitlines()
-            found += find_images([os.fsdecode(line) for line in lines if line.strip()])
+            # A list goes stale while it is made: what is gone becomes a row with its reason, as a corrupt image does.
+            lines = [line for line in sys.stdin.buffer.read().splitlines() if line.strip()]
+            for line in lines:
+                found += find_images([os.fsdecode(line)]) if os.path.isdir(line) else [line]
             continue
         path = os.fsencode(name)
         if os.path.isdir(path):
@@ -204,20 +206,19 @@ def _predict_batch(
 
 
 def csv_columns(top: int) -> list[str]:
-    """The columns of --format csv."""
-    others = [f"{name}{rank}" for rank in range(2, top + 1) for name in ("class", "probability")]
-    return ["path", "class", "probability", *others, "error"]
+    """The columns of --format csv: ``class`` is the decision, empty below the threshold; then the likeliest ones."""
+    ranked = [f"{name}{rank}" for rank in range(1, top + 1) for name in ("class", "probability")]
+    return ["path", "class", *ranked, "error"]
 
 
-def _tell(p: Prediction, settings: PredictSettings, watch: Watch) -> None:
+def _tell(p: Prediction, format: str, top: int, watch: Watch) -> None:
     """One line of csv or jsonl."""
-    if settings.format == "jsonl":
+    if format == "jsonl":
         watch.write(json.dumps(p.to_json()) + "\n")
-    elif settings.format == "csv":
-        others = [cell for name, q in p.top[1:] for cell in (name, f"{q:.6f}")]
-        wanted = len(csv_columns(settings.top)) - 4
-        probability = "" if p.probability is None else f"{p.probability:.6f}"
-        cells = [p.path, p.class_name or "", probability, *others, *[""] * (wanted - len(others)), p.error or ""]
+    elif format == "csv":
+        ranked = [cell for name, q in p.top for cell in (name, f"{q:.6f}")]
+        wanted = len(csv_columns(top)) - 3
+        cells = [p.path, p.class_name or "", *ranked, *[""] * (wanted - len(ranked)), p.error or ""]
         watch.write(_csv_line(cells))
 
 

@@ -8,6 +8,7 @@ each weighed by its rows: every image counts once in an epoch, whatever the numb
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,6 +72,8 @@ class Tuning:
         self, attached: Attached, inputs: Inputs, settings: FinetuneSettings, ranks: Ranks, watch: Watch
     ) -> None:
         self.attached, self.inputs, self.settings, self.ranks, self.watch = attached, inputs, settings, ranks, watch
+        if settings.bn == "train":
+            check_pieces(len(attached.train), settings.batch_size, settings.accumulate)
         network = attached.network.to(memory_format=torch.channels_last)
         self.groups = parameter_groups(network, settings)
         self.parameters = [p for group in self.groups for p in group.parameters]
@@ -102,7 +105,9 @@ class Tuning:
         from torch.nn.parallel import DistributedDataParallel
 
         # Statistics of BatchNorm are frozen here, so there are no buffers to keep the same.
-        return DistributedDataParallel(module, broadcast_buffers=False)
+        new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.13
+        options: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
+        return DistributedDataParallel(module, **options)
 
     # -- scoring ------------------------------------------------------------------------------------------------------
 
@@ -367,6 +372,26 @@ class Tuning:
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
         for group in self.groups:
             yield from zip(group.names, group.parameters, strict=True)
+
+
+def check_pieces(images: int, batch_size: int, accumulate: int) -> None:
+    """Refuse pieces of one image, of which BatchNorm can learn no variance.
+
+    Raises:
+        ConfigError: an epoch's batches, or their pieces, leave one.
+    """
+
+    def leaves_one(size: int) -> bool:
+        batches = {min(size, images), images % size or size}
+        return any(len(share(range(n), i, accumulate)) == 1 for n in batches for i in range(accumulate))
+
+    if leaves_one(batch_size):
+        larger = next((size for size in range(batch_size + 1, images + 1) if not leaves_one(size)), None)
+        cure = "--accumulate 1" if larger is None else f"--batch-size {larger}"
+        raise ConfigError(
+            f"--bn train with --batch-size {batch_size} and --accumulate {accumulate}: {images:,} train images leave a "
+            f"piece of one, which has no variance; give {cure}, or leave out --bn train"
+        )
 
 
 def make_optimizer(groups: Sequence[Any], settings: FinetuneSettings) -> torch.optim.Optimizer:

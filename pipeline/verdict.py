@@ -69,13 +69,16 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Course:
-    """What a verdict needs to know of a training: epochs, the one kept (0: none), and the last epoch's accuracy."""
+    """What a verdict needs to know of a training: epochs, the one kept (0: none), the last epoch's accuracy, and
+    whether the loss stopped being finite.
+    """
 
     epochs: int
     kept: int
     accuracy: float
     interpolated: bool
     train: str
+    diverged: bool = False
 
 
 def change(split: str, before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Change:
@@ -155,7 +158,12 @@ def _worth(val: Change, test: Change | None, course: Course) -> str:
     size = points(abs(seen.difference)).removeprefix("+")
     ends = f"95 % interval {points(seen.low).removesuffix(' points')} to {points(seen.high)}, {seen.n:,} images"
     if course.kept == 0:
-        return "no: no epoch was better on val than the start, which is kept as it was"
+        why = ", and the loss did not stay finite" if course.diverged else ""
+        return f"no: no epoch was better on val than the start, which is kept as it was{why}"
+    if seen.low == seen.high == 0:
+        return (
+            f"no difference: the same {seen.split} images are right as before ({seen.n:,}); val chose by its log-loss"
+        )
     if seen.sign > 0:
         return f"yes: {seen.split} is better by {size} ({ends})"
     if seen.sign < 0:
@@ -167,6 +175,8 @@ def _worth(val: Change, test: Change | None, course: Course) -> str:
 def _next(val: Change, test: Change | None, drift: dict[str, float], course: Course) -> list[str]:
     """What a user would do next, the most promising first."""
     seen, advice = test or val, []
+    if course.diverged:
+        return ["lower --lr-trunk and --lr-head: the loss did not stay finite"]
     if course.kept == 0:
         if course.accuracy >= SATURATED:
             advice.append("every train image is right already: more images, --augment or --mixup give more to learn")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -97,6 +98,20 @@ def test_a_finetuned_run_is_exported_as_it_is(workshop: SimpleNamespace, tmp_pat
     assert all(torch.equal(found[name], kept[name]) for name in kept)
 
 
+def test_a_network_whose_bytes_have_changed_is_refused(
+    workshop: SimpleNamespace, tmp_path: Path, images: np.ndarray
+) -> None:
+    """H2, for a network: it would give other classes without a word."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(workshop.tuned.run, damaged)
+    with (damaged / "model.safetensors").open("r+b") as file:
+        file.seek(-4000, 2)
+        file.write(b"\x00\x00\x80\x40")
+    with pytest.raises(HeadError, match="is not what was written: its bytes have changed"):
+        export(damaged, out=tmp_path / "m.safetensors", cache_root=workshop.root)
+    assert not (tmp_path / "m.safetensors").exists()
+
+
 def test_the_card_names_data_classes_figures_and_that_the_trunk_is_random(
     workshop: SimpleNamespace, tmp_path: Path
 ) -> None:
@@ -150,7 +165,9 @@ def test_a_layer3_head_is_exported_on_its_layer(photos: Path, quick: Quick, tmp_
     [
         (("--format", "tflite"), "did you mean"),
         (("--out", "{there}"), "is there already"),
-        (("--out", "{folder}/none/m.onnx"), "cannot be written"),
+        (("--out", "{folder}/none/m.onnx", "--format", "onnx"), "cannot be written"),
+        (("--out", "{folder}/none/m.safetensors", "--format", "state_dict"), "cannot be written"),
+        (("--out", "{folder}/there.onnx/m.pt2", "--format", "torch_export"), "cannot be written"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(

@@ -78,7 +78,8 @@ def test_fine_tuning_starts_where_the_head_left_off(workshop: SimpleNamespace) -
     assert tuned.after >= tuned.before
     assert tuned.certificate_max_abs <= tuned.certificate_tolerance
     assert [row["epoch"] for row in trace_of(tuned.run)] == [0, 1]
-    assert json.loads((tuned.run / "metrics.json").read_text()) == tuned.to_json()
+    kept = hashlib.sha256((tuned.run / "model.safetensors").read_bytes()).hexdigest()
+    assert json.loads((tuned.run / "metrics.json").read_text()) == {**tuned.to_json(), "model_sha256": kept}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -427,6 +428,7 @@ def make_change(split: str, low: float, high: float) -> Any:
         (2, (0.01, 0.03), "yes: test is better by 2.0 points", "`pipeline predict` and `pipeline export`"),
         (2, (-0.01, 0.03), "not proven: the difference on test, +1.0 points, may be chance", "more test images"),
         (2, (-0.03, -0.01), "no: test is worse by 2.0 points", "keep the head"),
+        (2, (0.0, 0.0), "no difference: the same test images are right as before (1,000)", "more test images"),
         (0, (0.0, 0.0), "no: no epoch was better on val", "--train layer4 moves less"),
     ],
 )
@@ -444,6 +446,30 @@ def test_the_verdict_says_what_the_figures_say(kept: int, test: tuple[float, flo
     )
     assert words in found.worth_it and any(then in line for line in found.next)
     assert found.factor == 5.0
+
+
+def test_the_verdict_on_a_training_that_diverged_says_so() -> None:
+    from pipeline.verdict import Course, judge
+
+    course = Course(epochs=3, kept=0, accuracy=0.9, interpolated=False, train="all", diverged=True)
+    same = make_change("val", 0.0, 0.0)
+    found = judge(same, None, seconds=10.0, head_seconds=2.0, drift={}, course=course)
+    assert found.worth_it.endswith("and the loss did not stay finite")
+    assert found.next == ("lower --lr-trunk and --lr-head: the loss did not stay finite",)
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "accumulate", "cure"),
+    [(33, 16, 1, "--batch-size 17"), (32, 16, 8, None), (10, 3, 2, "--batch-size 4"), (5, 2, 3, "--accumulate 1")],
+)
+def test_batchnorm_never_learns_from_a_piece_of_one(images: int, batch: int, accumulate: int, cure: str | None) -> None:
+    from pipeline.tuning import check_pieces
+
+    if cure is None:
+        check_pieces(images, batch, accumulate)
+        return
+    with pytest.raises(ConfigError, match=f"piece of one, which has no variance; give {cure},"):
+        check_pieces(images, batch, accumulate)
 
 
 # -- resuming ---------------------------------------------------------------------------------------------------------
@@ -576,6 +602,10 @@ def test_a_state_is_whole_whenever_the_writer_dies(tmp_path: Path, monkeypatch: 
         ({"train": "layer4", "randaugment": True}, "--randaugment needs the images.*--no-prefix"),
         ({"layer_decay": 0.5, "lr_trunk": 1e-4}, "--layer-decay 0.5 says what --lr-trunk says"),
         ({"momentum": 0.5}, "--momentum says nothing to --solver adamw"),
+        ({"layer_decay": 1.5}, "--layer-decay is 1.5: it must be at most 1"),
+        ({"accumulate": 64}, "--accumulate is 64: it must be at most --batch-size, 32"),
+        ({"bn": "train", "train": "head"}, "--bn train says nothing to --train head"),
+        ({"bn": "train", "batch_size": 1}, "piece of one"),
         ({"warmup": 500, "epochs": 1}, "--warmup 500 is not below the 2 steps"),
         ({"precision": "bfloat16", "device": "cpu"}, "--precision bfloat16 needs a GPU"),
         ({"ema": 1.0}, "--ema is 1.0: it must be below 1"),

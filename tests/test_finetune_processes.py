@@ -92,7 +92,7 @@ def kill_and_compare(
     assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
     assert (whole / "trace.jsonl").read_bytes() == (resumed / "trace.jsonl").read_bytes()
     assert not list((root / "tuning").iterdir())
-    assert not [p for p in (root / "runs").iterdir() if p.name.startswith(".")]
+    assert not list((root / "runs").glob(".draft-*"))
 
 
 def test_a_killed_fine_tuning_resumes_to_the_same_bits(

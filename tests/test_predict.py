@@ -67,15 +67,36 @@ def test_csv_and_json_lines_hold_the_same_as_json(
     assert main([*words, "--json"]) == 0
     expected = json.loads(capsys.readouterr().out)
     assert main([*words, "--format", "jsonl", "--quiet"]) == 0
-    assert [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")] == expected
+    said = capsys.readouterr()
+    assert [json.loads(line) for line in said.out.splitlines()] == expected  # the warning is not among them
+    assert "images cannot be used" in said.err
     assert main([*words, "--format", "csv", "--quiet"]) == 0
-    text = "".join(line for line in capsys.readouterr().out.splitlines(True) if not line.startswith("warning"))
-    rows = list(csv.DictReader(io.StringIO(text)))
-    assert list(rows[0]) == ["path", "class", "probability", "class2", "probability2", "error"]
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert list(rows[0]) == ["path", "class", "class1", "probability1", "class2", "probability2", "error"]
     assert [r["path"] for r in rows] == [e["path"] for e in expected]
     assert [r["class"] for r in rows] == [e["class"] or "" for e in expected]
     assert [bool(r["error"]) for r in rows] == ["error" in e for e in expected]
     assert float(rows[0]["probability2"]) == pytest.approx(expected[0]["top"][1]["probability"], abs=1e-6)
+
+
+def test_below_the_threshold_csv_still_names_the_likeliest(
+    workshop: SimpleNamespace, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", str(workshop.head.run), f"{folder}/ant/00.png", "--cache-root", str(workshop.root), "--quiet"]
+    assert main([*words, "--format", "csv", "--threshold", "0.999999"]) == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert row["class"] == "" and row["class1"] in ("ant", "bee", "cat") and float(row["probability1"]) < 0.999999
+    assert "class4" not in row  # there are three
+
+
+def test_a_path_on_standard_input_that_is_gone_is_a_row_with_its_reason(
+    workshop: SimpleNamespace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = f"{folder}/ant/00.png\n{folder}/gone.png\n".encode()
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(lines)))
+    there, gone = predict(workshop.head.run, "-", cache_root=workshop.root)
+    assert there.class_name is not None
+    assert gone.class_name is None and gone.error is not None
 
 
 def test_paths_come_from_standard_input(

@@ -57,7 +57,10 @@ def fail(message: str) -> None:
 
 
 class Console(Watch):
-    """Shows a stage's words on standard output (``stderr=True``: on standard error); ``quiet`` leaves warnings only."""
+    """Shows a stage's words on standard output (``stderr=True``: on standard error); ``quiet`` leaves warnings only.
+
+    Warnings are on standard error, so that output for other programs holds nothing else.
+    """
 
     def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -75,8 +78,9 @@ class Console(Watch):
             self._line(Text(visible(text)))
 
     def warn(self, text: str) -> None:
-        """One line, marked ``warning:``; shown even when quiet."""
-        self._line(Text.assemble(("warning:", "bold yellow"), " ", visible(text)))
+        """One line on standard error, marked ``warning:``; shown even when quiet."""
+        self._out.file.flush()  # so that in one stream it comes after what it is about
+        self._line(Text.assemble(("warning:", "bold yellow"), " ", visible(text)), to=self._err)
 
     def write(self, text: str) -> None:
         """Output that another program reads, as it is, also when quiet; bytes of names come out as they were."""
@@ -152,10 +156,11 @@ class Console(Watch):
             self._progress.stop()
             self._progress = None
 
-    def _line(self, text: Text) -> None:
-        if self._after == "block" and not self._rows:
-            self._print("")
-        self._print(text, soft_wrap=True)
+    def _line(self, text: Text, to: rich.console.Console | None = None) -> None:
+        to = to or self._out
+        if self._after == "block" and not self._rows and to.is_terminal == self._out.is_terminal:
+            self._print("", to=to)
+        self._print(text, soft_wrap=True, to=to)
         self._after = "line"
 
     def _open_block(self) -> None:
@@ -165,9 +170,9 @@ class Console(Watch):
     def _stderr_line(self, text: str) -> None:
         self._err.print(Text(text), soft_wrap=True)
 
-    def _print(self, renderable: object, soft_wrap: bool = False) -> None:
+    def _print(self, renderable: object, soft_wrap: bool = False, to: rich.console.Console | None = None) -> None:
         # While a bar is drawn on the terminal, what else goes to that terminal must pass through the bar's console.
-        to = self._err if self._progress is not None and self._out.is_terminal else self._out
+        to = self._err if self._progress is not None and self._out.is_terminal else to or self._out
         if to.is_terminal:
             to.print(renderable, soft_wrap=soft_wrap)
             return

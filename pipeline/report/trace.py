@@ -133,12 +133,19 @@ def _flat_run(scores: Sequence[float]) -> int:
 
 
 def _loss_remarks(rows: Sequence[TraceRow], step: str) -> list[str]:
-    """Remarks on the training loss and accuracy; always at least one."""
+    """Remarks on the training loss and accuracy; always at least one.
+
+    The row before training is of weights that stand still and images as they are, the others of weights that move: only
+    an explosion is told by comparing with it.
+    """
+    if rows[-1].loss > max(EXPLODED * next(r.loss for r in rows if math.isfinite(r.loss)), 1.0):
+        return ["loss exploded: lower the learning rate"]
+    rows = rows[1:] if rows[0].epoch == 0 else rows
+    if len(rows) == 1:
+        return ["train 100 %"] if rows[0].accuracy >= SATURATED else [f"first {step}"]
     finite = [r for r in rows if math.isfinite(r.loss)]
     last, before, first = rows[-1], rows[-2], finite[0]
     losses = [r.loss for r in finite]
-    if last.loss > max(EXPLODED * first.loss, 1.0):
-        return ["loss exploded: lower the learning rate"]
     twice_up = len(losses) >= 3 and losses[-1] > losses[-2] > losses[-3] and _risen(losses[-3], losses[-1])
     if twice_up or _risen(before.loss, last.loss):
         return ["loss rising: learning rate too high?"]

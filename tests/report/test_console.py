@@ -56,7 +56,7 @@ def test_quiet_leaves_warnings_only(capsys):
     with console.track("extract", 3) as tracker:
         tracker.advance(3)
     console.warn("3 failed")
-    assert capsys.readouterr() == ("warning: 3 failed\n", "")
+    assert capsys.readouterr() == ("", "warning: 3 failed\n")
 
 
 def test_a_long_line_is_not_broken(capsys):

@@ -46,6 +46,13 @@ def test_epoch_zero_is_the_state_before_training():
     assert observe([TraceRow(0, 1.0, 0.9, 0.9)], 10) == "before training"
 
 
+def test_the_loss_before_training_is_no_yardstick_for_that_of_weights_that_move():
+    before = TraceRow(0, 0.14, 0.97, 0.96)
+    assert observe([before, TraceRow(1, 0.16, 0.96, 0.96)]) == "first epoch"
+    assert observe([before, TraceRow(1, 0.16, 0.96, 0.96), TraceRow(2, 0.07, 0.98, 0.96)]) == "loss halved"
+    assert observe([before, TraceRow(1, 5.0, 0.96, 0.96)]) == "loss exploded: lower the learning rate"
+
+
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_is_called_diverged(loss):
     assert observe(rows_of([1.0, loss])) == "diverged: loss is not a number"
