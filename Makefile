@@ -66,8 +66,9 @@ inspect: $(READY) ## what CACHE= holds and where it comes from
 bench: $(READY) ## measure, each entry as a ratio of two ways
 	$(PIPELINE) bench $(ARGS)
 
+# The tests' arrays are so small that threads cost more than they give.
 test: $(READY) ## run the tests
-	$(VENV)/bin/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(ARGS)
 
 check: $(READY) ## lint, format, types, import rule
 	$(VENV)/bin/ruff check .
