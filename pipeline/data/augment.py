@@ -17,7 +17,6 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from pipeline.data.views import random_box
 
-KINDS = ("none", "flip", "crop", "weights")
 SCALE = (0.08, 1.0)  # share of the image's area: torchvision's default, that its weights were trained with
 OPERATIONS = 2  # of RandAugment, on each image
 STRENGTH = 9 / 30  # of each operation's range: magnitude 9 of bins 0 ... 30

@@ -29,12 +29,12 @@ import torch
 from torch import nn
 
 from pipeline.errors import HeadError
+from pipeline.heads.config import KINDS
 from pipeline.heads.rows import Array
 from pipeline.heads.standardize import row_chunks
 
 FORMAT = "pipeline-head"
 VERSION = 1
-KINDS = ("linear", "mlp", "cosine")
 EPS = 1e-12  # of a length that is divided by, torch.nn.functional.normalize's
 TENSORS_FILE = "head.safetensors"
 RECORD_FILE = "head.json"

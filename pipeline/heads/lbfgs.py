@@ -51,6 +51,11 @@ class Objective:
         """The same for the problems at ``kept`` (a mask or places)."""
         return replace(self, weighting=self.weighting[kept], penalty=self.penalty[kept])
 
+    def weights_of(self, piece: slice) -> torch.Tensor:
+        """Each problem's weights of some rows, (K, n); (1, n) where all are weighed alike."""
+        some = self.weights[:, piece]
+        return some[self.weighting] if len(self.weights) > 1 else some
+
     def pieces(self) -> Iterator[slice]:
         """Runs of rows whose logits are worked on at once."""
         n, columns = len(self.y), self.n_classes * len(self.penalty)
@@ -108,7 +113,7 @@ class _Logits:
         loss, slope, bend = torch.zeros(3, k, dtype=torch.float64, device=self.at.device)
         curvature, wrong = torch.zeros(2, k, o.n_classes, dtype=torch.float64, device=self.at.device)
         for piece in o.pieces():
-            w = o.weights[:, piece][o.weighting] if len(o.weights) > 1 else o.weights[:, piece]
+            w = o.weights_of(piece)
             at = self.at[..., piece]
             x = at.clone() if step is None else torch.addcmul(at, step[..., piece], factor)
             places = o.y[piece].expand(k, 1, -1)
@@ -145,7 +150,7 @@ class _Logits:
         o = self.objective
         square = self.at.new_zeros(len(o.penalty), o.n_classes, o.n_classes)
         for piece in o.pieces():
-            w = o.weights[:, piece][o.weighting] if len(o.weights) > 1 else o.weights[:, piece]
+            w = o.weights_of(piece)
             p = torch.softmax(self.at[..., piece], dim=1)
             square.baddbmm_(p * w.unsqueeze(1), p.transpose(1, 2))
         between = square.double()
