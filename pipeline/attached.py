@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import runs
+from pipeline.base.errors import ConfigError, HeadError
+from pipeline.base.machine import resolve_device
+from pipeline.base.watch import Watch
 from pipeline.cached import cache_record
 from pipeline.classifier import image_root, labelled, require_images
-from pipeline.errors import ConfigError, HeadError
 from pipeline.evaluate import cache_of
 from pipeline.frozen import TrunkSpec
-from pipeline.report.watch import Watch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,7 +99,6 @@ def attach(settings: FinetuneSettings, watch: Watch) -> Attached:
         ConfigError: bfloat16 without a GPU.
     """
     from pipeline.heads.artifact import load_head, require_key
-    from pipeline.trunk import known
     from pipeline.trunk.model import reattach
     from pipeline.trunk.weights import load_model
 
@@ -125,7 +125,7 @@ def attach(settings: FinetuneSettings, watch: Watch) -> Attached:
     spec = TrunkSpec.of(cache.provenance, weights=weights, cache_root=settings.cache_root, watch=watch)
     if spec.layer != "avgpool":
         raise HeadError(f"the features are of {spec.layer}: only the last stage's can be fine-tuned end to end")
-    device = known.resolve_device(settings.device)
+    device = resolve_device(settings.device)
     if settings.precision == "bfloat16" and device == "cpu":
         raise ConfigError("--precision bfloat16 needs a GPU: leave it out on a CPU")
     require_images(cache, np.concatenate(list(rows.values())), root, workers=settings.threads)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import runs
-from pipeline import settings as st
-from pipeline.cached import CACHE_HELP, ROOT_HELP, find_cache
-from pipeline.errors import ConfigError, DataError
-from pipeline.report.watch import Watch
+from pipeline.base import settings as st
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP
+from pipeline.base.watch import Watch
+from pipeline.cached import find_cache
 from pipeline.rewrite import check_out
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ ROUNDING = 1e-6  # a cosine of two equal rows is 1 to this much in float32
 class AuditSettings:
     """Settings of the audit."""
 
-    cache: str = st.argument(CACHE_HELP, default=runs.LATEST)
+    cache: str = st.argument(CACHE_HELP, default=LATEST)
     near: float | None = st.option(
         None, "also look for near duplicates: pairs whose features have at least this cosine", above=0
     )
@@ -106,7 +106,7 @@ class AuditReport:
         return {**dataclasses.asdict(self), "cache": str(self.cache)}
 
 
-def audit(cache: str | Path = runs.LATEST, *, watch: Watch | None = None, **options: Any) -> AuditReport:
+def audit(cache: str | Path = LATEST, *, watch: Watch | None = None, **options: Any) -> AuditReport:
     """Look for duplicates, leaks, small classes and failed images; ``options`` are those of :class:`AuditSettings`.
 
     Raises:
@@ -136,16 +136,16 @@ def run_audit(settings: AuditSettings, watch: Watch) -> AuditReport:
 def _report(cache: Cache, settings: AuditSettings, dropped: list[str], watch: Watch) -> AuditReport:
     import numpy as np
 
-    from pipeline.store import SPLIT_NAMES
+    from pipeline.base.items import SPLITS
 
     good = _good(cache)
     present = [s for s in (1, 2, 3) if (good & (cache.splits == s)).any()]
     splits = present or [0]
     counts = {
-        name: {SPLIT_NAMES[s]: int((good & (cache.labels == c) & (cache.splits == s)).sum()) for s in splits}
+        name: {SPLITS[s]: int((good & (cache.labels == c) & (cache.splits == s)).sum()) for s in splits}
         for c, name in enumerate(cache.classes)
     }
-    train: list[int] = [n[SPLIT_NAMES[splits[0]]] for n in counts.values()]
+    train: list[int] = [n[SPLITS[splits[0]]] for n in counts.values()]
     report = AuditReport(
         cache=cache.path,
         rows=len(cache),
@@ -219,7 +219,7 @@ def _show(report: AuditReport, watch: Watch) -> None:
 
 
 def _good(cache: Cache) -> NDArray[np.bool_]:
-    from pipeline.store import ITEM_STATES
+    from pipeline.base.items import ITEM_STATES
 
     good: NDArray[np.bool_] = cache.states == ITEM_STATES["good"]
     return good
@@ -236,7 +236,8 @@ def _failed(cache: Cache) -> dict[str, str]:
     """Path -> kind and reason of each failed image."""
     import numpy as np
 
-    from pipeline.store import ITEM_STATES, failures_path, read_failures
+    from pipeline.base.items import ITEM_STATES
+    from pipeline.store import failures_path, read_failures
 
     told = read_failures(failures_path(cache.path))
     kinds = {number: name for name, number in ITEM_STATES.items()}
@@ -249,11 +250,11 @@ def _failed(cache: Cache) -> dict[str, str]:
 
 
 def _place(cache: Cache, row: int) -> Place:
-    from pipeline.store import SPLIT_NAMES
+    from pipeline.base.items import SPLITS
 
     label = int(cache.labels[row])
     name = cache.classes[label] if label >= 0 else ""
-    return SPLIT_NAMES[int(cache.splits[row])], name, os.fsdecode(cache.ids[row])
+    return SPLITS[int(cache.splits[row])], name, os.fsdecode(cache.ids[row])
 
 
 # -- the very same image ----------------------------------------------------------------------------------------------
@@ -295,10 +296,10 @@ def _drop_leaks(found: Cache, settings: AuditSettings, watch: Watch) -> tuple[Ca
     """The cache without its leaking train rows, and their paths."""
     import numpy as np
 
+    from pipeline.base.items import SPLITS
     from pipeline.rewrite import kept, locked, rewrite
-    from pipeline.store import SPLIT_NAMES
 
-    train, val, test = (SPLIT_NAMES.index(name) for name in ("train", "val", "test"))
+    train, val, test = (SPLITS.index(name) for name in ("train", "val", "test"))
     with locked(found, settings.out) as (cache, target):
         rows, content = _content(cache)
         held = np.isin(cache.splits[rows], (val, test))

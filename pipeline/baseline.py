@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import runs
-from pipeline import settings as st
-from pipeline.cached import CACHE_HELP, ROOT_HELP, Rows, cache_record, find_cache, load_rows
-from pipeline.errors import HeadError
-from pipeline.report.watch import Watch
+from pipeline.base import settings as st
+from pipeline.base.errors import HeadError
+from pipeline.base.items import SPLITS
+from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP
+from pipeline.base.watch import Watch
+from pipeline.cached import Rows, cache_record, find_cache, load_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 # heads.baselines.BASELINES, which the command line cannot read without importing torch; a test holds them together.
 NAMES = ("majority", "centroid", "knn10", "knn20", "knn100", "knn200", "ridge", "logreg")
-SPLITS = ("train", "val", "test")
 STATISTICS = "image-statistics"
 THUMBNAIL = 4  # cells in each direction
 BATCH = 64  # images
@@ -38,7 +39,7 @@ BATCH = 64  # images
 class BaselineSettings:
     """Settings of the baselines."""
 
-    cache: str = st.argument(CACHE_HELP, default=runs.LATEST)
+    cache: str = st.argument(CACHE_HELP, default=LATEST)
     names: tuple[str, ...] = st.option(NAMES, "which baselines", choices=NAMES)
     floors: bool = st.option(
         False, "also what chance gives (shuffled labels) and what 22 plain numbers of each image give"
@@ -62,7 +63,7 @@ class BaselineReport:
         return {"run": str(self.run), "results": self.results}
 
 
-def baseline(cache: str | Path = runs.LATEST, *, watch: Watch | None = None, **options: Any) -> BaselineReport:
+def baseline(cache: str | Path = LATEST, *, watch: Watch | None = None, **options: Any) -> BaselineReport:
     """Fit baselines on train and score them on val and test.
 
     ``options`` are the fields of :class:`BaselineSettings`.
@@ -80,7 +81,7 @@ def run_baseline(settings: BaselineSettings, watch: Watch) -> BaselineReport:
     from pipeline.report.tables import Result, results_table
 
     cache = find_cache(settings.cache, cache_root=settings.cache_root)
-    splits = {name: load_rows(cache, name) for name in SPLITS}
+    splits = {name: load_rows(cache, name) for name in SPLITS[1:]}
     if not len(splits["train"]):
         raise HeadError(f"{cache.path.name} has no labelled train rows: extract a source with train images")
     watch.say(f"{cache.path.name}: " + ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items()) + " rows")
@@ -118,7 +119,7 @@ def _fit(
 ) -> list[BaselineResult]:
     from pipeline.heads.baselines import run_baselines
 
-    train, val, test = (splits[name] for name in SPLITS)
+    train, val, test = (splits[name] for name in SPLITS[1:])
     return run_baselines(
         train.X,
         train.y,
@@ -150,7 +151,7 @@ def _image_statistics(cache: Cache, watch: Watch) -> dict[str, Rows]:
         resize=transform["resize"], crop=transform["crop"], interpolation=transform["interpolation"], view=None
     )
     found = {}
-    for split in SPLITS:
+    for split in SPLITS[1:]:
         rows = cache.rows(split)
         rows = rows[cache.labels[rows] >= 0]
         batches = pixel_batches(

@@ -18,24 +18,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.interrupt import StopRequest, stop_requests
+from pipeline.base.items import ITEM_STATES
+from pipeline.base.machine import worker_count
+from pipeline.base.watch import Tracker, Watch
 from pipeline.data import Loaded, Loader
 from pipeline.frozen import FrozenTrunk, TrunkSpec
-from pipeline.interrupt import StopRequest, stop_requests
-from pipeline.planning import Origin, find_origin, worker_count
-from pipeline.report.watch import Tracker, Watch
-from pipeline.store import (
-    ITEM_STATES,
-    Failure,
-    Writer,
-    append_failures,
-    open_partial,
-    partial_failures_path,
-    partial_path,
-)
+from pipeline.planning import Origin, find_origin
+from pipeline.store import Failure, Writer, append_failures, open_partial, partial_failures_path, partial_path
 
 if TYPE_CHECKING:
+    from pipeline.base.ranks import Ranks
     from pipeline.extract import ExtractSettings
-    from pipeline.ranks import Ranks
 
 
 @dataclass

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import runs
-from pipeline.errors import CacheError
+from pipeline.base.errors import CacheError
+from pipeline.base.settings import LATEST
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from pipeline.store import Cache
-
-CACHE_HELP = "a feature cache: its path, its name (or the beginning of it), or `latest`"
-ROOT_HELP = "folder for features, runs, weights and downloaded data"
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ def find_cache(spec: str, *, cache_root: Path) -> Cache:
     from pipeline.store import open_cache
 
     folder = cache_root / "features"
-    if spec == runs.LATEST:
+    if spec == LATEST:
         made = sorted((p for p in folder.glob("*.h5") if not is_view(p)), key=lambda p: p.stat().st_mtime_ns)
         if not made:
             raise CacheError(f"no feature cache in {folder} yet: make one with `pipeline extract SOURCE`")
@@ -54,7 +51,7 @@ def find_cache(spec: str, *, cache_root: Path) -> Cache:
         return open_cache(found[0])
     shown = ", ".join(p.name for p in (found or there)[-5:]) or "none yet: make one with `pipeline extract SOURCE`"
     what = "fits several caches" if found else "is no cache"
-    raise CacheError(f"{spec!r} {what}: give a path, a name or its beginning, or {runs.LATEST!r}; in {folder}: {shown}")
+    raise CacheError(f"{spec!r} {what}: give a path, a name or its beginning, or {LATEST!r}; in {folder}: {shown}")
 
 
 def load_rows(cache: Cache, split: str) -> Rows:

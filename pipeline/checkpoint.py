@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from pipeline import runs
-from pipeline.errors import HeadError
+from pipeline.base.errors import HeadError
+from pipeline.base.files import unwritable, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +68,7 @@ class Checkpoint:
                 f"another process is at this very fine-tuning ({self.folder}): wait for it, or stop it and run again"
             ) from None
         except OSError as error:
-            raise runs.unwritable(self.folder, error) from error
+            raise unwritable(self.folder, error) from error
         try:
             yield
         finally:
@@ -92,14 +92,14 @@ class Checkpoint:
             elif before and "best" in before["files"]:
                 files["best"] = before["files"]["best"]
             sync_folder(self.folder)
-            runs.write_json(self.folder / STATE, {"format_version": FORMAT_VERSION, **state, "files": files})
+            write_json(self.folder / STATE, {"format_version": FORMAT_VERSION, **state, "files": files})
             sync_folder(self.folder)
             named = {record["name"] for record in files.values()}
             for path in self.folder.glob("*.safetensors*"):
                 if path.name not in named:
                     path.unlink()
         except OSError as error:
-            raise runs.unwritable(self.folder, error) from error
+            raise unwritable(self.folder, error) from error
 
     def _save(self, kind: str, step: int, tensors: Tensors) -> dict[str, str]:
         import safetensors.torch

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import runs
-from pipeline.errors import DataError, HeadError
+from pipeline.base.errors import DataError, HeadError
+from pipeline.base.machine import resolve_device
+from pipeline.base.watch import Watch
 from pipeline.frozen import FrozenTrunk, TrunkSpec
-from pipeline.report.watch import Watch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,11 +73,10 @@ def load_classifier(run: runs.Run, *, cache_root: Path, device: str, watch: Watc
     Raises:
         HeadError, WeightsError: files missing, changed or not fitting.
     """
-    from pipeline.trunk import known
 
     weights = run.config["cache"]["about"]["weights"]
     spec = TrunkSpec.of(run.config["provenance"], weights=weights, cache_root=cache_root, watch=watch)
-    return Classifier(run, spec, device=known.resolve_device(device), work_dir=cache_root / "engines")
+    return Classifier(run, spec, device=resolve_device(device), work_dir=cache_root / "engines")
 
 
 def load_network(run: runs.Run, info: WeightsInfo) -> nn.Module:
@@ -222,11 +222,10 @@ def logits_of_rows(
 
 def logits_of_split(run: runs.Run, cache: Cache, split: str, *, cache_root: Path, watch: Watch) -> NDArray[np.float32]:
     """Logits (n, C) float32 of a fine-tuned run on the labelled good rows of a split."""
-    from pipeline.trunk import known
 
     weights = run.config["cache"]["about"]["weights"]
     spec = TrunkSpec.of(cache.provenance, weights=weights, cache_root=cache_root, watch=watch)
-    network = load_network(run, spec.info).to(known.resolve_device("auto"))
+    network = load_network(run, spec.info).to(resolve_device("auto"))
     rows = labelled(cache, split)
     return logits_of_rows(network, spec, cache, rows, root=image_root(cache), what=split, watch=watch)
 

@@ -21,8 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline.errors import ConfigError, Interrupted, PipelineError
-from pipeline.settings import flag_name
+from pipeline.base.errors import ConfigError, Interrupted, PipelineError
+from pipeline.base.settings import flag_name
 
 
 @dataclass(frozen=True)

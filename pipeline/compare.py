@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import runs
-from pipeline import settings as st
-from pipeline.cached import ROOT_HELP
-from pipeline.errors import HeadError
-from pipeline.evaluate import RUN_HELP, ScoredRows, scored_rows
-from pipeline.report.watch import Watch
+from pipeline.base import settings as st
+from pipeline.base.errors import HeadError
+from pipeline.base.settings import ROOT_HELP, RUN_HELP
+from pipeline.base.watch import Watch
+from pipeline.evaluate import ScoredRows, scored_rows
 
 if TYPE_CHECKING:
     from pipeline.heads.bootstrap import Difference, McNemar
@@ -99,7 +99,7 @@ def run_compare(settings: CompareSettings, watch: Watch) -> CompareResult:
 
 def verdict(names: tuple[str, str], n: int, difference: Difference, test: McNemar) -> str:
     """What the comparison of two runs on n test rows means, in one sentence."""
-    from pipeline.report.numbers import points
+    from pipeline.base.words import points
 
     if test.p < SIGNIFICANT:
         second = test.c > test.b

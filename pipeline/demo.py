@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import settings as st
-from pipeline.cached import ROOT_HELP
-from pipeline.errors import WeightsError
-from pipeline.report.watch import Watch
+from pipeline.base import settings as st
+from pipeline.base.errors import WeightsError
+from pipeline.base.settings import ROOT_HELP
+from pipeline.base.watch import Watch
 
 FALLBACK = "random:0"
 
@@ -127,7 +127,7 @@ def _weights(settings: DemoSettings, watch: Watch) -> str:
 
 def _close(watch: Watch, root: Path, weights: str, extract: dict[str, Any], seconds: float) -> None:
     """Where everything is, how long it took, and what pretrained weights would change."""
-    from pipeline.report import numbers
+    from pipeline.base import words as numbers
 
     watch.say(f"features: {extract['cache']} ({numbers.size(Path(extract['cache']).stat().st_size)})")
     watch.say(f"runs (settings, figures, traces, heads): {root / 'runs'}")

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import runs
-from pipeline import settings as st
-from pipeline.cached import CACHE_HELP, ROOT_HELP, find_cache, load_rows
-from pipeline.errors import CacheError, ConfigError, HeadError
-from pipeline.report.watch import Watch
+from pipeline.base import settings as st
+from pipeline.base.errors import CacheError, ConfigError, HeadError
+from pipeline.base.files import unwritable, write_json
+from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP, RUN_HELP
+from pipeline.base.watch import Watch
+from pipeline.cached import find_cache, load_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 
     from pipeline.store import Cache
 
-RUN_HELP = "a run's folder, name or number, or `latest`"
 EVALUATION = "evaluation.json"
 LOGITS = "evaluation.safetensors"
 
@@ -38,7 +39,7 @@ LOGITS = "evaluation.safetensors"
 class EvaluateSettings:
     """Settings of the test."""
 
-    run: str = st.argument(RUN_HELP, default=runs.LATEST)
+    run: str = st.argument(RUN_HELP, default=LATEST)
     data: str | None = st.option(
         None, f"evaluate on {CACHE_HELP}; of the run's key, classes matched by name", metavar="CACHE"
     )
@@ -85,7 +86,7 @@ class ScoredRows:
     y: NDArray[np.int64]
 
 
-def evaluate(run: str | Path = runs.LATEST, *, watch: Watch | None = None, **options: Any) -> EvaluateResult:
+def evaluate(run: str | Path = LATEST, *, watch: Watch | None = None, **options: Any) -> EvaluateResult:
     """Score a run on the test split, once; asked again, the recorded figures are given. Or on another cache (``data``).
 
     ``options`` are the fields of :class:`EvaluateSettings`.
@@ -208,9 +209,9 @@ def _elsewhere(run: runs.Run, data: str, split: str | None, *, cache_root: Path,
 
 def _splits(cache: Cache, asked: str | None) -> tuple[str, tuple[str, ...]]:
     """What was asked for, or test, or all where nothing is split; and the cache's splits with such rows."""
-    from pipeline.store import SPLIT_NAMES
+    from pipeline.base.items import SPLITS
 
-    there = [name for name in SPLIT_NAMES if (cache.labels[cache.rows(name)] >= 0).any()]
+    there = [name for name in SPLITS if (cache.labels[cache.rows(name)] >= 0).any()]
     split = asked or ("all" if len(there) == 1 else "test")  # one split alone holds nothing apart
     chosen = tuple(name for name in there if split in (name, "all"))
     if not chosen:
@@ -295,16 +296,16 @@ def _write_logits(run: runs.Run, scored: ScoredRows) -> None:
         draft.write_bytes(safetensors.numpy.save(vars(scored)))
         draft.replace(run.folder / LOGITS)
     except OSError as error:
-        raise runs.unwritable(run.folder, error) from error
+        raise unwritable(run.folder, error) from error
 
 
 def _record(result: EvaluateResult) -> EvaluateResult:
     figures = result.to_json()
     del figures["run"]
     try:
-        runs.write_json(result.file, figures)
+        write_json(result.file, figures)
     except OSError as error:
-        raise runs.unwritable(result.run, error) from error
+        raise unwritable(result.run, error) from error
     return result
 
 

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline import runs
-from pipeline import settings as st
-from pipeline.cached import ROOT_HELP
-from pipeline.errors import ConfigError, HeadError
-from pipeline.evaluate import RUN_HELP
-from pipeline.report.watch import Watch
+from pipeline.base import settings as st
+from pipeline.base.errors import ConfigError, HeadError
+from pipeline.base.settings import LATEST, ROOT_HELP, RUN_HELP
+from pipeline.base.watch import Watch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +40,7 @@ CARD = "model-card.md"
 class ExportSettings:
     """Settings of an export."""
 
-    run: str = st.argument(RUN_HELP, default=runs.LATEST)
+    run: str = st.argument(RUN_HELP, default=LATEST)
     format: str = st.option("onnx", "what to write", choices=tuple(SUFFIXES))
     out: Path | None = st.option(None, "the file; by default exported.* in the run's folder")
     cache_root: Path = st.option(Path("cache"), ROOT_HELP)
@@ -64,7 +63,7 @@ class ExportResult:
         return {**dataclasses.asdict(self), "file": str(self.file), "card": str(self.card)}
 
 
-def export(run: str | Path = runs.LATEST, *, watch: Watch | None = None, **options: Any) -> ExportResult:
+def export(run: str | Path = LATEST, *, watch: Watch | None = None, **options: Any) -> ExportResult:
     """Write the whole classifier of a run, trunk and head, in eval mode; ``options`` are :class:`ExportSettings`'.
 
     Raises:
@@ -76,8 +75,8 @@ def export(run: str | Path = runs.LATEST, *, watch: Watch | None = None, **optio
 
 def run_export(settings: ExportSettings, watch: Watch) -> ExportResult:
     """Export with settings made; see :func:`export`."""
+    from pipeline.base.files import temporary_beside
     from pipeline.report.tables import parity_table
-    from pipeline.trunk.known import temporary_beside
 
     run = runs.find_run(settings.run, cache_root=settings.cache_root)
     if not (run.folder / "head.json").exists() and run.stage != "finetune":
@@ -340,8 +339,8 @@ def model_card(run: runs.Run, about: dict[str, Any], format: str, file: str, par
 
 
 def _figures(run: runs.Run) -> str:
+    from pipeline.base.words import percent, significant
     from pipeline.evaluate import EVALUATION
-    from pipeline.report.numbers import percent, significant
 
     path = run.folder / EVALUATION
     if not path.exists():

@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import runs
-from pipeline import settings as st
-from pipeline.cached import ROOT_HELP
-from pipeline.errors import ConfigError, DataError
-from pipeline.report.watch import Watch
+from pipeline.base import settings as st
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.items import ITEM_STATES
+from pipeline.base.settings import ROOT_HELP
+from pipeline.base.watch import Watch
 
 if TYPE_CHECKING:
+    from pipeline.base.ranks import Ranks
     from pipeline.blocks import Work
     from pipeline.data import View
     from pipeline.planning import Plan
-    from pipeline.ranks import Ranks
     from pipeline.store import Cache
 
 
@@ -120,8 +121,8 @@ def extract(source: str | Path, *, watch: Watch | None = None, **options: Any) -
 
 def run_extract(settings: ExtractSettings, watch: Watch) -> ExtractResult:
     """Stage one with settings made; see :func:`extract`. Under ``torchrun`` every process calls it."""
+    from pipeline.base.ranks import Ranks
     from pipeline.data import View
-    from pipeline.ranks import Ranks
 
     ranks = Ranks()
     ranks.join()
@@ -212,8 +213,8 @@ def _nothing_to_do(plan: Plan, began: float) -> ExtractResult:
 
 def _work_and_publish(plan: Plan, ranks: Ranks, began: float) -> ExtractResult:
     from pipeline import store
+    from pipeline.base import words as numbers
     from pipeline.blocks import do_blocks
-    from pipeline.report import numbers
 
     work = do_blocks(plan.out, plan.images_root, plan.settings, ranks=ranks, watch=plan.watch)
     forwards = ranks.total(work.forwards)
@@ -222,7 +223,7 @@ def _work_and_publish(plan: Plan, ranks: Ranks, began: float) -> ExtractResult:
         reasons = store.partial_failures(plan.out)
         listed = store.failures_path(store.partial_path(plan.out))
         store.write_failures(listed, reasons.values())
-        _refuse_too_many_failures(plan, int((states != store.ITEM_STATES["good"]).sum()), listed)
+        _refuse_too_many_failures(plan, int((states != ITEM_STATES["good"]).sum()), listed)
         kept = (reasons[i] for i in plan.contents.ids if i in reasons)
         store.write_failures(store.failures_path(plan.out), kept)
         writer.publish()

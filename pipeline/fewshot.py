@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import runs
-from pipeline import settings as st
+from pipeline.base import settings as st
+from pipeline.base.errors import HeadError
+from pipeline.base.watch import Watch
 from pipeline.cached import Rows, cache_record, load_rows
-from pipeline.errors import HeadError
-from pipeline.report.watch import Watch
 from pipeline.train import learning_rows, linear_logits
 
 if TYPE_CHECKING:

@@ -17,22 +17,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import runs
-from pipeline import settings as st
-from pipeline.cached import ROOT_HELP
-from pipeline.errors import ConfigError
-from pipeline.evaluate import RUN_HELP
+from pipeline.base import settings as st
+from pipeline.base.errors import ConfigError
+from pipeline.base.settings import LATEST, ROOT_HELP, RUN_HELP
+from pipeline.base.watch import Watch
 from pipeline.groups import LEARNING_RATES, PARTS
-from pipeline.report.watch import Watch
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from pipeline.attached import Attached
+    from pipeline.base.ranks import Ranks
     from pipeline.checkpoint import Checkpoint
     from pipeline.inputs import Inputs
     from pipeline.interpolate import Mixture
-    from pipeline.ranks import Ranks
     from pipeline.tuning import Tensors, Tuning
 
 AUGMENT = ("none", "flip", "crop", "weights")
@@ -49,7 +48,7 @@ _NOT_IDENTITY = {"run", "workers", "checkpoint_seconds", "yes", "fresh", "interp
 class FinetuneSettings:
     """Settings of fine-tuning. Learning rates are used as given: nothing scales them (P2)."""
 
-    run: str = st.argument(RUN_HELP, default=runs.LATEST)
+    run: str = st.argument(RUN_HELP, default=LATEST)
     epochs: int = st.option(3, "passes over the train images", minimum=1)
     train: str = st.option("all", "which part of the trunk learns besides the head", choices=tuple(reversed(PARTS)))
     head: str = st.option(
@@ -165,7 +164,7 @@ class FinetuneResult:
         return {**dataclasses.asdict(self), "run": str(self.run)}
 
 
-def finetune(run: str | Path = runs.LATEST, *, watch: Watch | None = None, **options: Any) -> FinetuneResult:
+def finetune(run: str | Path = LATEST, *, watch: Watch | None = None, **options: Any) -> FinetuneResult:
     """Fine-tune a head run end to end; the better of before and after, on val, is kept.
 
     ``options`` are the fields of :class:`FinetuneSettings`. Interrupted, the same call goes on from where it was.
@@ -179,7 +178,7 @@ def finetune(run: str | Path = runs.LATEST, *, watch: Watch | None = None, **opt
 
 def run_finetune(settings: FinetuneSettings, watch: Watch) -> FinetuneResult:
     """Fine-tune with settings made; see :func:`finetune`. Under ``torchrun`` every process calls it."""
-    from pipeline.ranks import Ranks
+    from pipeline.base.ranks import Ranks
 
     ranks = Ranks()
     if ranks.world > 1 and settings.bn == "train":
@@ -196,8 +195,8 @@ def run_finetune(settings: FinetuneSettings, watch: Watch) -> FinetuneResult:
 
 def _finetune(settings: FinetuneSettings, ranks: Ranks, watch: Watch) -> FinetuneResult:
     from pipeline.attached import attach, to_random_head
+    from pipeline.base.interrupt import stop_requests
     from pipeline.checkpoint import Checkpoint, state_folder
-    from pipeline.interrupt import stop_requests
     from pipeline.tuning import Tuning
 
     attached = attach(settings, watch)
@@ -359,8 +358,8 @@ class _Choice:
 
 def _choose(tuning: Tuning, step0: tuple[float, float]) -> _Choice:
     """The best on val of step 0, the epochs and, with ``--interpolate``, what lies between; loads it."""
+    from pipeline.base.words import percent
     from pipeline.interpolate import best_mixture, between, score_mixtures
-    from pipeline.report.numbers import percent
 
     best = tuning.progress.best
     if best is None or tuning.best is None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import WeightsError
-from pipeline.report.watch import Watch
+from pipeline.base.errors import WeightsError
+from pipeline.base.watch import Watch
 
 if TYPE_CHECKING:
     from torch import nn

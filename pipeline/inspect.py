@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import runs
-from pipeline import settings as st
-from pipeline.cached import CACHE_HELP, ROOT_HELP, find_cache
-from pipeline.errors import ConfigError
-from pipeline.report.watch import Watch
+from pipeline.base import settings as st
+from pipeline.base.errors import ConfigError
+from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP
+from pipeline.base.watch import Watch
+from pipeline.cached import find_cache
 
 if TYPE_CHECKING:
     from pipeline.store import Cache
@@ -22,7 +22,7 @@ class InspectSettings:
     """Settings of the view."""
 
     caches: tuple[str, ...] = st.argument(
-        f"{CACHE_HELP}; two to see their difference", default=(runs.LATEST,), metavar="CACHE"
+        f"{CACHE_HELP}; two to see their difference", default=(LATEST,), metavar="CACHE"
     )
     cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
@@ -69,14 +69,12 @@ def run_inspect(settings: InspectSettings, watch: Watch) -> InspectReport:
 def _contents(cache: Cache) -> dict[str, Any]:
     import numpy as np
 
-    from pipeline.store import SPLIT_NAMES
+    from pipeline.base.items import SPLITS
 
     good = cache.states == 1
     by_class = {
         name: {
-            split: int(((cache.labels == c) & (cache.splits == s) & good).sum())
-            for s, split in enumerate(SPLIT_NAMES)
-            if s
+            split: int(((cache.labels == c) & (cache.splits == s) & good).sum()) for s, split in enumerate(SPLITS) if s
         }
         for c, name in enumerate(cache.classes)
     }
@@ -100,7 +98,7 @@ def _contents(cache: Cache) -> dict[str, Any]:
 
 def _lines(cache: Cache, plain: dict[str, Any]) -> dict[str, object]:
     """The view's lines: name -> text."""
-    from pipeline.report.numbers import count, size
+    from pipeline.base.words import count, size
     from pipeline.store import difference
 
     splits = ", ".join(f"{count(n)} {name}" for name, n in plain["splits"].items() if n)

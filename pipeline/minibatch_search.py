@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.base.errors import ConfigError, HeadError
+from pipeline.base.settings import record
+from pipeline.base.watch import Watch
 from pipeline.cached import Rows
-from pipeline.errors import ConfigError, HeadError
 from pipeline.heads.config import MinibatchConfig
-from pipeline.report.watch import Watch
-from pipeline.settings import record
 from pipeline.train import Fitted, make_head, minibatch_head, observed, trace_row
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pipeline.base.errors import ConfigError
+from pipeline.base.watch import Watch
 from pipeline.cached import Rows
-from pipeline.errors import ConfigError
 from pipeline.heads.config import MinibatchConfig
-from pipeline.report.watch import Watch
 
 if TYPE_CHECKING:
     from pipeline.heads.training import Epoch, FitResult

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import runs, verdict
+from pipeline.base.files import unwritable
 from pipeline.classifier import MODEL_FILE
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Outcome:
                     file.flush()
                     os.fsync(file.fileno())
         except OSError as error:
-            raise runs.unwritable(folder, error) from error
+            raise unwritable(folder, error) from error
 
     def verdict(self, val_logits: NDArray[np.float32], *, kept: int, share: float | None) -> Verdict:
         """Test is read here, once, with everything chosen; ``val_logits`` (n, C) are of the chosen network."""
@@ -95,7 +96,7 @@ class Outcome:
 
     def tell(self, found: Verdict, run: Path) -> None:
         """The verdict, and where the run is."""
-        from pipeline.report.numbers import percent, points, seconds
+        from pipeline.base.words import percent, points, seconds
 
         verdict.show(found, self.tuning.watch)
         val = found.val

@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import data, store
-from pipeline.errors import CacheError, ConfigError
+from pipeline.base.errors import CacheError, ConfigError
+from pipeline.base.items import ITEM_STATES, SPLITS
+from pipeline.base.machine import resolve_device, worker_count
+from pipeline.base.watch import Watch
 from pipeline.frozen import TrunkSpec, find_weights
-from pipeline.report.watch import Watch
 from pipeline.trunk import known
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class Plan:
             watch.say(
                 f"no class folders: {len(self.listing.ids):,} images without labels; heads cannot learn from them"
             )
-        self.device = known.resolve_device(settings.device)
+        self.device = resolve_device(settings.device)
         self.spec, self.out = self._identity()
         self.provenance = self.spec.provenance()
         self.key = store.key_of(self.provenance)
@@ -127,7 +129,7 @@ class Plan:
         self.notes = (*listing.notes, *plan.notes)
         order = np.lexsort((np.arange(len(listing.ids)), plan.splits))
         if self.view is not None:  # val and test are never augmented
-            order = order[plan.splits[order] == data.SPLITS.index("train")]
+            order = order[plan.splits[order] == SPLITS.index("train")]
             if not len(order):
                 raise ConfigError("--views needs train images, and the source has none")
         return store.Contents(
@@ -189,7 +191,7 @@ class Plan:
                     f"{partial} was begun with other settings: finish it with those, remove it, or give another --out"
                 )
             # A file that could not even be read is tried again: nothing tells whether it has been mended since.
-            unread = (begun.states > store.ITEM_STATES["good"]) & ~begun.digests.any(axis=1)
+            unread = (begun.states > ITEM_STATES["good"]) & ~begun.digests.any(axis=1)
             if _same(begun, self.contents) and begun.block_rows == self.contents.block_rows and not unread.any():
                 return True
             self.watch.say("the source has changed since the interruption: finished rows are reused")
@@ -211,7 +213,7 @@ def find_origin(out: Path, target: store.Cache) -> Origin:
     places: dict[bytes, tuple[int, int]] = {}
     for number, donor in enumerate(donors):
         digests, sound = donor.digests, np.repeat(donor.done, donor.block_rows)[: len(donor)]
-        good = donor.states == store.ITEM_STATES["good"]
+        good = donor.states == ITEM_STATES["good"]
         # A failure is kept only from our own file; another source's failure is tried again here.
         usable = sound & digests.any(axis=1) & (good if donor is not own else True)
         for row in np.flatnonzero(usable).tolist():
@@ -226,11 +228,6 @@ def donor_files(out: Path, key: str) -> list[Path]:
     """Files beside ``out`` that may hold rows of it: left-aside unfinished ones, and finished ones of the same key."""
     stale = [p for p in store.stale_partials(out) if _key_at(p) == key]
     return [*stale, *(p for p in sorted(out.parent.glob("*.h5")) if p != out and _key_at(p) == key)]
-
-
-def worker_count(asked: int | None) -> int:
-    """Decoding threads: as asked, or one for each core that this process may use."""
-    return asked or len(os.sched_getaffinity(0))
 
 
 def _lasting_spec(weights: str) -> str:

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline import runs
-from pipeline import settings as st
-from pipeline.cached import ROOT_HELP
-from pipeline.errors import ConfigError, DataError
-from pipeline.evaluate import RUN_HELP
-from pipeline.report.watch import Tracker, Watch
+from pipeline.base import settings as st
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.settings import ROOT_HELP, RUN_HELP
+from pipeline.base.watch import Tracker, Watch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

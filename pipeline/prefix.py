@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import runs
-from pipeline.errors import CacheError, ConfigError
-from pipeline.interrupt import stop_requests
-from pipeline.report.watch import Watch
+from pipeline.base.errors import CacheError, ConfigError
+from pipeline.base.files import unwritable
+from pipeline.base.interrupt import stop_requests
+from pipeline.base.items import ITEM_STATES
+from pipeline.base.watch import Watch
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from pipeline.base.ranks import Ranks
     from pipeline.frozen import TrunkSpec
-    from pipeline.ranks import Ranks
     from pipeline.store import Cache
 
 LAYER = "layer3"  # the last stage that does not run in training
@@ -76,7 +77,7 @@ class PrefixMaps:
         if self.path.exists():
             watch.say(f"maps before layer4: {self.path}, made before")
             return
-        from pipeline.report.numbers import count, shape, size
+        from pipeline.base.words import count, shape, size
 
         images = f"{count(len(self.rows))} images, {shape(self.shape)} each"
         what = f"the maps before layer4 of {images}, take {size(self.size)}"
@@ -87,7 +88,7 @@ class PrefixMaps:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.path.parent).free
         except OSError as error:
-            raise runs.unwritable(self.path.parent, error) from error
+            raise unwritable(self.path.parent, error) from error
         if self.size > free and not self._begun():
             raise ConfigError(f"{what}, and {self.path.parent} has {size(free)} left: free space, {way_out}")
         watch.say(f"{what} ({self.path}; delete it when you are done)")
@@ -188,7 +189,7 @@ class PrefixMaps:
                         found[at : at + len(part)] = part
                         at += len(part)
                         tracker.advance(len(part))
-                    good = np.full(last - first, store.ITEM_STATES["good"], np.uint8)
+                    good = np.full(last - first, ITEM_STATES["good"], np.uint8)
                     writer.write_block(block, found, self.digests[first:last], good)
                     stop.raise_if_asked(f"stopped; {self.path.name} is kept as far as it got: run again to go on")
         ranks.total(0)  # every block is on the disk

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import settings as st
-from pipeline.cached import CACHE_HELP, ROOT_HELP, find_cache
-from pipeline.errors import CacheError
+from pipeline.base import settings as st
+from pipeline.base.errors import CacheError
+from pipeline.base.settings import CACHE_HELP, ROOT_HELP
+from pipeline.base.watch import Watch
+from pipeline.cached import find_cache
 from pipeline.extract import ExtractSettings
-from pipeline.report.watch import Watch
 from pipeline.rewrite import check_out
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def relabel(cache: str | Path, source: str | Path, *, watch: Watch | None = None
 def run_relabel(settings: RelabelSettings, watch: Watch) -> RelabelResult:
     """Relabel with settings made; see :func:`relabel`."""
     from pipeline import data
-    from pipeline.planning import worker_count
+    from pipeline.base.machine import worker_count
     from pipeline.rewrite import locked, rewrite
 
     found = find_cache(settings.cache, cache_root=settings.cache_root)

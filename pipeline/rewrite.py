@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import CacheError, ConfigError
-from pipeline.report.watch import Watch
+from pipeline.base.errors import CacheError, ConfigError
+from pipeline.base.items import ITEM_STATES
+from pipeline.base.watch import Watch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,9 +114,9 @@ def _failures(cache: Cache, rows: NDArray[np.int64], contents: Contents) -> Iter
     from pipeline import store
 
     told = store.read_failures(store.failures_path(cache.path))
-    names = {number: name for name, number in store.ITEM_STATES.items()}
+    names = {number: name for name, number in ITEM_STATES.items()}
     for place, row in enumerate(rows.tolist()):
-        if cache.states[row] != store.ITEM_STATES["good"]:
+        if cache.states[row] != ITEM_STATES["good"]:
             item, words = contents.ids[place], told.get(cache.ids[row])
             kind, reason = names[int(cache.states[row])], words.reason if words else "failed in an earlier run"
             yield item, store.Failure(item, kind, reason, contents.digests[place].tobytes())
@@ -146,7 +147,7 @@ def _copy(
     watch: Watch,
 ) -> None:
     from pipeline import store
-    from pipeline.interrupt import stop_requests
+    from pipeline.base.interrupt import stop_requests
 
     told = store.partial_failures_path(writer.cache)
     with stop_requests() as stop, watch.track("copy", len(rows), unit="rows") as bar:

@@ -16,8 +16,6 @@ A folder is built under a hidden name and renamed when it is whole, so a run tha
 from __future__ import annotations
 
 import json
-import os
-import platform
 import re
 import shutil
 import sys
@@ -26,18 +24,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from pipeline.errors import HeadError
+from pipeline.base.errors import HeadError
+from pipeline.base.files import unwritable, write_json
+from pipeline.base.machine import hardware, versions
+from pipeline.base.settings import LATEST
 
 FORMAT = "pipeline-run"
 FORMAT_VERSION = 1
-RECORDED = ("pipeline", "torch", "torchvision", "numpy", "scikit-learn", "h5py", "pillow", "safetensors", "onnxruntime")
-LATEST = "latest"
 
 
 @dataclass(frozen=True)
@@ -67,17 +65,6 @@ class Draft:
     def write_lines(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write one JSON-lines file of the run."""
         (self.folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` to ``path`` in one step: whole, or not at all."""
-    draft = path.with_name(f".{path.name}.draft")
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 @contextmanager
@@ -135,13 +122,6 @@ def require_writable(cache_root: Path) -> None:
             pass
     except OSError as error:
         raise unwritable(cache_root / "runs", error) from error
-
-
-def unwritable(folder: Path, error: OSError) -> HeadError:
-    """The error for a run that the system will not let us write."""
-    return HeadError(
-        f"cannot write in {folder}: {error.strerror or error}; free space, permit writing there, or choose --cache-root"
-    )
 
 
 def _next_number(runs: Path) -> int:
@@ -204,28 +184,3 @@ def load_run(folder: Path) -> Run:
     if config.get("format_version") != FORMAT_VERSION:
         raise HeadError(f"{folder} has run format {config.get('format_version')}: this program reads {FORMAT_VERSION}")
     return Run(folder, config, metrics)
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide figures."""
-    found = {"python": platform.python_version()}
-    for name in RECORDED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue  # an optional engine that is not installed
-    return found
-
-
-def hardware() -> dict[str, Any]:
-    """The machine, as far as it decides speed: processor, cores, memory, GPU."""
-    import torch
-
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-        model = names[0] if names else model
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"processor": model, "cores": len(os.sched_getaffinity(0)), "memory_bytes": memory, "gpu": gpu}

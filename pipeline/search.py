@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import runs
-from pipeline import settings as st
+from pipeline.base import settings as st
+from pipeline.base.errors import ConfigError, HeadError
+from pipeline.base.settings import LATEST
+from pipeline.base.watch import Watch
 from pipeline.cached import Rows, find_cache
-from pipeline.errors import ConfigError, HeadError
 from pipeline.heads.config import PENALTIES, MinibatchConfig
-from pipeline.report.watch import Watch
 from pipeline.train import EXACT, Fitted, HeadSettings, TrainResult, exact_head, learning_rows, linear_logits, save
 
 if TYPE_CHECKING:
@@ -106,9 +106,7 @@ class Trial:
         return {**self.settings, "val": self.val, "train": self.train, "note": self.note, **self.record}
 
 
-def search(
-    cache: str | Path = runs.LATEST, *, watch: Watch | None = None, **options: Any
-) -> TrainResult | FewShotResult:
+def search(cache: str | Path = LATEST, *, watch: Watch | None = None, **options: Any) -> TrainResult | FewShotResult:
     """Try many heads on train, choose on val (or by cross-validation), refit on both, and score the head on test once.
 
     With ``shots`` mean and deviation over draws of so many images of each class instead. ``options`` are the fields of

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import runs
-from pipeline import settings as st
-from pipeline.cached import ROOT_HELP, find_cache
-from pipeline.errors import CacheError, ConfigError, HeadError
-from pipeline.report.watch import Watch
+from pipeline.base import settings as st
+from pipeline.base.errors import CacheError, ConfigError, HeadError
+from pipeline.base.settings import ROOT_HELP
+from pipeline.base.watch import Watch
+from pipeline.cached import find_cache
 
 if TYPE_CHECKING:
     from pipeline.report.pipeline_trace import Step

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import runs
-from pipeline import settings as st
-from pipeline.cached import CACHE_HELP, ROOT_HELP, Rows, cache_record, find_cache, load_rows, with_views
-from pipeline.errors import ConfigError, HeadError
+from pipeline.base import settings as st
+from pipeline.base.errors import ConfigError, HeadError
+from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP
+from pipeline.base.watch import TraceRow, Watch
+from pipeline.cached import Rows, cache_record, find_cache, load_rows, with_views
 from pipeline.heads.config import KINDS, SCHEDULES, SOLVERS, MinibatchConfig
-from pipeline.report.trace import TraceRow, observe
-from pipeline.report.watch import Watch
+from pipeline.report.trace import observe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +40,7 @@ VIEWS_HELP = "learn from so many augmented views of each train image, too (made 
 class HeadSettings:
     """What one head and a search for the best one have in common."""
 
-    cache: str = st.argument(CACHE_HELP, default=runs.LATEST)
+    cache: str = st.argument(CACHE_HELP, default=LATEST)
     class_weight: str = st.option("none", "balanced weighs each class by 1 / its share", choices=("none", "balanced"))
     views: int = st.option(0, VIEWS_HELP, minimum=0)
     seed: int = st.option(MinibatchConfig.seed, "seed of all that is drawn at random", minimum=0)
@@ -140,7 +141,7 @@ class Fitted:
     record: Mapping[str, Any]
 
 
-def train(cache: str | Path = runs.LATEST, *, watch: Watch | None = None, **options: Any) -> TrainResult:
+def train(cache: str | Path = LATEST, *, watch: Watch | None = None, **options: Any) -> TrainResult:
     """Train one head on the cache's train rows. Test rows are not read.
 
     ``options`` are the fields of :class:`TrainSettings`. Of a minibatch head the best epoch on val is kept.
@@ -365,7 +366,7 @@ def save(
 
 
 def _summary(result: TrainResult, fitted: Fitted) -> str:
-    from pipeline.report.numbers import percent, seconds, setting
+    from pipeline.base.words import percent, seconds, setting
 
     what = f"best of {result.trials}" if result.trials > 1 else "head"
     r = fitted.record

@@ -19,20 +19,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError, Interrupted
+from pipeline.base.errors import ConfigError, Interrupted
+from pipeline.base.interrupt import StopRequest
+from pipeline.base.watch import TraceRow, Watch
 from pipeline.groups import batch_norms, learnt_tensors, parameter_groups
 from pipeline.inputs import ORDER, Inputs, chunks, draw, mixed, share
-from pipeline.interrupt import StopRequest
-from pipeline.report.trace import TraceRow, observe
-from pipeline.report.watch import Watch
+from pipeline.report.trace import observe
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.attached import Attached
+    from pipeline.base.ranks import Ranks
     from pipeline.checkpoint import Checkpoint
     from pipeline.finetune import FinetuneSettings
-    from pipeline.ranks import Ranks
 
 EVAL_BATCH = 64
 Tensors = dict[str, torch.Tensor]

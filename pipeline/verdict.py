@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import runs
+from pipeline.base.watch import Watch
 from pipeline.evaluate import scored_rows
-from pipeline.report.watch import Watch
 
 if TYPE_CHECKING:
     from pipeline.attached import Attached
@@ -152,7 +152,7 @@ def judge(
 
 
 def _worth(val: Change, test: Change | None, course: Course) -> str:
-    from pipeline.report.numbers import points
+    from pipeline.base.words import points
 
     seen = test or val
     size = points(abs(seen.difference)).removeprefix("+")

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import runs
-from pipeline import settings as st
-from pipeline.cached import CACHE_HELP, ROOT_HELP, find_cache
-from pipeline.errors import CacheError
-from pipeline.report.watch import Watch
+from pipeline.base import settings as st
+from pipeline.base.errors import CacheError
+from pipeline.base.machine import resolve_device
+from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP
+from pipeline.base.watch import Watch
+from pipeline.cached import find_cache
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +37,7 @@ SHOWN = 10  # names of each kind of change in the result and on the screen
 class VerifySettings:
     """Settings of the check."""
 
-    cache: str = st.argument(CACHE_HELP, default=runs.LATEST)
+    cache: str = st.argument(CACHE_HELP, default=LATEST)
     source: str | None = st.argument("the images it was made from, to compare it with as well", default=None)
     sample: int = st.option(32, "rows that are extracted afresh from SOURCE, spread evenly; 0 for none", minimum=0)
     seed: int = st.option(0, "seed of the sample", minimum=0)
@@ -95,7 +96,7 @@ class VerifyReport:
         return {**dataclasses.asdict(self), "cache": str(self.cache)}
 
 
-def verify(cache: str | Path = runs.LATEST, *, watch: Watch | None = None, **options: Any) -> VerifyReport:
+def verify(cache: str | Path = LATEST, *, watch: Watch | None = None, **options: Any) -> VerifyReport:
     """Check a cache, and against its ``source`` if one is given; returns what was checked.
 
     ``options`` are the fields of :class:`VerifySettings`.
@@ -177,7 +178,7 @@ def _contradictions(cache: Cache) -> list[str]:
     """What no finished cache may say; structure, ids' and labels' checksums raise when they are read."""
     import numpy as np
 
-    from pipeline.store import ITEM_STATES, SPLIT_NAMES
+    from pipeline.base.items import ITEM_STATES, SPLITS
 
     good = cache.states == ITEM_STATES["good"]
     ids = cache.ids
@@ -186,7 +187,7 @@ def _contradictions(cache: Cache) -> list[str]:
         ("unwritten (pending)", cache.states == ITEM_STATES["pending"]),
         ("good but without its image's digest", good & ~cache.digests.any(axis=1)),
         (f"labelled outside -1..{len(cache.classes) - 1}", (cache.labels < -1) | (cache.labels >= len(cache.classes))),
-        (f"in no split of {', '.join(SPLIT_NAMES)}", cache.splits >= len(SPLIT_NAMES)),
+        (f"in no split of {', '.join(SPLITS)}", cache.splits >= len(SPLITS)),
         (
             "out of the order split, id (or there twice)",
             np.array([False, *(b <= a for a, b in itertools.pairwise(order))]),
@@ -220,8 +221,8 @@ def _compare(cache: Cache, settings: VerifySettings, watch: Watch) -> tuple[Sour
     import numpy as np
 
     from pipeline import data
-    from pipeline.planning import worker_count
-    from pipeline.store import ITEM_STATES
+    from pipeline.base.items import ITEM_STATES
+    from pipeline.base.machine import worker_count
 
     assert settings.source is not None
     listing = data.list_source(settings.source, cache_root=settings.cache_root, watch=watch)
@@ -274,9 +275,9 @@ def _changes(
 
 def _split_agrees(ours: int, theirs: int, given: set[int]) -> bool:
     """A source that names no split claims none; one without val or test had them taken out of its train."""
-    from pipeline.store import SPLIT_NAMES
+    from pipeline.base.items import SPLITS
 
-    return theirs in (0, ours) or (theirs == SPLIT_NAMES.index("train") and ours not in given)
+    return theirs in (0, ours) or (theirs == SPLITS.index("train") and ours not in given)
 
 
 def _spread(rows: NDArray[np.int64], sample: int, seed: int) -> NDArray[np.int64]:
@@ -295,8 +296,8 @@ def _afresh(
     import numpy as np
 
     from pipeline import data
+    from pipeline.base.machine import worker_count
     from pipeline.frozen import FrozenTrunk
-    from pipeline.planning import worker_count
 
     spec, tolerance = _spec_here(cache, settings, watch)
     trunk = FrozenTrunk(spec, batch=None, work_dir=settings.cache_root / "engines")
@@ -344,7 +345,7 @@ def _spec_here(cache: Cache, settings: VerifySettings, watch: Watch) -> tuple[Tr
 
     made = TrunkSpec.of(cache.provenance, weights=cache.about["weights"], cache_root=settings.cache_root, watch=watch)
     spec = made
-    if made.device == "cuda" and known.resolve_device("auto") == "cpu":
+    if made.device == "cuda" and resolve_device("auto") == "cpu":
         spec = dataclasses.replace(spec, device="cpu", precision="float32", engine="torch")
     if spec.engine not in known.available_engines(spec.device):
         spec = dataclasses.replace(spec, engine="torch")

@@ -13,7 +13,7 @@ import pytest
 import rich.console
 from PIL import Image
 
-from pipeline.report.watch import Watch
+from pipeline.base.watch import Watch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,8 +13,8 @@ from PIL import Image
 
 from pipeline import extract, open_cache
 from pipeline.audit import audit
+from pipeline.base.errors import CacheError, ConfigError, DataError
 from pipeline.cli import main
-from pipeline.errors import CacheError, ConfigError, DataError
 from pipeline.store import Failure, failures_path, read_failures
 
 Quick = dict[str, Any]

@@ -15,8 +15,8 @@ import safetensors.numpy
 from scipy.stats import binomtest
 
 from pipeline import open_cache
+from pipeline.base.errors import HeadError
 from pipeline.compare import compare, verdict
-from pipeline.errors import HeadError
 from pipeline.heads.artifact import load_head, save_head
 from pipeline.heads.bootstrap import Difference, McNemar
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base.errors import WeightsError
+from pipeline.base.watch import Watch
 from pipeline.demo import FALLBACK, DemoSettings, _weights, run_demo
-from pipeline.errors import WeightsError
-from pipeline.report.watch import Watch
 
 
 class Heard(Watch):

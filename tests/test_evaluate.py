@@ -16,8 +16,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from pipeline import evaluate, extract, open_cache
+from pipeline.base.errors import CacheError, ConfigError, DataError, HeadError
 from pipeline.baseline import NAMES, baseline, pixel_statistics
-from pipeline.errors import CacheError, ConfigError, DataError, HeadError
 from pipeline.heads.artifact import load_head
 from pipeline.heads.baselines import BASELINES
 from pipeline.heads.calibration import fit_temperature

@@ -15,8 +15,8 @@ import torch
 import torchvision
 
 from pipeline import export, extract, open_cache, train
+from pipeline.base.errors import ConfigError, HeadError
 from pipeline.cli import main
-from pipeline.errors import ConfigError, HeadError
 from pipeline.heads.artifact import load_head
 
 Quick = dict[str, Any]

@@ -17,7 +17,7 @@ import torchvision
 from PIL import Image
 
 from pipeline import extract, open_cache, train
-from pipeline.errors import CacheError, ConfigError, DataError, Interrupted, WeightsError
+from pipeline.base.errors import CacheError, ConfigError, DataError, Interrupted, WeightsError
 
 Quick = dict[str, Any]
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from pipeline import extract, open_cache, search
+from pipeline.base.errors import HeadError
 from pipeline.cached import Rows, load_rows
-from pipeline.errors import HeadError
 from pipeline.fewshot import drawn
 from pipeline.heads.exact import fit_exact
 

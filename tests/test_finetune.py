@@ -22,10 +22,10 @@ from PIL import Image
 from pipeline import extract, finetune, open_cache, predict, search, train
 from pipeline import runs as run_folders
 from pipeline.attached import attach
-from pipeline.errors import CacheError, ConfigError, DataError, HeadError, Interrupted
+from pipeline.base.errors import CacheError, ConfigError, DataError, HeadError, Interrupted
+from pipeline.base.watch import Tracker, Watch
 from pipeline.finetune import FinetuneSettings
 from pipeline.groups import learnt_tensors, parameter_groups
-from pipeline.report.watch import Tracker, Watch
 
 Quick = dict[str, Any]
 FAST = {"epochs": 2, "batch_size": 16, "lr_trunk": 1e-4, "lr_head": 1e-4, "evaluate": False}
@@ -105,8 +105,8 @@ def test_the_certificate_holds_for_both_engines_and_storage_types(
 
 
 def tuning_of(run: Path, root: Path, **options: Any) -> Any:
+    from pipeline.base.ranks import Ranks
     from pipeline.finetune import inputs_of
-    from pipeline.ranks import Ranks
     from pipeline.tuning import Tuning
 
     settings = FinetuneSettings(run=str(run), cache_root=root, **options)

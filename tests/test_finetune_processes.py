@@ -189,7 +189,7 @@ def test_statistics_of_batchnorm_do_not_learn_in_several_processes(
     workshop: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipeline import finetune
-    from pipeline.errors import ConfigError
+    from pipeline.base.errors import ConfigError
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="--bn train with 2 processes"):

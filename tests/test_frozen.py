@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import PipelineError, WeightsError
+from pipeline.base.errors import PipelineError, WeightsError
+from pipeline.base.watch import Watch
 from pipeline.frozen import FrozenTrunk, TrunkSpec, find_weights
-from pipeline.report.watch import Watch
 from pipeline.trunk import known
 from pipeline.trunk.engine import TorchEngine
 

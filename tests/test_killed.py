@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import CacheError
+from pipeline.base.errors import CacheError
 from pipeline.store import Writer, open_cache, partial_path
 
 BLOCK_ROWS, BATCH, ROWS = 8, 4, 60

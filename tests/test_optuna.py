@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline import search
-from pipeline.errors import ConfigError, HeadError
+from pipeline.base.errors import ConfigError, HeadError
 
 optuna = pytest.importorskip("optuna", reason="the extra `optuna` is not installed")
 

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline import predict
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.cli import main
-from pipeline.errors import ConfigError, DataError
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pipeline import extract, open_cache
+from pipeline.base.errors import CacheError, ConfigError
 from pipeline.cli import main
-from pipeline.errors import CacheError, ConfigError
 from pipeline.relabel import relabel
 from pipeline.store import Cache, create_partial, partial_path, stale_partials
 

@@ -13,8 +13,8 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 
 from pipeline import extract, open_cache, search, train
+from pipeline.base.errors import ConfigError, HeadError
 from pipeline.cached import load_rows
-from pipeline.errors import ConfigError, HeadError
 from pipeline.heads.artifact import load_head
 from pipeline.heads.exact import fit_exact
 from pipeline.rewrite import kept

@@ -17,7 +17,7 @@ import torchvision
 
 from pipeline import baseline, evaluate, extract, finetune, open_cache, predict, search, train
 from pipeline import runs as run_folders
-from pipeline.errors import CacheError, ConfigError, HeadError
+from pipeline.base.errors import CacheError, ConfigError, HeadError
 from pipeline.heads.artifact import load_head
 
 Quick = dict[str, Any]
@@ -214,7 +214,7 @@ def test_predictions_are_the_heads_probabilities_of_the_cached_rows(workshop: Si
 
 def test_weights_that_have_changed_are_refused(photos: Path, tmp_path: Path, quick: Quick) -> None:
     """F5: the head is not put on another trunk without a word."""
-    from pipeline.errors import WeightsError
+    from pipeline.base.errors import WeightsError
 
     def save(seed: int) -> None:
         torch.manual_seed(seed)

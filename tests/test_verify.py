@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from pipeline import extract, open_cache
+from pipeline.base.errors import CacheError, ConfigError
 from pipeline.cli import main
-from pipeline.errors import CacheError, ConfigError
 from pipeline.verify import verify
 
 
@@ -107,7 +107,7 @@ def test_rows_extracted_afresh_are_within_the_rounding_of_the_storage(
 
 def test_rows_of_other_numbers_are_found_though_their_checksums_hold(photos: Path, cache: Path, root: Path) -> None:
     """Rows rolled by one, with checksums to match: only a fresh extraction can tell."""
-    from pipeline.report.watch import Watch
+    from pipeline.base.watch import Watch
     from pipeline.rewrite import kept, locked, rewrite
 
     with locked(open_cache(cache), root / "rolled.h5") as (held, target):

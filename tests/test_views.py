@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from pipeline import extract, open_cache, train
+from pipeline.base.errors import CacheError
 from pipeline.data import Geometry, View, to_pixels
-from pipeline.errors import CacheError
 from pipeline.extract import view_path
 
 Quick = dict[str, Any]

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import PipelineError
+from pipeline.base.errors import PipelineError
 
 
 def run_python(arguments: Sequence[str], *, threads: int | None = None) -> str:

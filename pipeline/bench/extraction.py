@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.base.watch import Tracker, Watch
 from pipeline.bench.child import run_python
 from pipeline.bench.images import make_photographs
 from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio
 from pipeline.bench.trunk import WEIGHTS, random_trunk
-from pipeline.report.watch import Tracker, Watch
 
 WHOLE_GOAL = Goal(floor=2.0)
 STEADY_GOAL = Goal(floor=0.92, aim=0.96)
@@ -63,9 +63,10 @@ def bench_extract(
     first batch's end to the published file, with the hashing that came before. Against the plain script both are timed
     whole. By default there are as many photographs as make one extraction take about 25 s.
     """
+    from pipeline.base.machine import resolve_device
     from pipeline.frozen import DEFAULT_BATCH
     from pipeline.trunk.engine import open_engine
-    from pipeline.trunk.known import available_engines, resolve_device
+    from pipeline.trunk.known import available_engines
 
     device = resolve_device("auto")
     engine, batch = engine or available_engines(device)[0], batch or DEFAULT_BATCH[device]

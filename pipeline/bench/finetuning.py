@@ -98,10 +98,10 @@ def _head_run(folder: Path, trunk: str, image_size: int, photographs: int, size:
 def _epochs(folder: Path, run: Path, **options: Any) -> Callable[[], object]:
     """What trains one epoch at each call, and has trained one."""
     from pipeline.attached import attach
+    from pipeline.base.interrupt import StopRequest
+    from pipeline.base.ranks import Ranks
+    from pipeline.base.watch import Watch
     from pipeline.finetune import FinetuneSettings, inputs_of
-    from pipeline.interrupt import StopRequest
-    from pipeline.ranks import Ranks
-    from pipeline.report.watch import Watch
     from pipeline.tuning import Progress, Tuning
 
     settings = FinetuneSettings(run=str(run), epochs=EPOCHS, cache_root=folder, **options)

@@ -110,12 +110,13 @@ def bench_epoch(
     The head's fit is timed whole and divided by its epochs. Of the trunk (the fastest engine that is installed) two
     batches are timed, without reading, decoding, backward pass or head.
     """
+    from pipeline.base.machine import resolve_device
     from pipeline.bench.trunk import random_trunk
     from pipeline.frozen import DEFAULT_BATCH
     from pipeline.heads.config import MinibatchConfig
     from pipeline.heads.minibatch import fit_minibatch
     from pipeline.trunk.engine import open_engine
-    from pipeline.trunk.known import available_engines, resolve_device
+    from pipeline.trunk.known import available_engines
 
     X, y = power_law(rows, dim, 10, seed=0)
     config = MinibatchConfig(epochs=epochs, batch_size=BATCH)

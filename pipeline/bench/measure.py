@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.report.watch import Watch
+from pipeline.base.watch import Watch
 
 
 @dataclass(frozen=True)

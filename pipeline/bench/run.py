@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import settings as st
+from pipeline.base import settings as st
+from pipeline.base.errors import ConfigError
+from pipeline.base.settings import ROOT_HELP
+from pipeline.base.watch import Watch
 from pipeline.bench.decoding import bench_decode
 from pipeline.bench.extraction import bench_extract
 from pipeline.bench.finetuning import bench_finetune, bench_prefix
@@ -31,9 +34,6 @@ from pipeline.bench.memory import bench_memory
 from pipeline.bench.reading import bench_read
 from pipeline.bench.rerun import bench_rerun
 from pipeline.bench.trunk import bench_trunk
-from pipeline.cached import ROOT_HELP
-from pipeline.errors import ConfigError
-from pipeline.report.watch import Watch
 
 ENTRIES: dict[str, Callable[[Bench], list[Figure]]] = {
     "trunk": bench_trunk,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.watch import Watch
 from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio
-from pipeline.report.watch import Watch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,8 +38,8 @@ def bench_trunk(
     Engines take uint8 pixels and normalise; plain eager is given finished float32 images, to its advantage.
     ``product`` is the side of the square float32 matrices that ``torch.mm`` multiplies.
     """
+    from pipeline.base.machine import resolve_device
     from pipeline.frozen import DEFAULT_BATCH
-    from pipeline.trunk.known import resolve_device
 
     device = resolve_device("auto")
     batch = batch or DEFAULT_BATCH[device]

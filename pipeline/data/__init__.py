@@ -7,7 +7,7 @@ from pipeline.data.augment import Augmentation
 from pipeline.data.decode import DECODE_POLICY, FAILURE_KINDS, MAX_PIXELS, ImageFailure, decode, read_file
 from pipeline.data.digests import digest_file, digest_many
 from pipeline.data.geometry import Geometry, to_pixels
-from pipeline.data.listing import SPLITS, Listing, skip_summary
+from pipeline.data.listing import Listing, skip_summary
 from pipeline.data.loader import Loaded, Loader
 from pipeline.data.sources import list_source
 from pipeline.data.splits import SplitPlan, assign_splits, needs_carving
@@ -19,7 +19,6 @@ __all__ = [
     "FAILURE_KINDS",
     "IMAGE_EXTENSIONS",
     "MAX_PIXELS",
-    "SPLITS",
     "Augmentation",
     "Geometry",
     "ImageFailure",

@@ -22,9 +22,9 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from pipeline.base.errors import ConfigError
 from pipeline.data.colour import to_rgb
 from pipeline.data.orientation import upright
-from pipeline.errors import ConfigError
 
 FAILURE_KINDS = ("unreadable", "truncated", "too_large", "vanished")
 

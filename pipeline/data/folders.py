@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pipeline.data.listing import NONE, SPLIT_NAMES, SPLITS, Item, Listing, assemble, shown, shown_source
+from pipeline.base.errors import DataError
+from pipeline.base.items import NONE, SPLITS
+from pipeline.data.listing import SPLIT_WORDS, Item, Listing, assemble, shown, shown_source
 from pipeline.data.walk import Walk, walk
-from pipeline.errors import DataError
 
 _CURE = "say which is meant with a CSV manifest (columns path,label,split), or move the others away"
 
@@ -58,7 +59,7 @@ def _split_folders(source: str, tops: dict[bytes, _Top]) -> dict[bytes, int]:
     Raises:
         DataError: both readings are possible, or two folders mean the same split.
     """
-    named = {t: SPLIT_NAMES[t.lower().decode("ascii")] for t in tops if _is_split_name(t)}
+    named = {t: SPLIT_WORDS[t.lower().decode("ascii")] for t in tops if _is_split_name(t)}
     holding = [t for t in named if tops[t].inner]
     mixed = [t for t in named if tops[t].direct]
     rivals = [t for t in tops if t not in named and tops[t].direct]
@@ -86,7 +87,7 @@ def _split_folders(source: str, tops: dict[bytes, _Top]) -> dict[bytes, int]:
 
 
 def _is_split_name(folder: bytes) -> bool:
-    return folder.lower() in {name.encode() for name in SPLIT_NAMES}
+    return folder.lower() in {name.encode() for name in SPLIT_WORDS}
 
 
 def _names(folders: Iterable[bytes]) -> str:

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.base.errors import ConfigError
 from pipeline.data.augment import Augmentation, finish, random_crop
 from pipeline.data.decode import MAX_PIXELS, ImageFailure
 from pipeline.data.views import View, view_pixels
-from pipeline.errors import ConfigError
 
 # name -> (Pillow's filter, half its width in source pixels when nothing is shrunk)
 _FILTERS = {

@@ -14,14 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
+from pipeline.base.items import SPLITS, TEST, TRAIN, VAL
 
-SPLITS = ("none", "train", "val", "test")
-"""Names of the splits; the index is the number that the cache stores (uint8)."""
-
-NONE, TRAIN, VAL, TEST = range(4)
-
-SPLIT_NAMES = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
+SPLIT_WORDS = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
 """Lower-case words that a folder or a manifest may use for a split."""
 
 UNLABELLED = -1

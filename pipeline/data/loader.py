@@ -17,10 +17,10 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.errors import ConfigError
 from pipeline.data.decode import ImageFailure, decode, read_file
 from pipeline.data.digests import NO_DIGEST
 from pipeline.data.geometry import Geometry, to_pixels
-from pipeline.errors import ConfigError
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,9 @@ import os
 import stat
 from collections.abc import Iterator
 
-from pipeline.data.listing import NONE, SPLIT_NAMES, SPLITS, Item, Listing, assemble, shown_source
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
+from pipeline.base.items import NONE, SPLITS
+from pipeline.data.listing import SPLIT_WORDS, Item, Listing, assemble, shown_source
 
 COLUMNS = ("path", "label", "split")
 
@@ -73,7 +74,7 @@ def _item(where: str, root: bytes, row: dict[str, str]) -> Item:
     if not row["path"]:
         raise DataError(f"{where}: the path is empty")
     word = row.get("split", "").strip().lower()
-    if word not in SPLIT_NAMES and word not in ("", SPLITS[NONE]):
+    if word not in SPLIT_WORDS and word not in ("", SPLITS[NONE]):
         raise DataError(f"{where}: unknown split {row['split']!r}: use train, val, test or leave it empty")
     # One spelling for one file, so that a/b.png and ./a//b.png count as the same.
     path = os.path.normpath(row["path"].encode("utf-8", "surrogateescape"))
@@ -87,7 +88,7 @@ def _item(where: str, root: bytes, row: dict[str, str]) -> Item:
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{where}: {row['path']!r} is not a file: give one image a line")
     label = row.get("label", "").strip().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return Item(path, label or None, SPLIT_NAMES.get(word, NONE), status.st_size, status.st_mtime_ns)
+    return Item(path, label or None, SPLIT_WORDS.get(word, NONE), status.st_size, status.st_mtime_ns)
 
 
 def _check_splits(source: str, items: dict[bytes, tuple[int, Item]]) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pipeline.base.errors import DataError
 from pipeline.data.digits import list_digits
 from pipeline.data.folders import list_folder
 from pipeline.data.listing import LEGAL_FORMS, Listing, shown_source
 from pipeline.data.manifest import list_manifest
 from pipeline.data.torchvision_sets import PREFIX, Watch, list_torchvision
-from pipeline.errors import DataError
 
 
 def list_source(spec: str, *, cache_root: Path, watch: Watch | None = None) -> Listing:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.errors import ConfigError
+from pipeline.base.items import NONE, SPLITS, TEST, TRAIN, VAL
 from pipeline.data.digests import NO_DIGEST
-from pipeline.data.listing import NONE, SPLITS, TEST, TRAIN, VAL, Listing
-from pipeline.errors import ConfigError
+from pipeline.data.listing import Listing
 
 _CARVED = (VAL, TEST)
 _SMALLEST = 3  # distinct images a class needs before any of them is taken away from train

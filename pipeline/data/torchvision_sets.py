@@ -15,11 +15,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.base.errors import DataError
+from pipeline.base.items import SPLITS, TEST, TRAIN, VAL
 from pipeline.data.folders import list_folder
-from pipeline.data.listing import SPLITS, TEST, TRAIN, VAL, Listing
+from pipeline.data.listing import Listing
 from pipeline.data.walk import IMAGE_EXTENSIONS
 from pipeline.data.written_once import written_once
-from pipeline.errors import DataError
 
 PREFIX = "torchvision:"
 

@@ -11,8 +11,8 @@ import stat
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from pipeline.base.errors import DataError
 from pipeline.data.listing import shown
-from pipeline.errors import DataError
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 _IMAGE_ENDINGS = tuple(e.encode() for e in IMAGE_EXTENSIONS)

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 
 
 def written_once(target: Path, write: Callable[[Path], None]) -> Path:

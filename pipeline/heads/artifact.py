@@ -28,7 +28,7 @@ import safetensors.numpy
 import torch
 from torch import nn
 
-from pipeline.errors import HeadError
+from pipeline.base.errors import HeadError
 from pipeline.heads.config import KINDS
 from pipeline.heads.rows import Array
 from pipeline.heads.standardize import row_chunks

@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.neighbors import NearestCentroid
 
-from pipeline.errors import ConfigError, HeadError
+from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.ridge import LAMBDAS, RidgeFit, ridge_path
 from pipeline.heads.rows import Array, StandardRows, check_classes, check_features, check_labels
 from pipeline.heads.standardize import Standardization, fit_standardization, row_chunks

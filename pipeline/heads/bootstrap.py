@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtr
 
-from pipeline.errors import ConfigError, HeadError
+from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.rows import check_labels
 
 Floats = npt.NDArray[np.float64]

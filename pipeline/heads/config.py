@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 
 PENALTIES = tuple(10.0 ** (-6 + i / 4) for i in range(45))  # C of a path: 10^-6 ... 10^5, four a decade
 KINDS = ("linear", "mlp", "cosine")

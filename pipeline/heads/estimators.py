@@ -24,7 +24,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from pipeline.errors import ConfigError, HeadError
+from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.config import PENALTIES, MinibatchConfig
 from pipeline.heads.exact import MAX_ITER, ExactFit, fit_exact
 from pipeline.heads.minibatch import fit_minibatch

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.heads.lbfgs import Objective, Progress, minimise
 from pipeline.heads.products import Held, Streamed
 from pipeline.heads.rows import (

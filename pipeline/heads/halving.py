@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.heads.config import MinibatchConfig
 from pipeline.heads.minibatch import MEMORY_BUDGET_BYTES, on_raw_features, passes, prepare, tell
 from pipeline.heads.rows import Array, ClassWeight

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipeline.errors import ConfigError, HeadError
+from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.config import MinibatchConfig
 from pipeline.heads.mapped import unkept
 from pipeline.heads.rows import (

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.heads.rows import (
     Array,
     ClassWeight,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.errors import ConfigError, HeadError
+from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.standardize import Standardization, row_chunks
 
 Array: TypeAlias = npt.NDArray[Any]

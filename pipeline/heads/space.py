@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.heads.config import MinibatchConfig
 
 RANGE_KEYS = {"low", "high", "log"}

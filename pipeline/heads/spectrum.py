@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.errors import HeadError
+from pipeline.base.errors import HeadError
 from pipeline.heads.rows import StandardRows
 
 EIGENVALUE_FLOOR = 1e-12  # of the largest, in float64: below it is rounding

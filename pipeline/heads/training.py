@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.errors import HeadError
+from pipeline.base.errors import HeadError
 from pipeline.heads.config import MinibatchConfig
 from pipeline.heads.networks import Parameters, decays, make_network
 from pipeline.heads.noise import Mix, Noise

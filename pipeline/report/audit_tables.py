@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from pipeline.report.numbers import count, percent, visible
+from pipeline.base.words import count, percent, visible
 from pipeline.report.tables import NAME_WIDTH, plain_table, titled
 
 BALANCE_ROWS = 30

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rich.console import RenderableType
 from rich.text import Text
 
-from pipeline.report.numbers import ABSENT, visible
+from pipeline.base.words import ABSENT, visible
 from pipeline.report.tables import plain_table, titled
 
 _SIGNS = {"least": "≥ ", "most": "≤ ", "exactly": "= "}

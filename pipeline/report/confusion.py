@@ -13,7 +13,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from pipeline.report.numbers import count, percent, visible
+from pipeline.base.words import count, percent, visible
 
 LARGEST_MATRIX = 20
 PAIRS = 10

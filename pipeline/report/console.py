@@ -19,12 +19,11 @@ import rich.console
 from rich.progress import Progress
 from rich.text import Text
 
+from pipeline.base.watch import TraceRow, Tracker, Watch
+from pipeline.base.words import visible
 from pipeline.report import trace
 from pipeline.report.curve import Curve
-from pipeline.report.numbers import visible
 from pipeline.report.progress import BarTracker, LineTracker, Pace, bars, summary
-from pipeline.report.trace import TraceRow
-from pipeline.report.watch import Tracker, Watch
 
 PIPED_WIDTH = 200
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from pipeline.report.numbers import count, visible
+from pipeline.base.words import count, visible
 
 MARKS = ("•", "●", "×", "+", "◇")  # the first series is a braille line; its mark serves where it is one point
 ASCII_MARKS = ("*", "o", "x", "+", "#")

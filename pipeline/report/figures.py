@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from pipeline.report.numbers import ABSENT, count, percent, points, significant, visible
+from pipeline.base.words import ABSENT, count, percent, points, significant, visible
 from pipeline.report.tables import NAME_WIDTH, plain_table, titled
 
 SHARES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1", "top5": "top-5"}

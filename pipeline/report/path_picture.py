@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape
 
-from pipeline.report.numbers import percent, significant
+from pipeline.base.words import percent, significant
 
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 76, 20, 44, 56

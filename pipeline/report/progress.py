@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-from pipeline.report.numbers import count, rate, seconds, visible
-from pipeline.report.watch import Tracker
+from pipeline.base.watch import Tracker
+from pipeline.base.words import count, rate, seconds, visible
 
 LINE_EVERY_S = 10.0  # without a terminal: never more often than this ...
 LINE_EVERY_SHARE = 0.1  # ... and then only when this much more is done,

@@ -16,7 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.report.numbers import ABSENT, count, percent, seconds, setting, significant, visible
+from pipeline.base.words import ABSENT, count, percent, seconds, setting, significant, visible
 
 PER_CLASS_ROWS = 30
 SEARCH_ROWS = 10

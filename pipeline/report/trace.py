@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from pipeline.report.numbers import percent, significant
+from pipeline.base.watch import TraceRow
+from pipeline.base.words import percent, significant
 
 LONGEST_OBSERVATION = 38  # a row of the table is then 80 characters wide
 FLAT_POINTS = 0.002  # val accuracies this close are the same to a reader
@@ -22,22 +22,6 @@ STEADY = 0.99  # a loss below this share of the one before it is still falling
 EXPLODED = 3.0  # times the first loss
 COLUMN_WIDTHS = (5, 9, 8, 12)  # step, loss, accuracy, val accuracy; the observation takes the rest
 GAP = "  "
-
-
-@dataclass(frozen=True)
-class TraceRow:
-    """One epoch (or iteration) of training; losses are means per image, accuracies shares in [0, 1].
-
-    The loss of an exact head's iteration includes its penalty.
-    """
-
-    epoch: int
-    loss: float
-    accuracy: float
-    val_accuracy: float | None
-    lr: float | None = None
-    observation: str = ""
-    val_loss: float | None = None
 
 
 def header(step: str = "Epoch") -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rich.console import RenderableType
 from rich.text import Text
 
-from pipeline.report.numbers import ABSENT, count, percent, points, seconds, setting, significant
+from pipeline.base.words import ABSENT, count, percent, points, seconds, setting, significant
 from pipeline.report.tables import plain_table, titled
 
 

@@ -13,15 +13,13 @@ from pipeline.store.failures import (
     read_failures,
     write_failures,
 )
-from pipeline.store.format import FORMAT_VERSION, ITEM_STATES, SPLIT_NAMES, Contents, difference, key_of, partial_path
+from pipeline.store.format import FORMAT_VERSION, Contents, difference, key_of, partial_path
 from pipeline.store.lock import writing_lock
 from pipeline.store.reader import Cache, Features, open_cache, open_partial
 from pipeline.store.writer import Writer, create_partial, retire_partial, stale_partials, sync_folder, update_stats
 
 __all__ = [
     "FORMAT_VERSION",
-    "ITEM_STATES",
-    "SPLIT_NAMES",
     "Cache",
     "Contents",
     "Failure",

@@ -15,8 +15,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from pipeline.errors import CacheError
-from pipeline.store.format import DATASETS, FEATURE_DTYPES, FORMAT, FORMAT_VERSION, GROUPS, ITEM_STATES, block_count
+from pipeline.base.errors import CacheError
+from pipeline.base.items import ITEM_STATES
+from pipeline.store.format import DATASETS, FEATURE_DTYPES, FORMAT, FORMAT_VERSION, GROUPS, block_count
 from pipeline.store.heap import REFERENCE
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import CacheError
+from pipeline.base.errors import CacheError
 from pipeline.store.format import partial_path
 from pipeline.store.lock import unwritable
 

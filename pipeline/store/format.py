@@ -9,7 +9,7 @@ Knows what a cache file must contain; opens nothing. The layout, in full::
     /items/mtime_ns    (N,)   int64             } never the truth
     /items/state       (N,)   enum over uint8: ITEM_STATES
     /labels/y          (N,)   int64, -1 = unlabelled
-    /labels/split      (N,)   uint8: index into SPLIT_NAMES
+    /labels/split      (N,)   uint8: index into SPLITS
     /labels/classes    (C,)   variable-length UTF-8
     /blocks/state      (B,)   uint8: 0 to do, 1 done;  B = ceil(N / block_rows)
     /blocks/crc32      (B,)   uint32: zlib.crc32 of the block's feature bytes
@@ -33,10 +33,6 @@ from numpy.typing import NDArray
 
 FORMAT = "pipeline-feature-cache"
 FORMAT_VERSION = 1
-SPLIT_NAMES = ("none", "train", "val", "test")
-ITEM_STATES = {"pending": 0, "good": 1, "unreadable": 2, "truncated": 3, "too_large": 4, "vanished": 5}
-PENDING, GOOD = ITEM_STATES["pending"], ITEM_STATES["good"]
-STATE_NAMES = {number: name for name, number in ITEM_STATES.items()}
 FEATURE_DTYPES = ("float16", "float32")
 ALIGNMENT = 4096  # bytes; one page, and exactly one float16 row of 2048
 DATASETS = {

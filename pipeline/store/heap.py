@@ -14,7 +14,7 @@ import os
 
 import numpy as np
 
-from pipeline.errors import CacheError
+from pipeline.base.errors import CacheError
 
 REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
 HEADER = 16  # bytes, of a collection and of an object alike

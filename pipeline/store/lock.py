@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipeline.errors import CacheError
+from pipeline.base.errors import CacheError
 
 
 def _beside(cache: Path, ending: str) -> Path:

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import CacheError
+from pipeline.base.errors import CacheError
+from pipeline.base.items import GOOD, SPLITS, STATE_NAMES
 from pipeline.store.check import Structure, read_structure
-from pipeline.store.format import GOOD, SPLIT_NAMES, STATE_NAMES, ids_sha256, labels_sha256
+from pipeline.store.format import ids_sha256, labels_sha256
 from pipeline.store.heap import read_strings
 
 Matrix = NDArray[np.floating[Any]]
@@ -36,7 +37,7 @@ class Cache:
         about: for people: the source, its root, how it was split.
         classes: class names; ``labels`` index into them.
         labels: (N,) int64, -1 = unlabelled.
-        splits: (N,) uint8, index into ``SPLIT_NAMES``.
+        splits: (N,) uint8, index into ``SPLITS``.
         states: (N,) uint8, ``ITEM_STATES``.
         done: (B,) bool, which blocks are whole (all of them, unless opened by :func:`open_partial`).
     """
@@ -135,9 +136,9 @@ class Cache:
         return whole.hexdigest()
 
     def counts(self) -> dict[str, int]:
-        """Good rows in each split, in the order of ``SPLIT_NAMES``."""
+        """Good rows in each split, in the order of ``SPLITS``."""
         found = Counter(self.splits[self.states == GOOD].tolist())
-        return {name: found[i] for i, name in enumerate(SPLIT_NAMES)}
+        return {name: found[i] for i, name in enumerate(SPLITS)}
 
     def failed(self) -> dict[str, int]:
         """How many items failed, by kind."""
@@ -145,9 +146,9 @@ class Cache:
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Indices (n,) int64 of the good rows of a split, ascending."""
-        if split not in SPLIT_NAMES:
-            raise CacheError(f"unknown split {split!r}: choose from {', '.join(SPLIT_NAMES)}")
-        return np.flatnonzero((self.splits == SPLIT_NAMES.index(split)) & (self.states == GOOD))
+        if split not in SPLITS:
+            raise CacheError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
+        return np.flatnonzero((self.splits == SPLITS.index(split)) & (self.states == GOOD))
 
     def split(self, split: str) -> Features:
         """The good rows of one split ("train", "val", "test", or "none" for items without a split)."""

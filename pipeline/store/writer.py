@@ -19,16 +19,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import CacheError
+from pipeline.base.errors import CacheError
+from pipeline.base.items import GOOD, ITEM_STATES, PENDING
 from pipeline.store.check import read_structure
 from pipeline.store.format import (
     ALIGNMENT,
     FORMAT,
     FORMAT_VERSION,
-    GOOD,
     GROUPS,
-    ITEM_STATES,
-    PENDING,
     Contents,
     block_count,
     canonical_json,

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.errors import ConfigError, WeightsError
+from pipeline.base.errors import ConfigError, WeightsError
 from pipeline.trunk.fold import FoldedTrunk
 from pipeline.trunk.known import WeightsInfo, choose_engine, engine_version
 from pipeline.trunk.model import trunk_at

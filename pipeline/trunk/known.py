@@ -8,20 +8,18 @@ pay for neither. So the identity of weights, once resolved (``pipeline.trunk.wei
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import importlib.metadata
 import importlib.util
 import json
 import os
-import sys
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
+from pipeline.base.files import temporary_beside
 
 TRUNKS = (
     "resnet18",
@@ -36,7 +34,6 @@ TRUNKS = (
     "resnext101_64x4d",
 )
 LAYERS = ("avgpool", "layer3")
-DEVICES = ("auto", "cpu", "cuda")
 SMALLEST_IMAGE = 32  # px; a ResNet halves its input five times
 
 # Preparing the onnxruntime engine (export, save, load) takes 3 to 9 s, once for each size of image and batch; it then
@@ -113,42 +110,6 @@ def with_image_size(info: WeightsInfo, size: int) -> WeightsInfo:
 # -- devices and engines ----------------------------------------------------------------------------------------------
 
 
-def resolve_device(requested: str) -> str:
-    """``cpu`` or ``cuda``; ``auto`` takes the GPU where PyTorch sees one.
-
-    Raises:
-        ConfigError: an unknown name, or ``cuda`` where there is none.
-    """
-    if requested not in DEVICES:
-        raise ConfigError(f"--device {requested!r} is not known: choose from {', '.join(DEVICES)}")
-    if requested == "cpu":
-        return "cpu"
-    if _sees_gpu():
-        return "cuda"
-    if requested == "cuda":
-        raise ConfigError("--device cuda: PyTorch sees no GPU here; take --device cpu, or a PyTorch built for the GPU")
-    return "cpu"
-
-
-def _sees_gpu() -> bool:
-    # PyTorch has the last word, but is only asked where a driver is there: importing it takes seconds.
-    if not _has_driver():
-        return False
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _has_driver() -> bool:
-    if os.path.exists("/dev/kfd"):  # AMD; PyTorch calls it cuda as well
-        return True
-    try:
-        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return False
-    return True
-
-
 def available_engines(device: str) -> list[str]:
     """The engines installed for ``device`` (``cpu`` or ``cuda``), the fastest first."""
     names = ("onnxruntime", "torch") if device == "cpu" else ("torch",)
@@ -213,19 +174,6 @@ def remember(info: WeightsInfo, cache_root: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_beside(path) as draft:
             draft.write_text(json.dumps(entries, indent=1, sort_keys=True), encoding="utf-8")
-
-
-@contextlib.contextmanager
-def temporary_beside(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that becomes ``path`` when the block ends well, and is removed when not."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        yield draft
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def is_file_spec(spec: str) -> bool:

@@ -17,7 +17,7 @@ import torchvision
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.errors import ConfigError, WeightsError
+from pipeline.base.errors import ConfigError, WeightsError
 from pipeline.trunk.known import LAYERS, check_trunk
 
 # torchvision.models.ResNet._forward_impl, in its order; the classifier `fc` comes after.

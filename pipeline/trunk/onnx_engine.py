@@ -16,10 +16,11 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from pipeline.errors import WeightsError
+from pipeline.base.errors import WeightsError
+from pipeline.base.files import temporary_beside
 from pipeline.trunk.engine import fill
 from pipeline.trunk.fold import FoldedTrunk
-from pipeline.trunk.known import engine_version, temporary_beside
+from pipeline.trunk.known import engine_version
 from pipeline.trunk.model import fingerprint
 
 _ERRORS_ONLY = 3  # onnxruntime's log level: warnings would go to standard error

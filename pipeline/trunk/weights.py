@@ -23,7 +23,8 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline.errors import WeightsError
+from pipeline.base.errors import WeightsError
+from pipeline.base.files import temporary_beside
 from pipeline.trunk import known
 from pipeline.trunk.known import WeightsInfo
 from pipeline.trunk.model import build, fingerprint, freeze
@@ -163,7 +164,7 @@ def _download(url: str, path: Path, prefix: str) -> str:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    with known.temporary_beside(path) as draft:
+    with temporary_beside(path) as draft:
         with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as source, draft.open("wb") as target:
             while chunk := source.read(_CHUNK):
                 digest.update(chunk)

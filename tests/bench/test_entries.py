@@ -5,6 +5,8 @@ import math
 import pytest
 from PIL import Image
 
+from pipeline.base.errors import PipelineError
+from pipeline.base.watch import Watch
 from pipeline.bench.child import observed, run_python
 from pipeline.bench.decoding import bench_decode
 from pipeline.bench.extraction import bench_extract
@@ -14,8 +16,6 @@ from pipeline.bench.memory import bench_memory
 from pipeline.bench.reading import bench_read, make_cache
 from pipeline.bench.rerun import bench_rerun
 from pipeline.bench.trunk import bench_trunk, gflop_per_image, random_trunk
-from pipeline.errors import PipelineError
-from pipeline.report.watch import Watch
 from pipeline.store import open_cache
 
 

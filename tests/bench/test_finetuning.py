@@ -4,9 +4,9 @@ import math
 
 import pytest
 
+from pipeline.base.watch import Watch
 from pipeline.bench.finetuning import bench_finetune, bench_prefix
 from pipeline.bench.measure import Bench
-from pipeline.report.watch import Watch
 
 TOY = {"trunk": "resnet18", "image_size": 32, "photographs": 6, "size": (64, 50), "batch": 4}
 

@@ -10,11 +10,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
+from pipeline.base.watch import Watch
 from pipeline.bench import heads_exact
 from pipeline.bench.heads_exact import Rows
 from pipeline.bench.measure import Bench
 from pipeline.heads.exact import fit_exact
-from pipeline.report.watch import Watch
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from pipeline.base.watch import Watch
 from pipeline.bench.features import power_law
 from pipeline.bench.heads_minibatch import bench_batched, bench_epoch, bench_streamed
 from pipeline.bench.measure import Bench
-from pipeline.report.watch import Watch
 
 
 @pytest.fixture

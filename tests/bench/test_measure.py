@@ -1,7 +1,7 @@
 import pytest
 
+from pipeline.base.watch import Watch
 from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio, seconds
-from pipeline.report.watch import Watch
 
 
 def test_ways_take_turns(tmp_path):

@@ -3,11 +3,11 @@ import math
 
 import pytest
 
+from pipeline.base.errors import ConfigError
+from pipeline.base.watch import Watch
 from pipeline.bench import run
 from pipeline.bench.measure import Figure, Goal, ratio
 from pipeline.bench.run import ENTRIES, BenchSettings, run_bench
-from pipeline.errors import ConfigError
-from pipeline.report.watch import Watch
 
 
 class Ear(Watch):

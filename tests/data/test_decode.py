@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from pipeline.base.errors import ConfigError, PipelineError
 from pipeline.data import DECODE_POLICY, FAILURE_KINDS, MAX_PIXELS, ImageFailure, decode, read_file
-from pipeline.errors import ConfigError, PipelineError
 
 FORMATS = ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]
 

@@ -8,8 +8,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, functional
 from torchvision.transforms._presets import ImageClassification
 
+from pipeline.base.errors import ConfigError
 from pipeline.data import Geometry, ImageFailure, to_pixels
-from pipeline.errors import ConfigError
 
 
 def reference(image: Image.Image, geometry: Geometry) -> np.ndarray:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.base.errors import ConfigError
 from pipeline.data import Geometry, ImageFailure, Loader, decode, read_file, to_pixels
 from pipeline.data import loader as loader_module
-from pipeline.errors import ConfigError
 
 GEOMETRY = Geometry(16, 14)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.data import SPLITS, list_source, read_file
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
+from pipeline.base.items import SPLITS
+from pipeline.data import list_source, read_file
 
 
 @pytest.fixture

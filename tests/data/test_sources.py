@@ -6,8 +6,8 @@ import os
 
 import pytest
 
+from pipeline.base.errors import DataError
 from pipeline.data import list_source, read_file
-from pipeline.errors import DataError
 
 
 @pytest.mark.parametrize("spec", ["nowhere", "nowhere.csv", ""])

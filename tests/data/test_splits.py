@@ -7,9 +7,9 @@ import hashlib
 import numpy as np
 import pytest
 
+from pipeline.base.errors import ConfigError
+from pipeline.base.items import NONE, TEST, TRAIN, VAL
 from pipeline.data import assign_splits, needs_carving
-from pipeline.data.listing import NONE, TEST, TRAIN, VAL
-from pipeline.errors import ConfigError
 
 
 def digests_of(words) -> np.ndarray:

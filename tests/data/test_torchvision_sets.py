@@ -9,10 +9,10 @@ import pytest
 import torchvision.datasets
 from PIL import Image
 
-from pipeline.data import SPLITS, decode, list_source, read_file
-from pipeline.data.listing import SPLIT_NAMES
+from pipeline.base.errors import DataError
+from pipeline.base.items import SPLITS
+from pipeline.data import decode, list_source, read_file
 from pipeline.data.torchvision_sets import SETS
-from pipeline.errors import DataError
 
 
 def test_a_set_becomes_files_with_its_splits_and_classes(tmp_path):
@@ -22,7 +22,7 @@ def test_a_set_becomes_files_with_its_splits_and_classes(tmp_path):
     assert listing.classes == ("0", "1", "2")
     assert [p.name for p in (tmp_path / "data").iterdir()] == ["torchvision-FakeData"]
     part = torchvision.datasets.FakeData(size=48, image_size=(3, 16, 16), num_classes=3)
-    for i in np.flatnonzero(listing.splits == SPLIT_NAMES["train"])[::7]:
+    for i in np.flatnonzero(listing.splits == SPLITS.index("train"))[::7]:
         image, target = part[int(listing.ids[i].rsplit(b"/", 1)[1][:6])]
         assert np.array_equal(np.asarray(decode(read_file(listing.path(int(i))))), np.asarray(image))
         assert listing.classes[listing.labels[i]] == str(int(target))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.base.errors import DataError
 from pipeline.data.written_once import written_once
-from pipeline.errors import DataError
 
 
 def test_the_folder_is_written_on_the_first_call_only(tmp_path):

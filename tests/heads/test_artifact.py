@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline.errors import HeadError
+from pipeline.base.errors import HeadError
 from pipeline.heads.artifact import Head, load_head, match_classes, require_key, save_head
 
 KEY = "ab" * 32

@@ -7,7 +7,7 @@ from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.errors import ConfigError, HeadError
+from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.baselines import BASELINES, run_baselines
 
 

@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 from sklearn import metrics
 
-from pipeline.errors import ConfigError, HeadError
+from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.bootstrap import bootstrap_intervals, mcnemar, paired_bootstrap
 
 

@@ -5,7 +5,7 @@ import pytest
 import scipy.special
 from scipy.optimize import minimize_scalar
 
-from pipeline.errors import HeadError
+from pipeline.base.errors import HeadError
 from pipeline.heads.calibration import calibrated, fit_temperature
 from pipeline.heads.metrics import classification_report
 

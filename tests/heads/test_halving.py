@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.heads.config import MinibatchConfig
 from pipeline.heads.halving import rungs, successive_halving
 from pipeline.heads.minibatch import fit_minibatch

@@ -7,7 +7,7 @@ import pytest
 import scipy.special
 from sklearn import metrics
 
-from pipeline.errors import HeadError
+from pipeline.base.errors import HeadError
 from pipeline.heads.metrics import calibration_error, classification_report, log_softmax, one_against_rest, softmax
 
 

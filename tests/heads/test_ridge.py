@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import Ridge, RidgeClassifier, RidgeClassifierCV
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.errors import ConfigError, HeadError
+from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.ridge import ridge_path
 
 TALL, WIDE = (80, 12), (30, 50)

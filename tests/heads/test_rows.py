@@ -6,7 +6,7 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_class_weight
 
-from pipeline.errors import ConfigError, HeadError
+from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads import standardize
 from pipeline.heads.rows import StandardRows, check_classes, check_features, check_labels, class_weights
 from pipeline.heads.standardize import fit_standardization

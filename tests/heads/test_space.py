@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.heads.config import MinibatchConfig
 from pipeline.heads.space import sample_configs
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import HeadError
+from pipeline.base.errors import HeadError
 from pipeline.heads.rows import StandardRows
 from pipeline.heads.spectrum import decompose
 

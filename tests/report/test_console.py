@@ -10,10 +10,9 @@ import sys
 
 import pytest
 
+from pipeline.base.watch import TraceRow, Tracker, Watch
 from pipeline.report.console import Console, fail
 from pipeline.report.tables import Result, results_table
-from pipeline.report.trace import TraceRow
-from pipeline.report.watch import Tracker, Watch
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -257,5 +256,5 @@ def test_a_silent_watch_prints_nothing(capsys):
 
 
 def test_a_silent_watch_imports_no_terminal_library():
-    code = "import sys, pipeline.report.watch; print([m for m in ('rich', 'torch') if m in sys.modules])"
+    code = "import sys, pipeline.base.watch; print([m for m in ('rich', 'torch') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

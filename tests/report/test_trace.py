@@ -8,7 +8,8 @@ import random
 
 import pytest
 
-from pipeline.report.trace import LONGEST_OBSERVATION, TraceRow, cells, header, observe
+from pipeline.base.watch import TraceRow
+from pipeline.report.trace import LONGEST_OBSERVATION, cells, header, observe
 
 
 def rows_of(losses, accuracies=None, vals=None, first=1):

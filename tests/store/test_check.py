@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline.errors import CacheError
+from pipeline.base.errors import CacheError
 from pipeline.store import open_cache
 
 

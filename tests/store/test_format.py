@@ -9,7 +9,8 @@ from pathlib import Path
 
 import h5py
 
-from pipeline.store import ITEM_STATES, difference, key_of
+from pipeline.base.items import ITEM_STATES
+from pipeline.store import difference, key_of
 from pipeline.store.format import DATASETS, FORMAT, FORMAT_VERSION
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import CacheError
+from pipeline.base.errors import CacheError
 from pipeline.store import Cache, open_cache
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import CacheError
+from pipeline.base.errors import CacheError
 from pipeline.store import writing_lock
 
 

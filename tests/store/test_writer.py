@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import CacheError
+from pipeline.base.errors import CacheError
 from pipeline.store import Contents, Writer, create_partial, open_cache, partial_path
 
 Write = Callable[..., None]

@@ -13,7 +13,7 @@ import torchvision
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.errors import ConfigError, WeightsError
+from pipeline.base.errors import ConfigError, WeightsError
 from pipeline.trunk import engine as engines
 from pipeline.trunk.engine import (
     TOLERANCE,

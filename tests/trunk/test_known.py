@@ -13,7 +13,10 @@ import pytest
 import torch
 import torchvision
 
-from pipeline.errors import ConfigError
+from pipeline.base import machine
+from pipeline.base.errors import ConfigError
+from pipeline.base.files import temporary_beside
+from pipeline.base.machine import resolve_device
 from pipeline.trunk import known
 from pipeline.trunk.known import WeightsInfo
 
@@ -47,7 +50,7 @@ def test_knowing_weights_and_choosing_an_engine_does_not_import_torch(tmp_path: 
         "import sys; from pathlib import Path; from pipeline.trunk import known;"
         f"assert known.recall('random:0', 'resnet18', Path({str(tmp_path)!r}));"
         "known.choose_engine('auto', device='cpu', n_images=10**6); known.engine_version('torch');"
-        "known._has_driver = lambda: False; known.resolve_device('auto');"
+        "from pipeline.base import machine; machine._has_driver = lambda: False; machine.resolve_device('auto');"
         "assert not {'torch', 'torchvision', 'onnxruntime'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(known.__file__).parents[2])
@@ -162,7 +165,7 @@ def test_a_folder_that_cannot_be_written_only_forgets(tmp_path: Path) -> None:
 
 def test_a_temporary_file_is_gone_when_writing_fails(tmp_path: Path) -> None:
     target = tmp_path / "whole"
-    with pytest.raises(ZeroDivisionError), known.temporary_beside(target) as draft:
+    with pytest.raises(ZeroDivisionError), temporary_beside(target) as draft:
         draft.write_text("half")
         1 / 0
     assert list(tmp_path.iterdir()) == []
@@ -223,24 +226,24 @@ def test_engine_versions_are_those_of_the_installed_packages() -> None:
 
 
 def test_cpu_is_cpu_and_auto_is_cpu_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known, "_has_driver", lambda: False)
-    assert known.resolve_device("cpu") == known.resolve_device("auto") == "cpu"
+    monkeypatch.setattr(machine, "_has_driver", lambda: False)
+    assert resolve_device("cpu") == resolve_device("auto") == "cpu"
 
 
 @pytest.mark.parametrize("driver", [False, True])
 def test_cuda_is_refused_where_pytorch_sees_none(driver: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known, "_has_driver", lambda: driver)
+    monkeypatch.setattr(machine, "_has_driver", lambda: driver)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="cuda: PyTorch sees no GPU.*--device cpu"):
-        known.resolve_device("cuda")
+        resolve_device("cuda")
 
 
 def test_auto_takes_the_gpu_that_pytorch_sees(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known, "_has_driver", lambda: True)
+    monkeypatch.setattr(machine, "_has_driver", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert known.resolve_device("auto") == "cuda"
+    assert resolve_device("auto") == "cuda"
 
 
 def test_an_unknown_device_is_refused_with_the_legal_ones() -> None:
     with pytest.raises(ConfigError, match="'tpu'.*auto, cpu, cuda"):
-        known.resolve_device("tpu")
+        resolve_device("tpu")

@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline.errors import ConfigError, WeightsError
+from pipeline.base.errors import ConfigError, WeightsError
 from pipeline.trunk.model import Stage, behead, build, describe, fingerprint, freeze, reattach, trunk_at
 
 

@@ -15,7 +15,7 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline.errors import ConfigError, WeightsError
+from pipeline.base.errors import ConfigError, WeightsError
 from pipeline.trunk import known
 from pipeline.trunk.model import build, fingerprint
 from pipeline.trunk.weights import load_model, resolve_weights

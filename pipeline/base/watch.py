@@ -6,8 +6,7 @@ Knows the words a stage says, not where they go; :class:`pipeline.report.console
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-
-from pipeline.report.trace import TraceRow
+from dataclasses import dataclass
 
 
 class Tracker:
@@ -50,3 +49,19 @@ class Watch:
 
     def end_trace(self) -> None:
         """The last row has come: the table is closed and the loss curve drawn."""
+
+
+@dataclass(frozen=True)
+class TraceRow:
+    """One epoch (or iteration) of training; losses are means per image, accuracies shares in [0, 1].
+
+    The loss of an exact head's iteration includes its penalty.
+    """
+
+    epoch: int
+    loss: float
+    accuracy: float
+    val_accuracy: float | None
+    lr: float | None = None
+    observation: str = ""
+    val_loss: float | None = None

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from pipeline.errors import Interrupted
+from pipeline.base.errors import Interrupted
 
 
 class StopRequest:

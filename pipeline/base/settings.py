@@ -14,9 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 
 T = TypeVar("T")
+
+LATEST = "latest"
+CACHE_HELP = "a feature cache: its path, its name (or the beginning of it), or `latest`"
+RUN_HELP = "a run's folder, name or number, or `latest`"
+ROOT_HELP = "folder for features, runs, weights and downloaded data"
 
 
 def argument(help: str, *, metavar: str | None = None, default: Any = dataclasses.MISSING) -> Any:

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from pipeline.report import numbers
+from pipeline.base import words as numbers
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What every room stands on: errors, settings, words, files, the machine. Knows no image, network or head."""

@@ -1,0 +1,10 @@
+"""The words for an image's split and state, and the numbers that files hold for them."""
+
+SPLITS = ("none", "train", "val", "test")
+"""Names of the splits; the index is the number that the cache stores (uint8)."""
+
+NONE, TRAIN, VAL, TEST = range(4)
+
+ITEM_STATES = {"pending": 0, "good": 1, "unreadable": 2, "truncated": 3, "too_large": 4, "vanished": 5}
+PENDING, GOOD = ITEM_STATES["pending"], ITEM_STATES["good"]
+STATE_NAMES = {number: name for name, number in ITEM_STATES.items()}
