@@ -144,7 +144,7 @@ def _image_statistics(cache: Cache, watch: Watch) -> dict[str, Rows]:
     import numpy as np
 
     from pipeline.classifier import image_root, pixel_batches
-    from pipeline.data import Geometry
+    from pipeline.images import Geometry
 
     root, transform = image_root(cache), cache.provenance["transform"]
     geometry = Geometry(

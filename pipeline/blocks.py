@@ -22,8 +22,8 @@ from pipeline.base.interrupt import StopRequest, stop_requests
 from pipeline.base.items import ITEM_STATES
 from pipeline.base.machine import worker_count
 from pipeline.base.watch import Tracker, Watch
-from pipeline.data import Loaded, Loader
 from pipeline.frozen import FrozenTrunk, TrunkSpec
+from pipeline.images import Loaded, Loader
 from pipeline.planning import Origin, find_origin
 from pipeline.store import Failure, Writer, append_failures, open_partial, partial_failures_path, partial_path
 

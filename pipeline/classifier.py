@@ -24,7 +24,7 @@ from pipeline.frozen import FrozenTrunk, TrunkSpec
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.data import Geometry, ImageFailure
+    from pipeline.images import Geometry, ImageFailure
     from pipeline.store import Cache
     from pipeline.trunk.known import WeightsInfo
 
@@ -146,7 +146,7 @@ def pixels_of(
     cache: Cache, batches: Sequence[Sequence[int]], *, root: Path, geometry: Geometry, workers: int
 ) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
     """As :func:`pixel_batches`, for batches of rows as they are given."""
-    from pipeline.data import Loader
+    from pipeline.images import Loader
 
     ids, digests, folder = cache.ids, cache.digests, os.fsencode(root)
     ahead = 2 * max((len(batch) for batch in batches), default=1)
@@ -179,8 +179,8 @@ def require_images(cache: Cache, rows: NDArray[np.int64], root: Path, *, workers
     Raises:
         DataError: one is gone or has changed.
     """
-    from pipeline.data import Geometry, digest_many
-    from pipeline.data.loader import load_one
+    from pipeline.images import Geometry, digest_many
+    from pipeline.images.loader import load_one
 
     ids, digests, (sizes, times), folder = cache.ids, cache.digests, cache.stats, os.fsencode(root)
     touched = []

@@ -23,7 +23,7 @@ from pipeline.base.watch import Watch
 if TYPE_CHECKING:
     from pipeline.base.ranks import Ranks
     from pipeline.blocks import Work
-    from pipeline.data import View
+    from pipeline.images import View
     from pipeline.planning import Plan
     from pipeline.store import Cache
 
@@ -122,7 +122,7 @@ def extract(source: str | Path, *, watch: Watch | None = None, **options: Any) -
 def run_extract(settings: ExtractSettings, watch: Watch) -> ExtractResult:
     """Stage one with settings made; see :func:`extract`. Under ``torchrun`` every process calls it."""
     from pipeline.base.ranks import Ranks
-    from pipeline.data import View
+    from pipeline.images import View
 
     ranks = Ranks()
     ranks.join()

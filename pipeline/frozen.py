@@ -20,7 +20,7 @@ from pipeline.base.watch import Watch
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.data import Geometry, View
+    from pipeline.images import Geometry, View
     from pipeline.trunk.engine import Engine
     from pipeline.trunk.known import WeightsInfo
 
@@ -41,7 +41,7 @@ class TrunkSpec:
 
     def provenance(self) -> dict[str, Any]:
         """Everything that decides a row's numbers, as JSON values: the cache's key is the hash of this (S1)."""
-        from pipeline.data import DECODE_POLICY
+        from pipeline.images import DECODE_POLICY
         from pipeline.trunk import known
 
         info = self.info
@@ -66,7 +66,7 @@ class TrunkSpec:
 
     def geometry(self) -> Geometry:
         """How an image becomes the square that the trunk sees."""
-        from pipeline.data import Geometry
+        from pipeline.images import Geometry
 
         return Geometry(
             resize=self.info.resize, crop=self.info.crop, interpolation=self.info.interpolation, view=self.view
@@ -79,7 +79,7 @@ class TrunkSpec:
         Raises:
             WeightsError: the weights are not to be had, or are not the same bytes any more.
         """
-        from pipeline.data import View
+        from pipeline.images import View
         from pipeline.trunk import known
 
         name = provenance["trunk"]["name"]

@@ -64,7 +64,7 @@ class Images:
             DataError: an image is gone or has changed.
         """
         from pipeline.classifier import normalised, pixels_of
-        from pipeline.data import Augmentation
+        from pipeline.images import Augmentation
 
         geometry = self.spec.geometry()
         if epoch is not None and (self.augment != "none" or self.randaugment):

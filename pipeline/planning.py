@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import data, store
+from pipeline import images, store
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.items import ITEM_STATES, SPLITS
 from pipeline.base.machine import resolve_device, worker_count
@@ -53,11 +53,11 @@ class Plan:
         notes: what was decided about splits, for the user.
     """
 
-    def __init__(self, settings: ExtractSettings, watch: Watch, view: data.View | None = None) -> None:
+    def __init__(self, settings: ExtractSettings, watch: Watch, view: images.View | None = None) -> None:
         self.settings, self.watch, self.view = settings, watch, view
-        self.listing = data.list_source(settings.source, cache_root=settings.cache_root, watch=watch)
+        self.listing = images.list_source(settings.source, cache_root=settings.cache_root, watch=watch)
         if self.listing.skipped and view is None:
-            watch.say(data.skip_summary(self.listing.skipped))
+            watch.say(images.skip_summary(self.listing.skipped))
         if not self.listing.classes and view is None:
             watch.say(
                 f"no class folders: {len(self.listing.ids):,} images without labels; heads cannot learn from them"
@@ -118,12 +118,12 @@ class Plan:
         listing, s = self.listing, self.settings
         digests = _known_digests(listing, None if s.rehash else self.old)
         unknown = np.flatnonzero(~digests.any(axis=1))
-        if len(unknown) and (data.needs_carving(listing) or self.old is not None or donor_files(self.out, self.key)):
+        if len(unknown) and (images.needs_carving(listing) or self.old is not None or donor_files(self.out, self.key)):
             # Content decides the split and what can be reused, so the bytes are read before anything is planned.
             with self.watch.track("hash", len(unknown)) as tracker:
                 paths = [listing.path(int(i)) for i in unknown]
-                digests[unknown] = data.digest_many(paths, workers=worker_count(s.workers), progress=tracker.advance)
-        plan = data.assign_splits(
+                digests[unknown] = images.digest_many(paths, workers=worker_count(s.workers), progress=tracker.advance)
+        plan = images.assign_splits(
             listing, digests, val_fraction=s.val_fraction, test_fraction=s.test_fraction, seed=s.split_seed
         )
         self.notes = (*listing.notes, *plan.notes)
@@ -259,7 +259,7 @@ def _same(cache: store.Cache, contents: store.Contents) -> bool:
     return bool((theirs[both] == ours[both]).all())
 
 
-def _known_digests(listing: data.Listing, old: store.Cache | None) -> NDArray[np.uint8]:
+def _known_digests(listing: images.Listing, old: store.Cache | None) -> NDArray[np.uint8]:
     """(N, 32) digests of the items whose path, size and time are those of ``old``; zeros for the others."""
     digests = np.zeros((len(listing.ids), 32), np.uint8)
     if old is None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.classifier import Answer, Classifier
-    from pipeline.data import Loaded
+    from pipeline.images import Loaded
 
 STANDARD_INPUT = "-"
 FORMATS = ("table", "csv", "jsonl")
@@ -98,7 +98,7 @@ def predict(
 
 def run_predict(settings: PredictSettings, watch: Watch) -> Predictions:
     """Predict with settings made; see :func:`predict`."""
-    from pipeline import data
+    from pipeline import images
     from pipeline.classifier import PREDICT_BATCH, load_classifier
     from pipeline.report.tables import predictions_table
 
@@ -108,7 +108,7 @@ def run_predict(settings: PredictSettings, watch: Watch) -> Predictions:
     found, top = Predictions(), min(settings.top, len(classifier.classes))
     if settings.format == "csv":
         watch.write(_csv_line(csv_columns(top)))
-    loader = data.Loader(classifier.geometry, workers=len(os.sched_getaffinity(0)), ahead=2 * PREDICT_BATCH)
+    loader = images.Loader(classifier.geometry, workers=len(os.sched_getaffinity(0)), ahead=2 * PREDICT_BATCH)
     follow = watch.track("predict", len(paths)) if len(paths) > PREDICT_BATCH else nullcontext(Tracker())
     with loader, follow as tracker:
         for batch in _batches(loader.load(enumerate(paths)), PREDICT_BATCH):
@@ -136,7 +136,7 @@ def find_images(asked: Sequence[str]) -> list[bytes]:
     Raises:
         DataError: a path on the command line that is not there, or a folder without images.
     """
-    from pipeline.data import IMAGE_EXTENSIONS
+    from pipeline.images import IMAGE_EXTENSIONS
 
     found: list[bytes] = []
     for name in asked:

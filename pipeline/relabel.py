@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.data import Listing
+    from pipeline.images import Listing
     from pipeline.store import Cache, Contents
 
 
@@ -90,17 +90,17 @@ def relabel(cache: str | Path, source: str | Path, *, watch: Watch | None = None
 
 def run_relabel(settings: RelabelSettings, watch: Watch) -> RelabelResult:
     """Relabel with settings made; see :func:`relabel`."""
-    from pipeline import data
+    from pipeline import images
     from pipeline.base.machine import worker_count
     from pipeline.rewrite import locked, rewrite
 
     found = find_cache(settings.cache, cache_root=settings.cache_root)
-    listing = data.list_source(settings.source, cache_root=settings.cache_root, watch=watch)
+    listing = images.list_source(settings.source, cache_root=settings.cache_root, watch=watch)
     if listing.skipped:
-        watch.say(data.skip_summary(listing.skipped))
+        watch.say(images.skip_summary(listing.skipped))
     with watch.track("hash", len(listing)) as bar:
         paths = [listing.path(i) for i in range(len(listing))]
-        digests = data.digest_many(paths, workers=worker_count(None), progress=bar.advance)
+        digests = images.digest_many(paths, workers=worker_count(None), progress=bar.advance)
     with locked(found, settings.out) as (cache, target):
         rows, copied = _match(cache, listing, digests)
         missing = _unmatched(cache, rows)
@@ -198,10 +198,10 @@ def _contents(
     """What the new file says, in the order (split, id) of every cache, and the old row of each of its rows."""
     import numpy as np
 
-    from pipeline import data
+    from pipeline import images
     from pipeline.rewrite import kept
 
-    plan = data.assign_splits(
+    plan = images.assign_splits(
         listing,
         cache.digests[rows],
         val_fraction=settings.val_fraction,

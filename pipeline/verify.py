@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.data import Listing
     from pipeline.frozen import TrunkSpec
+    from pipeline.images import Listing
     from pipeline.store import Cache
 
 SHOWN = 10  # names of each kind of change in the result and on the screen
@@ -220,15 +220,15 @@ def _damage(cache: Cache, watch: Watch) -> list[str]:
 def _compare(cache: Cache, settings: VerifySettings, watch: Watch) -> tuple[SourceChanges, Sample | None]:
     import numpy as np
 
-    from pipeline import data
+    from pipeline import images
     from pipeline.base.items import ITEM_STATES
     from pipeline.base.machine import worker_count
 
     assert settings.source is not None
-    listing = data.list_source(settings.source, cache_root=settings.cache_root, watch=watch)
+    listing = images.list_source(settings.source, cache_root=settings.cache_root, watch=watch)
     with watch.track("hash", len(listing)) as bar:
         paths = [listing.path(i) for i in range(len(listing))]
-        digests = data.digest_many(paths, workers=worker_count(None), progress=bar.advance)
+        digests = images.digest_many(paths, workers=worker_count(None), progress=bar.advance)
     at = {item: i for i, item in enumerate(listing.ids)}
     item = np.array([at.get(i, -1) for i in cache.ids], np.int64)
     same = item >= 0
@@ -295,7 +295,7 @@ def _afresh(
     """Extract ``rows`` again and compare."""
     import numpy as np
 
-    from pipeline import data
+    from pipeline import images
     from pipeline.base.machine import worker_count
     from pipeline.frozen import FrozenTrunk
 
@@ -303,7 +303,7 @@ def _afresh(
     trunk = FrozenTrunk(spec, batch=None, work_dir=settings.cache_root / "engines")
     worst, pending = 0.0, []
     with (
-        data.Loader(spec.geometry(), workers=worker_count(None), ahead=2 * trunk.engine.batch) as loader,
+        images.Loader(spec.geometry(), workers=worker_count(None), ahead=2 * trunk.engine.batch) as loader,
         watch.track("extract afresh", len(rows)) as bar,
     ):
         for loaded in loader.load((row, paths[row]) for row in rows.tolist()):

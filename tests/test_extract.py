@@ -273,7 +273,7 @@ def test_a_local_state_dict_with_its_own_head_is_used(photos: Path, tmp_path: Pa
 def test_an_image_that_vanishes_while_the_job_runs_is_a_failure_and_the_rest_is_kept(
     mine: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.data import loader
+    from pipeline.images import loader
 
     read = loader.read_file
 

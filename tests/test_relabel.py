@@ -155,7 +155,7 @@ def test_another_copy_of_a_known_image_takes_its_row(cache: Path, mine: Path) ->
 
 def test_an_unreadable_file_takes_the_row_of_its_path(cache: Path, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that goes away between listing and reading still has its row."""
-    from pipeline.data import digests as module
+    from pipeline.images import digests as module
 
     real = module.digest_file
 

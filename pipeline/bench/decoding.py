@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pipeline.bench.images import make_photographs
 from pipeline.bench.measure import Bench, Figure, rate, ratio
-from pipeline.data import Geometry, Loader
-from pipeline.data.loader import load_one
+from pipeline.images import Geometry, Loader
+from pipeline.images.loader import load_one
 
 GEOMETRY = Geometry(resize=232, crop=224)
 AHEAD = 32

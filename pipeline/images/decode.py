@@ -1,0 +1,174 @@
+"""A file's bytes -> one RGB image, by one policy that is written into the cache's key.
+
+Knows image formats, colour modes and orientation. Knows nothing of sizes that a network wants, nor of folders.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from typing import Final
+
+import PIL
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from pipeline.base.errors import ConfigError
+from pipeline.images.colour import to_rgb
+from pipeline.images.orientation import upright
+
+FAILURE_KINDS = ("unreadable", "truncated", "too_large", "vanished")
+
+MAX_PIXELS: Final = 89_478_485  # Pillow's own figure: a quarter of a GiB at three bytes a pixel
+
+DECODE_POLICY: dict[str, str | int] = {
+    "version": 1,
+    "decoder": f"pillow-{PIL.__version__.split('.')[0]}",
+    "orientation": "applied",
+    "alpha": "over white",
+    "16-bit": "scaled to 8",
+    "32-bit": "scaled by range",
+    "cmyk": "pillow",
+    "colour profile": "ignored",
+    "frame": "first",
+    "max_pixels": MAX_PIXELS,
+}
+
+
+class ImageFailure(Exception):
+    """One image cannot be used: ``kind`` is one of FAILURE_KINDS, ``reason`` says why in plain words.
+
+    No PipelineError: the job goes on without this image.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(kind, reason)
+        self.kind = kind
+        self.reason = reason
+
+    def __str__(self) -> str:
+        """``kind: reason``."""
+        return f"{self.kind}: {self.reason}"
+
+
+class _Jpeg(JpegImagePlugin.JpegImageFile):
+    def _read_dpi_from_exif(self) -> None:
+        """Skip what only the resolution needs: it would parse the EXIF block, and complain of a broken one."""
+
+
+# The classes are called directly: Image.open would first apply the process-wide pixel limit, with a warning, and
+# would try formats (PostScript, ...) that nobody means here.
+_FORMATS: tuple[tuple[str, tuple[bytes, ...], type[ImageFile.ImageFile]], ...] = (
+    ("JPEG", (b"\xff\xd8\xff",), _Jpeg),
+    ("PNG", (b"\x89PNG\r\n\x1a\n",), PngImagePlugin.PngImageFile),
+    ("GIF", (b"GIF87a", b"GIF89a"), GifImagePlugin.GifImageFile),
+    ("BMP", (b"BM",), BmpImagePlugin.BmpImageFile),
+    ("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImagePlugin.TiffImageFile),
+    ("WebP", (b"RIFF",), WebPImagePlugin.WebPImageFile),
+)
+
+_retry = threading.Lock()
+
+
+def read_file(path: bytes) -> bytes:
+    """The file's bytes.
+
+    Raises:
+        ImageFailure: the file vanished or cannot be read.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise ImageFailure("vanished", "the file is no longer there") from error
+    except OSError as error:
+        raise ImageFailure("unreadable", f"the file cannot be read: {error.strerror}") from error
+
+
+def decode(blob: bytes) -> Image.Image:
+    """The image in mode RGB: upright, over white, 8 bits a channel, first frame, fully decoded.
+
+    A plain 8-bit RGB or grey image gives exactly the pixels of ``PIL.Image.open(...).convert("RGB")``.
+
+    Raises:
+        ImageFailure: not an image of a format that we read, cut short, damaged, or of more than MAX_PIXELS pixels.
+        ConfigError: another library told Pillow to pass truncated images as whole.
+    """
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise ConfigError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True: set it to False, or cut images count as whole")
+    try:
+        return _decode(blob)
+    except Warning:
+        # Pillow complains of odd metadata in good images, and the caller's filters turn warnings into errors. Filters
+        # are the whole process's, so they are touched only in this rare case and by one thread at a time.
+        with _retry, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _decode(blob)
+
+
+def _decode(blob: bytes) -> Image.Image:
+    name, opener = _format(blob)
+    _check_size(_early_size(name, blob))
+    try:
+        image = opener(io.BytesIO(blob))
+        _check_size(image.size)
+        image.load()
+        return upright(to_rgb(image), image)
+    except (ImageFailure, MemoryError, Warning):
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageFailure("too_large", f"more than {MAX_PIXELS:,} pixels") from error
+    except Exception as error:  # decoders meet hostile bytes: whatever they raise, this one image is what is wrong
+        words = " ".join(str(error).split()) or type(error).__name__
+        if "truncated" in words.lower() or _is_cut_short(name, blob):
+            raise ImageFailure("truncated", f"the {name} data stop before the image is complete ({words})") from error
+        raise ImageFailure("unreadable", f"the {name} data are damaged or of an unsupported kind ({words})") from error
+
+
+def _format(blob: bytes) -> tuple[str, type[ImageFile.ImageFile]]:
+    if not blob:
+        raise ImageFailure("unreadable", "the file is empty")
+    for name, signatures, opener in _FORMATS:
+        if blob.startswith(signatures) and (name != "WebP" or blob[8:12] == b"WEBP"):
+            return name, opener
+    legal = ", ".join(name for name, _, _ in _FORMATS)
+    if not any(byte < 9 for byte in blob[:512]):
+        raise ImageFailure("unreadable", f"the file holds text, not an image (readable: {legal})")
+    raise ImageFailure("unreadable", f"not an image of a readable format ({legal})")
+
+
+def _early_size(name: str, blob: bytes) -> tuple[int, int]:
+    """The canvas of a GIF, which Pillow may allocate while opening; other formats are checked after opening."""
+    if name != "GIF":
+        return 0, 0
+    return int.from_bytes(blob[6:8], "little"), int.from_bytes(blob[8:10], "little")
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise ImageFailure("too_large", f"{width} x {height} pixels, the limit is {MAX_PIXELS:,} in all")
+
+
+def _is_cut_short(name: str, blob: bytes) -> bool:
+    """True when the end that the format prescribes is not there."""
+    if name == "JPEG":
+        return b"\xff\xd9" not in blob[-64:]
+    if name == "PNG":
+        return b"IEND" not in blob[-64:]
+    if name == "GIF":
+        return not blob.rstrip(b"\0").endswith(b";")
+    if name == "WebP":
+        return len(blob) < int.from_bytes(blob[4:8], "little") + 8
+    if name == "BMP":
+        return len(blob) < int.from_bytes(blob[2:6], "little")
+    return False

@@ -1,0 +1,101 @@
+"""Files -> pixels in threads, a bounded number ahead of the one who consumes them.
+
+Knows reading, decoding and resizing, and how long each took. Knows nothing of batches. Threads, because Pillow lets go
+of the interpreter while it decodes and resamples: nothing is copied between processes and no shared memory can run out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.base.errors import ConfigError
+from pipeline.images.decode import ImageFailure, decode, read_file
+from pipeline.images.digests import NO_DIGEST
+from pipeline.images.resize import Geometry, to_pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """One image: ``pixels`` (3, crop, crop) uint8, or None and a ``failure``.
+
+    ``digest`` is the SHA-256 of the bytes that were read (zeros when none could be); times in seconds.
+    """
+
+    index: int
+    pixels: NDArray[np.uint8] | None
+    digest: bytes
+    failure: ImageFailure | None
+    read_s: float
+    decode_s: float
+    transform_s: float
+
+
+class Loader:
+    """Loads images in ``workers`` threads, at most ``ahead`` before they are asked for; results in the jobs' order."""
+
+    def __init__(self, geometry: Geometry, *, workers: int, ahead: int) -> None:
+        if workers < 1 or ahead < 1:
+            raise ConfigError(f"a loader needs at least 1 worker and 1 image ahead, not {workers} and {ahead}")
+        self._geometry = geometry
+        self._ahead = ahead
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
+
+    def load(self, jobs: Iterable[tuple[int, bytes]]) -> Iterator[Loaded]:
+        """One :class:`Loaded` for each ``(index, path)``, in order.
+
+        ``jobs`` may be endless: it is read only as far as the look-ahead. Closing the iterator cancels what has not
+        been started.
+        """
+        waiting: deque[Future[Loaded]] = deque()
+        try:
+            for index, path in jobs:
+                waiting.append(self._pool.submit(load_one, index, path, self._geometry))
+                if len(waiting) >= self._ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def close(self) -> None:
+        """Stop the threads; what has not been started is dropped."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> Loader:
+        """The loader itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def load_one(index: int, path: bytes, geometry: Geometry) -> Loaded:
+    """Read, hash, decode and resize one image; what is wrong with it is told, not raised."""
+    digest, pixels, failure = NO_DIGEST, None, None
+    marks = [time.perf_counter()] * 4  # start, read, decoded, transformed
+    try:
+        blob = read_file(path)
+        digest = hashlib.sha256(blob).digest()
+        marks[1:] = [time.perf_counter()] * 3
+        image = decode(blob)
+        marks[2:] = [time.perf_counter()] * 2
+        pixels = to_pixels(image, geometry, digest)
+        marks[3] = time.perf_counter()
+    except ImageFailure as error:
+        # a new one: the one that was raised holds on to the image through its frames
+        failure = ImageFailure(error.kind, error.reason)
+    start, read, decoded, transformed = marks
+    return Loaded(index, pixels, digest, failure, read - start, decoded - read, transformed - decoded)

@@ -1,0 +1,35 @@
+"""scikit-learn's handwritten digits as PNG files.
+
+Knows that one set: 1,797 real 8x8 grey digits of ten writers' classes 0 to 9 (UCI optical recognition of handwritten
+digits, test part), which comes with scikit-learn and needs no download.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.images.listing import Listing
+from pipeline.images.sources.folder import list_folder
+from pipeline.images.sources.written_once import written_once
+
+_WHITE = 16  # the set's grey levels run from 0 to 16
+
+
+def list_digits(*, cache_root: Path) -> Listing:
+    """The digits as ``CLASS/INDEX.png`` under ``cache_root/data/digits``, written on the first call."""
+    folder = written_once(cache_root / "data" / "digits", _write)
+    return list_folder("digits", bytes(folder), name="digits")
+
+
+def _write(folder: Path) -> None:
+    from sklearn.datasets import load_digits  # here: it takes a second to import, and other sources do not need it
+
+    digits = load_digits()
+    pixels = np.rint(digits.images * (255 / _WHITE)).astype(np.uint8)
+    for label in np.unique(digits.target):
+        (folder / str(label)).mkdir()
+    for index, (image, label) in enumerate(zip(pixels, digits.target, strict=True)):
+        Image.fromarray(image).save(folder / str(label) / f"{index:04d}.png")

@@ -1,0 +1,102 @@
+"""A CSV manifest as a source: ``path,label[,split]``, paths relative to the manifest.
+
+Knows the table and whether the files exist. Opens no image.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import stat
+from collections.abc import Iterator
+
+from pipeline.base.errors import DataError
+from pipeline.base.items import NONE, SPLITS
+from pipeline.images.listing import SPLIT_WORDS, Item, Listing, assemble, shown_source
+
+COLUMNS = ("path", "label", "split")
+
+
+def list_manifest(source: str, manifest: bytes, *, name: str) -> Listing:
+    """The images that the manifest's rows name; an empty label is unlabelled, an empty split is none.
+
+    Raises:
+        DataError: not a readable UTF-8 CSV, an unknown column or split, a missing or repeated file; with line number.
+    """
+    root = os.path.dirname(manifest) or b"."
+    named = shown_source(source)
+    items: dict[bytes, tuple[int, Item]] = {}
+    for line, row in _rows(named, manifest):
+        item = _item(f"{named} line {line}", root, row)
+        if item.id in items:
+            raise DataError(
+                f"{named} line {line}: {row['path']!r} is already on line {items[item.id][0]}: list it once"
+            )
+        items[item.id] = (line, item)
+    _check_splits(named, items)
+    return assemble((item for _, item in items.values()), source=source, name=name, root=root, skipped={})
+
+
+def _rows(source: str, manifest: bytes) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number of the record's end, column -> cell) for each record that is not empty."""
+    try:
+        # surrogateescape: a path need not be UTF-8, and its bytes must come back exactly
+        with open(manifest, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = _header(source, next(reader, []))
+            for cells in reader:
+                if not cells:
+                    continue
+                if len(cells) != len(header):
+                    raise DataError(
+                        f"{source} line {reader.line_num}: {len(cells)} cells under {len(header)} columns "
+                        f"({','.join(header)}): put a path or label that holds a comma in double quotes"
+                    )
+                yield reader.line_num, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{source} line {reader.line_num}: not a well-formed CSV ({error})") from error
+    except OSError as error:
+        raise DataError(f"{source} cannot be read: {error.strerror}") from error
+
+
+def _header(source: str, cells: list[str]) -> list[str]:
+    header = [cell.strip().lower() for cell in cells]
+    unknown = [cell for cell in header if cell not in COLUMNS]
+    if unknown or "path" not in header:
+        wrong = f"unknown column {unknown[0]!r}" if unknown else "no column 'path'"
+        raise DataError(f"{source} line 1: {wrong}: the first line must be path,label or path,label,split")
+    if len(set(header)) != len(header):
+        raise DataError(f"{source} line 1: a column is there twice ({','.join(header)}): keep one")
+    return header
+
+
+def _item(where: str, root: bytes, row: dict[str, str]) -> Item:
+    if not row["path"]:
+        raise DataError(f"{where}: the path is empty")
+    word = row.get("split", "").strip().lower()
+    if word not in SPLIT_WORDS and word not in ("", SPLITS[NONE]):
+        raise DataError(f"{where}: unknown split {row['split']!r}: use train, val, test or leave it empty")
+    # One spelling for one file, so that a/b.png and ./a//b.png count as the same.
+    path = os.path.normpath(row["path"].encode("utf-8", "surrogateescape"))
+    try:
+        status = os.stat(os.path.join(root, path))
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DataError(
+            f"{where}: file {row['path']!r} not found ({reason}): paths are relative to the manifest"
+        ) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{where}: {row['path']!r} is not a file: give one image a line")
+    label = row.get("label", "").strip().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return Item(path, label or None, SPLIT_WORDS.get(word, NONE), status.st_size, status.st_mtime_ns)
+
+
+def _check_splits(source: str, items: dict[bytes, tuple[int, Item]]) -> None:
+    """All labelled rows name a split, or none does: a half-filled column has no clear meaning."""
+    labelled = [(line, item.split) for line, item in items.values() if item.label is not None]
+    bare = [line for line, split in labelled if split == NONE]
+    if bare and len(bare) < len(labelled):
+        raise DataError(
+            f"{source} line {bare[0]}: no split on this row ({len(bare):,} of {len(labelled):,} labelled rows): "
+            "fill the split column for all labelled rows or for none"
+        )

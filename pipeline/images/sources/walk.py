@@ -1,0 +1,102 @@
+"""Which files under a folder are images, judged by name and file status alone.
+
+Knows names, links and folders. Opens no file: one ``os.scandir`` a folder and one ``stat`` an image, so that 50,000
+files take well under a second. Paths are bytes throughout, so that any name the file system holds comes through whole.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pipeline.base.errors import DataError
+from pipeline.images.listing import shown
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+_IMAGE_ENDINGS = tuple(e.encode() for e in IMAGE_EXTENSIONS)
+
+# Left behind by systems, downloads, editors and thumbnailers; compared in lower case.
+_JUNK_NAMES = frozenset(
+    b"thumbs.db ehthumbs.db ehthumbs_vista.db desktop.ini icon\r __macosx @eadir #recycle $recycle.bin __pycache__ "
+    b"lost+found".split(b" ")
+) | {b"system volume information"}
+_JUNK_ENDINGS = (b".tmp", b".temp", b".part", b".partial", b".crdownload", b".bak", b".swp", b"~")
+
+
+class Found(NamedTuple):
+    """One image file: path relative to the walk's root, size in bytes, time of last change in nanoseconds."""
+
+    path: bytes
+    size: int
+    mtime_ns: int
+
+
+@dataclass
+class Walk:
+    """All that lies under a folder: images, the folders that were entered, and what was left out, by reason."""
+
+    files: list[Found] = field(default_factory=list)
+    folders: list[bytes] = field(default_factory=list)
+    skipped: dict[str, list[bytes]] = field(default_factory=dict)
+
+    def skip(self, reason: str, path: bytes) -> None:
+        """Note that ``path`` was left out."""
+        self.skipped.setdefault(reason, []).append(path)
+
+
+def walk(root: bytes) -> Walk:
+    """Everything under ``root`` at any depth; links are followed, a link back to a folder above is not.
+
+    Raises:
+        DataError: a folder that cannot be opened.
+    """
+    result = Walk()
+    # (path to open, path relative to root with a trailing slash, identities of the folders above)
+    todo: list[tuple[bytes, bytes, frozenset[tuple[int, int]]]] = [(root, b"", frozenset())]
+    while todo:
+        folder, relative, above = todo.pop()
+        try:
+            status = os.stat(folder)
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:
+                result.skip("link back to a folder above", relative)
+                continue
+            with os.scandir(folder) as entries:
+                inner = above | {identity}
+                todo += [(e.path, relative + e.name + b"/", inner) for e in entries if _is_folder(e, relative, result)]
+        except OSError as error:
+            raise DataError(
+                f"folder {shown(folder)} cannot be opened ({error.strerror}): make it readable or move it away"
+            ) from error
+        if relative:
+            result.folders.append(relative[:-1])
+    return result
+
+
+def _is_folder(entry: os.DirEntry[bytes], relative: bytes, result: Walk) -> bool:
+    """True for a folder to enter; a file is recorded in ``result`` as an image or as skipped."""
+    name, path = entry.name, relative + entry.name
+    lower = name.lower()
+    if name.startswith(b"."):
+        result.skip("hidden", path)
+        return False
+    if lower in _JUNK_NAMES or lower.endswith(_JUNK_ENDINGS):
+        result.skip("junk", path)
+        return False
+    try:
+        if entry.is_dir():
+            return True
+        if not lower.endswith(_IMAGE_ENDINGS):
+            result.skip("not an image", path)
+            return False
+        status = entry.stat()
+    except OSError:  # a link to nothing or to itself, or a file that has just gone
+        result.skip("broken link", path)
+        return False
+    if stat.S_ISREG(status.st_mode):
+        result.files.append(Found(path, status.st_size, status.st_mtime_ns))
+    else:
+        result.skip("not a regular file", path)
+    return False

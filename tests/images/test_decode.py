@@ -1,0 +1,165 @@
+"""Bad bytes become failures with a reason; good bytes are never harmed by what surrounds them."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from pipeline.base.errors import ConfigError, PipelineError
+from pipeline.images import DECODE_POLICY, FAILURE_KINDS, MAX_PIXELS, ImageFailure, decode, read_file
+
+FORMATS = ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]
+
+
+def failure(blob: bytes) -> ImageFailure:
+    with pytest.raises(ImageFailure) as caught:
+        decode(blob)
+    assert caught.value.kind in FAILURE_KINDS
+    assert "\n" not in caught.value.reason
+    return caught.value
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that declares a size and holds next to no pixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+
+
+def test_a_failure_is_no_pipeline_error_because_the_job_goes_on():
+    assert not issubclass(ImageFailure, PipelineError)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_file_cut_short_is_truncated(noise, encode, kind, share):
+    """I1."""
+    blob = encode(Image.fromarray(noise(64, 64)), kind)
+    assert failure(blob[: int(len(blob) * share)]).kind == "truncated"
+
+
+def test_a_progressive_jpeg_cut_short_is_truncated(noise, encode):
+    """I1: it would decode to a blurred image, which must not pass for the whole one."""
+    blob = encode(Image.fromarray(noise(64, 64)), "JPEG", progressive=True)
+    assert failure(blob[: len(blob) // 2]).kind == "truncated"
+
+
+@pytest.mark.parametrize(
+    ("blob", "words"),
+    [
+        (b"", "empty"),
+        (b"this is a note, not an image\n" * 9, "text"),
+        (b"<html><body>404</body></html>", "text"),
+        (bytes(range(256)) * 4, "not an image of a readable format (JPEG, PNG, GIF, BMP, TIFF, WebP)"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "PNG"),
+        (b"RIFF\x10\0\0\0WAVEfmt ", "not an image"),
+    ],
+)
+def test_what_is_no_image_is_unreadable_and_the_reason_says_what_it_is(blob, words):
+    """I1."""
+    bad = failure(blob)
+    assert bad.kind in ("unreadable", "truncated")
+    assert words in bad.reason
+
+
+def test_empty_and_text_files_are_unreadable_and_not_truncated():
+    assert failure(b"").kind == failure(b"hello").kind == "unreadable"
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_damaged_files_fail_cleanly_or_decode(noise, encode, kind):
+    """I1: whatever a decoder raises on bad bytes comes out as an ImageFailure."""
+    good = encode(Image.fromarray(noise(24, 24)), kind)
+    rng = np.random.default_rng(0)
+    for _ in range(120):
+        blob = bytearray(good)
+        for at in rng.integers(0, len(blob), 4):
+            blob[at] = rng.integers(0, 256)
+        try:
+            image = decode(bytes(blob[: rng.integers(1, len(blob) + 1)]))
+        except ImageFailure as bad:
+            assert bad.kind in FAILURE_KINDS
+        else:
+            assert image.mode == "RGB"
+
+
+def test_the_pixel_limit_is_checked_before_pixels_are_decoded():
+    """I4: at the limit the (tiny) data are read and found short; above it they are not touched."""
+    width, height = MAX_PIXELS // 5, 5
+    assert failure(png_header(width, height)).kind == "truncated"
+    above = failure(png_header(width + 1, height))
+    assert above.kind == "too_large"
+    assert f"{MAX_PIXELS:,}" in above.reason
+
+
+@pytest.mark.parametrize("size", [(10_000, 9_000), (20_000, 20_000)])
+def test_large_images_are_too_large_without_a_warning_of_pillow(size):
+    """I4: Pillow warns above its limit and raises above twice that; warnings are errors in these tests."""
+    assert failure(png_header(*size)).kind == "too_large"
+    gif = b"GIF89a" + struct.pack("<HH", 60_000, 60_000) + bytes(20)
+    assert failure(gif).kind == "too_large"
+
+
+def test_pillows_own_limit_is_left_alone(noise, encode):
+    before = Image.MAX_IMAGE_PIXELS
+    decode(encode(Image.fromarray(noise(8, 8)), "PNG"))
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_a_library_that_lets_truncated_images_pass_is_an_error_and_not_a_silent_grey(noise, encode, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(ConfigError, match="LOAD_TRUNCATED_IMAGES"):
+        decode(encode(Image.fromarray(noise(8, 8)), "PNG"))
+
+
+def tiff_with_odd_metadata() -> bytes:
+    """A good TIFF with a tag whose data lie past the end of the file, of which Pillow warns."""
+    tags = [
+        (256, 4, 1, 2), (257, 4, 1, 1), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (270, 2, 9999, 7000),
+        (273, 4, 1, 8), (277, 3, 1, 1), (278, 4, 1, 1), (279, 4, 1, 2),
+    ]  # fmt: skip
+    ifd = struct.pack("<H", len(tags)) + b"".join(
+        struct.pack("<HHI", t, k, n) + (struct.pack("<HH", v, 0) if k == 3 else struct.pack("<I", v))
+        for t, k, n, v in tags
+    )
+    return b"II*\0" + struct.pack("<I", 10) + b"\x0a\xfa" + ifd + bytes(4)
+
+
+def test_odd_metadata_that_pillow_warns_of_does_not_harm_a_good_image():
+    blob = tiff_with_odd_metadata()
+    with pytest.warns(UserWarning), Image.open(io.BytesIO(blob)) as image:
+        image.load()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.asarray(decode(blob))[..., 0].tolist() == [[10, 250]]
+
+
+def test_an_images_extension_does_not_matter_only_its_bytes(noise, encode, tmp_path):
+    array = noise(8, 8)
+    (tmp_path / "really_png.jpg").write_bytes(encode(Image.fromarray(array), "PNG"))
+    assert np.array_equal(np.asarray(decode(read_file(bytes(tmp_path / "really_png.jpg")))), array)
+
+
+def test_reading_says_vanished_or_why_it_cannot(tmp_path):
+    with pytest.raises(ImageFailure) as gone:
+        read_file(bytes(tmp_path / "gone.png"))
+    assert gone.value.kind == "vanished"
+    with pytest.raises(ImageFailure, match="cannot be read") as folder:
+        read_file(bytes(tmp_path))
+    assert folder.value.kind == "unreadable"
+
+
+def test_the_policy_is_plain_json_for_the_caches_key():
+    """S1."""
+    assert json.loads(json.dumps(DECODE_POLICY)) == DECODE_POLICY
+    assert DECODE_POLICY["max_pixels"] == MAX_PIXELS
