@@ -13,10 +13,10 @@ from pipeline import runs
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.machine import resolve_device
 from pipeline.base.watch import Watch
-from pipeline.cached import cache_record
 from pipeline.classifier import image_root, labelled, require_images
 from pipeline.evaluate import cache_of
 from pipeline.frozen import TrunkSpec
+from pipeline.runs import cache_record
 
 if TYPE_CHECKING:
     from torch import nn

@@ -17,8 +17,8 @@ from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP
 from pipeline.base.watch import Watch
-from pipeline.cached import find_cache
-from pipeline.rewrite import check_out
+from pipeline.store.find import find_cache
+from pipeline.store.rewrite import check_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -297,7 +297,7 @@ def _drop_leaks(found: Cache, settings: AuditSettings, watch: Watch) -> tuple[Ca
     import numpy as np
 
     from pipeline.base.items import SPLITS
-    from pipeline.rewrite import kept, locked, rewrite
+    from pipeline.store.rewrite import kept, locked, rewrite
 
     train, val, test = (SPLITS.index(name) for name in ("train", "val", "test"))
     with locked(found, settings.out) as (cache, target):

@@ -19,7 +19,9 @@ from pipeline.base.errors import HeadError
 from pipeline.base.items import SPLITS
 from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP
 from pipeline.base.watch import Watch
-from pipeline.cached import Rows, cache_record, find_cache, load_rows
+from pipeline.runs import cache_record
+from pipeline.store.find import find_cache
+from pipeline.store.rows import Rows, load_rows
 
 if TYPE_CHECKING:
     import numpy as np

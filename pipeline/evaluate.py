@@ -23,7 +23,8 @@ from pipeline.base.errors import CacheError, ConfigError, HeadError
 from pipeline.base.files import unwritable, write_json
 from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP, RUN_HELP
 from pipeline.base.watch import Watch
-from pipeline.cached import find_cache, load_rows
+from pipeline.store.find import find_cache
+from pipeline.store.rows import load_rows
 
 if TYPE_CHECKING:
     import numpy as np

@@ -19,6 +19,7 @@ from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.items import ITEM_STATES
 from pipeline.base.settings import ROOT_HELP
 from pipeline.base.watch import Watch
+from pipeline.store.find import view_path
 
 if TYPE_CHECKING:
     from pipeline.base.ranks import Ranks
@@ -141,11 +142,6 @@ def run_extract(settings: ExtractSettings, watch: Watch) -> ExtractResult:
         )
     finally:
         ranks.leave()
-
-
-def view_path(cache: Path, number: int) -> Path:
-    """Where view ``number`` of the train images of ``cache`` lies: ``NAME.view1.h5`` beside ``NAME.h5``."""
-    return cache.with_name(f"{cache.name.removesuffix('.h5')}.view{number}.h5")
 
 
 def _one_file(settings: ExtractSettings, watch: Watch, ranks: Ranks, view: View | None) -> ExtractResult:

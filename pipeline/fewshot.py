@@ -17,7 +17,8 @@ from pipeline import runs
 from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
 from pipeline.base.watch import Watch
-from pipeline.cached import Rows, cache_record, load_rows
+from pipeline.runs import cache_record
+from pipeline.store.rows import Rows, load_rows
 from pipeline.train import learning_rows, linear_logits
 
 if TYPE_CHECKING:

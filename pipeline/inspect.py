@@ -11,7 +11,7 @@ from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
 from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP
 from pipeline.base.watch import Watch
-from pipeline.cached import find_cache
+from pipeline.store.find import find_cache
 
 if TYPE_CHECKING:
     from pipeline.store import Cache

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.settings import record
 from pipeline.base.watch import Watch
-from pipeline.cached import Rows
 from pipeline.heads.config import MinibatchConfig
+from pipeline.store.rows import Rows
 from pipeline.train import Fitted, make_head, minibatch_head, observed, trace_row
 
 if TYPE_CHECKING:

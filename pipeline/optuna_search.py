@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.watch import Watch
-from pipeline.cached import Rows
 from pipeline.heads.config import MinibatchConfig
+from pipeline.store.rows import Rows
 
 if TYPE_CHECKING:
     from pipeline.heads.training import Epoch, FitResult

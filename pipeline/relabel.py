@@ -18,9 +18,9 @@ from pipeline.base import settings as st
 from pipeline.base.errors import CacheError
 from pipeline.base.settings import CACHE_HELP, ROOT_HELP
 from pipeline.base.watch import Watch
-from pipeline.cached import find_cache
 from pipeline.extract import ExtractSettings
-from pipeline.rewrite import check_out
+from pipeline.store.find import find_cache
+from pipeline.store.rewrite import check_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +92,7 @@ def run_relabel(settings: RelabelSettings, watch: Watch) -> RelabelResult:
     """Relabel with settings made; see :func:`relabel`."""
     from pipeline import images
     from pipeline.base.machine import worker_count
-    from pipeline.rewrite import locked, rewrite
+    from pipeline.store.rewrite import locked, rewrite
 
     found = find_cache(settings.cache, cache_root=settings.cache_root)
     listing = images.list_source(settings.source, cache_root=settings.cache_root, watch=watch)
@@ -199,7 +199,7 @@ def _contents(
     import numpy as np
 
     from pipeline import images
-    from pipeline.rewrite import kept
+    from pipeline.store.rewrite import kept
 
     plan = images.assign_splits(
         listing,

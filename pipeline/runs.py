@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 
@@ -33,6 +33,9 @@ from pipeline.base.errors import HeadError
 from pipeline.base.files import unwritable, write_json
 from pipeline.base.machine import hardware, versions
 from pipeline.base.settings import LATEST
+
+if TYPE_CHECKING:
+    from pipeline.store import Cache
 
 FORMAT = "pipeline-run"
 FORMAT_VERSION = 1
@@ -184,3 +187,18 @@ def load_run(folder: Path) -> Run:
     if config.get("format_version") != FORMAT_VERSION:
         raise HeadError(f"{folder} has run format {config.get('format_version')}: this program reads {FORMAT_VERSION}")
     return Run(folder, config, metrics)
+
+
+def cache_record(cache: Cache) -> dict[str, Any]:
+    """What a run records of the cache that it learned from."""
+    return {
+        "cache": {
+            "path": str(cache.path.resolve()),
+            "key": cache.key,
+            "content": cache.content,
+            "rows": cache.counts(),
+            "about": cache.about,
+        },
+        "provenance": cache.provenance,
+        "classes": list(cache.classes),
+    }

@@ -17,8 +17,9 @@ from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.settings import LATEST
 from pipeline.base.watch import Watch
-from pipeline.cached import Rows, find_cache
 from pipeline.heads.config import PENALTIES, MinibatchConfig
+from pipeline.store.find import find_cache
+from pipeline.store.rows import Rows
 from pipeline.train import EXACT, Fitted, HeadSettings, TrainResult, exact_head, learning_rows, linear_logits, save
 
 if TYPE_CHECKING:

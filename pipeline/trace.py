@@ -11,7 +11,7 @@ from pipeline.base import settings as st
 from pipeline.base.errors import CacheError, ConfigError, HeadError
 from pipeline.base.settings import ROOT_HELP
 from pipeline.base.watch import Watch
-from pipeline.cached import find_cache
+from pipeline.store.find import find_cache
 
 if TYPE_CHECKING:
     from pipeline.report.pipeline_trace import Step

@@ -17,9 +17,11 @@ from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP
 from pipeline.base.watch import TraceRow, Watch
-from pipeline.cached import Rows, cache_record, find_cache, load_rows, with_views
 from pipeline.heads.config import KINDS, SCHEDULES, SOLVERS, MinibatchConfig
 from pipeline.report.trace import observe
+from pipeline.runs import cache_record
+from pipeline.store.find import find_cache
+from pipeline.store.rows import Rows, load_rows, with_views
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,7 +20,7 @@ from pipeline.base.errors import CacheError
 from pipeline.base.machine import resolve_device
 from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP
 from pipeline.base.watch import Watch
-from pipeline.cached import find_cache
+from pipeline.store.find import find_cache
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,9 +13,9 @@ import pytest
 
 from pipeline import extract, open_cache, search
 from pipeline.base.errors import HeadError
-from pipeline.cached import Rows, load_rows
 from pipeline.fewshot import drawn
 from pipeline.heads.exact import fit_exact
+from pipeline.store.rows import Rows, load_rows
 
 FEW = (1e-4, 1e-2, 1.0)
 

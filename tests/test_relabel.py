@@ -207,8 +207,8 @@ def test_a_job_that_breaks_off_leaves_the_cache_whole_and_nothing_beside_it(
 
 def test_an_unfinished_file_is_removed_only_when_the_cache_has_its_rows(cache: Path, mine: Path) -> None:
     """What a killed rewriting leaves is worthless; what an interrupted extraction leaves is not."""
-    from pipeline.rewrite import kept
     from pipeline.store import Writer
+    from pipeline.store.rewrite import kept
 
     held = open_cache(cache)
     for known in (True, False):

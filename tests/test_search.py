@@ -14,12 +14,12 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 
 from pipeline import extract, open_cache, search, train
 from pipeline.base.errors import ConfigError, HeadError
-from pipeline.cached import load_rows
 from pipeline.heads.artifact import load_head
 from pipeline.heads.exact import fit_exact
-from pipeline.rewrite import kept
 from pipeline.search import fold_numbers
 from pipeline.store import Writer, create_partial
+from pipeline.store.rewrite import kept
+from pipeline.store.rows import load_rows
 
 Quick = dict[str, Any]
 FEW = (1e-4, 1e-2, 1.0)

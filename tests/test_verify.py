@@ -108,7 +108,7 @@ def test_rows_extracted_afresh_are_within_the_rounding_of_the_storage(
 def test_rows_of_other_numbers_are_found_though_their_checksums_hold(photos: Path, cache: Path, root: Path) -> None:
     """Rows rolled by one, with checksums to match: only a fresh extraction can tell."""
     from pipeline.base.watch import Watch
-    from pipeline.rewrite import kept, locked, rewrite
+    from pipeline.store.rewrite import kept, locked, rewrite
 
     with locked(open_cache(cache), root / "rolled.h5") as (held, target):
         rows = np.arange(60)

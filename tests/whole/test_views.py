@@ -11,8 +11,8 @@ from PIL import Image
 
 from pipeline import extract, open_cache, train
 from pipeline.base.errors import CacheError
-from pipeline.extract import view_path
 from pipeline.images import Geometry, View, to_pixels
+from pipeline.store.find import view_path
 
 Quick = dict[str, Any]
 

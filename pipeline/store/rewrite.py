@@ -10,17 +10,27 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.base.errors import CacheError, ConfigError
+from pipeline.base.interrupt import stop_requests
 from pipeline.base.items import ITEM_STATES
 from pipeline.base.watch import Watch
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from pipeline.store import Cache, Contents, Failure, Writer
+from pipeline.store.failures import (
+    Failure,
+    append_failures,
+    failures_path,
+    partial_failure_files,
+    partial_failures_path,
+    read_failures,
+    write_failures,
+)
+from pipeline.store.format import Contents, partial_path
+from pipeline.store.lock import writing_lock
+from pipeline.store.reader import Cache, open_cache, open_partial
+from pipeline.store.writer import Writer, create_partial, retire_partial
 
 
 def check_out(out: Path | None) -> None:
@@ -38,16 +48,14 @@ def locked(cache: Cache, out: Path | None) -> Iterator[tuple[Cache, Path]]:
     Raises:
         CacheError: another job is writing there, ``out`` is taken, or an unfinished file of other settings lies there.
     """
-    from pipeline import store
-
     target = Path(os.path.realpath(cache.path)) if out is None else out
     in_place = out is None or (target.exists() and os.path.samefile(target, cache.path))
-    with store.writing_lock(target):
+    with writing_lock(target):
         if not in_place and target.exists():
             raise CacheError(f"--out {target} exists already: remove it, or give another --out")
-        current = store.open_cache(target if in_place else cache.path)
-        partial = store.partial_path(target)
-        if partial.exists() and store.open_partial(partial).key != current.key:
+        current = open_cache(target if in_place else cache.path)
+        partial = partial_path(target)
+        if partial.exists() and open_partial(partial).key != current.key:
             raise CacheError(f"{partial} is unfinished and of other settings: finish it, remove it, or give --out")
         yield current, target
 
@@ -57,11 +65,9 @@ def kept(cache: Cache, rows: NDArray[np.int64], step: str) -> Contents:
 
     The file's own time and versions go into ``about["history"]``, since the new file has its own.
     """
-    from pipeline import store
-
     ids, (sizes, times) = cache.ids, cache.stats
     before = {"step": step, "created": cache.created, "versions": cache.versions, "rows": len(cache)}
-    return store.Contents(
+    return Contents(
         ids=[ids[row] for row in rows.tolist()],
         digests=cache.digests[rows],
         sizes=sizes[rows],
@@ -87,55 +93,49 @@ def rewrite(cache: Cache, rows: NDArray[np.int64], contents: Contents, target: P
         CacheError: a block of the cache is damaged, or the disk is full.
         Interrupted: after a signal; the cache is as it was.
     """
-    from pipeline import store
-
-    partial = store.partial_path(target)
+    partial = partial_path(target)
     with watch.track("verify", len(cache), unit="rows") as bar:
         cache.verify(rows, progress=bar.advance)
     reasons = dict(_failures(cache, rows, contents))
     _clear_the_way(cache, target)
     try:
-        store.create_partial(target, contents)
-        with store.Writer(target) as writer:
+        create_partial(target, contents)
+        with Writer(target) as writer:
             _copy(cache, rows, reasons, contents, writer, watch)
             # Reasons of the old and of the new items until the new file has its name: a kill in between loses none.
-            there = store.read_failures(store.failures_path(target))
-            store.write_failures(store.failures_path(target), {**there, **reasons}.values())
+            there = read_failures(failures_path(target))
+            write_failures(failures_path(target), {**there, **reasons}.values())
             writer.publish()
-        store.write_failures(store.failures_path(target), reasons.values())
+        write_failures(failures_path(target), reasons.values())
     finally:
-        for leftover in (partial, *store.partial_failure_files(target)):
+        for leftover in (partial, *partial_failure_files(target)):
             leftover.unlink(missing_ok=True)
-    return store.open_cache(target)
+    return open_cache(target)
 
 
 def _failures(cache: Cache, rows: NDArray[np.int64], contents: Contents) -> Iterator[tuple[bytes, Failure]]:
     """The words of each failed row under its new id."""
-    from pipeline import store
-
-    told = store.read_failures(store.failures_path(cache.path))
+    told = read_failures(failures_path(cache.path))
     names = {number: name for name, number in ITEM_STATES.items()}
     for place, row in enumerate(rows.tolist()):
         if cache.states[row] != ITEM_STATES["good"]:
             item, words = contents.ids[place], told.get(cache.ids[row])
             kind, reason = names[int(cache.states[row])], words.reason if words else "failed in an earlier run"
-            yield item, store.Failure(item, kind, reason, contents.digests[place].tobytes())
+            yield item, Failure(item, kind, reason, contents.digests[place].tobytes())
 
 
 def _clear_the_way(cache: Cache, target: Path) -> None:
     """Make room for the unfinished file: an older one is removed if the cache has all its rows, else set aside."""
-    from pipeline import store
-
-    partial = store.partial_path(target)
+    partial = partial_path(target)
     if not partial.exists():
         return
-    begun = store.open_partial(partial)
+    begun = open_partial(partial)
     done = [row for row in range(len(begun)) if begun.done[row // begun.block_rows]]
     have = {digest.tobytes() for digest in cache.digests}
     if all(digest.tobytes() in have for digest in begun.digests[done]):
         partial.unlink()
     else:
-        store.retire_partial(target)  # the next `pipeline extract` copies its rows
+        retire_partial(target)  # the next `pipeline extract` copies its rows
 
 
 def _copy(
@@ -146,14 +146,11 @@ def _copy(
     writer: Writer,
     watch: Watch,
 ) -> None:
-    from pipeline import store
-    from pipeline.base.interrupt import stop_requests
-
-    told = store.partial_failures_path(writer.cache)
+    told = partial_failures_path(writer.cache)
     with stop_requests() as stop, watch.track("copy", len(rows), unit="rows") as bar:
         for block in range(len(writer.done)):
             start, end = writer.span(block)
-            store.append_failures(told, (reasons[i] for i in contents.ids[start:end] if i in reasons))
+            append_failures(told, (reasons[i] for i in contents.ids[start:end] if i in reasons))
             picked = rows[start:end]
             writer.write_block(block, cache.features[picked], contents.digests[start:end], cache.states[picked])
             bar.advance(end - start)
