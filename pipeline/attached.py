@@ -99,7 +99,7 @@ def attach(settings: FinetuneSettings, watch: Watch) -> Attached:
         ConfigError: bfloat16 without a GPU.
     """
     from pipeline.heads.artifact import load_head, require_key
-    from pipeline.trunk.model import reattach
+    from pipeline.trunk.surgery import reattach
     from pipeline.trunk.weights import load_model
 
     run = runs.find_run(settings.run, cache_root=settings.cache_root)

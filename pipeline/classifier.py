@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from pipeline.images import Geometry, ImageFailure
     from pipeline.store import Cache
-    from pipeline.trunk.known import WeightsInfo
+    from pipeline.trunk.identity import WeightsInfo
 
 MODEL_FILE = "model.safetensors"
 PREDICT_BATCH = 16  # images
@@ -88,7 +88,7 @@ def load_network(run: runs.Run, info: WeightsInfo) -> nn.Module:
     import safetensors
     import safetensors.torch
 
-    from pipeline.trunk.model import build, freeze
+    from pipeline.trunk.surgery import build, freeze
 
     path = run.folder / MODEL_FILE
     try:

@@ -111,7 +111,7 @@ class _Demo:
 
 def _weights(settings: DemoSettings, watch: Watch) -> str:
     """The weights asked for, or the fallback with plain words about what that means."""
-    from pipeline.frozen import find_weights
+    from pipeline.trunk.lookup import find_weights
 
     try:
         find_weights(settings.weights, trunk="resnet50", cache_root=settings.cache_root, watch=watch)

@@ -121,7 +121,7 @@ def whole_network(run: runs.Run, format: str, *, cache_root: Path, watch: Watch)
     from pipeline.classifier import load_network
     from pipeline.frozen import TrunkSpec
     from pipeline.heads.artifact import load_head
-    from pipeline.trunk.model import freeze, reattach, trunk_at
+    from pipeline.trunk.surgery import freeze, reattach, trunk_at
     from pipeline.trunk.weights import load_model
 
     weights = run.config["cache"]["about"]["weights"]
@@ -209,7 +209,7 @@ def _name_of(model: nn.Module) -> str:
     import torch
     import torchvision
 
-    from pipeline.trunk.known import TRUNKS
+    from pipeline.trunk.identity import TRUNKS
 
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items() if not name.startswith("fc.")}
     for name in TRUNKS:

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import WeightsError
 from pipeline.base.watch import Watch
+from pipeline.trunk.lookup import find_weights
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.images import Geometry, View
-    from pipeline.trunk.engine import Engine
-    from pipeline.trunk.known import WeightsInfo
+    from pipeline.trunk.engines.base import Engine
+    from pipeline.trunk.identity import WeightsInfo
 
 DEFAULT_BATCH = {"cpu": 16, "cuda": 128}
 
@@ -42,7 +43,7 @@ class TrunkSpec:
     def provenance(self) -> dict[str, Any]:
         """Everything that decides a row's numbers, as JSON values: the cache's key is the hash of this (S1)."""
         from pipeline.images import DECODE_POLICY
-        from pipeline.trunk import known
+        from pipeline.trunk import identity
 
         info = self.info
         view = {"view": self.view.provenance()} if self.view else {}
@@ -61,7 +62,7 @@ class TrunkSpec:
             "decode": dict(DECODE_POLICY),
             "dtype": self.dtype,
             "precision": self.precision,
-            "engine": {"name": self.engine, "version": known.engine_version(self.engine), "device": self.device},
+            "engine": {"name": self.engine, "version": identity.engine_version(self.engine), "device": self.device},
         }
 
     def geometry(self) -> Geometry:
@@ -80,7 +81,7 @@ class TrunkSpec:
             WeightsError: the weights are not to be had, or are not the same bytes any more.
         """
         from pipeline.images import View
-        from pipeline.trunk import known
+        from pipeline.trunk import identity
 
         name = provenance["trunk"]["name"]
         info = find_weights(weights, trunk=name, cache_root=cache_root, watch=watch)
@@ -91,7 +92,7 @@ class TrunkSpec:
             )
         transform, engine = provenance["transform"], provenance["engine"]
         if transform["crop"] != info.crop:
-            info = known.with_image_size(info, transform["crop"])
+            info = identity.with_image_size(info, transform["crop"])
         seen = provenance.get("view")
         return cls(
             view=View(seen["number"], seen["seed"]) if seen else None,
@@ -104,22 +105,6 @@ class TrunkSpec:
         )
 
 
-def find_weights(spec: str, *, trunk: str, cache_root: Path, watch: Watch) -> WeightsInfo:
-    """The weights' identity, from memory when the file is unchanged (then torch is not imported)."""
-    from pipeline.trunk import known
-
-    info = known.recall(spec, trunk, cache_root)
-    if info is None:
-        from pipeline.trunk.weights import resolve_weights
-
-        info = resolve_weights(spec, trunk=trunk, cache_root=cache_root)
-        if not info.pretrained:
-            watch.warn(
-                f"{info.name} are random numbers, not pretrained weights: good for trying things, not for results"
-            )
-    return info
-
-
 class FrozenTrunk:
     """A beheaded, frozen network behind an engine.
 
@@ -128,7 +113,7 @@ class FrozenTrunk:
     """
 
     def __init__(self, spec: TrunkSpec, *, batch: int | None, work_dir: Path) -> None:
-        from pipeline.trunk.model import behead, fingerprint, freeze, trunk_at
+        from pipeline.trunk.surgery import behead, fingerprint, freeze, trunk_at
         from pipeline.trunk.weights import load_model
 
         self.spec, self._work_dir = spec, work_dir
@@ -141,7 +126,7 @@ class FrozenTrunk:
 
     def open(self, batch: int) -> Engine:
         """An engine of this trunk with another batch size; it becomes the one in use."""
-        from pipeline.trunk.engine import open_engine
+        from pipeline.trunk.engines.open import open_engine
 
         s = self.spec
         self.engine = open_engine(
@@ -161,14 +146,14 @@ class FrozenTrunk:
 
         ``found`` is what the engine gave for them, where that is known already.
         """
-        from pipeline.trunk.engine import check_engine
+        from pipeline.trunk.engines.check import check_engine
 
         self.max_difference = check_engine(self.engine, self.model, self.spec.info, pixels, self.spec.layer, found)
         return self.max_difference
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features (n, D) float32 of (n, 3, S, S) uint8 pixels, any n; halves the batch when memory runs out (E4)."""
-        from pipeline.trunk.engine import is_out_of_memory
+        from pipeline.trunk.engines.base import is_out_of_memory
 
         parts, at = [np.zeros((0, self.dim), np.float32)], 0
         while at < len(pixels):
@@ -193,7 +178,7 @@ class FrozenTrunk:
 
     def assert_untouched(self) -> None:
         """Raise when a parameter or buffer of the trunk is not bit for bit what it was when it was loaded (F1)."""
-        from pipeline.trunk.model import fingerprint
+        from pipeline.trunk.surgery import fingerprint
 
         if fingerprint(self.trunk) != self._fingerprint:
             raise WeightsError("the frozen trunk changed while it ran: its features cannot be trusted; report this")

@@ -21,12 +21,13 @@ from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.items import ITEM_STATES, SPLITS
 from pipeline.base.machine import resolve_device, worker_count
 from pipeline.base.watch import Watch
-from pipeline.frozen import TrunkSpec, find_weights
-from pipeline.trunk import known
+from pipeline.frozen import TrunkSpec
+from pipeline.trunk import identity
+from pipeline.trunk.lookup import find_weights
 
 if TYPE_CHECKING:
     from pipeline.extract import ExtractSettings
-    from pipeline.trunk.known import WeightsInfo
+    from pipeline.trunk.identity import WeightsInfo
 
 BLOCK_ROWS = {"cpu": 128, "cuda": 1024}  # a few seconds of work each: what a kill can lose at most
 
@@ -73,11 +74,14 @@ class Plan:
         s = self.settings
         info = find_weights(s.weights, trunk=s.trunk, cache_root=s.cache_root, watch=self.watch)
         if s.image_size is not None:
-            info = known.with_image_size(info, s.image_size)
+            info = identity.with_image_size(info, s.image_size)
         n = len(self.listing.ids)
-        preferred = known.choose_engine(s.engine, device=self.device, n_images=n, image_size=info.crop)
+        preferred = identity.choose_engine(s.engine, device=self.device, n_images=n, image_size=info.crop)
         # With --engine auto, a file that another installed engine has already begun or made is gone on with.
-        names = [preferred, *(e for e in known.available_engines(self.device) if s.engine == "auto" and e != preferred)]
+        names = [
+            preferred,
+            *(e for e in identity.available_engines(self.device) if s.engine == "auto" and e != preferred),
+        ]
         specs = [TrunkSpec(info, s.layer, s.dtype, name, s.precision, self.device, self.view) for name in names]
         keyed = [(spec, store.key_of(spec.provenance())) for spec in specs]
         found = [(spec, s.out or self._default_path(info, key), key) for spec, key in keyed]
@@ -140,7 +144,7 @@ class Plan:
             labels=listing.labels[order],
             splits=plan.splits[order],
             classes=listing.classes,
-            dim=known.feature_dim(s.trunk, s.layer),
+            dim=identity.feature_dim(s.trunk, s.layer),
             dtype=s.dtype,
             block_rows=s.block_rows or BLOCK_ROWS[self.device],
             provenance=self.provenance,

@@ -221,7 +221,7 @@ def front_of(network: nn.Module) -> nn.Module:
 
     from torch import nn
 
-    from pipeline.trunk.model import STAGES
+    from pipeline.trunk.surgery import STAGES
 
     names = STAGES[: STAGES.index(LAYER) + 1]
     front = nn.Sequential(OrderedDict((n, network.get_submodule(n)) for n in names))
@@ -241,7 +241,7 @@ def maps_shape(network: nn.Module, image_size: int) -> tuple[int, int, int]:
 
 def maps_provenance(spec: TrunkSpec, shape: tuple[int, int, int]) -> Mapping[str, Any]:
     """What decides the maps' numbers: the feature cache's fields, with the layer, no pooling, and the plain network."""
-    from pipeline.trunk import known
+    from pipeline.trunk import identity
 
     told = spec.provenance()
     return {
@@ -249,5 +249,5 @@ def maps_provenance(spec: TrunkSpec, shape: tuple[int, int, int]) -> Mapping[str
         "trunk": {**told["trunk"], "layer": LAYER, "pooling": "none", "shape": list(shape)},
         "dtype": DTYPE.name,
         "precision": "float32",
-        "engine": {"name": "torchvision", "version": known.engine_version("torch"), "device": spec.device},
+        "engine": {"name": "torchvision", "version": identity.engine_version("torch"), "device": spec.device},
     }

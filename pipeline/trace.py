@@ -92,7 +92,7 @@ def _steps(trunk: str, size: int, classes: int) -> list[Step]:
     import numpy as np
 
     from pipeline.report.pipeline_trace import Layer, Step
-    from pipeline.trunk.model import behead, build, describe, reattach
+    from pipeline.trunk.surgery import behead, build, describe, reattach
 
     model = build(trunk, num_classes=1000)
     loaded = [Layer(s.name, s.shape_out, s.params, "") for s in describe(model, size)]

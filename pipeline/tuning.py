@@ -272,7 +272,7 @@ class Tuning:
             losses, right = self._losses(rows, x)
             (losses.sum() * weight).backward()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
-            from pipeline.trunk.engine import is_out_of_memory
+            from pipeline.trunk.engines.base import is_out_of_memory
 
             if not is_out_of_memory(error):
                 raise

@@ -334,20 +334,20 @@ def _spec_here(cache: Cache, settings: VerifySettings, watch: Watch) -> tuple[Tr
     """The cache's trunk on this machine, and how far a fresh row may be from a stored one.
 
     Storing rounds by half a unit in the last place (2^-11 of the value in float16, 2^-24 in float32), and the engine
-    then and the engine now may each be off by their tolerance (``pipeline.trunk.engine``).
+    then and the engine now may each be off by their tolerance (``pipeline.trunk.engines.open``).
     """
     import numpy as np
 
     from pipeline.frozen import TrunkSpec
     from pipeline.store import difference
-    from pipeline.trunk import known
-    from pipeline.trunk.engine import TOLERANCE
+    from pipeline.trunk import identity
+    from pipeline.trunk.engines.base import TOLERANCE
 
     made = TrunkSpec.of(cache.provenance, weights=cache.about["weights"], cache_root=settings.cache_root, watch=watch)
     spec = made
     if made.device == "cuda" and resolve_device("auto") == "cpu":
         spec = dataclasses.replace(spec, device="cpu", precision="float32", engine="torch")
-    if spec.engine not in known.available_engines(spec.device):
+    if spec.engine not in identity.available_engines(spec.device):
         spec = dataclasses.replace(spec, engine="torch")
     for name, then, now in difference(cache.provenance, spec.provenance()):
         watch.say(f"{name} was {then} when the cache was made and is {now} here")

@@ -18,6 +18,7 @@ from PIL import Image
 
 from pipeline import extract, open_cache, train
 from pipeline.base.errors import CacheError, ConfigError, DataError, Interrupted, WeightsError
+from pipeline.trunk.engines.torch import TorchEngine
 
 Quick = dict[str, Any]
 
@@ -183,23 +184,22 @@ def test_an_interrupted_job_resumes_to_the_same_bits(
     photos: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """E1: the signal is answered after the block in work; resumed = uninterrupted."""
-    from pipeline.trunk import engine
 
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
     quick = {**quick, "block_rows": 16}
     whole = extract(photos, cache_root=tmp_path, out=tmp_path / "whole.h5", **quick)
     shutil.move(whole.cache, tmp_path / "kept")  # so that no row can be copied from it
     calls = 0
-    forward = engine.TorchEngine.__call__
+    forward = TorchEngine.__call__
 
-    def interrupt_second_block(self: engine.TorchEngine, pixels: np.ndarray) -> np.ndarray:
+    def interrupt_second_block(self: TorchEngine, pixels: np.ndarray) -> np.ndarray:
         nonlocal calls
         calls += 1
         if calls == 4:  # the first is the check against eager torchvision; this one is in the second block
             os.kill(os.getpid(), signal.SIGTERM)
         return forward(self, pixels)
 
-    monkeypatch.setattr(engine.TorchEngine, "__call__", interrupt_second_block)
+    monkeypatch.setattr(TorchEngine, "__call__", interrupt_second_block)
     with pytest.raises(Interrupted, match="the same command goes on") as stop:
         extract(photos, cache_root=tmp_path, out=tmp_path / "whole.h5", **quick)
     assert stop.value.signal == signal.SIGTERM

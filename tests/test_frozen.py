@@ -11,16 +11,17 @@ import torch
 
 from pipeline.base.errors import PipelineError, WeightsError
 from pipeline.base.watch import Watch
-from pipeline.frozen import FrozenTrunk, TrunkSpec, find_weights
-from pipeline.trunk import known
-from pipeline.trunk.engine import TorchEngine
+from pipeline.frozen import FrozenTrunk, TrunkSpec
+from pipeline.trunk import identity
+from pipeline.trunk.engines.torch import TorchEngine
+from pipeline.trunk.lookup import find_weights
 
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory) -> TrunkSpec:
     root = tmp_path_factory.mktemp("root")
     info = find_weights("random:0", trunk="resnet18", cache_root=root, watch=Watch())
-    return TrunkSpec(known.with_image_size(info, 32), "avgpool", "float32", "torch", "float32", "cpu")
+    return TrunkSpec(identity.with_image_size(info, 32), "avgpool", "float32", "torch", "float32", "cpu")
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.base.errors import CacheError
 from pipeline.store import Writer, open_cache, partial_path
+from pipeline.trunk.engines.torch import TorchEngine
 
 BLOCK_ROWS, BATCH, ROWS = 8, 4, 60
 
@@ -23,18 +24,17 @@ def job(source: str, root: str, log: str, queue: Any) -> None:
     import os
 
     from pipeline import extract
-    from pipeline.trunk import engine
 
     os.environ["SOURCE_DATE_EPOCH"] = "0"
-    forward = engine.TorchEngine.__call__
+    forward = TorchEngine.__call__
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def logged(self: engine.TorchEngine, pixels: Any) -> Any:
+    def logged(self: TorchEngine, pixels: Any) -> Any:
         out = forward(self, pixels)
         os.write(descriptor, bytes([len(pixels)]))
         return out
 
-    engine.TorchEngine.__call__ = logged  # type: ignore[method-assign]
+    TorchEngine.__call__ = logged  # type: ignore[method-assign]
     made = extract(
         source,
         cache_root=root,
@@ -61,7 +61,7 @@ def server() -> ForkServerContext:
     """Children that start with torch already imported: a kill then falls into the job and not into an import."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["torch", "torchvision", "pipeline.blocks", "pipeline.planning", "pipeline.trunk.engine"]
+        ["torch", "torchvision", "pipeline.blocks", "pipeline.planning", "pipeline.trunk.engines.open"]
     )
     return context
 

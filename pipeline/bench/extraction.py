@@ -65,8 +65,8 @@ def bench_extract(
     """
     from pipeline.base.machine import resolve_device
     from pipeline.frozen import DEFAULT_BATCH
-    from pipeline.trunk.engine import open_engine
-    from pipeline.trunk.known import available_engines
+    from pipeline.trunk.engines.open import open_engine
+    from pipeline.trunk.identity import available_engines
 
     device = resolve_device("auto")
     engine, batch = engine or available_engines(device)[0], batch or DEFAULT_BATCH[device]

@@ -115,8 +115,8 @@ def bench_epoch(
     from pipeline.frozen import DEFAULT_BATCH
     from pipeline.heads.config import MinibatchConfig
     from pipeline.heads.minibatch import fit_minibatch
-    from pipeline.trunk.engine import open_engine
-    from pipeline.trunk.known import available_engines
+    from pipeline.trunk.engines.open import open_engine
+    from pipeline.trunk.identity import available_engines
 
     X, y = power_law(rows, dim, 10, seed=0)
     config = MinibatchConfig(epochs=epochs, batch_size=BATCH)

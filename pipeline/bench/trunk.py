@@ -15,8 +15,8 @@ from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.trunk.engine import Engine
-    from pipeline.trunk.known import WeightsInfo
+    from pipeline.trunk.engines.base import Engine
+    from pipeline.trunk.identity import WeightsInfo
 
 WEIGHTS = "random:0"  # the numbers in the weights do not change the speed
 EAGER = "plain eager"
@@ -67,8 +67,8 @@ def bench_trunk(
 
 def random_trunk(trunk: str, image_size: int, folder: Path) -> tuple[WeightsInfo, nn.Module]:
     """A torchvision ResNet with random weights, in eval mode, and the transform of images of ``image_size`` px."""
-    from pipeline.frozen import find_weights
-    from pipeline.trunk.known import with_image_size
+    from pipeline.trunk.identity import with_image_size
+    from pipeline.trunk.lookup import find_weights
     from pipeline.trunk.weights import load_model
 
     info = find_weights(WEIGHTS, trunk=trunk, cache_root=folder, watch=Watch())
@@ -90,8 +90,9 @@ def gflop_per_image(model: nn.Module, image_size: int) -> float:
 
 def _engines(model: nn.Module, info: WeightsInfo, device: str, batch: int, folder: Path) -> dict[str, Engine]:
     """Every engine that is installed for the device, in every precision it has there, warmed up and checked."""
-    from pipeline.trunk.engine import check_engine, open_engine
-    from pipeline.trunk.known import available_engines
+    from pipeline.trunk.engines.check import check_engine
+    from pipeline.trunk.engines.open import open_engine
+    from pipeline.trunk.identity import available_engines
 
     pixels = np.random.default_rng(1).integers(0, 256, (batch, 3, info.crop, info.crop), dtype=np.uint8)
     found = {}
@@ -109,7 +110,7 @@ def _eager(info: WeightsInfo, pixels: NDArray[np.uint8], device: str, n: int) ->
     """torchvision's own network as it comes, without its classifier, on float images."""
     import torch
 
-    from pipeline.trunk.model import behead, build
+    from pipeline.trunk.surgery import behead, build
 
     net = behead(build(info.trunk, num_classes=1000))[0].to(device)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (info.mean, info.std))

@@ -25,9 +25,9 @@ from torch import nn
 
 from pipeline.base.errors import WeightsError
 from pipeline.base.files import temporary_beside
-from pipeline.trunk import known
-from pipeline.trunk.known import WeightsInfo
-from pipeline.trunk.model import build, fingerprint, freeze
+from pipeline.trunk import identity
+from pipeline.trunk.identity import WeightsInfo
+from pipeline.trunk.surgery import build, fingerprint, freeze
 
 DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer, so that a machine without network says so soon
 _CHUNK = 1 << 20
@@ -37,7 +37,7 @@ _OTHER_WAYS = "or give --weights FILE.pth, or --weights random:0"
 
 
 def resolve_weights(spec: str, *, trunk: str, cache_root: Path) -> WeightsInfo:
-    """Which weights ``spec`` means for ``trunk``, found or downloaded, hashed, and remembered for ``known.recall``.
+    """Which weights ``spec`` means for ``trunk``, found or downloaded, hashed, and remembered for ``identity.recall``.
 
     ``spec`` is a name of torchvision's enum (``DEFAULT`` is resolved to the explicit name), the path of a ``.pth``,
     ``.pt`` or ``.safetensors`` state dict, or ``random:SEED``. A named file is looked for in torch.hub's checkpoints
@@ -48,14 +48,14 @@ def resolve_weights(spec: str, *, trunk: str, cache_root: Path) -> WeightsInfo:
         ConfigError: unknown trunk.
         WeightsError: unknown name, malformed seed, a missing or damaged file, or a download that failed.
     """
-    known.check_trunk(trunk)
+    identity.check_trunk(trunk)
     entries = torchvision.models.get_model_weights(trunk)
     entry: Any = entries.DEFAULT
     path: Path | None = None
     if spec.startswith("random:"):
         name = spec
         sha256 = fingerprint(build(trunk, num_classes=1000, seed=_seed(spec)))
-    elif known.is_file_spec(spec):
+    elif identity.is_file_spec(spec):
         name, path = "file", Path(os.path.abspath(spec))
         sha256 = _sha256(path)
     else:
@@ -84,7 +84,7 @@ def resolve_weights(spec: str, *, trunk: str, cache_root: Path) -> WeightsInfo:
     if name == "file":
         assert path is not None
         _from_file(path, trunk, with_head=False)  # what does not fit is said now, and never remembered
-    known.remember(info, cache_root)
+    identity.remember(info, cache_root)
     return info
 
 

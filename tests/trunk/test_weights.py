@@ -16,8 +16,8 @@ import torchvision
 from torch import nn
 
 from pipeline.base.errors import ConfigError, WeightsError
-from pipeline.trunk import known
-from pipeline.trunk.model import build, fingerprint
+from pipeline.trunk import identity
+from pipeline.trunk.surgery import build, fingerprint
 from pipeline.trunk.weights import load_model, resolve_weights
 
 State = dict[str, torch.Tensor]
@@ -85,12 +85,12 @@ def test_random_weights_are_torchvisions_for_that_seed_and_not_called_pretrained
     expected = torchvision.models.resnet18()
     assert fingerprint(load_model(info, trunk="resnet18")) == fingerprint(expected) == info.sha256
     assert (info.name, info.path, info.pretrained) == ("random:11", None, False)
-    assert known.recall("random:11", "resnet18", tmp_path) == info
+    assert identity.recall("random:11", "resnet18", tmp_path) == info
 
 
 def test_random_weights_that_are_not_as_recorded_are_refused(tmp_path: Path) -> None:
     info = resolve_weights("random:0", trunk="resnet18", cache_root=tmp_path)
-    other = known.dataclasses.replace(info, sha256="0" * 64)
+    other = identity.dataclasses.replace(info, sha256="0" * 64)
     with pytest.raises(WeightsError, match="random:0 gives other numbers here"):
         load_model(other, trunk="resnet18")
 
@@ -241,7 +241,7 @@ def test_a_local_state_dict_is_loaded_and_its_own_head_ignored(kind: str, state:
     info = resolve_weights(str(path), trunk="resnet18", cache_root=tmp_path)
     assert (info.name, info.path, info.sha256, info.pretrained) == ("file", path, sha256(path), True)
     assert_same_trunk(load_model(info, trunk="resnet18"), state)
-    assert known.recall(str(path), "resnet18", tmp_path) == info
+    assert identity.recall(str(path), "resnet18", tmp_path) == info
 
 
 def test_a_file_that_changed_since_is_refused(state: State, tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_keys_that_do_not_fit_are_listed_and_counted(state: State, tmp_path: Pat
     assert "1 missing (conv1.weight)" in text
     assert "1 unexpected (layer1.0.conv9.weight)" in text
     assert "1 of another shape (bn1.weight (65,) instead of (64,))" in text
-    assert known.recall(str(path), "resnet18", tmp_path) is None
+    assert identity.recall(str(path), "resnet18", tmp_path) is None
 
 
 def test_a_file_of_another_trunk_is_refused_with_the_first_keys_and_the_count(state: State, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from pipeline.trunk.known import WeightsInfo
-from pipeline.trunk.model import trunk_at
+from pipeline.trunk.identity import WeightsInfo
+from pipeline.trunk.surgery import trunk_at
 
 # Names of a convolution and of the BatchNorm that follows it, in torchvision's stem, blocks and shortcuts.
 _PAIRS = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1"))

@@ -14,18 +14,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.base.errors import ConfigError, WeightsError
-from pipeline.trunk import engine as engines
-from pipeline.trunk.engine import (
-    TOLERANCE,
-    Engine,
-    TorchEngine,
-    check_engine,
-    is_out_of_memory,
-    open_engine,
-)
-from pipeline.trunk.fold import FoldedTrunk
-from pipeline.trunk.known import WeightsInfo
-from pipeline.trunk.model import fingerprint, freeze
+from pipeline.trunk.engines.base import TOLERANCE, Engine, is_out_of_memory
+from pipeline.trunk.engines.check import check_engine, eager_features
+from pipeline.trunk.engines.fold import FoldedTrunk
+from pipeline.trunk.engines.open import open_engine
+from pipeline.trunk.engines.torch import TorchEngine
+from pipeline.trunk.identity import WeightsInfo
+from pipeline.trunk.surgery import fingerprint, freeze
 
 Pixels = NDArray[np.uint8]
 SIZE, BATCH = 64, 4
@@ -313,7 +308,7 @@ def test_other_weights_never_meet_an_export_of_these(
     info: WeightsInfo, opened: Open, work_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S1: the file is named by the network's own bytes, whatever the weights are called."""
-    from pipeline.trunk import onnx_engine
+    from pipeline.trunk.engines import onnx as onnx_engine
 
     class Exported(Exception):
         pass
@@ -410,4 +405,4 @@ def test_a_gpu_gives_torchvisions_features_within_the_tolerance(
     engine = opened("torch", device="cuda", precision=precision)
     assert_close(engine(pixels), torchvision_features(model, pixels), TOLERANCE[precision])
     assert np.array_equal(engine(pixels[:1]), engine(pixels)[:1])
-    assert engines.eager_features(model, info, pixels, "avgpool").shape == (BATCH, 512)
+    assert eager_features(model, info, pixels, "avgpool").shape == (BATCH, 512)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.base.errors import ConfigError, WeightsError
-from pipeline.trunk.known import LAYERS, check_trunk
+from pipeline.trunk.identity import LAYERS, check_trunk
 
 # torchvision.models.ResNet._forward_impl, in its order; the classifier `fc` comes after.
 STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool")

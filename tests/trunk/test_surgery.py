@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from pipeline.base.errors import ConfigError, WeightsError
-from pipeline.trunk.model import Stage, behead, build, describe, fingerprint, freeze, reattach, trunk_at
+from pipeline.trunk.surgery import Stage, behead, build, describe, fingerprint, freeze, reattach, trunk_at
 
 
 @pytest.fixture(scope="module")

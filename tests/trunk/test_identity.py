@@ -17,8 +17,8 @@ from pipeline.base import machine
 from pipeline.base.errors import ConfigError
 from pipeline.base.files import temporary_beside
 from pipeline.base.machine import resolve_device
-from pipeline.trunk import known
-from pipeline.trunk.known import WeightsInfo
+from pipeline.trunk import identity
+from pipeline.trunk.identity import WeightsInfo
 
 
 def info_of(path: Path | None, spec: str = "random:0") -> WeightsInfo:
@@ -45,20 +45,20 @@ def weights_file(tmp_path: Path) -> Path:
 
 
 def test_knowing_weights_and_choosing_an_engine_does_not_import_torch(tmp_path: Path) -> None:
-    known.remember(info_of(None), tmp_path)
+    identity.remember(info_of(None), tmp_path)
     code = (
-        "import sys; from pathlib import Path; from pipeline.trunk import known;"
-        f"assert known.recall('random:0', 'resnet18', Path({str(tmp_path)!r}));"
-        "known.choose_engine('auto', device='cpu', n_images=10**6); known.engine_version('torch');"
+        "import sys; from pathlib import Path; from pipeline.trunk import identity;"
+        f"assert identity.recall('random:0', 'resnet18', Path({str(tmp_path)!r}));"
+        "identity.choose_engine('auto', device='cpu', n_images=10**6); identity.engine_version('torch');"
         "from pipeline.base import machine; machine._has_driver = lambda: False; machine.resolve_device('auto');"
         "assert not {'torch', 'torchvision', 'onnxruntime'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(known.__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(identity.__file__).parents[2])
 
 
 def test_the_trunks_are_torchvisions_resnets() -> None:
     kinds = ("resnet", "resnext", "wide_resnet")
-    assert sorted(known.TRUNKS) == sorted(
+    assert sorted(identity.TRUNKS) == sorted(
         name for name in torchvision.models.list_models(torchvision.models) if name.startswith(kinds)
     )
 
@@ -70,30 +70,30 @@ def test_feature_dim_is_what_torchvisions_network_gives(trunk: str) -> None:
         model = torchvision.models.get_model(trunk, weights=None).eval()
         x = model.maxpool(model.relu(model.bn1(model.conv1(torch.zeros(1, 3, 64, 64)))))
         layer3 = model.layer3(model.layer2(model.layer1(x)))
-    assert known.feature_dim(trunk, "avgpool") == model.fc.in_features
-    assert known.feature_dim(trunk, "layer3") == layer3.shape[1]
+    assert identity.feature_dim(trunk, "avgpool") == model.fc.in_features
+    assert identity.feature_dim(trunk, "layer3") == layer3.shape[1]
 
 
 def test_an_unknown_trunk_or_layer_is_refused_with_the_legal_ones() -> None:
     with pytest.raises(ConfigError, match=r"'resnet51'.*resnet18.*resnext101_64x4d"):
-        known.feature_dim("resnet51", "avgpool")
+        identity.feature_dim("resnet51", "avgpool")
     with pytest.raises(ConfigError, match=r"'layer9'.*avgpool, layer3"):
-        known.feature_dim("resnet50", "layer9")
+        identity.feature_dim("resnet50", "layer9")
 
 
 # -- image size -------------------------------------------------------------------------------------------------------
 
 
 def test_another_image_size_keeps_the_ratio_of_resize_to_crop() -> None:
-    changed = known.with_image_size(info_of(None), 64)
+    changed = identity.with_image_size(info_of(None), 64)
     assert (changed.crop, changed.resize) == (64, 73)  # 64 * 256 / 224 = 73.1
     assert dataclasses.replace(changed, crop=224, resize=256) == info_of(None)
 
 
 def test_an_image_size_below_32_is_refused() -> None:
-    assert known.with_image_size(info_of(None), 32).crop == 32
+    assert identity.with_image_size(info_of(None), 32).crop == 32
     with pytest.raises(ConfigError, match="31 is too small.*32"):
-        known.with_image_size(info_of(None), 31)
+        identity.with_image_size(info_of(None), 31)
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
@@ -101,66 +101,66 @@ def test_an_image_size_below_32_is_refused() -> None:
 
 def test_what_was_remembered_is_recalled(tmp_path: Path, weights_file: Path) -> None:
     for info in (info_of(None), info_of(weights_file, str(weights_file))):
-        assert known.recall(info.spec, info.trunk, tmp_path) is None
-        known.remember(info, tmp_path)
-        assert known.recall(info.spec, info.trunk, tmp_path) == info
-        assert known.recall(info.spec, "resnet34", tmp_path) is None
+        assert identity.recall(info.spec, info.trunk, tmp_path) is None
+        identity.remember(info, tmp_path)
+        assert identity.recall(info.spec, info.trunk, tmp_path) == info
+        assert identity.recall(info.spec, "resnet34", tmp_path) is None
 
 
 def test_a_file_is_recalled_by_its_place_whatever_the_path_is_called(
     tmp_path: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known.remember(info_of(weights_file, str(weights_file)), tmp_path)
+    identity.remember(info_of(weights_file, str(weights_file)), tmp_path)
     monkeypatch.chdir(tmp_path)
-    found = known.recall("./mine.pth", "resnet18", tmp_path)
+    found = identity.recall("./mine.pth", "resnet18", tmp_path)
     assert found == info_of(weights_file, "./mine.pth")
 
 
 def test_weights_whose_time_or_size_changed_are_not_recalled(tmp_path: Path, weights_file: Path) -> None:
-    known.remember(info_of(weights_file, str(weights_file)), tmp_path)
+    identity.remember(info_of(weights_file, str(weights_file)), tmp_path)
     before = weights_file.stat()
     os.utime(weights_file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert known.recall(str(weights_file), "resnet18", tmp_path) is None
+    assert identity.recall(str(weights_file), "resnet18", tmp_path) is None
     weights_file.write_bytes(b"other weights")
     os.utime(weights_file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert known.recall(str(weights_file), "resnet18", tmp_path) is None
+    assert identity.recall(str(weights_file), "resnet18", tmp_path) is None
 
 
 def test_weights_that_are_gone_are_not_recalled(tmp_path: Path, weights_file: Path) -> None:
-    known.remember(info_of(weights_file, str(weights_file)), tmp_path)
+    identity.remember(info_of(weights_file, str(weights_file)), tmp_path)
     weights_file.unlink()
-    assert known.recall(str(weights_file), "resnet18", tmp_path) is None
+    assert identity.recall(str(weights_file), "resnet18", tmp_path) is None
 
 
 def test_another_version_of_torch_recalls_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known.remember(info_of(None), tmp_path)
+    identity.remember(info_of(None), tmp_path)
     monkeypatch.setattr(importlib.metadata, "version", lambda package: "0.0.1")
-    assert known.recall("random:0", "resnet18", tmp_path) is None
+    assert identity.recall("random:0", "resnet18", tmp_path) is None
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"a": 1', "{}"])
 def test_a_damaged_memory_recalls_nothing_and_is_replaced(tmp_path: Path, text: str) -> None:
-    known.remember(info_of(None), tmp_path)
+    identity.remember(info_of(None), tmp_path)
     path = tmp_path / "weights" / "known.json"
     path.write_text(text)
-    assert known.recall("random:0", "resnet18", tmp_path) is None
-    known.remember(info_of(None), tmp_path)
-    assert known.recall("random:0", "resnet18", tmp_path) == info_of(None)
+    assert identity.recall("random:0", "resnet18", tmp_path) is None
+    identity.remember(info_of(None), tmp_path)
+    assert identity.recall("random:0", "resnet18", tmp_path) == info_of(None)
 
 
 @pytest.mark.parametrize("entry", ["[]", "{}", '{"info": 3}', '{"info": {"path": null, "mean": 1, "std": 1}}'])
 def test_a_damaged_entry_recalls_nothing(tmp_path: Path, entry: str) -> None:
-    known.remember(info_of(None), tmp_path)
+    identity.remember(info_of(None), tmp_path)
     path = tmp_path / "weights" / "known.json"
     name = next(line for line in path.read_text().splitlines() if "resnet18" in line).strip().removesuffix(": {")
     path.write_text(f"{{{name}: {entry}}}")
-    assert known.recall("random:0", "resnet18", tmp_path) is None
+    assert identity.recall("random:0", "resnet18", tmp_path) is None
 
 
 def test_a_folder_that_cannot_be_written_only_forgets(tmp_path: Path) -> None:
     (tmp_path / "weights").write_text("a file where the folder should be")
-    known.remember(info_of(None), tmp_path)
-    assert known.recall("random:0", "resnet18", tmp_path) is None
+    identity.remember(info_of(None), tmp_path)
+    assert identity.recall("random:0", "resnet18", tmp_path) is None
 
 
 def test_a_temporary_file_is_gone_when_writing_fails(tmp_path: Path) -> None:
@@ -188,41 +188,41 @@ def with_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("with_onnx")
 def test_auto_takes_the_fastest_engine_for_a_large_job_and_the_ready_one_for_a_small_job() -> None:
-    at = known.SMALL_JOB
-    assert known.choose_engine("auto", device="cpu", n_images=at) == "onnxruntime"
-    assert known.choose_engine("auto", device="cpu", n_images=at - 1) == "torch"
-    assert known.choose_engine("auto", device="cpu", n_images=at, image_size=112) == "torch"
-    assert known.choose_engine("auto", device="cpu", n_images=4 * at, image_size=112) == "onnxruntime"
-    assert known.choose_engine("auto", device="cuda", n_images=10**6) == "torch"
-    assert known.choose_engine("onnxruntime", device="cpu", n_images=1) == "onnxruntime"
+    at = identity.SMALL_JOB
+    assert identity.choose_engine("auto", device="cpu", n_images=at) == "onnxruntime"
+    assert identity.choose_engine("auto", device="cpu", n_images=at - 1) == "torch"
+    assert identity.choose_engine("auto", device="cpu", n_images=at, image_size=112) == "torch"
+    assert identity.choose_engine("auto", device="cpu", n_images=4 * at, image_size=112) == "onnxruntime"
+    assert identity.choose_engine("auto", device="cuda", n_images=10**6) == "torch"
+    assert identity.choose_engine("onnxruntime", device="cpu", n_images=1) == "onnxruntime"
 
 
 @pytest.mark.usefixtures("without_onnx")
 def test_auto_takes_torch_where_onnxruntime_is_not_installed() -> None:
-    assert known.available_engines("cpu") == ["torch"]
-    assert known.choose_engine("auto", device="cpu", n_images=10**6) == "torch"
+    assert identity.available_engines("cpu") == ["torch"]
+    assert identity.choose_engine("auto", device="cpu", n_images=10**6) == "torch"
 
 
 @pytest.mark.usefixtures("without_onnx")
 def test_an_engine_that_is_not_installed_is_refused_with_the_cure() -> None:
     with pytest.raises(ConfigError, match="onnxruntime is not installed: pip install .*--engine torch"):
-        known.choose_engine("onnxruntime", device="cpu", n_images=1)
+        identity.choose_engine("onnxruntime", device="cpu", n_images=1)
 
 
 @pytest.mark.usefixtures("with_onnx")
 def test_onnxruntime_is_refused_on_a_gpu() -> None:
     with pytest.raises(ConfigError, match="CPU only"):
-        known.choose_engine("onnxruntime", device="cuda", n_images=1)
+        identity.choose_engine("onnxruntime", device="cuda", n_images=1)
 
 
 def test_an_unknown_engine_is_refused_with_the_legal_ones() -> None:
     with pytest.raises(ConfigError, match="'tensorrt'.*auto, torch, onnxruntime"):
-        known.choose_engine("tensorrt", device="cpu", n_images=1)
+        identity.choose_engine("tensorrt", device="cpu", n_images=1)
 
 
 def test_engine_versions_are_those_of_the_installed_packages() -> None:
-    assert known.engine_version("torch") == importlib.metadata.version("torch")
-    assert known.engine_version("torch").split("+")[0] == torch.__version__.split("+")[0]
+    assert identity.engine_version("torch") == importlib.metadata.version("torch")
+    assert identity.engine_version("torch").split("+")[0] == torch.__version__.split("+")[0]
 
 
 def test_cpu_is_cpu_and_auto_is_cpu_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:

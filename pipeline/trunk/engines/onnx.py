@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import WeightsError
 from pipeline.base.files import temporary_beside
-from pipeline.trunk.engine import fill
-from pipeline.trunk.fold import FoldedTrunk
-from pipeline.trunk.known import engine_version
-from pipeline.trunk.model import fingerprint
+from pipeline.trunk.engines.base import fill
+from pipeline.trunk.engines.fold import FoldedTrunk
+from pipeline.trunk.identity import engine_version
+from pipeline.trunk.surgery import fingerprint
 
 _ERRORS_ONLY = 3  # onnxruntime's log level: warnings would go to standard error
 

@@ -1,0 +1,68 @@
+"""What every engine is: pixels in at one fixed batch shape, features out, within a stated tolerance."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+# Largest difference of a feature from plain eager torchvision in float32, as a share of the largest feature of the same
+# image. float32 leaves about 1e-6 after 50 to 150 layers; bfloat16 has 8 significant bits.
+TOLERANCE = {"float32": 1e-5, "bfloat16": 2.0**-5}
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "failed to allocate memory",
+    "bad_alloc",
+    "bad allocation",
+    "alloc_failed",
+)
+
+
+class Engine(Protocol):
+    """Runs a trunk: ``engine(pixels)`` gives features (n, dim) float32 of pixels (n, 3, S, S) uint8, n <= batch."""
+
+    name: str
+    version: str
+    device: str
+    precision: str
+    batch: int
+    dim: int
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Features (n, dim) float32 of pixels (n, 3, S, S) uint8, n <= batch."""
+
+
+def exact_convolutions(device: str) -> AbstractContextManager[Any]:
+    """Convolutions of a GPU in IEEE float32, by algorithms that add in the same order each time."""
+    if device == "cpu":
+        return contextlib.nullcontext()
+    # TF32 keeps 10 bits of float32's 23, and benchmark mode picks algorithms by the clock.
+    flags: AbstractContextManager[Any] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return flags
+
+
+def fill(buffer: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> None:
+    """Copy pixels (n, 3, S, S) into the buffer (batch, 3, S, S), black after them."""
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != buffer.shape[1:] or len(pixels) > len(buffer):
+        raise ValueError(
+            f"pixels are {pixels.dtype} {pixels.shape}: the engine takes uint8 of at most {buffer.shape} images"
+        )
+    buffer[: len(pixels)] = pixels
+    buffer[len(pixels) :] = 0
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an engine's error means that a smaller batch may fit (E4)."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, Exception) and any(words in text for words in _OUT_OF_MEMORY)

@@ -1,0 +1,27 @@
+"""Weights by name: their identity from memory where the file is unchanged, so that torch is not imported for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.base.watch import Watch
+
+if TYPE_CHECKING:
+    from pipeline.trunk.identity import WeightsInfo
+
+
+def find_weights(spec: str, *, trunk: str, cache_root: Path, watch: Watch) -> WeightsInfo:
+    """The weights' identity, from memory when the file is unchanged (then torch is not imported)."""
+    from pipeline.trunk import identity
+
+    info = identity.recall(spec, trunk, cache_root)
+    if info is None:
+        from pipeline.trunk.weights import resolve_weights
+
+        info = resolve_weights(spec, trunk=trunk, cache_root=cache_root)
+        if not info.pretrained:
+            watch.warn(
+                f"{info.name} are random numbers, not pretrained weights: good for trying things, not for results"
+            )
+    return info
