@@ -19,7 +19,7 @@ from pipeline.base.watch import Watch
 from pipeline.evaluate import ScoredRows, scored_rows
 
 if TYPE_CHECKING:
-    from pipeline.heads.bootstrap import Difference, McNemar
+    from pipeline.heads.scores.bootstrap import Difference, McNemar
 
 SIGNIFICANT = 0.05
 
@@ -71,7 +71,7 @@ def compare(first: str | Path, second: str | Path, *, watch: Watch | None = None
 
 def run_compare(settings: CompareSettings, watch: Watch) -> CompareResult:
     """Compare with settings made; see :func:`compare`."""
-    from pipeline.heads.bootstrap import mcnemar, paired_bootstrap
+    from pipeline.heads.scores.bootstrap import mcnemar, paired_bootstrap
     from pipeline.report.figures import comparison_table
 
     first, second = (runs.find_run(s, cache_root=settings.cache_root) for s in (settings.first, settings.second))
@@ -119,7 +119,7 @@ def verdict(names: tuple[str, str], n: int, difference: Difference, test: McNema
 
 
 def _figures(run: runs.Run, scored: ScoredRows) -> dict[str, float]:
-    from pipeline.heads.metrics import classification_report
+    from pipeline.heads.scores.metrics import classification_report
 
     scores = classification_report(scored.y, scored.logits, run.config["classes"])
     return {name: getattr(scores, name) for name in ("accuracy", "macro_f1", "log_loss", "ece")}

@@ -263,7 +263,7 @@ def _score(run: runs.Run, cache: Cache, splits: tuple[str, ...], *, cache_root: 
 
 def _temperature(run: runs.Run, cache: Cache, *, cache_root: Path, watch: Watch) -> float | None:
     """The temperature that val gives; None without val rows, or where the head has learned from them."""
-    from pipeline.heads.calibration import fit_temperature
+    from pipeline.heads.scores.calibration import fit_temperature
 
     if "val" in run.config.get("learned_from", ()) or not (cache.labels[cache.rows("val")] >= 0).any():
         return None
@@ -273,9 +273,9 @@ def _temperature(run: runs.Run, cache: Cache, *, cache_root: Path, watch: Watch)
 
 def _figures(scored: ScoredRows, classes: tuple[str, ...], temperature: float | None) -> dict[str, Any]:
     """Every figure as plain JSON values, with its interval; ``calibrated``: None without a temperature."""
-    from pipeline.heads.bootstrap import bootstrap_intervals
-    from pipeline.heads.calibration import calibrated
-    from pipeline.heads.metrics import classification_report
+    from pipeline.heads.scores.bootstrap import bootstrap_intervals
+    from pipeline.heads.scores.calibration import calibrated
+    from pipeline.heads.scores.metrics import classification_report
 
     scores = classification_report(scored.y, scored.logits, classes)
     intervals = bootstrap_intervals(scored.y, scored.logits.argmax(axis=1), n_classes=len(classes))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.heads.exact import ExactFit
+    from pipeline.heads.exact.path import ExactFit
     from pipeline.search import SearchSettings
     from pipeline.store import Cache
 
@@ -100,7 +100,7 @@ def drawn(rows: Rows, k: int, *, seed: tuple[int, int, int]) -> Rows:
 
 def _choose(rows: Rows, chosen: Rows, settings: SearchSettings, cache: Cache) -> tuple[ExactFit, float]:
     """The best head on val of the path on the drawn rows, and its figure there."""
-    from pipeline.heads.exact import fit_exact
+    from pipeline.heads.exact.path import fit_exact
     from pipeline.search import exact_trial
 
     fits = fit_exact(

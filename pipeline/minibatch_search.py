@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.settings import record
 from pipeline.base.watch import Watch
-from pipeline.heads.config import MinibatchConfig
+from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.store.rows import Rows
 from pipeline.train import Fitted, make_head, minibatch_head, observed, trace_row
 
 if TYPE_CHECKING:
-    from pipeline.heads.training import FitResult
+    from pipeline.heads.minibatch.passes import FitResult
     from pipeline.search import SearchSettings, Trial
     from pipeline.store import Cache
 
@@ -89,7 +89,7 @@ def _halved(
     state: _State,
 ) -> list[dict[str, Any]]:
     """Random configurations in brackets of successive halving; one line for each."""
-    from pipeline.heads.space import sample_configs
+    from pipeline.heads.minibatch.space import sample_configs
 
     configs = sample_configs(space, settings.trials, settings.seed, base)
     brackets = [configs[i : i + BRACKET] for i in range(0, len(configs), BRACKET)]
@@ -141,7 +141,7 @@ def _bracket(
     ends: float | None,
 ) -> list[dict[str, Any]]:
     """One bracket's trials as plain lines."""
-    from pipeline.heads.halving import successive_halving
+    from pipeline.heads.minibatch.halving import successive_halving
 
     fits = successive_halving(
         fitted.X,
@@ -183,7 +183,7 @@ def trial_of(line: Mapping[str, Any], space: Mapping[str, Any]) -> Trial:
 
 def final_head(cache: Cache, fitted: Rows, chosen: Rows, settings: SearchSettings, config: MinibatchConfig) -> Fitted:
     """The chosen configuration trained once more: on train + val for all its epochs, or on train with val watching."""
-    from pipeline.heads.minibatch import fit_minibatch
+    from pipeline.heads.minibatch.fit import fit_minibatch
     from pipeline.search import both
 
     rows = both(fitted, chosen) if settings.refit else fitted

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.watch import Watch
-from pipeline.heads.config import MinibatchConfig
+from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.store.rows import Rows
 
 if TYPE_CHECKING:
-    from pipeline.heads.training import Epoch, FitResult
+    from pipeline.heads.minibatch.passes import Epoch, FitResult
     from pipeline.search import SearchSettings
     from pipeline.store import Cache
 
@@ -45,7 +45,7 @@ def optuna_trials(
     Raises:
         ConfigError: Optuna is not installed, the file is no journal that can be written, or the space is not one.
     """
-    from pipeline.heads.space import sample_configs
+    from pipeline.heads.minibatch.space import sample_configs
     from pipeline.minibatch_search import line_of
 
     try:
@@ -114,8 +114,8 @@ def _study(settings: SearchSettings, name: str) -> Any:
 
 
 def _suggest(trial: Any, space: Mapping[str, Any], base: MinibatchConfig) -> MinibatchConfig:
-    """A configuration of the space: choices, and ranges as in ``pipeline.heads.space``."""
-    from pipeline.heads.space import WHOLE
+    """A configuration of the space: choices, and ranges as in ``pipeline.heads.minibatch.space``."""
+    from pipeline.heads.minibatch.space import WHOLE
 
     drawn: dict[str, Any] = {}
     for name, choice in space.items():
@@ -141,7 +141,7 @@ def _fit(
     """
     from optuna.trial import TrialState
 
-    from pipeline.heads.minibatch import fit_minibatch
+    from pipeline.heads.minibatch.fit import fit_minibatch
 
     pruned = cut = False
 

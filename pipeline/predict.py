@@ -185,7 +185,7 @@ def _predict_batch(
     watch: Watch,
 ) -> list[Prediction]:
     """A prediction for each image of a batch, in order."""
-    from pipeline.heads.metrics import softmax
+    from pipeline.heads.scores.metrics import softmax
 
     good = [i for i, item in enumerate(batch) if item.pixels is not None]
     predictions = [

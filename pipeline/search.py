@@ -17,7 +17,7 @@ from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.settings import LATEST
 from pipeline.base.watch import Watch
-from pipeline.heads.config import PENALTIES, MinibatchConfig
+from pipeline.heads.minibatch.config import PENALTIES, MinibatchConfig
 from pipeline.store.find import find_cache
 from pipeline.store.rows import Rows
 from pipeline.train import EXACT, Fitted, HeadSettings, TrainResult, exact_head, learning_rows, linear_logits, save
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.fewshot import FewShotResult
-    from pipeline.heads.exact import ExactFit
+    from pipeline.heads.exact.path import ExactFit
     from pipeline.store import Cache
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
@@ -166,7 +166,7 @@ def _exact_search(
     cache: Cache, fitted: Rows, chosen: Rows, settings: SearchSettings
 ) -> tuple[list[Trial], Fitted, dict[str, str]]:
     """The path of penalties, ranked, the chosen head, and the picture of the path."""
-    from pipeline.heads.exact import fit_exact
+    from pipeline.heads.exact.path import fit_exact
     from pipeline.report.path_picture import path_picture
 
     options: dict[str, Any] = {
@@ -222,7 +222,7 @@ def _cross_validated(C: float, fits: Sequence[ExactFit], rows: Rows, folds: NDAr
 
 def figures(logits: NDArray[np.float32], y: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
     """The metrics that can be chosen by."""
-    from pipeline.heads.metrics import classification_report
+    from pipeline.heads.scores.metrics import classification_report
 
     scores = classification_report(y, logits, classes)
     return {name: getattr(scores, name) for name in METRICS}

@@ -17,7 +17,7 @@ from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP
 from pipeline.base.watch import TraceRow, Watch
-from pipeline.heads.config import KINDS, SCHEDULES, SOLVERS, MinibatchConfig
+from pipeline.heads.minibatch.config import KINDS, SCHEDULES, SOLVERS, MinibatchConfig
 from pipeline.report.trace import observe
 from pipeline.runs import cache_record
 from pipeline.store.find import find_cache
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.heads.artifact import Head
-    from pipeline.heads.training import Epoch
+    from pipeline.heads.minibatch.passes import Epoch
     from pipeline.store import Cache
 
 EXACT = "exact"
@@ -190,7 +190,7 @@ def learning_rows(cache: Cache, settings: HeadSettings, watch: Watch) -> tuple[R
 
 
 def _exact(cache: Cache, fitted: Rows, chosen: Rows, settings: TrainSettings, watch: Watch) -> Fitted:
-    from pipeline.heads.exact import Step, fit_exact
+    from pipeline.heads.exact.path import Step, fit_exact
 
     rows: list[TraceRow] = []
 
@@ -240,7 +240,7 @@ def thinned(rows: Sequence[TraceRow]) -> list[TraceRow]:
 
 
 def _minibatch(cache: Cache, fitted: Rows, chosen: Rows, settings: TrainSettings, watch: Watch) -> Fitted:
-    from pipeline.heads.minibatch import fit_minibatch
+    from pipeline.heads.minibatch.fit import fit_minibatch
 
     rows: list[TraceRow] = []
 
@@ -297,7 +297,7 @@ def loss_and_accuracy(logits: NDArray[np.float32], y: NDArray[np.int64]) -> tupl
     """Mean cross-entropy and accuracy of logits (n, C)."""
     import numpy as np
 
-    from pipeline.heads.metrics import log_softmax
+    from pipeline.heads.scores.metrics import log_softmax
 
     loss = -log_softmax(logits)[np.arange(len(y)), y].mean()
     return float(loss), float((logits.argmax(axis=1) == y).mean())

@@ -126,7 +126,7 @@ class Tuning:
 
     def scores(self, rows: NDArray[np.int64], logits: NDArray[np.float32]) -> tuple[float, float]:
         """Mean cross-entropy and accuracy of logits (n, C) of cache rows (n,)."""
-        from pipeline.heads.metrics import log_softmax
+        from pipeline.heads.scores.metrics import log_softmax
 
         y = self.attached.cache.labels[rows]
         loss = -float(log_softmax(logits)[np.arange(len(y)), y].mean())

@@ -83,7 +83,7 @@ class Course:
 
 def change(split: str, before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Change:
     """The change from which rows (n,) were right before and after."""
-    from pipeline.heads.bootstrap import paired_bootstrap
+    from pipeline.heads.scores.bootstrap import paired_bootstrap
 
     d = paired_bootstrap(before, after)
     return Change(split, len(before), float(before.mean()), float(after.mean()), d.value, d.low, d.high)

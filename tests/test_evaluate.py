@@ -20,7 +20,7 @@ from pipeline.base.errors import CacheError, ConfigError, DataError, HeadError
 from pipeline.baseline import NAMES, baseline, pixel_statistics
 from pipeline.heads.artifact import load_head
 from pipeline.heads.baselines import BASELINES
-from pipeline.heads.calibration import fit_temperature
+from pipeline.heads.scores.calibration import fit_temperature
 
 Quick = dict[str, Any]
 

@@ -14,7 +14,7 @@ import pytest
 from pipeline import extract, open_cache, search
 from pipeline.base.errors import HeadError
 from pipeline.fewshot import drawn
-from pipeline.heads.exact import fit_exact
+from pipeline.heads.exact.path import fit_exact
 from pipeline.store.rows import Rows, load_rows
 
 FEW = (1e-4, 1e-2, 1.0)
@@ -70,7 +70,7 @@ def test_test_rows_are_asked_for_only_when_all_heads_are_fixed(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S6"""
-    import pipeline.heads.exact
+    import pipeline.heads.exact.path
     from pipeline.store.reader import Cache
 
     told: list[str] = []

@@ -15,7 +15,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 from pipeline import extract, open_cache, search, train
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.artifact import load_head
-from pipeline.heads.exact import fit_exact
+from pipeline.heads.exact.path import fit_exact
 from pipeline.search import fold_numbers
 from pipeline.store import Writer, create_partial
 from pipeline.store.rewrite import kept
@@ -291,8 +291,8 @@ def test_minibatch_trials_follow_from_the_seed(cache: Path, tmp_path: Path) -> N
 
 def test_the_chosen_minibatch_head_is_the_solo_head_of_its_settings(cache: Path, tmp_path: Path) -> None:
     """Refitted, on train + val for all epochs; otherwise that of train, its best epoch on val."""
-    from pipeline.heads.config import MinibatchConfig
-    from pipeline.heads.minibatch import fit_minibatch
+    from pipeline.heads.minibatch.config import MinibatchConfig
+    from pipeline.heads.minibatch.fit import fit_minibatch
 
     fitted, val = (load_rows(open_cache(cache), split) for split in ("train", "val"))
     X, y = np.concatenate([fitted.X, val.X]), np.concatenate([fitted.y, val.y])

@@ -114,7 +114,7 @@ def bench_exact_one(bench: Bench, sets: Sequence[Rows] | None = None) -> list[Fi
 
 def bench_exact_path(bench: Bench, sets: Sequence[Rows] | None = None) -> list[Figure]:
     """The path of 45 penalties ÷ one scikit-learn fit; the worst objective beside scikit-learn's at ``compared``."""
-    from pipeline.heads.config import PENALTIES
+    from pipeline.heads.minibatch.config import PENALTIES
 
     found = []
     for rows in sets or feature_sets(bench):
@@ -144,7 +144,7 @@ def bench_exact_cv(bench: Bench, sets: Sequence[Rows] | None = None) -> list[Fig
 
     By default not on 100 classes, whose path alone takes more than a minute.
     """
-    from pipeline.heads.config import PENALTIES
+    from pipeline.heads.minibatch.config import PENALTIES
 
     found = []
     for rows in sets or [s for s in feature_sets(bench) if s.classes < MANY]:
@@ -232,7 +232,7 @@ def _turns(
 
 
 def _ours(rows: Rows, Cs: Sequence[float], folds: NDArray[np.int64] | None = None) -> list[Any]:
-    from pipeline.heads.exact import fit_exact
+    from pipeline.heads.exact.path import fit_exact
 
     return list(fit_exact(rows.X, rows.y, n_classes=rows.classes, Cs=Cs, folds=folds))
 
@@ -286,7 +286,7 @@ def _peak(bench: Bench, what: str, rows: int, dim: int) -> float:
 
 def _process(what: str, rows: int, dim: int) -> None:
     """Makes rows, block by block, and fits them where asked to; both processes import the same."""
-    from pipeline.heads.exact import fit_exact
+    from pipeline.heads.exact.path import fit_exact
 
     rng = np.random.default_rng(0)
     X = np.empty((rows, dim), np.float16)

@@ -16,7 +16,7 @@ from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio, seconds
 from pipeline.bench.reading import make_cache
 
 if TYPE_CHECKING:
-    from pipeline.heads.config import MinibatchConfig
+    from pipeline.heads.minibatch.config import MinibatchConfig
 
 BATCHED_GOAL = Goal(floor=5.0, aim=8.0)
 STREAMED_GOAL = Goal(floor=2000.0, sense="most")
@@ -40,8 +40,8 @@ def bench_batched(
     (``torch.nn.Linear``, ``torch.nn.functional.cross_entropy``, ``torch.optim.AdamW``) is its bare loop over rows that
     are standardised already, of which ``plain_heads`` are run in each repeat.
     """
-    from pipeline.heads.config import MinibatchConfig
-    from pipeline.heads.minibatch import fit_minibatch
+    from pipeline.heads.minibatch.config import MinibatchConfig
+    from pipeline.heads.minibatch.fit import fit_minibatch
 
     X, y = power_law(rows, dim, classes, seed=0)
     configs = [
@@ -113,8 +113,8 @@ def bench_epoch(
     from pipeline.base.machine import resolve_device
     from pipeline.bench.trunk import random_trunk
     from pipeline.frozen import DEFAULT_BATCH
-    from pipeline.heads.config import MinibatchConfig
-    from pipeline.heads.minibatch import fit_minibatch
+    from pipeline.heads.minibatch.config import MinibatchConfig
+    from pipeline.heads.minibatch.fit import fit_minibatch
     from pipeline.trunk.engines.open import open_engine
     from pipeline.trunk.identity import available_engines
 
@@ -174,8 +174,8 @@ def bench_streamed(bench: Bench, *, rows: int = 1_000_000, dim: int = 2048, head
 
 
 def _train_streamed(path: str, heads: str) -> None:
-    from pipeline.heads.config import MinibatchConfig
-    from pipeline.heads.minibatch import fit_minibatch
+    from pipeline.heads.minibatch.config import MinibatchConfig
+    from pipeline.heads.minibatch.fit import fit_minibatch
     from pipeline.store import open_cache
 
     cache = open_cache(Path(path))

@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 from pipeline.base.errors import HeadError
-from pipeline.heads.config import KINDS
+from pipeline.heads.minibatch.config import KINDS
 from pipeline.heads.rows import Array
 from pipeline.heads.standardize import row_chunks
 

@@ -25,9 +25,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from pipeline.base.errors import ConfigError, HeadError
-from pipeline.heads.config import PENALTIES, MinibatchConfig
-from pipeline.heads.exact import MAX_ITER, ExactFit, fit_exact
-from pipeline.heads.minibatch import fit_minibatch
+from pipeline.heads.exact.path import MAX_ITER, ExactFit, fit_exact
+from pipeline.heads.minibatch.config import PENALTIES, MinibatchConfig
+from pipeline.heads.minibatch.fit import fit_minibatch
 
 DEFAULTS = MinibatchConfig()
 
@@ -168,7 +168,7 @@ class ExactLinearHead(_Exact):
         coef_: (1, D) for two classes, else (C, D).
         intercept_: (1,) or (C,).
         classes_, n_features_in_, n_iter_: as scikit-learn's.
-        converged_, grad_norm_, objective_: the certificate (see :class:`pipeline.heads.exact.ExactFit`).
+        converged_, grad_norm_, objective_: the certificate (see :class:`pipeline.heads.exact.path.ExactFit`).
     """
 
     def __init__(
@@ -276,7 +276,7 @@ class ExactLinearHeadCV(_Exact):
 class MinibatchHead(_Head):
     """A head trained by minibatches: linear, with hidden layers (``mlp``) or on cosines.
 
-    Parameters are :class:`pipeline.heads.config.MinibatchConfig`'s, ``random_state`` its seed. With
+    Parameters are :class:`pipeline.heads.minibatch.config.MinibatchConfig`'s, ``random_state`` its seed. With
     ``validation_fraction`` above 0 that share of the rows, stratified, is held out and chooses the epoch that is kept,
     and ``patience`` epochs without a better one end the training.
 

@@ -14,7 +14,7 @@ from pipeline.base.watch import Watch
 from pipeline.bench import heads_exact
 from pipeline.bench.heads_exact import Rows
 from pipeline.bench.measure import Bench
-from pipeline.heads.exact import fit_exact
+from pipeline.heads.exact.path import fit_exact
 
 
 @pytest.fixture

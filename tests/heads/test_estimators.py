@@ -152,7 +152,7 @@ def test_random_state_may_be_what_scikit_learn_takes():
 
 def test_settings_are_read_without_torch_and_heads_are_imported_when_asked_for():
     code = (
-        "import sys, pipeline.heads.config; from pipeline.heads import __all__; "
+        "import sys, pipeline.heads.minibatch.config; from pipeline.heads import __all__; "
         "sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.heads.updates import AdamW, Sgd
+from pipeline.heads.minibatch.updates import AdamW, Sgd
 
 LR, DECAY, MOMENTUM = [0.1, 0.003, 0.5], [0.0, 0.7, 0.02], [0.0, 0.9, 0.5]
 

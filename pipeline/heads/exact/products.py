@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
+from pipeline.heads.exact.spectrum import Spectrum
 from pipeline.heads.rows import StandardRows
-from pipeline.heads.spectrum import Spectrum
 
 PIECE = 2048  # rows that are squared at once
 

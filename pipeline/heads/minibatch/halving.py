@@ -12,10 +12,10 @@ from dataclasses import replace
 import torch
 
 from pipeline.base.errors import ConfigError
-from pipeline.heads.config import MinibatchConfig
-from pipeline.heads.minibatch import MEMORY_BUDGET_BYTES, on_raw_features, passes, prepare, tell
+from pipeline.heads.minibatch.config import MinibatchConfig
+from pipeline.heads.minibatch.fit import MEMORY_BUDGET_BYTES, on_raw_features, passes, prepare, tell
+from pipeline.heads.minibatch.passes import FitResult, OnEpoch, Pass, ShouldStop
 from pipeline.heads.rows import Array, ClassWeight
-from pipeline.heads.training import FitResult, OnEpoch, Pass, ShouldStop
 
 
 def rungs(*, eta: int, min_epochs: int, max_epochs: int) -> list[int]:

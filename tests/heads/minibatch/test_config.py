@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.base.errors import ConfigError
-from pipeline.heads.config import MinibatchConfig
+from pipeline.heads.minibatch.config import MinibatchConfig
 
 
 @pytest.mark.parametrize(

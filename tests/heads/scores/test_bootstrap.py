@@ -6,7 +6,7 @@ import scipy.stats
 from sklearn import metrics
 
 from pipeline.base.errors import ConfigError, HeadError
-from pipeline.heads.bootstrap import bootstrap_intervals, mcnemar, paired_bootstrap
+from pipeline.heads.scores.bootstrap import bootstrap_intervals, mcnemar, paired_bootstrap
 
 
 def answers(n=200, c=5, right=0.7, seed=0):
@@ -59,7 +59,7 @@ def test_same_seed_gives_the_same_intervals_and_another_seed_others():
 def test_resamples_drawn_in_parts_are_those_drawn_at_once(monkeypatch):
     y, guess = answers()
     whole = bootstrap_intervals(y, guess, n_classes=5, n=100)
-    monkeypatch.setattr("pipeline.heads.bootstrap.DRAWN_AT_ONCE", 7 * 25)
+    monkeypatch.setattr("pipeline.heads.scores.bootstrap.DRAWN_AT_ONCE", 7 * 25)
     assert bootstrap_intervals(y, guess, n_classes=5, n=100) == whole
 
 

@@ -15,8 +15,19 @@ import numpy as np
 import torch
 
 from pipeline.base.errors import ConfigError, HeadError
-from pipeline.heads.config import MinibatchConfig
 from pipeline.heads.mapped import unkept
+from pipeline.heads.minibatch.config import MinibatchConfig
+from pipeline.heads.minibatch.passes import (
+    Data,
+    Epoch,
+    FitResult,
+    OnEpoch,
+    Pass,
+    ShouldStop,
+    Split,
+    epoch_batches,
+    shared,
+)
 from pipeline.heads.rows import (
     Array,
     ClassWeight,
@@ -29,7 +40,6 @@ from pipeline.heads.rows import (
     class_weights,
 )
 from pipeline.heads.standardize import Standardization, fit_standardization, fold
-from pipeline.heads.training import Data, Epoch, FitResult, OnEpoch, Pass, ShouldStop, Split, epoch_batches, shared
 
 __all__ = ["Epoch", "FitResult", "epoch_batches", "fit_minibatch"]
 

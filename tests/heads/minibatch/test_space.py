@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline.base.errors import ConfigError
-from pipeline.heads.config import MinibatchConfig
-from pipeline.heads.space import sample_configs
+from pipeline.heads.minibatch.config import MinibatchConfig
+from pipeline.heads.minibatch.space import sample_configs
 
 SPACE = {
     "kind": ["mlp"],

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
 
-from pipeline.heads.metrics import calibration_error, check_logits, log_softmax
+from pipeline.heads.scores.metrics import calibration_error, check_logits, log_softmax
 
 FLATTEST = 1e-3  # the largest difference of two logits of a row, divided by the highest temperature
 STEP = math.log(8)  # of the logarithm of 1 / T, while its root is bracketed

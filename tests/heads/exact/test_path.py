@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.base.errors import ConfigError, HeadError
-from pipeline.heads.exact import fit_exact, lagrange, waves
+from pipeline.heads.exact.path import fit_exact, lagrange, waves
 
 
 def data(n=240, d=30, c=3, seed=0, noise=3.0):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pipeline.heads.config import MinibatchConfig
-from pipeline.heads.networks import decays, make_network
-from pipeline.heads.noise import Noise
-from pipeline.heads.training import Labelling, softmax_loss
+from pipeline.heads.minibatch.config import MinibatchConfig
+from pipeline.heads.minibatch.networks import decays, make_network
+from pipeline.heads.minibatch.noise import Noise
+from pipeline.heads.minibatch.passes import Labelling, softmax_loss
 
 D, C, N, K = 7, 4, 12, 3
 MLP = MinibatchConfig(kind="mlp", width=5, depth=2)

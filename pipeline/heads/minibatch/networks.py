@@ -14,8 +14,8 @@ from typing import Protocol, TypeAlias
 
 import torch
 
-from pipeline.heads.config import MinibatchConfig
-from pipeline.heads.noise import EPS, Mix, Noise, uniform
+from pipeline.heads.minibatch.config import MinibatchConfig
+from pipeline.heads.minibatch.noise import EPS, Mix, Noise, uniform
 
 Parameters: TypeAlias = dict[str, torch.Tensor]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.base.errors import ConfigError
-from pipeline.heads.config import MinibatchConfig
+from pipeline.heads.minibatch.config import MinibatchConfig
 
 RANGE_KEYS = {"low", "high", "log"}
 REAL = {f.name for f in fields(MinibatchConfig) if f.type == "float"}

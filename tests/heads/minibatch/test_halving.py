@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from pipeline.base.errors import ConfigError
-from pipeline.heads.config import MinibatchConfig
-from pipeline.heads.halving import rungs, successive_halving
-from pipeline.heads.minibatch import fit_minibatch
+from pipeline.heads.minibatch.config import MinibatchConfig
+from pipeline.heads.minibatch.fit import fit_minibatch
+from pipeline.heads.minibatch.halving import rungs, successive_halving
 
 BASE = MinibatchConfig(batch_size=32, order_seed=0, width=16)
 

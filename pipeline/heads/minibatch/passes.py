@@ -16,11 +16,11 @@ import numpy.typing as npt
 import torch
 
 from pipeline.base.errors import HeadError
-from pipeline.heads.config import MinibatchConfig
-from pipeline.heads.networks import Parameters, decays, make_network
-from pipeline.heads.noise import Mix, Noise
+from pipeline.heads.minibatch.config import MinibatchConfig
+from pipeline.heads.minibatch.networks import Parameters, decays, make_network
+from pipeline.heads.minibatch.noise import Mix, Noise
+from pipeline.heads.minibatch.updates import AdamW, Sgd, Update
 from pipeline.heads.rows import StandardRows
-from pipeline.heads.updates import AdamW, Sgd, Update
 
 LOGITS_BYTES = 32 << 20  # of one product when a split is scored
 

@@ -8,7 +8,13 @@ import scipy.special
 from sklearn import metrics
 
 from pipeline.base.errors import HeadError
-from pipeline.heads.metrics import calibration_error, classification_report, log_softmax, one_against_rest, softmax
+from pipeline.heads.scores.metrics import (
+    calibration_error,
+    classification_report,
+    log_softmax,
+    one_against_rest,
+    softmax,
+)
 
 
 def scored(n=300, c=8, seed=0):

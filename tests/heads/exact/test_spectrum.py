@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from pipeline.base.errors import HeadError
+from pipeline.heads.exact.spectrum import decompose
 from pipeline.heads.rows import StandardRows
-from pipeline.heads.spectrum import decompose
 
 CPU = torch.device("cpu")
 

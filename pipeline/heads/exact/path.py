@@ -29,8 +29,9 @@ import numpy.typing as npt
 import torch
 
 from pipeline.base.errors import ConfigError
-from pipeline.heads.lbfgs import Objective, Progress, minimise
-from pipeline.heads.products import Held, Streamed
+from pipeline.heads.exact.minimise import Objective, Progress, minimise
+from pipeline.heads.exact.products import Held, Streamed
+from pipeline.heads.exact.spectrum import decompose
 from pipeline.heads.rows import (
     Array,
     ClassWeight,
@@ -42,7 +43,6 @@ from pipeline.heads.rows import (
     check_sample_weight,
     class_weights,
 )
-from pipeline.heads.spectrum import decompose
 from pipeline.heads.standardize import fit_standardization, fold
 
 TOL = {torch.float32: 1e-5, torch.float64: 1e-10}  # see ExactFit.converged

@@ -6,8 +6,8 @@ import scipy.special
 from scipy.optimize import minimize_scalar
 
 from pipeline.base.errors import HeadError
-from pipeline.heads.calibration import calibrated, fit_temperature
-from pipeline.heads.metrics import classification_report
+from pipeline.heads.scores.calibration import calibrated, fit_temperature
+from pipeline.heads.scores.metrics import classification_report
 
 
 def overconfident(n=400, c=6, scale=5.0, seed=0):

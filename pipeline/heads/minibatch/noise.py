@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.heads.config import MinibatchConfig
+from pipeline.heads.minibatch.config import MinibatchConfig
 
 EPS = 1e-12  # of a length that is divided by, torch.nn.functional.normalize's
 

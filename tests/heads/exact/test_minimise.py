@@ -6,8 +6,8 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import softmax
 
-from pipeline.heads.lbfgs import PATIENCE, Objective, _Logits, minimise
-from pipeline.heads.products import Held
+from pipeline.heads.exact.minimise import PATIENCE, Objective, _Logits, minimise
+from pipeline.heads.exact.products import Held
 
 N, R, C = 120, 6, 3
 

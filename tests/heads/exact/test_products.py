@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.heads.products import PIECE, Held, Streamed
+from pipeline.heads.exact.products import PIECE, Held, Streamed
+from pipeline.heads.exact.spectrum import decompose
 from pipeline.heads.rows import StandardRows
-from pipeline.heads.spectrum import decompose
 from pipeline.heads.standardize import CHUNK_ROWS, fit_standardization
 
 MANY = CHUNK_ROWS + 500  # rows are read in two pieces, and squared in three

@@ -10,10 +10,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.base.errors import ConfigError, HeadError
-from pipeline.heads import minibatch
 from pipeline.heads.artifact import Head
-from pipeline.heads.config import MinibatchConfig
-from pipeline.heads.minibatch import epoch_batches, fit_minibatch
+from pipeline.heads.minibatch import fit as minibatch
+from pipeline.heads.minibatch.config import MinibatchConfig
+from pipeline.heads.minibatch.fit import epoch_batches, fit_minibatch
 
 SHORT = MinibatchConfig(epochs=4, batch_size=32, lr=0.01)
 

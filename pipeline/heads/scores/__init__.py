@@ -1,0 +1,1 @@
+"""What logits are worth: metrics, bootstrap intervals, calibration."""
