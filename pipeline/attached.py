@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import runs
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.machine import resolve_device
 from pipeline.base.watch import Watch
-from pipeline.classifier import image_root, labelled, require_images
-from pipeline.evaluate import cache_of
-from pipeline.frozen import TrunkSpec
-from pipeline.runs import cache_record
+from pipeline.runs import folder as runs
+from pipeline.runs.folder import cache_of, cache_record
+from pipeline.runs.pixels import image_root, labelled, require_images
+from pipeline.runs.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +43,7 @@ class Attached:
     run: runs.Run
     cache: Cache
     head: Head
-    spec: TrunkSpec
+    recipe: Recipe
     root: Path
     device: str
     network: nn.Module
@@ -70,7 +69,7 @@ class Attached:
         """
         features = np.asarray(self.cache.features[self.val], np.float32)
         reach = float((np.abs(features) @ np.abs(self.head.tensors["weight"]).T).max())
-        share = STORAGE_ERROR[self.spec.dtype] + ARITHMETIC_ERROR[self.spec.precision]
+        share = STORAGE_ERROR[self.recipe.dtype] + ARITHMETIC_ERROR[self.recipe.trunk.precision]
         return (share + MAPS_ERROR * maps) * reach
 
     def certificate(self, logits: NDArray[np.float32], *, maps: bool, watch: Watch) -> tuple[float, float]:
@@ -122,17 +121,19 @@ def attach(settings: FinetuneSettings, watch: Watch) -> Attached:
             raise HeadError(f"{cache.path.name} has no {split} rows: fine-tuning needs train and val images")
     root = image_root(cache)
     weights = run.config["cache"]["about"]["weights"]
-    spec = TrunkSpec.of(cache.provenance, weights=weights, cache_root=settings.cache_root, watch=watch)
-    if spec.layer != "avgpool":
-        raise HeadError(f"the features are of {spec.layer}: only the last stage's can be fine-tuned end to end")
+    recipe = Recipe.of(cache.provenance, weights=weights, cache_root=settings.cache_root, watch=watch)
+    if recipe.trunk.layer != "avgpool":
+        raise HeadError(f"the features are of {recipe.trunk.layer}: only the last stage's can be fine-tuned end to end")
     device = resolve_device(settings.device)
     if settings.precision == "bfloat16" and device == "cpu":
         raise ConfigError("--precision bfloat16 needs a GPU: leave it out on a CPU")
     require_images(cache, np.concatenate(list(rows.values())), root, workers=settings.threads)
     cache.verify(np.concatenate([rows["train"], rows["val"]]))
-    network = reattach(load_model(spec.info, trunk=spec.info.trunk), head.tensors["weight"], head.tensors["bias"])
+    network = reattach(
+        load_model(recipe.trunk.info, trunk=recipe.trunk.info.trunk), head.tensors["weight"], head.tensors["bias"]
+    )
     network.to(device).eval()
-    return Attached(run, cache, head, replace(spec, device=device), root, device, network, **rows)
+    return Attached(run, cache, head, recipe.computed(device=device), root, device, network, **rows)
 
 
 def to_random_head(network: nn.Module, seed: int) -> None:

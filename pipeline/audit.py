@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.report.audit_tables import Place
+    from pipeline.show.audit_tables import Place
     from pipeline.store import Cache
 
 TILE = 2048  # rows on each side of one product: 16 MiB of cosines, 16 MiB of rows of 2048 features on each side
@@ -196,7 +196,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _show(report: AuditReport, watch: Watch) -> None:
-    from pipeline.report.audit_tables import balance_table, copies_table, names_table, near_table
+    from pipeline.show.audit_tables import balance_table, copies_table, names_table, near_table
 
     copies, near = report.copies, report.near
     first = next(iter(next(iter(report.classes.values()), {"train": 0})))

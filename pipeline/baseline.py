@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import runs
 from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
 from pipeline.base.items import SPLITS
 from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP
 from pipeline.base.watch import Watch
-from pipeline.runs import cache_record
+from pipeline.runs import folder as runs
+from pipeline.runs.folder import cache_record
 from pipeline.store.find import find_cache
 from pipeline.store.rows import Rows, load_rows
 
@@ -80,7 +80,7 @@ def baseline(cache: str | Path = LATEST, *, watch: Watch | None = None, **option
 def run_baseline(settings: BaselineSettings, watch: Watch) -> BaselineReport:
     """Baselines with settings made; see :func:`baseline`."""
     from pipeline.heads.baselines import SHUFFLED
-    from pipeline.report.tables import Result, results_table
+    from pipeline.show.tables import Result, results_table
 
     cache = find_cache(settings.cache, cache_root=settings.cache_root)
     splits = {name: load_rows(cache, name) for name in SPLITS[1:]}
@@ -145,8 +145,8 @@ def _image_statistics(cache: Cache, watch: Watch) -> dict[str, Rows]:
     """
     import numpy as np
 
-    from pipeline.classifier import image_root, pixel_batches
     from pipeline.images import Geometry
+    from pipeline.runs.pixels import image_root, pixel_batches
 
     root, transform = image_root(cache), cache.provenance["transform"]
     geometry = Geometry(

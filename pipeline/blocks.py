@@ -22,10 +22,11 @@ from pipeline.base.interrupt import StopRequest, stop_requests
 from pipeline.base.items import ITEM_STATES
 from pipeline.base.machine import worker_count
 from pipeline.base.watch import Tracker, Watch
-from pipeline.frozen import FrozenTrunk, TrunkSpec
 from pipeline.images import Loaded, Loader
 from pipeline.planning import Origin, find_origin
+from pipeline.runs.recipe import Recipe
 from pipeline.store import Failure, Writer, append_failures, open_partial, partial_failures_path, partial_path
+from pipeline.trunk.frozen import FrozenTrunk
 
 if TYPE_CHECKING:
     from pipeline.base.ranks import Ranks
@@ -202,14 +203,14 @@ def do_blocks(out: Path, root: str, settings: ExtractSettings, *, ranks: Ranks, 
         rows = [row for block in todo for row in range(*writer.span(block))]
         # What is counted, and timed, is what goes through the trunk here: not copied rows, not other processes' rows.
         fresh = int((origin.donor[rows] < 0).sum()) if rows else 0
-        spec = TrunkSpec.of(
+        recipe = Recipe.of(
             target.provenance, weights=target.about["weights"], cache_root=settings.cache_root, watch=watch
         )
         trunk = None
         if fresh:
-            trunk = FrozenTrunk(spec, batch=settings.batch_size, work_dir=settings.cache_root / "engines")
+            trunk = FrozenTrunk(recipe.trunk, batch=settings.batch_size, work_dir=settings.cache_root / "engines")
         workers = worker_count(settings.workers)
-        loader = Loader(spec.geometry(), workers=workers, ahead=4 * workers + (trunk.engine.batch if trunk else 0))
+        loader = Loader(recipe.geometry(), workers=workers, ahead=4 * workers + (trunk.engine.batch if trunk else 0))
         follow = watch.track("extract", fresh) if fresh else nullcontext(Tracker())
         with stop_requests() as stop, loader, follow as tracker:
             loop = BlockLoop(

@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, arguments: Sequence[str]) -> None:
-    from pipeline.report.console import fail
+    from pipeline.show.terminal import fail
 
     if "--debug" in arguments:
         traceback.print_exc()
@@ -117,7 +117,7 @@ def _run(arguments: Sequence[str]) -> int:
         return int(done.code or 0)
     command = COMMANDS[parsed.command]
     settings = _settings(parsed)
-    from pipeline.report.console import Console
+    from pipeline.show.terminal import Console
 
     function = getattr(importlib.import_module(f"pipeline.{command.module}"), command.function)
     result = function(settings, Console(stderr=parsed.json, quiet=parsed.quiet))

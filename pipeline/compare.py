@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import runs
 from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
 from pipeline.base.settings import ROOT_HELP, RUN_HELP
 from pipeline.base.watch import Watch
 from pipeline.evaluate import ScoredRows, scored_rows
+from pipeline.runs import folder as runs
 
 if TYPE_CHECKING:
     from pipeline.heads.scores.bootstrap import Difference, McNemar
@@ -72,7 +72,7 @@ def compare(first: str | Path, second: str | Path, *, watch: Watch | None = None
 def run_compare(settings: CompareSettings, watch: Watch) -> CompareResult:
     """Compare with settings made; see :func:`compare`."""
     from pipeline.heads.scores.bootstrap import mcnemar, paired_bootstrap
-    from pipeline.report.figures import comparison_table
+    from pipeline.show.figures import comparison_table
 
     first, second = (runs.find_run(s, cache_root=settings.cache_root) for s in (settings.first, settings.second))
     _require_same_content(first, second)

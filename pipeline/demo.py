@@ -54,7 +54,7 @@ def run_demo(settings: DemoSettings, watch: Watch) -> DemoReport:
     Raises:
         PipelineError: whatever a command refuses, but for weights that cannot be downloaded.
     """
-    from pipeline.report.tables import Result, results_table
+    from pipeline.show.tables import Result, results_table
 
     began = time.perf_counter()
     root = settings.cache_root
@@ -97,7 +97,7 @@ class _Demo:
     def run(self, command: str, *arguments: object) -> dict[str, Any]:
         """Run one command; returns its result as its --json gives it."""
         from pipeline.cli import COMMANDS, parse
-        from pipeline.report.tables import heading
+        from pipeline.show.tables import heading
 
         words = [command, *map(str, arguments)]
         if self.root != Path("cache"):

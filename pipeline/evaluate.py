@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import runs
 from pipeline.base import settings as st
 from pipeline.base.errors import CacheError, ConfigError, HeadError
 from pipeline.base.files import unwritable, write_json
 from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP, RUN_HELP
 from pipeline.base.watch import Watch
+from pipeline.runs import folder as runs
+from pipeline.runs.folder import _require_key, cache_of
 from pipeline.store.find import find_cache
 from pipeline.store.rows import load_rows
 
@@ -108,31 +109,6 @@ def run_evaluate(settings: EvaluateSettings, watch: Watch) -> EvaluateResult:
         result = _elsewhere(run, settings.data, settings.split, cache_root=settings.cache_root, watch=watch)
     _show(result, watch)
     return result
-
-
-def cache_of(run: runs.Run) -> Cache:
-    """The cache that a run learned from, opened and shown to be the same.
-
-    Raises:
-        CacheError: it is gone, has another key, or other rows, labels or splits.
-    """
-    from pipeline.store import open_cache
-
-    recorded = run.config["cache"]
-    cache = open_cache(recorded["path"])
-    _require_key(run, cache, f"is not the cache that {run.folder.name} learned from", "train again")
-    if cache.content != recorded["content"]:
-        raise CacheError(f"{cache.path}: images, labels or splits have changed since {run.folder.name}: train again")
-    return cache
-
-
-def _require_key(run: runs.Run, cache: Cache, what: str, cure: str) -> None:
-    """Raises CacheError with the difference field by field when the cache has another key than the run's."""
-    from pipeline.store import difference
-
-    if cache.key != run.config["cache"]["key"]:
-        fields = "; ".join(f"{n}: {a!r} -> {b!r}" for n, a, b in difference(run.config["provenance"], cache.provenance))
-        raise CacheError(f"{cache.path} {what} ({fields}): {cure}")
 
 
 def evaluated(run: runs.Run, *, cache_root: Path, watch: Watch) -> EvaluateResult:
@@ -250,7 +226,7 @@ def _score(run: runs.Run, cache: Cache, splits: tuple[str, ...], *, cache_root: 
         if not len(rows):
             raise HeadError(f"{cache.path.name} has no labelled {split} rows: extract with --{split}-fraction above 0")
         if run.stage == "finetune":
-            from pipeline.classifier import logits_of_split
+            from pipeline.runs.network import logits_of_split
 
             logits = logits_of_split(run, cache, split, cache_root=cache_root, watch=watch)
         else:
@@ -323,9 +299,9 @@ def _now() -> str:
 
 
 def _show(result: EvaluateResult, watch: Watch) -> None:
-    from pipeline.report.confusion import ConfusionMatrix
-    from pipeline.report.figures import figures_lines
-    from pipeline.report.tables import per_class_table
+    from pipeline.show.confusion import ConfusionMatrix
+    from pipeline.show.figures import figures_lines
+    from pipeline.show.tables import per_class_table
 
     test = result.test
     rows = "all rows" if result.split == "all" else f"{result.split} split"

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import runs
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.settings import LATEST, ROOT_HELP, RUN_HELP
 from pipeline.base.watch import Watch
+from pipeline.runs import folder as runs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from pipeline.frozen import TrunkSpec
+    from pipeline.runs.recipe import Recipe
 
     Images = NDArray[np.float32]
 
@@ -76,7 +76,7 @@ def export(run: str | Path = LATEST, *, watch: Watch | None = None, **options: A
 def run_export(settings: ExportSettings, watch: Watch) -> ExportResult:
     """Export with settings made; see :func:`export`."""
     from pipeline.base.files import temporary_beside
-    from pipeline.report.tables import parity_table
+    from pipeline.show.tables import parity_table
 
     run = runs.find_run(settings.run, cache_root=settings.cache_root)
     if not (run.folder / "head.json").exists() and run.stage != "finetune":
@@ -87,11 +87,11 @@ def run_export(settings: ExportSettings, watch: Watch) -> ExportResult:
     card = out.parent / CARD
     if card.exists() and not card.read_text(encoding="utf-8", errors="replace").startswith(_title(run)):
         raise ConfigError(f"{card} is the card of another model: give an --out in another folder")
-    model, spec = whole_network(run, settings.format, cache_root=settings.cache_root, watch=watch)
-    about = description(run, spec)
+    model, recipe = whole_network(run, settings.format, cache_root=settings.cache_root, watch=watch)
+    about = description(run, recipe)
     write, open_again = _FORMATS[settings.format]
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(max(BATCHES), 3, spec.info.crop, spec.info.crop)).astype(np.float32)
+    images = rng.normal(size=(max(BATCHES), 3, recipe.trunk.info.crop, recipe.trunk.info.crop)).astype(np.float32)
     try:
         with temporary_beside(out) as draft:
             write(model, images, draft, about)
@@ -110,7 +110,7 @@ def run_export(settings: ExportSettings, watch: Watch) -> ExportResult:
     return ExportResult(out, card, settings.format, parity)
 
 
-def whole_network(run: runs.Run, format: str, *, cache_root: Path, watch: Watch) -> tuple[nn.Module, TrunkSpec]:
+def whole_network(run: runs.Run, format: str, *, cache_root: Path, watch: Watch) -> tuple[nn.Module, Recipe]:
     """The run's classifier, images (n, 3, S, S) -> logits (n, C), frozen and in eval mode.
 
     Raises:
@@ -118,34 +118,35 @@ def whole_network(run: runs.Run, format: str, *, cache_root: Path, watch: Watch)
     """
     from torch import nn
 
-    from pipeline.classifier import load_network
-    from pipeline.frozen import TrunkSpec
     from pipeline.heads.artifact import load_head
+    from pipeline.runs.network import load_network
+    from pipeline.runs.recipe import Recipe
     from pipeline.trunk.surgery import freeze, reattach, trunk_at
     from pipeline.trunk.weights import load_model
 
     weights = run.config["cache"]["about"]["weights"]
-    spec = TrunkSpec.of(run.config["provenance"], weights=weights, cache_root=cache_root, watch=watch)
+    recipe = Recipe.of(run.config["provenance"], weights=weights, cache_root=cache_root, watch=watch)
     if run.stage == "finetune":
-        return load_network(run, spec.info), spec
+        return load_network(run, recipe.trunk.info), recipe
     head = load_head(run.folder)
-    model = load_model(spec.info, trunk=spec.info.trunk)
-    if head.kind == "linear" and spec.layer == "avgpool":
+    model = load_model(recipe.trunk.info, trunk=recipe.trunk.info.trunk)
+    if head.kind == "linear" and recipe.trunk.layer == "avgpool":
         whole = reattach(model, head.tensors["weight"], head.tensors["bias"])
     elif format == "state_dict":
         raise ConfigError(
-            f"a {head.kind} head on {spec.layer} has no place in torchvision's {spec.info.trunk}: give --format onnx "
+            f"a {head.kind} head on {recipe.trunk.layer} has no place in torchvision's {recipe.trunk.info.trunk}: give "
+            "--format onnx "
             "or torch_export"
         )
     else:
-        whole = nn.Sequential(trunk_at(model, spec.layer)[0], head.module())
+        whole = nn.Sequential(trunk_at(model, recipe.trunk.layer)[0], head.module())
     freeze(whole)
-    return whole, spec
+    return whole, recipe
 
 
-def description(run: runs.Run, spec: TrunkSpec) -> dict[str, Any]:
+def description(run: runs.Run, recipe: Recipe) -> dict[str, Any]:
     """What travels with an exported model: classes, transform, trunk, and the key of its features."""
-    info = spec.info
+    info = recipe.trunk.info
     return {
         "classes": list(run.config["classes"]),
         "transform": {

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import runs
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.items import ITEM_STATES
 from pipeline.base.settings import ROOT_HELP
 from pipeline.base.watch import Watch
+from pipeline.runs import folder as runs
 from pipeline.store.find import view_path
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import runs
 from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
 from pipeline.base.watch import Watch
-from pipeline.runs import cache_record
+from pipeline.runs import folder as runs
+from pipeline.runs.folder import cache_record
 from pipeline.store.rows import Rows, load_rows
 from pipeline.train import learning_rows, linear_logits
 
@@ -49,7 +49,7 @@ def run_few_shot(cache: Cache, settings: SearchSettings, watch: Watch) -> FewSho
     Raises:
         HeadError: no val rows to choose on.
     """
-    from pipeline.report.tables import shots_table
+    from pipeline.show.tables import shots_table
 
     fitted, chosen = learning_rows(cache, settings, watch)
     if not len(chosen):

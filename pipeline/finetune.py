@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import runs
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
 from pipeline.base.settings import LATEST, ROOT_HELP, RUN_HELP
 from pipeline.base.watch import Watch
 from pipeline.groups import LEARNING_RATES, PARTS
+from pipeline.runs import folder as runs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -279,7 +279,7 @@ def inputs_of(settings: FinetuneSettings, attached: Attached, ranks: Ranks, watc
     if settings.train != "layer4" or not settings.prefix:
         return _images(settings, attached)
     rows = np.concatenate([attached.train, attached.val])
-    prefix = PrefixMaps(attached.network, attached.spec, attached.cache, rows, settings.cache_root)
+    prefix = PrefixMaps(attached.network, attached.recipe, attached.cache, rows, settings.cache_root)
     prefix.announce(watch, confirmed=settings.yes)
     maps = prefix.make(ranks=ranks, root=attached.root, device=attached.device, workers=settings.threads, watch=watch)
     flip = settings.augment == "flip"
@@ -291,7 +291,7 @@ def _images(settings: FinetuneSettings, attached: Attached) -> Inputs:
 
     return Images(
         attached.network,
-        attached.spec,
+        attached.recipe,
         attached.cache,
         attached.root,
         attached.device,
@@ -326,7 +326,7 @@ def _train_scores(tuning: Tuning) -> tuple[float, float]:
 
 def _show_groups(tuning: Tuning) -> None:
     from pipeline.groups import frozen_counts
-    from pipeline.report.tuning_tables import GroupRow, groups_table
+    from pipeline.show.tuning_tables import GroupRow, groups_table
 
     s = tuning.settings
     rows = [GroupRow(g.name, g.count, g.lr, g.weight_decay) for g in tuning.groups]

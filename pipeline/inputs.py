@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from pipeline.frozen import TrunkSpec
+    from pipeline.runs.recipe import Recipe
     from pipeline.store import Cache
 
 Batches = Sequence[Sequence[int]]
@@ -44,7 +44,7 @@ class Images:
     """Images from disk, decoded ahead in threads, through the whole network."""
 
     network: nn.Module
-    spec: TrunkSpec
+    recipe: Recipe
     cache: Cache
     root: Path
     device: str
@@ -63,16 +63,17 @@ class Images:
         Raises:
             DataError: an image is gone or has changed.
         """
-        from pipeline.classifier import normalised, pixels_of
         from pipeline.images import Augmentation
+        from pipeline.runs.network import normalised
+        from pipeline.runs.pixels import pixels_of
 
-        geometry = self.spec.geometry()
+        geometry = self.recipe.geometry()
         if epoch is not None and (self.augment != "none" or self.randaugment):
             drawn = Augmentation(self.augment, self.seed, epoch, self.randaugment)
             geometry = replace(geometry, augmentation=drawn)
         found = pixels_of(self.cache, batches, root=self.root, geometry=geometry, workers=self.workers)
         for rows, pixels in found:
-            yield rows, normalised(pixels, self.spec.info, self.device)
+            yield rows, normalised(pixels, self.recipe.trunk.info, self.device)
 
 
 @dataclass(eq=False)

@@ -50,7 +50,7 @@ def run_inspect(settings: InspectSettings, watch: Watch) -> InspectReport:
     Raises:
         CacheError: a cache is missing or damaged.
     """
-    from pipeline.report.tables import difference_table, settings_panel
+    from pipeline.show.tables import difference_table, settings_panel
     from pipeline.store import difference
 
     opened = [find_cache(c, cache_root=settings.cache_root) for c in settings.caches]

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import runs, verdict
+from pipeline import verdict
 from pipeline.base.files import unwritable
-from pipeline.classifier import MODEL_FILE
+from pipeline.runs import folder as runs
+from pipeline.runs.network import MODEL_FILE
 
 if TYPE_CHECKING:
     from pipeline.interpolate import Mixture
@@ -36,7 +37,7 @@ class Outcome:
         self.tuning, self.folder = tuning, folder
         tuning.attached.network.eval()
         state = {n: t.detach().cpu().contiguous() for n, t in tuning.attached.network.state_dict().items()}
-        data = safetensors.torch.save(state, metadata={"trunk": tuning.attached.spec.info.trunk})
+        data = safetensors.torch.save(state, metadata={"trunk": tuning.attached.recipe.trunk.info.trunk})
         self.sha256 = hashlib.sha256(data).hexdigest()
         model = folder / MODEL_FILE
         try:
@@ -88,7 +89,7 @@ class Outcome:
 
     def write_mixtures(self, draft: runs.Draft, mixtures: Sequence[Mixture], chosen: float) -> None:
         """The scores of the weights between before and after, and their picture."""
-        from pipeline.report.mix_picture import mix_picture
+        from pipeline.show.mix_picture import mix_picture
 
         draft.write_lines("interpolation.jsonl", [asdict(m) for m in mixtures])
         picture = mix_picture([m.share for m in mixtures], [m.val for m in mixtures], chosen=chosen)

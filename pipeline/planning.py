@@ -21,8 +21,9 @@ from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.items import ITEM_STATES, SPLITS
 from pipeline.base.machine import resolve_device, worker_count
 from pipeline.base.watch import Watch
-from pipeline.frozen import TrunkSpec
+from pipeline.runs.recipe import Recipe
 from pipeline.trunk import identity
+from pipeline.trunk.frozen import TrunkSpec
 from pipeline.trunk.lookup import find_weights
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Plan:
 
     Attributes:
         listing: the source's images.
-        spec: the trunk that is asked for; ``key`` the cache key that it gives.
+        recipe: what is asked for; ``key`` the cache key that it gives.
         out: the file to make.
         old: the finished file that is there now, if any.
         contents: what the finished file must hold.
@@ -64,13 +65,13 @@ class Plan:
                 f"no class folders: {len(self.listing.ids):,} images without labels; heads cannot learn from them"
             )
         self.device = resolve_device(settings.device)
-        self.spec, self.out = self._identity()
-        self.provenance = self.spec.provenance()
+        self.recipe, self.out = self._identity()
+        self.provenance = self.recipe.provenance()
         self.key = store.key_of(self.provenance)
         self.old = self._existing()
         self.contents = self._contents()
 
-    def _identity(self) -> tuple[TrunkSpec, Path]:
+    def _identity(self) -> tuple[Recipe, Path]:
         s = self.settings
         info = find_weights(s.weights, trunk=s.trunk, cache_root=s.cache_root, watch=self.watch)
         if s.image_size is not None:
@@ -82,10 +83,12 @@ class Plan:
             preferred,
             *(e for e in identity.available_engines(self.device) if s.engine == "auto" and e != preferred),
         ]
-        specs = [TrunkSpec(info, s.layer, s.dtype, name, s.precision, self.device, self.view) for name in names]
-        keyed = [(spec, store.key_of(spec.provenance())) for spec in specs]
-        found = [(spec, s.out or self._default_path(info, key), key) for spec, key in keyed]
-        return next(((spec, path) for spec, path, key in found if _key_at(path) == key), found[0][:2])
+        recipes = [
+            Recipe(TrunkSpec(info, s.layer, name, s.precision, self.device), s.dtype, self.view) for name in names
+        ]
+        keyed = [(recipe, store.key_of(recipe.provenance())) for recipe in recipes]
+        found = [(recipe, s.out or self._default_path(info, key), key) for recipe, key in keyed]
+        return next(((recipe, path) for recipe, path, key in found if _key_at(path) == key), found[0][:2])
 
     def _default_path(self, info: WeightsInfo, key: str) -> Path:
         """A telling name, with a number when a folder of the same name that still exists elsewhere has taken it."""
@@ -153,7 +156,7 @@ class Plan:
                 "root": self.images_root,
                 "notes": list(self.notes),
                 "weights": _lasting_spec(s.weights),
-                "pretrained": self.spec.info.pretrained,
+                "pretrained": self.recipe.trunk.info.pretrained,
             },
         )
 

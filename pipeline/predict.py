@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import runs
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.settings import ROOT_HELP, RUN_HELP
 from pipeline.base.watch import Tracker, Watch
+from pipeline.runs import folder as runs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pipeline.classifier import Answer, Classifier
     from pipeline.images import Loaded
+    from pipeline.runs.network import Answer, Classifier
 
 STANDARD_INPUT = "-"
 FORMATS = ("table", "csv", "jsonl")
@@ -99,8 +99,8 @@ def predict(
 def run_predict(settings: PredictSettings, watch: Watch) -> Predictions:
     """Predict with settings made; see :func:`predict`."""
     from pipeline import images
-    from pipeline.classifier import PREDICT_BATCH, load_classifier
-    from pipeline.report.tables import predictions_table
+    from pipeline.runs.network import PREDICT_BATCH, load_classifier
+    from pipeline.show.tables import predictions_table
 
     run = runs.find_run(settings.run, cache_root=settings.cache_root)
     paths = find_images(settings.images)
@@ -248,12 +248,12 @@ def _show_trace(
 ) -> None:
     from PIL import Image
 
-    from pipeline.classifier import normalised
-    from pipeline.report.pipeline_trace import PredictionTrace, TopClass, prediction_trace
+    from pipeline.runs.network import normalised
+    from pipeline.show.pipeline_trace import PredictionTrace, TopClass, prediction_trace
 
     with Image.open(os.fsdecode(path)) as image:
         width, height, mode = image.width, image.height, image.mode
-    seen = normalised(pixels[None], classifier.spec.info, "cpu").numpy()[0]
+    seen = normalised(pixels[None], classifier.recipe.trunk.info, "cpu").numpy()[0]
     features, logits = answer.features[at], answer.logits[at]
     order = np.argsort(-probabilities, kind="stable")[:top].tolist()
     watch.show(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.base.ranks import Ranks
-    from pipeline.frozen import TrunkSpec
+    from pipeline.runs.recipe import Recipe
     from pipeline.store import Cache
 
 LAYER = "layer3"  # the last stage that does not run in training
@@ -45,13 +45,13 @@ class PrefixMaps:
     """
 
     def __init__(
-        self, network: nn.Module, spec: TrunkSpec, cache: Cache, rows: NDArray[np.int64], cache_root: Path
+        self, network: nn.Module, recipe: Recipe, cache: Cache, rows: NDArray[np.int64], cache_root: Path
     ) -> None:
         from pipeline.store import key_of
 
-        self.network, self.spec, self.cache, self.rows = network, spec, cache, np.sort(rows)
-        self.shape = maps_shape(network, spec.info.crop)
-        self.provenance = maps_provenance(spec, self.shape)
+        self.network, self.recipe, self.cache, self.rows = network, recipe, cache, np.sort(rows)
+        self.shape = maps_shape(network, recipe.trunk.info.crop)
+        self.provenance = maps_provenance(recipe, self.shape)
         self.key = key_of(self.provenance)
         self.digests = cache.digests[self.rows]
         images = hashlib.sha256(self.digests.tobytes()).hexdigest()
@@ -200,7 +200,8 @@ class PrefixMaps:
         """Maps (m, C·H·W) float32 of the images of the spans, in batches that never cross a block (F4)."""
         import torch
 
-        from pipeline.classifier import normalised, pixels_of
+        from pipeline.runs.network import normalised
+        from pipeline.runs.pixels import pixels_of
 
         front = front_of(self.network)
         batches = [
@@ -208,10 +209,10 @@ class PrefixMaps:
             for first, last in spans
             for start in range(first, last, BATCH)
         ]
-        pixels = pixels_of(self.cache, batches, root=root, geometry=self.spec.geometry(), workers=workers)
+        pixels = pixels_of(self.cache, batches, root=root, geometry=self.recipe.geometry(), workers=workers)
         for _, batch in pixels:
             with torch.inference_mode():
-                maps = front(normalised(batch, self.spec.info, device))
+                maps = front(normalised(batch, self.recipe.trunk.info, device))
             yield maps.float().contiguous().flatten(1).cpu().numpy()
 
 
@@ -239,15 +240,15 @@ def maps_shape(network: nn.Module, image_size: int) -> tuple[int, int, int]:
     return (found.shape[1], found.shape[2], found.shape[3])
 
 
-def maps_provenance(spec: TrunkSpec, shape: tuple[int, int, int]) -> Mapping[str, Any]:
+def maps_provenance(recipe: Recipe, shape: tuple[int, int, int]) -> Mapping[str, Any]:
     """What decides the maps' numbers: the feature cache's fields, with the layer, no pooling, and the plain network."""
     from pipeline.trunk import identity
 
-    told = spec.provenance()
+    told = recipe.provenance()
     return {
         **told,
         "trunk": {**told["trunk"], "layer": LAYER, "pooling": "none", "shape": list(shape)},
         "dtype": DTYPE.name,
         "precision": "float32",
-        "engine": {"name": "torchvision", "version": identity.engine_version("torch"), "device": spec.device},
+        "engine": {"name": "torchvision", "version": identity.engine_version("torch"), "device": recipe.trunk.device},
     }

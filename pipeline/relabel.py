@@ -168,7 +168,7 @@ def _refuse(
     """Raise where the source and the cache do not hold the same images; nothing has been written yet."""
     import numpy as np
 
-    from pipeline.report.audit_tables import names_table
+    from pipeline.show.audit_tables import names_table
 
     have = set(cache.ids)
     lacking = [listing.ids[i] for i in np.flatnonzero(rows < 0).tolist()]

@@ -167,7 +167,7 @@ def _exact_search(
 ) -> tuple[list[Trial], Fitted, dict[str, str]]:
     """The path of penalties, ranked, the chosen head, and the picture of the path."""
     from pipeline.heads.exact.path import fit_exact
-    from pipeline.report.path_picture import path_picture
+    from pipeline.show.path_picture import path_picture
 
     options: dict[str, Any] = {
         "n_classes": len(cache.classes),
@@ -258,7 +258,7 @@ def both(fitted: Rows, chosen: Rows) -> Rows:
 
 def show_ranking(trials: Sequence[Trial], settings: SearchSettings, watch: Watch) -> None:
     """The ranked table."""
-    from pipeline.report import tables
+    from pipeline.show import tables
 
     lines = [
         tables.Trial(

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import runs
 from pipeline.base import settings as st
 from pipeline.base.errors import CacheError, ConfigError, HeadError
 from pipeline.base.settings import ROOT_HELP
 from pipeline.base.watch import Watch
+from pipeline.runs import folder as runs
 from pipeline.store.find import find_cache
 
 if TYPE_CHECKING:
-    from pipeline.report.pipeline_trace import Step
+    from pipeline.show.pipeline_trace import Step
 
 UNTRAINED = "random:0"  # shapes and counts do not depend on the numbers, so nothing is downloaded to show them
 
@@ -53,7 +53,7 @@ def run_trace(settings: TraceSettings, watch: Watch) -> TraceReport:
     Raises:
         ConfigError, CacheError, HeadError: the target is neither a cache nor a run.
     """
-    from pipeline.report.pipeline_trace import model_trace
+    from pipeline.show.pipeline_trace import model_trace
 
     trunk, size, classes = _subject(settings)
     steps = _steps(trunk, size, classes)
@@ -91,7 +91,7 @@ def _subject(settings: TraceSettings) -> tuple[str, int, int]:
 def _steps(trunk: str, size: int, classes: int) -> list[Step]:
     import numpy as np
 
-    from pipeline.report.pipeline_trace import Layer, Step
+    from pipeline.show.pipeline_trace import Layer, Step
     from pipeline.trunk.surgery import behead, build, describe, reattach
 
     model = build(trunk, num_classes=1000)

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import runs
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP
 from pipeline.base.watch import TraceRow, Watch
 from pipeline.heads.minibatch.config import KINDS, SCHEDULES, SOLVERS, MinibatchConfig
-from pipeline.report.trace import observe
-from pipeline.runs import cache_record
+from pipeline.runs import folder as runs
+from pipeline.runs.folder import cache_record
+from pipeline.show.trace import observe
 from pipeline.store.find import find_cache
 from pipeline.store.rows import Rows, load_rows, with_views
 

@@ -24,7 +24,7 @@ from pipeline.base.interrupt import StopRequest
 from pipeline.base.watch import TraceRow, Watch
 from pipeline.groups import batch_norms, learnt_tensors, parameter_groups
 from pipeline.inputs import ORDER, Inputs, chunks, draw, mixed, share
-from pipeline.report.trace import observe
+from pipeline.show.trace import observe
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import runs
 from pipeline.base.watch import Watch
 from pipeline.evaluate import scored_rows
+from pipeline.runs import folder as runs
 
 if TYPE_CHECKING:
     from pipeline.attached import Attached
@@ -103,7 +103,8 @@ test_change.__test__ = False  # type: ignore[attr-defined]
 
 def drift(attached: Attached, *, workers: int, watch: Watch) -> dict[str, float]:
     """Mean cosine of the cached features and the network's as it is now, by split, of rows spread over the split."""
-    from pipeline.classifier import network_forward, pixel_batches
+    from pipeline.runs.network import network_forward
+    from pipeline.runs.pixels import pixel_batches
 
     found = {}
     for split in ("train", "val", "test"):
@@ -112,13 +113,13 @@ def drift(attached: Attached, *, workers: int, watch: Watch) -> dict[str, float]
             continue
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, DRIFT_ROWS).round().astype(int))]
         total = 0.0
-        geometry = attached.spec.geometry()
+        geometry = attached.recipe.geometry()
         batches = pixel_batches(
             attached.cache, rows.tolist(), root=attached.root, geometry=geometry, size=32, workers=workers
         )
         with watch.track(f"features of {split}", len(rows)) as tracker:
             for part, pixels in batches:
-                new = network_forward(attached.network, pixels, attached.spec.info)[0].astype(np.float64)
+                new = network_forward(attached.network, pixels, attached.recipe.trunk.info)[0].astype(np.float64)
                 old = np.asarray(attached.cache.features[part], np.float64)
                 lengths = np.linalg.norm(new, axis=1) * np.linalg.norm(old, axis=1)
                 total += float(((new * old).sum(axis=1) / lengths.clip(min=1e-12)).sum())
@@ -201,7 +202,7 @@ def _next(val: Change, test: Change | None, drift: dict[str, float], course: Cou
 
 def show(verdict: Verdict, watch: Watch) -> None:
     """The table, and the words below it."""
-    from pipeline.report.tuning_tables import ChangeRow, verdict_table
+    from pipeline.show.tuning_tables import ChangeRow, verdict_table
 
     changes: Sequence[Change] = [c for c in (verdict.val, verdict.test) if c is not None]
     rows = [ChangeRow(c.split, c.n, c.before, c.after, c.low, c.high) for c in changes]

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.frozen import TrunkSpec
     from pipeline.images import Listing
+    from pipeline.runs.recipe import Recipe
     from pipeline.store import Cache
 
 SHOWN = 10  # names of each kind of change in the result and on the screen
@@ -110,7 +110,7 @@ def verify(cache: str | Path = LATEST, *, watch: Watch | None = None, **options:
 
 def run_verify(settings: VerifySettings, watch: Watch) -> VerifyReport:
     """Verify with settings made; see :func:`verify`."""
-    from pipeline.report.audit_tables import names_table
+    from pipeline.show.audit_tables import names_table
 
     cache = find_cache(settings.cache, cache_root=settings.cache_root)
     wrong = [*_contradictions(cache), *_damage(cache, watch)]
@@ -297,13 +297,13 @@ def _afresh(
 
     from pipeline import images
     from pipeline.base.machine import worker_count
-    from pipeline.frozen import FrozenTrunk
+    from pipeline.trunk.frozen import FrozenTrunk
 
-    spec, tolerance = _spec_here(cache, settings, watch)
-    trunk = FrozenTrunk(spec, batch=None, work_dir=settings.cache_root / "engines")
+    recipe, tolerance = _recipe_here(cache, settings, watch)
+    trunk = FrozenTrunk(recipe.trunk, batch=None, work_dir=settings.cache_root / "engines")
     worst, pending = 0.0, []
     with (
-        images.Loader(spec.geometry(), workers=worker_count(None), ahead=2 * trunk.engine.batch) as loader,
+        images.Loader(recipe.geometry(), workers=worker_count(None), ahead=2 * trunk.engine.batch) as loader,
         watch.track("extract afresh", len(rows)) as bar,
     ):
         for loaded in loader.load((row, paths[row]) for row in rows.tolist()):
@@ -319,7 +319,9 @@ def _afresh(
                 bar.advance(len(pending))
                 pending = []
     trunk.assert_untouched()
-    return Sample(len(rows), worst, tolerance, f"{spec.engine} on {spec.device}, {spec.precision}")
+    return Sample(
+        len(rows), worst, tolerance, f"{recipe.trunk.engine} on {recipe.trunk.device}, {recipe.trunk.precision}"
+    )
 
 
 def _difference(stored: NDArray[Any], fresh: NDArray[np.float32]) -> float:
@@ -330,7 +332,7 @@ def _difference(stored: NDArray[Any], fresh: NDArray[np.float32]) -> float:
     return float((np.abs(stored.astype(np.float32) - fresh).max(axis=1) / reach).max())
 
 
-def _spec_here(cache: Cache, settings: VerifySettings, watch: Watch) -> tuple[TrunkSpec, float]:
+def _recipe_here(cache: Cache, settings: VerifySettings, watch: Watch) -> tuple[Recipe, float]:
     """The cache's trunk on this machine, and how far a fresh row may be from a stored one.
 
     Storing rounds by half a unit in the last place (2^-11 of the value in float16, 2^-24 in float32), and the engine
@@ -338,18 +340,18 @@ def _spec_here(cache: Cache, settings: VerifySettings, watch: Watch) -> tuple[Tr
     """
     import numpy as np
 
-    from pipeline.frozen import TrunkSpec
+    from pipeline.runs.recipe import Recipe
     from pipeline.store import difference
     from pipeline.trunk import identity
     from pipeline.trunk.engines.base import TOLERANCE
 
-    made = TrunkSpec.of(cache.provenance, weights=cache.about["weights"], cache_root=settings.cache_root, watch=watch)
-    spec = made
-    if made.device == "cuda" and resolve_device("auto") == "cpu":
-        spec = dataclasses.replace(spec, device="cpu", precision="float32", engine="torch")
-    if spec.engine not in identity.available_engines(spec.device):
-        spec = dataclasses.replace(spec, engine="torch")
-    for name, then, now in difference(cache.provenance, spec.provenance()):
+    made = Recipe.of(cache.provenance, weights=cache.about["weights"], cache_root=settings.cache_root, watch=watch)
+    recipe = made
+    if made.trunk.device == "cuda" and resolve_device("auto") == "cpu":
+        recipe = recipe.computed(device="cpu", precision="float32", engine="torch")
+    if recipe.trunk.engine not in identity.available_engines(recipe.trunk.device):
+        recipe = recipe.computed(engine="torch")
+    for name, then, now in difference(cache.provenance, recipe.provenance()):
         watch.say(f"{name} was {then} when the cache was made and is {now} here")
     rounding = float(np.finfo(cache.dtype.name).eps) / 2
-    return spec, rounding + TOLERANCE[made.precision] + TOLERANCE[spec.precision]
+    return recipe, rounding + TOLERANCE[made.trunk.precision] + TOLERANCE[recipe.trunk.precision]

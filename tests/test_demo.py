@@ -24,9 +24,9 @@ def test_without_pretrained_weights_it_says_so_and_goes_on(tmp_path: Path, monke
     def offline(*_: object, **__: object) -> None:
         raise WeightsError("resnet50-11ad3fa6.pth could not be downloaded")
 
-    import pipeline.frozen
+    import pipeline.trunk.frozen
 
-    monkeypatch.setattr(sys.modules["pipeline.frozen"], "find_weights", offline)
+    monkeypatch.setattr(sys.modules["pipeline.trunk.frozen"], "find_weights", offline)
     heard = Heard()
     assert _weights(DemoSettings(cache_root=tmp_path), heard) == FALLBACK
     assert pipeline.frozen.find_weights is offline

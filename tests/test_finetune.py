@@ -20,12 +20,12 @@ import torchvision
 from PIL import Image
 
 from pipeline import extract, finetune, open_cache, predict, search, train
-from pipeline import runs as run_folders
 from pipeline.attached import attach
 from pipeline.base.errors import CacheError, ConfigError, DataError, HeadError, Interrupted
 from pipeline.base.watch import Tracker, Watch
 from pipeline.finetune import FinetuneSettings
 from pipeline.groups import learnt_tensors, parameter_groups
+from pipeline.runs import folder as run_folders
 
 Quick = dict[str, Any]
 FAST = {"epochs": 2, "batch_size": 16, "lr_trunk": 1e-4, "lr_head": 1e-4, "evaluate": False}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pipeline"
-ROOMS = ("images", "trunk", "store", "heads", "report")
+ROOMS = ("images", "trunk", "store", "heads", "show")
 BELOW = ("pipeline.base",)
 
 

@@ -43,7 +43,7 @@ def no_trunk(monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a trunk was loaded")
 
-    monkeypatch.setattr("pipeline.frozen.FrozenTrunk.__init__", refuse)
+    monkeypatch.setattr("pipeline.trunk.frozen.FrozenTrunk.__init__", refuse)
 
 
 def by_content(cache: Cache) -> dict[bytes, np.ndarray[Any, Any]]:

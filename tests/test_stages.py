@@ -16,9 +16,9 @@ import torch
 import torchvision
 
 from pipeline import baseline, evaluate, extract, finetune, open_cache, predict, search, train
-from pipeline import runs as run_folders
 from pipeline.base.errors import CacheError, ConfigError, HeadError
 from pipeline.heads.artifact import load_head
+from pipeline.runs import folder as run_folders
 
 Quick = dict[str, Any]
 

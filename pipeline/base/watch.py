@@ -1,6 +1,6 @@
 """What a stage tells while it works. The silent form: the Python API's default.
 
-Knows the words a stage says, not where they go; :class:`pipeline.report.console.Console` sends them to a terminal.
+Knows the words a stage says, not where they go; :class:`pipeline.show.terminal.Console` sends them to a terminal.
 """
 
 from __future__ import annotations

@@ -64,8 +64,8 @@ def bench_extract(
     whole. By default there are as many photographs as make one extraction take about 25 s.
     """
     from pipeline.base.machine import resolve_device
-    from pipeline.frozen import DEFAULT_BATCH
     from pipeline.trunk.engines.open import open_engine
+    from pipeline.trunk.frozen import DEFAULT_BATCH
     from pipeline.trunk.identity import available_engines
 
     device = resolve_device("auto")

@@ -112,10 +112,10 @@ def bench_epoch(
     """
     from pipeline.base.machine import resolve_device
     from pipeline.bench.trunk import random_trunk
-    from pipeline.frozen import DEFAULT_BATCH
     from pipeline.heads.minibatch.config import MinibatchConfig
     from pipeline.heads.minibatch.fit import fit_minibatch
     from pipeline.trunk.engines.open import open_engine
+    from pipeline.trunk.frozen import DEFAULT_BATCH
     from pipeline.trunk.identity import available_engines
 
     X, y = power_law(rows, dim, 10, seed=0)

@@ -102,7 +102,7 @@ def run_bench(settings: BenchSettings, watch: Watch) -> BenchReport:
     import torch
 
     from pipeline.bench import machine
-    from pipeline.report.bench import bench_table
+    from pipeline.show.bench import bench_table
 
     out = settings.out or settings.cache_root / "bench"
     _make(out)
@@ -183,7 +183,7 @@ def _save(record: dict[str, Any], out: Path) -> Path:
 
 
 def _row(f: Figure) -> Any:
-    from pipeline.report.bench import BenchRow
+    from pipeline.show.bench import BenchRow
 
     return BenchRow(
         entry=f.entry,

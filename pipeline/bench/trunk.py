@@ -39,7 +39,7 @@ def bench_trunk(
     ``product`` is the side of the square float32 matrices that ``torch.mm`` multiplies.
     """
     from pipeline.base.machine import resolve_device
-    from pipeline.frozen import DEFAULT_BATCH
+    from pipeline.trunk.frozen import DEFAULT_BATCH
 
     device = resolve_device("auto")
     batch = batch or DEFAULT_BATCH[device]

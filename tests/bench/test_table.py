@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from pipeline.report.bench import BenchRow, bench_table, figure
+from pipeline.show.bench import BenchRow, bench_table, figure
 
 
 def printed(rows, width=120):

@@ -56,8 +56,8 @@ def bootstrap_intervals(
 ) -> dict[str, tuple[float, float]]:
     """The percentile interval (low, high) of each figure of predictions (N,) against labels (N,), both class numbers.
 
-    Every resample is scored by the definitions of :class:`pipeline.heads.scores.metrics.Scores`; a class that it happens to
-    miss is left out of its means. Same seed, same intervals.
+    Every resample is scored by the definitions of :class:`pipeline.heads.scores.metrics.Scores`; a class that it
+    happens to miss is left out of its means. Same seed, same intervals.
 
     Raises:
         ConfigError: an unknown figure, n below 1 or a level outside 0 ... 1.

@@ -8,7 +8,7 @@ import math
 import pytest
 from rich.console import Console
 
-from pipeline.report.curve import Curve, curve
+from pipeline.show.curve import Curve, curve
 
 
 def plot_of(text):

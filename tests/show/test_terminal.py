@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from pipeline.base.watch import TraceRow, Tracker, Watch
-from pipeline.report.console import Console, fail
-from pipeline.report.tables import Result, results_table
+from pipeline.show.tables import Result, results_table
+from pipeline.show.terminal import Console, fail
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

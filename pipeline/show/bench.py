@@ -14,7 +14,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from pipeline.base.words import ABSENT, visible
-from pipeline.report.tables import plain_table, titled
+from pipeline.show.tables import plain_table, titled
 
 _SIGNS = {"least": "≥ ", "most": "≤ ", "exactly": "= "}
 

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from pipeline.report.figures import comparison_table, figures_lines
+from pipeline.show.figures import comparison_table, figures_lines
 
 FIGURES = {
     "n": 1234, "accuracy": 0.953, "balanced_accuracy": 0.94, "macro_f1": 0.935, "top5": None, "auroc": 0.99123,

@@ -9,7 +9,7 @@ import random
 import pytest
 
 from pipeline.base.watch import TraceRow
-from pipeline.report.trace import LONGEST_OBSERVATION, cells, header, observe
+from pipeline.show.trace import LONGEST_OBSERVATION, cells, header, observe
 
 
 def rows_of(losses, accuracies=None, vals=None, first=1):

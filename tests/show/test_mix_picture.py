@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipeline.report.mix_picture import HEIGHT, WIDTH, mix_picture
+from pipeline.show.mix_picture import HEIGHT, WIDTH, mix_picture
 
 SHARES = [i / 10 for i in range(11)]
 

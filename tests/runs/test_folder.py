@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
-from pipeline import runs
+from pipeline.runs import folder as runs
 
 
 def test_runs_that_begin_at_once_get_numbers_of_their_own(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from pipeline.report.path_picture import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, path_picture
+from pipeline.show.path_picture import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, path_picture
 
 SVG = "{http://www.w3.org/2000/svg}"
 CURVES = {"train": [0.5, 0.75, 1.0], "val": [0.5, 0.8, 0.6]}

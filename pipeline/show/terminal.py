@@ -21,9 +21,9 @@ from rich.text import Text
 
 from pipeline.base.watch import TraceRow, Tracker, Watch
 from pipeline.base.words import visible
-from pipeline.report import trace
-from pipeline.report.curve import Curve
-from pipeline.report.progress import BarTracker, LineTracker, Pace, bars, summary
+from pipeline.show import trace
+from pipeline.show.curve import Curve
+from pipeline.show.progress import BarTracker, LineTracker, Pace, bars, summary
 
 PIPED_WIDTH = 200
 

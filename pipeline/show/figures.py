@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from pipeline.base.words import ABSENT, count, percent, points, significant, visible
-from pipeline.report.tables import NAME_WIDTH, plain_table, titled
+from pipeline.show.tables import NAME_WIDTH, plain_table, titled
 
 SHARES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1", "top5": "top-5"}
 COMPARED = (("Accuracy", "accuracy"), ("Macro-F1", "macro_f1"), ("Log-loss", "log_loss"), ("Calibration error", "ece"))

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from pipeline.base.words import count, percent, visible
-from pipeline.report.tables import NAME_WIDTH, plain_table, titled
+from pipeline.show.tables import NAME_WIDTH, plain_table, titled
 
 BALANCE_ROWS = 30
 LISTED = 10

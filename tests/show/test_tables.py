@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from pipeline.report.tables import (
+from pipeline.show.tables import (
     Result,
     Trial,
     files_summary,

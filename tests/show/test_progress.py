@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.report.progress import LineTracker, Pace, summary
+from pipeline.show.progress import LineTracker, Pace, summary
 
 
 class Clock:

@@ -9,14 +9,7 @@ import re
 import pytest
 from rich.console import Console
 
-from pipeline.report.pipeline_trace import (
-    Layer,
-    PredictionTrace,
-    Step,
-    TopClass,
-    model_trace,
-    prediction_trace,
-)
+from pipeline.show.pipeline_trace import Layer, PredictionTrace, Step, TopClass, model_trace, prediction_trace
 
 
 def text_of(renderable, width=80):

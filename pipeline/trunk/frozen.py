@@ -6,22 +6,18 @@ because a job that finds nothing to do must not pay for importing torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import WeightsError
-from pipeline.base.watch import Watch
-from pipeline.trunk.lookup import find_weights
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.images import Geometry, View
     from pipeline.trunk.engines.base import Engine
     from pipeline.trunk.identity import WeightsInfo
 
@@ -30,79 +26,13 @@ DEFAULT_BATCH = {"cpu": 16, "cuda": 128}
 
 @dataclass(frozen=True)
 class TrunkSpec:
-    """What decides a trunk's numbers, as a stage asks for it."""
+    """What decides a trunk's numbers: which network with which weights, up to where, and what computes it."""
 
     info: WeightsInfo
     layer: str
-    dtype: str
     engine: str
     precision: str
     device: str
-    view: View | None = None
-
-    def provenance(self) -> dict[str, Any]:
-        """Everything that decides a row's numbers, as JSON values: the cache's key is the hash of this (S1)."""
-        from pipeline.images import DECODE_POLICY
-        from pipeline.trunk import identity
-
-        info = self.info
-        view = {"view": self.view.provenance()} if self.view else {}
-        return {
-            **view,
-            "trunk": {"name": info.trunk, "layer": self.layer},
-            "weights": {"name": info.name, "sha256": info.sha256},
-            "transform": {
-                "resize": info.resize,
-                "crop": info.crop,
-                "interpolation": info.interpolation,
-                "antialias": True,
-                "mean": list(info.mean),
-                "std": list(info.std),
-            },
-            "decode": dict(DECODE_POLICY),
-            "dtype": self.dtype,
-            "precision": self.precision,
-            "engine": {"name": self.engine, "version": identity.engine_version(self.engine), "device": self.device},
-        }
-
-    def geometry(self) -> Geometry:
-        """How an image becomes the square that the trunk sees."""
-        from pipeline.images import Geometry
-
-        return Geometry(
-            resize=self.info.resize, crop=self.info.crop, interpolation=self.info.interpolation, view=self.view
-        )
-
-    @classmethod
-    def of(cls, provenance: Mapping[str, Any], *, weights: str, cache_root: Path, watch: Watch) -> TrunkSpec:
-        """The trunk that a cache or a run was made with, its weights found again through ``weights`` (as first given).
-
-        Raises:
-            WeightsError: the weights are not to be had, or are not the same bytes any more.
-        """
-        from pipeline.images import View
-        from pipeline.trunk import identity
-
-        name = provenance["trunk"]["name"]
-        info = find_weights(weights, trunk=name, cache_root=cache_root, watch=watch)
-        if info.sha256 != provenance["weights"]["sha256"]:
-            raise WeightsError(
-                f"the weights {weights} have changed: SHA-256 {info.sha256[:12]}..., the features were made with "
-                f"{provenance['weights']['sha256'][:12]}...; bring back that file, or extract and train again"
-            )
-        transform, engine = provenance["transform"], provenance["engine"]
-        if transform["crop"] != info.crop:
-            info = identity.with_image_size(info, transform["crop"])
-        seen = provenance.get("view")
-        return cls(
-            view=View(seen["number"], seen["seed"]) if seen else None,
-            info=info,
-            layer=provenance["trunk"]["layer"],
-            dtype=provenance["dtype"],
-            engine=engine["name"],
-            precision=provenance["precision"],
-            device=engine["device"],
-        )
 
 
 class FrozenTrunk:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from pipeline.base.errors import HeadError
+from pipeline.base.errors import CacheError, HeadError
 from pipeline.base.files import unwritable, write_json
 from pipeline.base.machine import hardware, versions
 from pipeline.base.settings import LATEST
@@ -202,3 +202,28 @@ def cache_record(cache: Cache) -> dict[str, Any]:
         "provenance": cache.provenance,
         "classes": list(cache.classes),
     }
+
+
+def cache_of(run: Run) -> Cache:
+    """The cache that a run learned from, opened and shown to be the same.
+
+    Raises:
+        CacheError: it is gone, has another key, or other rows, labels or splits.
+    """
+    from pipeline.store import open_cache
+
+    recorded = run.config["cache"]
+    cache = open_cache(recorded["path"])
+    _require_key(run, cache, f"is not the cache that {run.folder.name} learned from", "train again")
+    if cache.content != recorded["content"]:
+        raise CacheError(f"{cache.path}: images, labels or splits have changed since {run.folder.name}: train again")
+    return cache
+
+
+def _require_key(run: Run, cache: Cache, what: str, cure: str) -> None:
+    """Raises CacheError with the difference field by field when the cache has another key than the run's."""
+    from pipeline.store import difference
+
+    if cache.key != run.config["cache"]["key"]:
+        fields = "; ".join(f"{n}: {a!r} -> {b!r}" for n, a, b in difference(run.config["provenance"], cache.provenance))
+        raise CacheError(f"{cache.path} {what} ({fields}): {cure}")

@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from pipeline.base.words import ABSENT, count, percent, points, seconds, setting, significant
-from pipeline.report.tables import plain_table, titled
+from pipeline.show.tables import plain_table, titled
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from pipeline.report.confusion import ConfusionMatrix
+from pipeline.show.confusion import ConfusionMatrix
 
 
 def lines_of(counts, classes, width=80, colour=False, **options):

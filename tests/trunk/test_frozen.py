@@ -11,9 +11,9 @@ import torch
 
 from pipeline.base.errors import PipelineError, WeightsError
 from pipeline.base.watch import Watch
-from pipeline.frozen import FrozenTrunk, TrunkSpec
 from pipeline.trunk import identity
 from pipeline.trunk.engines.torch import TorchEngine
+from pipeline.trunk.frozen import FrozenTrunk, TrunkSpec
 from pipeline.trunk.lookup import find_weights
 
 
@@ -21,7 +21,7 @@ from pipeline.trunk.lookup import find_weights
 def spec(tmp_path_factory: pytest.TempPathFactory) -> TrunkSpec:
     root = tmp_path_factory.mktemp("root")
     info = find_weights("random:0", trunk="resnet18", cache_root=root, watch=Watch())
-    return TrunkSpec(identity.with_image_size(info, 32), "avgpool", "float32", "torch", "float32", "cpu")
+    return TrunkSpec(identity.with_image_size(info, 32), "avgpool", "torch", "float32", "cpu")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import io
 
 import rich.console
 
-from pipeline.report.tuning_tables import ChangeRow, GroupRow, groups_table, verdict_table
+from pipeline.show.tuning_tables import ChangeRow, GroupRow, groups_table, verdict_table
 
 
 def text(renderable):

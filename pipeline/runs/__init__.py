@@ -1,0 +1,1 @@
+"""Runs: what stages leave behind, and a run as a network again."""

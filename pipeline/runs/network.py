@@ -1,0 +1,157 @@
+"""A run as a classifier of images: trunk + head, or a fine-tuned network; and a cache's rows as images again.
+
+Shared by prediction, evaluation and fine-tuning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.base.errors import HeadError
+from pipeline.base.machine import resolve_device
+from pipeline.base.watch import Watch
+from pipeline.runs import folder as runs
+from pipeline.runs.pixels import image_root, labelled, pixel_batches
+from pipeline.runs.recipe import Recipe
+from pipeline.trunk.frozen import FrozenTrunk
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.images import Geometry
+    from pipeline.store import Cache
+    from pipeline.trunk.identity import WeightsInfo
+
+MODEL_FILE = "model.safetensors"
+PREDICT_BATCH = 16  # images
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a classifier says of n images: ``features`` (n, D) float32 and ``logits`` (n, C) float32."""
+
+    features: NDArray[np.float32]
+    logits: NDArray[np.float32]
+
+
+class Classifier:
+    """A run's network, ready for pixels; make it with :func:`load_classifier`."""
+
+    def __init__(self, run: runs.Run, recipe: Recipe, *, device: str, work_dir: Path) -> None:
+        from pipeline.heads.artifact import load_head
+
+        self.run, self.classes = run, tuple(run.config["classes"])
+        # One image must not wait for an ONNX export: the torch engine gives the same features to about 1e-6.
+        self.recipe = recipe.computed(engine="torch", device=device, precision="float32")
+        self.geometry: Geometry = self.recipe.geometry()
+        self._network: nn.Module | None = None
+        if run.stage == "finetune":
+            self._network = load_network(run, self.recipe.trunk.info).to(device)
+        else:
+            self._head = load_head(run.folder)
+            self._trunk = FrozenTrunk(self.recipe.trunk, batch=PREDICT_BATCH, work_dir=work_dir)
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> Answer:
+        """Features and logits of (n, 3, S, S) uint8 pixels, n <= PREDICT_BATCH."""
+        if self._network is None:
+            # The head learned from features as they are stored: round them in the same way.
+            features = self._trunk.features(pixels).astype(self.recipe.dtype).astype(np.float32)
+            return Answer(features, self._head.logits(features))
+        features, logits = network_forward(self._network, pixels, self.recipe.trunk.info)
+        return Answer(features, logits)
+
+
+def load_classifier(run: runs.Run, *, cache_root: Path, device: str, watch: Watch) -> Classifier:
+    """The run's trunk and head, or its fine-tuned network.
+
+    Raises:
+        HeadError, WeightsError: files missing, changed or not fitting.
+    """
+
+    weights = run.config["cache"]["about"]["weights"]
+    recipe = Recipe.of(run.config["provenance"], weights=weights, cache_root=cache_root, watch=watch)
+    return Classifier(run, recipe, device=resolve_device(device), work_dir=cache_root / "engines")
+
+
+def load_network(run: runs.Run, info: WeightsInfo) -> nn.Module:
+    """The fine-tuned torchvision network of a run, frozen and in eval mode.
+
+    Raises:
+        HeadError: the file is missing, damaged or of another network.
+    """
+    import safetensors
+    import safetensors.torch
+
+    from pipeline.trunk.surgery import build, freeze
+
+    path = run.folder / MODEL_FILE
+    try:
+        data = path.read_bytes()
+        written = run.metrics.get("model_sha256")
+        if written is not None and hashlib.sha256(data).hexdigest() != written:
+            raise HeadError(f"{path} is not what was written: its bytes have changed; fine-tune again")
+        network = build(info.trunk, num_classes=len(run.config["classes"]))
+        network.load_state_dict(safetensors.torch.load(data), strict=True)
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        raise HeadError(f"{path} cannot be used: {' '.join(str(error).split())[:200]}; fine-tune again") from error
+    freeze(network)
+    return network
+
+
+def normalised(pixels: Any, info: WeightsInfo, device: Any) -> Any:
+    """(n, 3, S, S) uint8 pixels as the float32 tensor that torchvision's preset makes of them."""
+    import torch
+
+    x = torch.from_numpy(pixels).to(device).to(torch.float32).div_(255)
+    mean, std = (torch.tensor(v, dtype=torch.float32, device=device).view(1, 3, 1, 1) for v in (info.mean, info.std))
+    return x.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
+
+
+def network_forward(
+    network: nn.Module, pixels: NDArray[np.uint8], info: WeightsInfo
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Features (n, D) and logits (n, C), float32, of a whole torchvision network in the mode that it is in."""
+    import torch
+
+    captured: list[Any] = []
+    head = network.get_submodule("fc")
+    handle = head.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
+    try:
+        with torch.inference_mode():
+            logits = network(normalised(pixels, info, next(network.parameters()).device))
+    finally:
+        handle.remove()
+    return captured[0].float().cpu().numpy(), logits.float().cpu().numpy()
+
+
+def logits_of_rows(
+    network: nn.Module, recipe: Recipe, cache: Cache, rows: NDArray[np.int64], *, root: Path, what: str, watch: Watch
+) -> NDArray[np.float32]:
+    """Logits (n, C) float32 of the images of cache rows, through a whole network."""
+    parts = []
+    workers = len(os.sched_getaffinity(0))
+    batches = pixel_batches(
+        cache, rows.tolist(), root=root, geometry=recipe.geometry(), size=4 * PREDICT_BATCH, workers=workers
+    )
+    with watch.track(what, len(rows)) as tracker:
+        for part, pixels in batches:
+            parts.append(network_forward(network, pixels, recipe.trunk.info)[1])
+            tracker.advance(len(part))
+    return np.concatenate(parts)
+
+
+def logits_of_split(run: runs.Run, cache: Cache, split: str, *, cache_root: Path, watch: Watch) -> NDArray[np.float32]:
+    """Logits (n, C) float32 of a fine-tuned run on the labelled good rows of a split."""
+
+    weights = run.config["cache"]["about"]["weights"]
+    recipe = Recipe.of(cache.provenance, weights=weights, cache_root=cache_root, watch=watch)
+    network = load_network(run, recipe.trunk.info).to(resolve_device("auto"))
+    rows = labelled(cache, split)
+    return logits_of_rows(network, recipe, cache, rows, root=image_root(cache), what=split, watch=watch)

@@ -1,0 +1,105 @@
+"""A cache's rows as images again: the same files with the same bytes, decoded as they were for the cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.base.errors import DataError
+
+if TYPE_CHECKING:
+    from pipeline.images import Geometry, ImageFailure
+    from pipeline.store import Cache
+
+
+def pixel_batches(
+    cache: Cache, rows: Sequence[int], *, root: Path, geometry: Geometry, size: int, workers: int
+) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
+    """The images of cache rows, in the order given, as batches ``(rows, (m, 3, S, S) uint8)``, decoded ahead.
+
+    Raises:
+        DataError: an image is gone or is not the one that the row was made from.
+    """
+    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+    return pixels_of(cache, batches, root=root, geometry=geometry, workers=workers)
+
+
+def pixels_of(
+    cache: Cache, batches: Sequence[Sequence[int]], *, root: Path, geometry: Geometry, workers: int
+) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
+    """As :func:`pixel_batches`, for batches of rows as they are given."""
+    from pipeline.images import Loader
+
+    ids, digests, folder = cache.ids, cache.digests, os.fsencode(root)
+    ahead = 2 * max((len(batch) for batch in batches), default=1)
+    with Loader(geometry, workers=workers, ahead=ahead) as loader:
+        loaded = loader.load((row, os.path.join(folder, ids[row])) for batch in batches for row in batch)
+        for batch in batches:
+            pixels = []
+            for _ in batch:
+                item = next(loaded)
+                if item.failure is not None or item.digest != digests[item.index].tobytes():
+                    raise changed_image(root, ids[item.index], item.failure)
+                assert item.pixels is not None
+                pixels.append(item.pixels)
+            yield list(batch), np.stack(pixels)
+
+
+def changed_image(root: Path, item: bytes, failure: ImageFailure | None = None) -> DataError:
+    """The error for an image that is not the one that its row was made from; ``failure`` is why it cannot be read."""
+    name = f"{root}/{os.fsdecode(item)!a}"
+    if failure is not None:
+        return DataError(f"{name}: {failure.reason}: the images must be where the cache found them, as they were")
+    return DataError(f"{name} has changed since its features were made: run `pipeline extract` again, and train again")
+
+
+def require_images(cache: Cache, rows: NDArray[np.int64], root: Path, *, workers: int) -> None:
+    """Find out before long work that the images of cache rows are there and unchanged.
+
+    Of a file whose size and time are those that the cache recorded nothing is read; others are hashed.
+
+    Raises:
+        DataError: one is gone or has changed.
+    """
+    from pipeline.images import Geometry, digest_many
+    from pipeline.images.loader import load_one
+
+    ids, digests, (sizes, times), folder = cache.ids, cache.digests, cache.stats, os.fsencode(root)
+    touched = []
+    for row in rows.tolist():
+        try:
+            found = os.stat(os.path.join(folder, ids[row]))
+        except OSError:
+            touched.append(row)  # reading it says what is wrong with it
+            continue
+        if (found.st_size, found.st_mtime_ns) != (sizes[row], times[row]):
+            touched.append(row)
+    paths = [os.path.join(folder, ids[row]) for row in touched]
+    same = (digest_many(paths, workers=workers) == digests[touched]).all(axis=1)
+    for row, path in ((touched[i], paths[i]) for i in np.flatnonzero(~same)):
+        raise changed_image(root, ids[row], load_one(row, path, Geometry(1, 1)).failure)
+
+
+def labelled(cache: Cache, split: str) -> NDArray[np.int64]:
+    """Indices (n,) int64 of the labelled good rows of a split, ascending."""
+    rows = cache.rows(split)
+    return rows[cache.labels[rows] >= 0]
+
+
+def image_root(cache: Cache) -> Path:
+    """The folder that the cache's ids are relative to.
+
+    Raises:
+        DataError: it is not there any more.
+    """
+    root = Path(cache.about["root"])
+    if not root.is_dir():
+        raise DataError(
+            f"the images of {cache.path.name} are not at {root} any more: run `pipeline extract` on their new place"
+        )
+    return root

@@ -1,0 +1,94 @@
+"""The recipe of a cache's rows: all that decides their numbers, in the provenance and found again from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.base.errors import WeightsError
+from pipeline.base.watch import Watch
+from pipeline.trunk.frozen import TrunkSpec
+from pipeline.trunk.lookup import find_weights
+
+if TYPE_CHECKING:
+    from pipeline.images import Geometry, View
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides a row's numbers: the trunk, the type that they are stored as, and the view of the image."""
+
+    trunk: TrunkSpec
+    dtype: str
+    view: View | None = None
+
+    def provenance(self) -> dict[str, Any]:
+        """Everything that decides a row's numbers, as JSON values: the cache's key is the hash of this (S1)."""
+        from pipeline.images import DECODE_POLICY
+        from pipeline.trunk import identity
+
+        spec = self.trunk
+        info = spec.info
+        view = {"view": self.view.provenance()} if self.view else {}
+        return {
+            **view,
+            "trunk": {"name": info.trunk, "layer": spec.layer},
+            "weights": {"name": info.name, "sha256": info.sha256},
+            "transform": {
+                "resize": info.resize,
+                "crop": info.crop,
+                "interpolation": info.interpolation,
+                "antialias": True,
+                "mean": list(info.mean),
+                "std": list(info.std),
+            },
+            "decode": dict(DECODE_POLICY),
+            "dtype": self.dtype,
+            "precision": spec.precision,
+            "engine": {"name": spec.engine, "version": identity.engine_version(spec.engine), "device": spec.device},
+        }
+
+    def geometry(self) -> Geometry:
+        """How an image becomes the square that the trunk sees."""
+        from pipeline.images import Geometry
+
+        return Geometry(
+            resize=self.trunk.info.resize,
+            crop=self.trunk.info.crop,
+            interpolation=self.trunk.info.interpolation,
+            view=self.view,
+        )
+
+    @classmethod
+    def of(cls, provenance: Mapping[str, Any], *, weights: str, cache_root: Path, watch: Watch) -> Recipe:
+        """The recipe that a cache or a run was made by, its weights found again through ``weights`` (as first given).
+
+        Raises:
+            WeightsError: the weights are not to be had, or are not the same bytes any more.
+        """
+        from pipeline.images import View
+        from pipeline.trunk import identity
+
+        name = provenance["trunk"]["name"]
+        info = find_weights(weights, trunk=name, cache_root=cache_root, watch=watch)
+        if info.sha256 != provenance["weights"]["sha256"]:
+            raise WeightsError(
+                f"the weights {weights} have changed: SHA-256 {info.sha256[:12]}..., the features were made with "
+                f"{provenance['weights']['sha256'][:12]}...; bring back that file, or extract and train again"
+            )
+        transform, engine = provenance["transform"], provenance["engine"]
+        if transform["crop"] != info.crop:
+            info = identity.with_image_size(info, transform["crop"])
+        seen = provenance.get("view")
+        layer, precision = provenance["trunk"]["layer"], provenance["precision"]
+        return cls(
+            TrunkSpec(info, layer, engine["name"], precision, engine["device"]),
+            dtype=provenance["dtype"],
+            view=View(seen["number"], seen["seed"]) if seen else None,
+        )
+
+    def computed(self, **changes: Any) -> Recipe:
+        """The same rows computed in another way: ``engine``, ``precision`` or ``device`` changed."""
+        return replace(self, trunk=replace(self.trunk, **changes))
