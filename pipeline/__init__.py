@@ -9,13 +9,13 @@ Importing this package imports no torch: each stage does when it is called.
 """
 
 from pipeline.baseline import baseline
-from pipeline.compare import compare
-from pipeline.evaluate import evaluate
 from pipeline.export import export
 from pipeline.extract import extract
 from pipeline.finetune import finetune
 from pipeline.predict import predict
 from pipeline.search import search
+from pipeline.stages.score.compare import compare
+from pipeline.stages.score.evaluate import evaluate
 from pipeline.store import open_cache
 from pipeline.train import train
 

@@ -42,9 +42,11 @@ COMMANDS = {
     "train": Command("train a head on a cache (stage two)", "train", "TrainSettings", "run_train"),
     "search": Command("try many heads, choose on val, refit, test once", "search", "SearchSettings", "run_search"),
     "baseline": Command("simple methods on the same rows", "baseline", "BaselineSettings", "run_baseline"),
-    "evaluate": Command("score a run on the test split, once", "evaluate", "EvaluateSettings", "run_evaluate"),
+    "evaluate": Command(
+        "score a run on the test split, once", "stages.score.evaluate", "EvaluateSettings", "run_evaluate"
+    ),
     "compare": Command(
-        "two runs on the same test rows: better, or chance?", "compare", "CompareSettings", "run_compare"
+        "two runs on the same test rows: better, or chance?", "stages.score.compare", "CompareSettings", "run_compare"
     ),
     "finetune": Command(
         "reattach the head and train end to end (stage three)", "finetune", "FinetuneSettings", "run_finetune"

@@ -341,7 +341,7 @@ def model_card(run: runs.Run, about: dict[str, Any], format: str, file: str, par
 
 def _figures(run: runs.Run) -> str:
     from pipeline.base.words import percent, significant
-    from pipeline.evaluate import EVALUATION
+    from pipeline.stages.score.evaluate import EVALUATION
 
     path = run.folder / EVALUATION
     if not path.exists():

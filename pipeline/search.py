@@ -1,7 +1,7 @@
 """Stage two: the best of many heads, chosen on val or by cross-validation, refitted on train + val, then tested once.
 
 The functions that fit and choose are handed train and val rows and nothing else (S6): the test split is read by
-``pipeline.evaluate`` alone, once, when the head is fixed.
+``pipeline.stages.score.evaluate`` alone, once, when the head is fixed.
 """
 
 from __future__ import annotations
@@ -156,7 +156,8 @@ def run_search(settings: SearchSettings, watch: Watch) -> TrainResult | FewShotR
         files=files,
     )
     if settings.evaluate and len(cache.rows("test")):
-        from pipeline.evaluate import EvaluateSettings, run_evaluate
+        from pipeline.stages.score.evaluate import run_evaluate
+        from pipeline.stages.score.settings import EvaluateSettings
 
         run_evaluate(EvaluateSettings(run=str(result.run), cache_root=settings.cache_root), watch)
     return result

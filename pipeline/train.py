@@ -1,6 +1,6 @@
 """Stage two: store + heads -> run. Trains one head on cached features.
 
-The functions here that fit are never handed a test row (S6); the test split is read by ``pipeline.evaluate`` alone.
+The functions here that fit are never handed a test row; the test split is read by ``pipeline.stages.score`` alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Was fine-tuning worth it? A table and a few words, each from measured figures.
 
 Runs when everything is chosen and fixed: this is where a fine-tuning's test rows are read, once, through
-``pipeline.evaluate``, which keeps the figures (S6). Nothing here chooses.
+``pipeline.stages.score.evaluate``, which keeps the figures (S6). Nothing here chooses.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.watch import Watch
-from pipeline.evaluate import scored_rows
 from pipeline.runs import folder as runs
+from pipeline.stages.score.evaluate import scored_rows
 
 if TYPE_CHECKING:
     from pipeline.attached import Attached

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base import settings as st
-from pipeline.base.errors import CacheError, ConfigError, HeadError
+from pipeline.base.errors import CacheError, HeadError
 from pipeline.base.files import unwritable, write_json
-from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP, RUN_HELP
+from pipeline.base.settings import LATEST
 from pipeline.base.watch import Watch
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import _require_key, cache_of
+from pipeline.stages.score.settings import EvaluateSettings
 from pipeline.store.find import find_cache
 from pipeline.store.rows import load_rows
 
@@ -35,27 +36,6 @@ if TYPE_CHECKING:
 
 EVALUATION = "evaluation.json"
 LOGITS = "evaluation.safetensors"
-
-
-@dataclass(frozen=True)
-class EvaluateSettings:
-    """Settings of the test."""
-
-    run: str = st.argument(RUN_HELP, default=LATEST)
-    data: str | None = st.option(
-        None, f"evaluate on {CACHE_HELP}; of the run's key, classes matched by name", metavar="CACHE"
-    )
-    split: str | None = st.option(
-        None,
-        "which rows of --data; by default test, or all of a cache that is not split",
-        choices=("test", "val", "train", "all"),
-    )
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
-
-    def __post_init__(self) -> None:
-        st.check(self)
-        if self.split is not None and self.data is None:
-            raise ConfigError(f"--split {self.split} is for --data CACHE: a run's own evaluation is on its test split")
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from scipy.stats import binomtest
 
 from pipeline import open_cache
 from pipeline.base.errors import HeadError
-from pipeline.compare import compare, verdict
 from pipeline.heads.artifact import load_head, save_head
 from pipeline.heads.scores.bootstrap import Difference, McNemar
+from pipeline.stages.score.compare import compare, verdict
 
 
 def another(run: Path, root: Path, name: str, *, factor: float = 1.0, noise: float = 0.0, **config: Any) -> Path:

@@ -13,29 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
-from pipeline.base.settings import ROOT_HELP, RUN_HELP
 from pipeline.base.watch import Watch
-from pipeline.evaluate import ScoredRows, scored_rows
 from pipeline.runs import folder as runs
+from pipeline.stages.score.evaluate import ScoredRows, scored_rows
+from pipeline.stages.score.settings import CompareSettings
 
 if TYPE_CHECKING:
     from pipeline.heads.scores.bootstrap import Difference, McNemar
 
 SIGNIFICANT = 0.05
-
-
-@dataclass(frozen=True)
-class CompareSettings:
-    """Settings of a comparison."""
-
-    first: str = st.argument(RUN_HELP, metavar="RUN")
-    second: str = st.argument("the run to compare it with", metavar="RUN")
-    resamples: int = st.option(2000, "bootstrap resamples of the test rows", minimum=1)
-    seed: int = st.option(0, "seed of the resamples", minimum=0)
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
-
-    def __post_init__(self) -> None:
-        st.check(self)
 
 
 @dataclass(frozen=True)

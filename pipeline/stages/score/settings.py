@@ -1,0 +1,45 @@
+"""Settings of scoring: of a run's test, and of the comparison of two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.base import settings as st
+from pipeline.base.errors import ConfigError
+from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP, RUN_HELP
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """Settings of the test."""
+
+    run: str = st.argument(RUN_HELP, default=LATEST)
+    data: str | None = st.option(
+        None, f"evaluate on {CACHE_HELP}; of the run's key, classes matched by name", metavar="CACHE"
+    )
+    split: str | None = st.option(
+        None,
+        "which rows of --data; by default test, or all of a cache that is not split",
+        choices=("test", "val", "train", "all"),
+    )
+    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
+
+    def __post_init__(self) -> None:
+        st.check(self)
+        if self.split is not None and self.data is None:
+            raise ConfigError(f"--split {self.split} is for --data CACHE: a run's own evaluation is on its test split")
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """Settings of a comparison."""
+
+    first: str = st.argument(RUN_HELP, metavar="RUN")
+    second: str = st.argument("the run to compare it with", metavar="RUN")
+    resamples: int = st.option(2000, "bootstrap resamples of the test rows", minimum=1)
+    seed: int = st.option(0, "seed of the resamples", minimum=0)
+    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
+
+    def __post_init__(self) -> None:
+        st.check(self)
