@@ -8,16 +8,16 @@ The public API, each a function with keyword arguments (the fields of the stage'
 Importing this package imports no torch: each stage does when it is called.
 """
 
-from pipeline.baseline import baseline
 from pipeline.export import export
 from pipeline.extract import extract
 from pipeline.finetune import finetune
 from pipeline.predict import predict
-from pipeline.search import search
+from pipeline.stages.learn.baseline import baseline
+from pipeline.stages.learn.search import search
+from pipeline.stages.learn.train import train
 from pipeline.stages.score.compare import compare
 from pipeline.stages.score.evaluate import evaluate
 from pipeline.store import open_cache
-from pipeline.train import train
 
 __all__ = [
     "baseline",

@@ -39,9 +39,11 @@ COMMANDS = {
     "extract": Command(
         "images -> frozen trunk -> feature cache (stage one)", "extract", "ExtractSettings", "run_extract"
     ),
-    "train": Command("train a head on a cache (stage two)", "train", "TrainSettings", "run_train"),
-    "search": Command("try many heads, choose on val, refit, test once", "search", "SearchSettings", "run_search"),
-    "baseline": Command("simple methods on the same rows", "baseline", "BaselineSettings", "run_baseline"),
+    "train": Command("train a head on a cache (stage two)", "stages.learn.train", "TrainSettings", "run_train"),
+    "search": Command(
+        "try many heads, choose on val, refit, test once", "stages.learn.search", "SearchSettings", "run_search"
+    ),
+    "baseline": Command("simple methods on the same rows", "stages.learn.baseline", "BaselineSettings", "run_baseline"),
     "evaluate": Command(
         "score a run on the test split, once", "stages.score.evaluate", "EvaluateSettings", "run_evaluate"
     ),

@@ -78,7 +78,7 @@ def bench_finetune(
 def _head_run(folder: Path, trunk: str, image_size: int, photographs: int, size: tuple[int, int]) -> Path:
     """A head, trained on so many photographs and chosen on a few of another size."""
     from pipeline.extract import extract
-    from pipeline.train import train
+    from pipeline.stages.learn.train import train
 
     photos = folder / "photos"
     make_photographs(photos / "train", photographs, size=size)

@@ -17,10 +17,11 @@ from sklearn.metrics import roc_auc_score
 
 from pipeline import evaluate, extract, open_cache
 from pipeline.base.errors import CacheError, ConfigError, DataError, HeadError
-from pipeline.baseline import NAMES, baseline, pixel_statistics
 from pipeline.heads.artifact import load_head
 from pipeline.heads.baselines import BASELINES
 from pipeline.heads.scores.calibration import fit_temperature
+from pipeline.stages.learn.baseline import baseline, pixel_statistics
+from pipeline.stages.learn.settings import NAMES
 
 Quick = dict[str, Any]
 

@@ -19,12 +19,13 @@ from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.settings import record
 from pipeline.base.watch import Watch
 from pipeline.heads.minibatch.config import MinibatchConfig
+from pipeline.stages.learn.kept import Fitted, minibatch_head, observed, trace_row
+from pipeline.stages.learn.trials import line_of, trial_of
 from pipeline.store.rows import Rows
-from pipeline.train import Fitted, make_head, minibatch_head, observed, trace_row
 
 if TYPE_CHECKING:
-    from pipeline.heads.minibatch.passes import FitResult
-    from pipeline.search import SearchSettings, Trial
+    from pipeline.stages.learn.settings import SearchSettings
+    from pipeline.stages.learn.trials import Trial
     from pipeline.store import Cache
 
 BRACKET = 27  # configurations that are halved together: 27 -> 9 -> 3 -> 1
@@ -58,7 +59,7 @@ def minibatch_search(
     if settings.optuna is None:
         done = _halved(cache, fitted, chosen, settings, watch, space, base, state)
     else:
-        from pipeline.optuna_search import optuna_trials
+        from pipeline.stages.learn.adaptive import optuna_trials
 
         done = optuna_trials(cache, fitted, chosen, settings, watch, space, base, state.name)
     trials = sorted(
@@ -161,30 +162,10 @@ def _bracket(
     return [line_of(cache, fitted, chosen, fit) for fit in fits]
 
 
-def line_of(cache: Cache, fitted: Rows, chosen: Rows, fit: FitResult) -> dict[str, Any]:
-    """A fit as one line: its configuration, its figures on val and train, and the epochs it got."""
-    from pipeline.search import figures
-
-    head = make_head(cache, minibatch_head(fit, ()))
-    val, train = (figures(head.logits(rows.X), rows.y, cache.classes) for rows in (chosen, fitted))
-    config = dataclasses.asdict(fit.config)
-    note = "diverged" if fit.diverged else ""
-    return {"config": config, "val": val, "train": train, "note": note, "epochs": len(fit.trace)}
-
-
-def trial_of(line: Mapping[str, Any], space: Mapping[str, Any]) -> Trial:
-    """A line as a trial that shows what the space varies."""
-    from pipeline.search import Trial
-
-    varied = {n: line["config"][n] for n, choice in space.items() if not (isinstance(choice, list) and len(choice) < 2)}
-    record = {"config": line["config"], "epochs": line["epochs"]}
-    return Trial({**varied, "epochs": line["epochs"]}, line["val"], line["train"], line["note"], record)
-
-
 def final_head(cache: Cache, fitted: Rows, chosen: Rows, settings: SearchSettings, config: MinibatchConfig) -> Fitted:
     """The chosen configuration trained once more: on train + val for all its epochs, or on train with val watching."""
     from pipeline.heads.minibatch.fit import fit_minibatch
-    from pipeline.search import both
+    from pipeline.stages.learn.trials import both
 
     rows = both(fitted, chosen) if settings.refit else fitted
     fit = fit_minibatch(

@@ -6,105 +6,30 @@ The functions that fit and choose are handed train and val rows and nothing else
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base import settings as st
-from pipeline.base.errors import ConfigError, HeadError
+from pipeline.base.errors import HeadError
 from pipeline.base.settings import LATEST
 from pipeline.base.watch import Watch
-from pipeline.heads.minibatch.config import PENALTIES, MinibatchConfig
+from pipeline.stages.learn.kept import Fitted, TrainResult, exact_head, learning_rows, linear_logits, save
+from pipeline.stages.learn.settings import EXACT, SearchSettings
+from pipeline.stages.learn.trials import Trial, both, exact_trial, figures
 from pipeline.store.find import find_cache
 from pipeline.store.rows import Rows
-from pipeline.train import EXACT, Fitted, HeadSettings, TrainResult, exact_head, learning_rows, linear_logits, save
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.fewshot import FewShotResult
     from pipeline.heads.exact.path import ExactFit
+    from pipeline.stages.learn.few_shot import FewShotResult
     from pipeline.store import Cache
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 PATH_PICTURE = "path.svg"
-CV_HELP = "choose by cross-validation over train + val with so many folds; 0 chooses on val"
-SPACE_HELP = "exact: the penalties --Cs; mlp: minibatch heads with a hidden layer; or a TOML file of settings"
-
-
-@dataclass(frozen=True)
-class SearchSettings(HeadSettings):
-    """Settings of a search."""
-
-    space: str = st.option(EXACT, SPACE_HELP, metavar="SPACE")
-    Cs: tuple[float, ...] | None = st.option(
-        None, "exact: inverse penalties to try; by default 45 from 1e-6 to 1e5", above=0
-    )
-    metric: str = st.option("accuracy", "what is chosen by", choices=METRICS)
-    cv: int = st.option(0, CV_HELP, minimum=0)
-    trials: int = st.option(54, "minibatch: configurations to try, with --optuna by all processes together", minimum=1)
-    epochs: int = st.option(MinibatchConfig.epochs, "minibatch: epochs that the best ones get", minimum=1)
-    budget: float | None = st.option(None, "minibatch: seconds after which no more are tried", above=0)
-    optuna: Path | None = st.option(
-        None,
-        "minibatch: adaptive search by Optuna, its journal in FILE, which several processes or machines may share",
-        metavar="FILE",
-    )
-    refit: bool = st.option(True, "learn from train + val once the choice is made")
-    evaluate: bool = st.option(True, "score the chosen head on test, once")
-    shots: tuple[int, ...] | None = st.option(
-        None, "few-shot: learn from so many images of each class instead, drawn --draws times", minimum=1
-    )
-    draws: int = st.option(5, "few-shot: how often", minimum=1)
-
-    def __post_init__(self) -> None:
-        st.check(self)
-        if self.cv == 1:
-            raise ConfigError("--cv is 1: it must be 0 (choose on val) or at least 2 folds")
-        if self.space != EXACT:
-            for name, value in (("--cv", self.cv), ("--Cs", self.Cs), ("--shots", self.shots)):
-                if value:
-                    raise ConfigError(f"{name} is for the exact heads: leave it out, or give --space {EXACT}")
-        else:
-            fields = {f.name: f.default for f in dataclasses.fields(self)}
-            for name in ("optuna", "budget", "trials", "epochs"):
-                if getattr(self, name) != fields[name]:
-                    raise ConfigError(
-                        f"{st.flag_name(name)} is for minibatch heads: give --space mlp or a .toml file with it"
-                    )
-        if self.shots and (self.cv or self.views):
-            raise ConfigError("--shots draws from the train images: leave out --cv and --views")
-        if self.cv and self.views:
-            raise ConfigError("--cv would learn from views of the images that it holds out: leave out --cv or --views")
-
-    @property
-    def penalties(self) -> tuple[float, ...]:
-        """The values of C to try, ascending, each once."""
-        return tuple(sorted(set(self.Cs))) if self.Cs else PENALTIES
-
-
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """One candidate: its settings, its figures on train and on what it is chosen by, and what else is recorded."""
-
-    settings: Mapping[str, Any]
-    val: Mapping[str, float]  # by metric
-    train: Mapping[str, float]
-    note: str = ""
-    record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    def rank(self, metric: str) -> tuple[float, float]:
-        """Lower is better; equal figures go to the lower log-loss."""
-        value = self.val[metric]
-        return (value if metric == "log_loss" else -value), self.val["log_loss"]
-
-    def line(self) -> dict[str, Any]:
-        """One line of trials.jsonl."""
-        return {**self.settings, "val": self.val, "train": self.train, "note": self.note, **self.record}
 
 
 def search(cache: str | Path = LATEST, *, watch: Watch | None = None, **options: Any) -> TrainResult | FewShotResult:
@@ -123,7 +48,7 @@ def run_search(settings: SearchSettings, watch: Watch) -> TrainResult | FewShotR
     """Search with settings made; see :func:`search`."""
     cache = find_cache(settings.cache, cache_root=settings.cache_root)
     if settings.shots:
-        from pipeline.fewshot import run_few_shot
+        from pipeline.stages.learn.few_shot import run_few_shot
 
         return run_few_shot(cache, settings, watch)
     fitted, chosen = learning_rows(cache, settings, watch)
@@ -135,7 +60,7 @@ def run_search(settings: SearchSettings, watch: Watch) -> TrainResult | FewShotR
     if settings.space == EXACT:
         trials, best, files = _exact_search(cache, fitted, chosen, settings)
     else:
-        from pipeline.minibatch_search import minibatch_search
+        from pipeline.stages.learn.brackets import minibatch_search
 
         trials, best, files = minibatch_search(cache, fitted, chosen, settings, watch)
     seconds = time.perf_counter() - began
@@ -197,13 +122,6 @@ def _exact_search(
     return ranked, exact_head(best), {PATH_PICTURE: picture}
 
 
-def exact_trial(fit: ExactFit, fitted: Rows, chosen: Rows, cache: Cache) -> Trial:
-    """An exact head with its figures on train and val."""
-    val, train = (figures(linear_logits(r.X, fit.weight, fit.bias), r.y, cache.classes) for r in (chosen, fitted))
-    note = "" if fit.converged else "not converged"
-    return Trial({"C": fit.C}, val, train, note, {"n_iter": fit.n_iter, "grad_norm": fit.grad_norm})
-
-
 def _cross_validated(C: float, fits: Sequence[ExactFit], rows: Rows, folds: NDArray[np.int64], cache: Cache) -> Trial:
     """Figures of each row by the head that was fitted without its fold."""
     import numpy as np
@@ -219,14 +137,6 @@ def _cross_validated(C: float, fits: Sequence[ExactFit], rows: Rows, folds: NDAr
     note = "" if all(fit.converged for fit in used) else "not converged"
     record = {"n_iter": sum(fit.n_iter for fit in used), "grad_norm": max(fit.grad_norm for fit in used)}
     return Trial({"C": C}, figures(held_out, rows.y, cache.classes), train, note, record)
-
-
-def figures(logits: NDArray[np.float32], y: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
-    """The metrics that can be chosen by."""
-    from pipeline.heads.scores.metrics import classification_report
-
-    scores = classification_report(y, logits, classes)
-    return {name: getattr(scores, name) for name in METRICS}
 
 
 def fold_numbers(y: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
@@ -246,15 +156,6 @@ def fold_numbers(y: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int6
     for number, (_, out) in enumerate(split):
         numbers[out] = number
     return numbers
-
-
-def both(fitted: Rows, chosen: Rows) -> Rows:
-    """Train and val rows together."""
-    import numpy as np
-
-    if not len(chosen):
-        return fitted
-    return Rows(np.concatenate([fitted.X, chosen.X]), np.concatenate([fitted.y, chosen.y]))
 
 
 def show_ranking(trials: Sequence[Trial], settings: SearchSettings, watch: Watch) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from pipeline import extract, open_cache, search
 from pipeline.base.errors import HeadError
-from pipeline.fewshot import drawn
 from pipeline.heads.exact.path import fit_exact
+from pipeline.stages.learn.few_shot import drawn
 from pipeline.store.rows import Rows, load_rows
 
 FEW = (1e-4, 1e-2, 1.0)
@@ -74,7 +74,7 @@ def test_test_rows_are_asked_for_only_when_all_heads_are_fixed(
     from pipeline.store.reader import Cache
 
     told: list[str] = []
-    rows, fit = Cache.rows, pipeline.heads.exact.fit_exact
+    rows, fit = Cache.rows, pipeline.heads.exact.path.fit_exact
 
     def asked(self: Cache, split: str) -> Any:
         told.append(split)
@@ -85,7 +85,7 @@ def test_test_rows_are_asked_for_only_when_all_heads_are_fixed(
         return fit(*arguments, **options)
 
     monkeypatch.setattr(Cache, "rows", asked)
-    monkeypatch.setattr(pipeline.heads.exact, "fit_exact", fitting)
+    monkeypatch.setattr(pipeline.heads.exact.path, "fit_exact", fitting)
     search(cache, shots=(1, 2), draws=2, Cs=FEW, cache_root=tmp_path)
     assert told == ["train", "val", "fit", "fit", "fit", "fit", "test"]
 

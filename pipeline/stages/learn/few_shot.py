@@ -18,15 +18,15 @@ from pipeline.base.errors import HeadError
 from pipeline.base.watch import Watch
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
+from pipeline.stages.learn.kept import learning_rows, linear_logits
 from pipeline.store.rows import Rows, load_rows
-from pipeline.train import learning_rows, linear_logits
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from pipeline.heads.exact.path import ExactFit
-    from pipeline.search import SearchSettings
+    from pipeline.stages.learn.settings import SearchSettings
     from pipeline.store import Cache
 
 
@@ -101,7 +101,7 @@ def drawn(rows: Rows, k: int, *, seed: tuple[int, int, int]) -> Rows:
 def _choose(rows: Rows, chosen: Rows, settings: SearchSettings, cache: Cache) -> tuple[ExactFit, float]:
     """The best head on val of the path on the drawn rows, and its figure there."""
     from pipeline.heads.exact.path import fit_exact
-    from pipeline.search import exact_trial
+    from pipeline.stages.learn.trials import exact_trial
 
     fits = fit_exact(
         rows.X,
@@ -119,7 +119,7 @@ def _choose(rows: Rows, chosen: Rows, settings: SearchSettings, cache: Cache) ->
 
 
 def _score(fit: ExactFit, test: Rows | None, metric: str, cache: Cache) -> float | None:
-    from pipeline.search import figures
+    from pipeline.stages.learn.trials import figures
 
     if test is None or not len(test):
         return None

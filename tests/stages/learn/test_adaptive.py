@@ -88,7 +88,7 @@ def test_poor_trials_are_given_up_early(cache: Path, tmp_path: Path, options: di
 def test_a_stopped_search_goes_on_with_what_its_journal_holds(
     cache: Path, tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, listener: Any
 ) -> None:
-    import pipeline.optuna_search as module
+    import pipeline.stages.learn.adaptive as module
 
     fit, done = module._fit, []
 
@@ -134,7 +134,7 @@ def test_another_metric_or_space_is_another_search_in_the_same_journal(
 def test_a_trial_that_the_budget_cuts_short_counts_now_but_not_as_finished(
     cache: Path, tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pipeline.optuna_search as module
+    import pipeline.stages.learn.adaptive as module
 
     seconds = itertools.count()
     with monkeypatch.context() as patch:  # a second passes at each look: at the start, for each trial, for each epoch

@@ -20,7 +20,7 @@ from pipeline.store.rows import Rows
 
 if TYPE_CHECKING:
     from pipeline.heads.minibatch.passes import Epoch, FitResult
-    from pipeline.search import SearchSettings
+    from pipeline.stages.learn.settings import SearchSettings
     from pipeline.store import Cache
 
 LINE = "line"  # the attribute of a trial that holds its line of trials.jsonl
@@ -46,7 +46,7 @@ def optuna_trials(
         ConfigError: Optuna is not installed, the file is no journal that can be written, or the space is not one.
     """
     from pipeline.heads.minibatch.space import sample_configs
-    from pipeline.minibatch_search import line_of
+    from pipeline.stages.learn.trials import line_of
 
     try:
         import optuna

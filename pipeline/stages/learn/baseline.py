@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
 from pipeline.base.items import SPLITS
-from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP
+from pipeline.base.settings import LATEST
 from pipeline.base.watch import Watch
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
+from pipeline.stages.learn.settings import BaselineSettings
 from pipeline.store.find import find_cache
 from pipeline.store.rows import Rows, load_rows
 
@@ -30,27 +31,9 @@ if TYPE_CHECKING:
     from pipeline.heads.baselines import BaselineResult
     from pipeline.store import Cache
 
-# heads.baselines.BASELINES, which the command line cannot read without importing torch; a test holds them together.
-NAMES = ("majority", "centroid", "knn10", "knn20", "knn100", "knn200", "ridge", "logreg")
 STATISTICS = "image-statistics"
 THUMBNAIL = 4  # cells in each direction
 BATCH = 64  # images
-
-
-@dataclass(frozen=True)
-class BaselineSettings:
-    """Settings of the baselines."""
-
-    cache: str = st.argument(CACHE_HELP, default=LATEST)
-    names: tuple[str, ...] = st.option(NAMES, "which baselines", choices=NAMES)
-    floors: bool = st.option(
-        False, "also what chance gives (shuffled labels) and what 22 plain numbers of each image give"
-    )
-    max_iter: int = st.option(1000, "iterations that the logistic regression may take", minimum=1)
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
-
-    def __post_init__(self) -> None:
-        st.check(self)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pipeline import extract, open_cache, search, train
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.artifact import load_head
 from pipeline.heads.exact.path import fit_exact
-from pipeline.search import fold_numbers
+from pipeline.stages.learn.search import fold_numbers
 from pipeline.store import Writer, create_partial
 from pipeline.store.rewrite import kept
 from pipeline.store.rows import load_rows
@@ -116,7 +116,7 @@ def test_equal_figures_go_to_the_stronger_penalty(cache: Path, tmp_path: Path, m
     import sys
 
     equal = {"accuracy": 0.5, "balanced_accuracy": 0.5, "macro_f1": 0.5, "log_loss": 0.7}
-    monkeypatch.setattr(sys.modules["pipeline.search"], "figures", lambda *arguments: equal)
+    monkeypatch.setattr(sys.modules["pipeline.stages.learn.trials"], "figures", lambda *arguments: equal)
     found = search(cache, Cs=(1.0, 1e-4, 1e-2), evaluate=False, cache_root=tmp_path)
     assert [t["C"] for t in trials_of(found.run)] == [1e-4, 1e-2, 1.0]
     assert json.loads((found.run / "metrics.json").read_text())["config"]["C"] == 1e-4
@@ -204,7 +204,7 @@ def test_a_space_file_is_drawn_from_and_a_wrong_one_is_named(cache: Path, tmp_pa
 def test_a_stopped_search_goes_on_and_ends_as_if_it_had_not_been_stopped(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: Any
 ) -> None:
-    import pipeline.minibatch_search as module
+    import pipeline.stages.learn.brackets as module
 
     monkeypatch.setattr(module, "BRACKET", 3)
     options: Quick = {"space": "mlp", "trials": 9, "epochs": 3, "evaluate": False}
@@ -236,7 +236,7 @@ def test_a_budget_ends_the_search_with_what_there_is(cache: Path, tmp_path: Path
 def test_brackets_that_a_budget_left_time_for_are_not_done_again(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: Any
 ) -> None:
-    import pipeline.minibatch_search as module
+    import pipeline.stages.learn.brackets as module
 
     monkeypatch.setattr(module, "BRACKET", 3)
     options: Quick = {"space": "mlp", "trials": 9, "epochs": 3, "evaluate": False, "cache_root": tmp_path}

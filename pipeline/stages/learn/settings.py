@@ -1,0 +1,165 @@
+"""Settings of stage two: one head, a search for the best one, the baselines."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.base import settings as st
+from pipeline.base.errors import ConfigError
+from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP
+from pipeline.heads.minibatch.config import KINDS, PENALTIES, SCHEDULES, SOLVERS, MinibatchConfig
+
+EXACT = "exact"
+DEFAULT_C = 0.01  # the README says on which figures
+_MINIBATCH = {f.name for f in dataclasses.fields(MinibatchConfig)}
+VIEWS_HELP = "learn from so many augmented views of each train image, too (made by `pipeline extract --views`)"
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """What one head and a search for the best one have in common."""
+
+    cache: str = st.argument(CACHE_HELP, default=LATEST)
+    class_weight: str = st.option("none", "balanced weighs each class by 1 / its share", choices=("none", "balanced"))
+    views: int = st.option(0, VIEWS_HELP, minimum=0)
+    seed: int = st.option(MinibatchConfig.seed, "seed of all that is drawn at random", minimum=0)
+    device: str = st.option("cpu", "where a head is fitted", choices=("cpu", "cuda"))
+    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
+
+    def __post_init__(self) -> None:
+        st.check(self)
+
+    @property
+    def weighting(self) -> Any:
+        """The solvers' ``class_weight``."""
+        return None if self.class_weight == "none" else self.class_weight
+
+
+@dataclass(frozen=True)
+class TrainSettings(HeadSettings):
+    """Settings of one head. C is of the exact solver; what follows it, of the minibatch ones."""
+
+    solver: str = st.option(
+        EXACT, "exact: the optimum of penalised logistic regression; adamw, sgd: minibatches", choices=(EXACT, *SOLVERS)
+    )
+    C: float = st.option(DEFAULT_C, "exact: inverse of the penalty, as scikit-learn's", above=0)
+    kind: str = st.option(MinibatchConfig.kind, "minibatch: the head", choices=KINDS)
+    lr: float = st.option(MinibatchConfig.lr, "minibatch: learning rate at the start", above=0)
+    weight_decay: float = st.option(
+        MinibatchConfig.weight_decay, "minibatch: decoupled decay of weights, not of biases", minimum=0
+    )
+    epochs: int = st.option(MinibatchConfig.epochs, "minibatch: passes over the train rows", minimum=1)
+    batch_size: int = st.option(MinibatchConfig.batch_size, "minibatch: rows in one step", minimum=1)
+    schedule: str = st.option(MinibatchConfig.schedule, "minibatch: of the learning rate", choices=SCHEDULES)
+    momentum: float = st.option(MinibatchConfig.momentum, "sgd: momentum", minimum=0, below=1)
+    label_smoothing: float = st.option(
+        MinibatchConfig.label_smoothing, "minibatch: share of each label spread over all classes", minimum=0, below=1
+    )
+    mixup: float = st.option(MinibatchConfig.mixup, "minibatch: alpha of mixed rows, 0 = off", minimum=0)
+    width: int = st.option(MinibatchConfig.width, "mlp: units of a hidden layer", minimum=1)
+    depth: int = st.option(MinibatchConfig.depth, "mlp: hidden layers", minimum=1)
+    dropout: float = st.option(MinibatchConfig.dropout, "mlp: share of hidden units dropped", minimum=0, below=1)
+    patience: int | None = st.option(
+        MinibatchConfig.patience, "minibatch: epochs without a better val figure before it stops", minimum=1
+    )
+
+    def __post_init__(self) -> None:
+        st.check(self)
+        of_minibatch = {f.name for f in dataclasses.fields(TrainSettings)} & _MINIBATCH - {"solver", "seed"}
+        mine, solvers = (of_minibatch, "adamw or sgd") if self.solver == EXACT else ({"C"}, EXACT)
+        for field in dataclasses.fields(self):
+            if field.name in mine and getattr(self, field.name) != field.default:
+                raise ConfigError(
+                    f"{st.flag_name(field.name)} says nothing to --solver {self.solver}: leave it out, or give "
+                    f"--solver {solvers}"
+                )
+        if self.solver != EXACT:
+            self.config()
+
+    def config(self) -> MinibatchConfig:
+        """The minibatch head's settings.
+
+        Raises:
+            ConfigError: values that do not go together.
+        """
+        names = {f.name for f in dataclasses.fields(self)} & _MINIBATCH
+        return MinibatchConfig(**{name: getattr(self, name) for name in names})
+
+
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
+CV_HELP = "choose by cross-validation over train + val with so many folds; 0 chooses on val"
+SPACE_HELP = "exact: the penalties --Cs; mlp: minibatch heads with a hidden layer; or a TOML file of settings"
+
+
+@dataclass(frozen=True)
+class SearchSettings(HeadSettings):
+    """Settings of a search."""
+
+    space: str = st.option(EXACT, SPACE_HELP, metavar="SPACE")
+    Cs: tuple[float, ...] | None = st.option(
+        None, "exact: inverse penalties to try; by default 45 from 1e-6 to 1e5", above=0
+    )
+    metric: str = st.option("accuracy", "what is chosen by", choices=METRICS)
+    cv: int = st.option(0, CV_HELP, minimum=0)
+    trials: int = st.option(54, "minibatch: configurations to try, with --optuna by all processes together", minimum=1)
+    epochs: int = st.option(MinibatchConfig.epochs, "minibatch: epochs that the best ones get", minimum=1)
+    budget: float | None = st.option(None, "minibatch: seconds after which no more are tried", above=0)
+    optuna: Path | None = st.option(
+        None,
+        "minibatch: adaptive search by Optuna, its journal in FILE, which several processes or machines may share",
+        metavar="FILE",
+    )
+    refit: bool = st.option(True, "learn from train + val once the choice is made")
+    evaluate: bool = st.option(True, "score the chosen head on test, once")
+    shots: tuple[int, ...] | None = st.option(
+        None, "few-shot: learn from so many images of each class instead, drawn --draws times", minimum=1
+    )
+    draws: int = st.option(5, "few-shot: how often", minimum=1)
+
+    def __post_init__(self) -> None:
+        st.check(self)
+        if self.cv == 1:
+            raise ConfigError("--cv is 1: it must be 0 (choose on val) or at least 2 folds")
+        if self.space != EXACT:
+            for name, value in (("--cv", self.cv), ("--Cs", self.Cs), ("--shots", self.shots)):
+                if value:
+                    raise ConfigError(f"{name} is for the exact heads: leave it out, or give --space {EXACT}")
+        else:
+            fields = {f.name: f.default for f in dataclasses.fields(self)}
+            for name in ("optuna", "budget", "trials", "epochs"):
+                if getattr(self, name) != fields[name]:
+                    raise ConfigError(
+                        f"{st.flag_name(name)} is for minibatch heads: give --space mlp or a .toml file with it"
+                    )
+        if self.shots and (self.cv or self.views):
+            raise ConfigError("--shots draws from the train images: leave out --cv and --views")
+        if self.cv and self.views:
+            raise ConfigError("--cv would learn from views of the images that it holds out: leave out --cv or --views")
+
+    @property
+    def penalties(self) -> tuple[float, ...]:
+        """The values of C to try, ascending, each once."""
+        return tuple(sorted(set(self.Cs))) if self.Cs else PENALTIES
+
+
+# heads.baselines.BASELINES, which the command line cannot read without importing torch; a test holds them together.
+NAMES = ("majority", "centroid", "knn10", "knn20", "knn100", "knn200", "ridge", "logreg")
+
+
+@dataclass(frozen=True)
+class BaselineSettings:
+    """Settings of the baselines."""
+
+    cache: str = st.argument(CACHE_HELP, default=LATEST)
+    names: tuple[str, ...] = st.option(NAMES, "which baselines", choices=NAMES)
+    floors: bool = st.option(
+        False, "also what chance gives (shuffled labels) and what 22 plain numbers of each image give"
+    )
+    max_iter: int = st.option(1000, "iterations that the logistic regression may take", minimum=1)
+    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
+
+    def __post_init__(self) -> None:
+        st.check(self)
