@@ -37,7 +37,7 @@ class Command:
 
 COMMANDS = {
     "extract": Command(
-        "images -> frozen trunk -> feature cache (stage one)", "extract", "ExtractSettings", "run_extract"
+        "images -> frozen trunk -> feature cache (stage one)", "stages.extract.job", "ExtractSettings", "run_extract"
     ),
     "train": Command("train a head on a cache (stage two)", "stages.learn.train", "TrainSettings", "run_train"),
     "search": Command(

@@ -18,7 +18,7 @@ from pipeline.base import settings as st
 from pipeline.base.errors import CacheError
 from pipeline.base.settings import CACHE_HELP, ROOT_HELP
 from pipeline.base.watch import Watch
-from pipeline.extract import ExtractSettings
+from pipeline.stages.extract.settings import ExtractSettings
 from pipeline.store.find import find_cache
 from pipeline.store.rewrite import check_out
 

@@ -113,7 +113,7 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str], tmp_path:
 
 
 def test_the_command_line_and_the_api_have_the_same_defaults() -> None:
-    from pipeline.extract import ExtractSettings
+    from pipeline.stages.extract.settings import ExtractSettings
     from pipeline.stages.learn.settings import SearchSettings, TrainSettings
 
     assert parse(["extract", "x"]) == ExtractSettings(source="x")

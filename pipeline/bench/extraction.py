@@ -111,7 +111,7 @@ def bench_extract(
 
 def _extraction(source: Path, bench: Bench, options: dict[str, Any], whole: list[float]) -> Callable[[], float]:
     """A way that extracts afresh: images/s after the first batch; those of the whole job are put into ``whole``."""
-    from pipeline.extract import extract
+    from pipeline.stages.extract.job import extract
 
     out = bench.folder / "extracted.h5"
 

@@ -77,7 +77,7 @@ def bench_finetune(
 
 def _head_run(folder: Path, trunk: str, image_size: int, photographs: int, size: tuple[int, int]) -> Path:
     """A head, trained on so many photographs and chosen on a few of another size."""
-    from pipeline.extract import extract
+    from pipeline.stages.extract.job import extract
     from pipeline.stages.learn.train import train
 
     photos = folder / "photos"

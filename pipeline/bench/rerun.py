@@ -24,7 +24,7 @@ def bench_rerun(bench: Bench, *, files: int = 50_000, changed: int = 100) -> lis
     The source is ``files`` PNG images of 32 px in 10 classes. Seconds are of the whole process, with Python's
     start. Afterwards ``changed`` images are added, ``changed`` renamed, and a class folder moved.
     """
-    from pipeline.extract import extract
+    from pipeline.stages.extract.job import extract
 
     source = bench.folder / "small"
     make_small(source, files)

@@ -61,7 +61,13 @@ def server() -> ForkServerContext:
     """Children that start with torch already imported: a kill then falls into the job and not into an import."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["torch", "torchvision", "pipeline.blocks", "pipeline.planning", "pipeline.trunk.engines.open"]
+        [
+            "torch",
+            "torchvision",
+            "pipeline.stages.extract.blocks",
+            "pipeline.stages.extract.plan",
+            "pipeline.trunk.engines.open",
+        ]
     )
     return context
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,25 +20,16 @@ from pipeline.base.items import ITEM_STATES, SPLITS
 from pipeline.base.machine import resolve_device, worker_count
 from pipeline.base.watch import Watch
 from pipeline.runs.recipe import Recipe
+from pipeline.stages.extract.donors import _key_at, donor_files
 from pipeline.trunk import identity
 from pipeline.trunk.frozen import TrunkSpec
 from pipeline.trunk.lookup import find_weights
 
 if TYPE_CHECKING:
-    from pipeline.extract import ExtractSettings
+    from pipeline.stages.extract.settings import ExtractSettings
     from pipeline.trunk.identity import WeightsInfo
 
 BLOCK_ROWS = {"cpu": 128, "cuda": 1024}  # a few seconds of work each: what a kill can lose at most
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where each row comes from: ``donor`` (N,), an index into ``donors`` or -1 for the trunk, and ``row`` (N,)."""
-
-    donors: Sequence[store.Cache]
-    donor: NDArray[np.int64]
-    row: NDArray[np.int64]
-    reasons: Sequence[dict[bytes, store.Failure]]
 
 
 class Plan:
@@ -209,46 +198,9 @@ class Plan:
         return False
 
 
-def find_origin(out: Path, target: store.Cache) -> Origin:
-    """For each row of the unfinished file ``target``: the row of an earlier file to copy, or the trunk.
-
-    The finished file at ``out``, unfinished ones that were left aside, and every finished file of the same key in the
-    same folder may give rows; an image is known by its digest.
-    """
-    own = store.open_cache(out) if out.exists() else None
-    donors = ([own] if own is not None else []) + [store.open_partial(p) for p in donor_files(out, target.key)]
-    places: dict[bytes, tuple[int, int]] = {}
-    for number, donor in enumerate(donors):
-        digests, sound = donor.digests, np.repeat(donor.done, donor.block_rows)[: len(donor)]
-        good = donor.states == ITEM_STATES["good"]
-        # A failure is kept only from our own file; another source's failure is tried again here.
-        usable = sound & digests.any(axis=1) & (good if donor is not own else True)
-        for row in np.flatnonzero(usable).tolist():
-            places.setdefault(digests[row].tobytes(), (number, row))
-    none = (-1, -1)
-    found = [places.get(d.tobytes(), none) if d.any() else none for d in target.digests]
-    pairs = np.array(found, np.int64).reshape(-1, 2)
-    return Origin(donors, pairs[:, 0], pairs[:, 1], [store.read_failures(store.failures_path(d.path)) for d in donors])
-
-
-def donor_files(out: Path, key: str) -> list[Path]:
-    """Files beside ``out`` that may hold rows of it: left-aside unfinished ones, and finished ones of the same key."""
-    stale = [p for p in store.stale_partials(out) if _key_at(p) == key]
-    return [*stale, *(p for p in sorted(out.parent.glob("*.h5")) if p != out and _key_at(p) == key)]
-
-
 def _lasting_spec(weights: str) -> str:
     """The weights as given, a file's path made absolute, so that a later stage finds them from anywhere."""
     return str(Path(weights).resolve()) if Path(weights).is_file() else weights
-
-
-def _key_at(path: Path) -> str | None:
-    """Key of the finished or unfinished cache at ``path``; None where there is none that can be read."""
-    there = path if path.exists() else store.partial_path(path)
-    try:
-        return store.open_partial(there).key
-    except CacheError:
-        return None
 
 
 def _same(cache: store.Cache, contents: store.Contents) -> bool:

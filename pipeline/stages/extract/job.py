@@ -14,74 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base import settings as st
-from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.errors import DataError
 from pipeline.base.items import ITEM_STATES
-from pipeline.base.settings import ROOT_HELP
 from pipeline.base.watch import Watch
 from pipeline.runs import folder as runs
+from pipeline.stages.extract.settings import ExtractSettings
 from pipeline.store.find import view_path
 
 if TYPE_CHECKING:
     from pipeline.base.ranks import Ranks
-    from pipeline.blocks import Work
     from pipeline.images import View
-    from pipeline.planning import Plan
+    from pipeline.stages.extract.blocks import Work
+    from pipeline.stages.extract.plan import Plan
     from pipeline.store import Cache
-
-
-@dataclass(frozen=True)
-class ExtractSettings:
-    """Settings of stage one."""
-
-    source: str = st.argument(
-        "a folder (train/ val/ test/ of class folders, class folders, or images without labels), a CSV manifest "
-        "path,label[,split], `digits`, or `torchvision:NAME`"
-    )
-    out: Path | None = st.option(None, "the cache file to write; by default a telling name under features/")
-    trunk: str = st.option("resnet50", "the network whose features are kept; any torchvision ResNet")
-    weights: str = st.option(
-        "IMAGENET1K_V2", "torchvision's name, a .pth or .safetensors state dict, or random:SEED", metavar="WEIGHTS"
-    )
-    image_size: int | None = st.option(
-        None, "side of the square the trunk sees; by default the weights' own", minimum=32
-    )
-    layer: str = st.option(
-        "avgpool", "which features: the pooled last stage, or the pooled stage before it", choices=("avgpool", "layer3")
-    )
-    dtype: str = st.option("float16", "type of the stored features", choices=("float16", "float32"))
-    engine: str = st.option(
-        "auto",
-        "what runs the trunk; auto takes the fastest that is installed",
-        choices=("auto", "torch", "onnxruntime"),
-    )
-    precision: str = st.option(
-        "float32", "arithmetic of the trunk; bfloat16 needs a GPU", choices=("float32", "bfloat16")
-    )
-    device: str = st.option("auto", "where the trunk runs", choices=("auto", "cpu", "cuda"))
-    batch_size: int | None = st.option(
-        None, "images in one forward pass; by default 16 on a CPU, 128 on a GPU", minimum=1
-    )
-    workers: int | None = st.option(None, "decoding threads; by default one per core", minimum=1)
-    block_rows: int | None = st.option(
-        None, "rows written and checksummed together; by default 128 on a CPU, 1024 on a GPU", minimum=1
-    )
-    val_fraction: float = st.option(
-        0.15, "share of train set aside as val where the source has none", minimum=0, below=1
-    )
-    test_fraction: float = st.option(
-        0.15, "share of train set aside as test where the source has none", minimum=0, below=1
-    )
-    split_seed: int = st.option(0, "seed of the split")
-    views: int = st.option(0, "augmented views of each train image to store beside (crop and flip)", minimum=0)
-    view_seed: int = st.option(0, "seed of the views", minimum=0)
-    max_failures: float = st.option(0.01, "share of images that may fail before the job ends with an error", minimum=0)
-    rehash: bool = st.option(False, "read every image again instead of trusting unchanged sizes and times")
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
-
-    def __post_init__(self) -> None:
-        st.check(self)
-        if self.out is not None and self.out.suffix != ".h5":
-            raise ConfigError(f"--out {self.out} must end in .h5")
 
 
 @dataclass(frozen=True)
@@ -151,7 +96,7 @@ def _one_file(settings: ExtractSettings, watch: Watch, ranks: Ranks, view: View 
 def _first(settings: ExtractSettings, watch: Watch, ranks: Ranks, view: View | None) -> ExtractResult:
     """The only process, or the one that plans, creates and publishes for all."""
     from pipeline import store
-    from pipeline.planning import Plan
+    from pipeline.stages.extract.plan import Plan
 
     began, announced = time.perf_counter(), False
 
@@ -182,7 +127,7 @@ def _first(settings: ExtractSettings, watch: Watch, ranks: Ranks, view: View | N
 def _follow(settings: ExtractSettings, ranks: Ranks) -> ExtractResult:
     """Another process: does its blocks of the file that the first one made, and waits for it to be published."""
     from pipeline import store
-    from pipeline.blocks import do_blocks
+    from pipeline.stages.extract.blocks import do_blocks
 
     began = time.perf_counter()
     job = ranks.share(None)
@@ -210,7 +155,7 @@ def _nothing_to_do(plan: Plan, began: float) -> ExtractResult:
 def _work_and_publish(plan: Plan, ranks: Ranks, began: float) -> ExtractResult:
     from pipeline import store
     from pipeline.base import words as numbers
-    from pipeline.blocks import do_blocks
+    from pipeline.stages.extract.blocks import do_blocks
 
     work = do_blocks(plan.out, plan.images_root, plan.settings, ranks=ranks, watch=plan.watch)
     forwards = ranks.total(work.forwards)

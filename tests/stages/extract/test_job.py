@@ -60,7 +60,7 @@ def test_nothing_changed_is_nothing_done_and_no_torch(photos: Path, tmp_path: Pa
     first = extract(photos, cache_root=tmp_path, **quick)
     before = first.cache.stat()
     code = (
-        "import sys; from pipeline.extract import extract\n"
+        "import sys; from pipeline.stages.extract.job import extract\n"
         f"r = extract({str(photos)!r}, cache_root={str(tmp_path)!r}, **{quick!r})\n"
         "assert r.new == 0 and r.reused == 60, r\n"
         "assert 'torch' not in sys.modules\n"
@@ -212,7 +212,7 @@ def test_an_interrupted_job_resumes_to_the_same_bits(
 def test_images_added_after_an_interruption_keep_what_was_done(
     mine: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.blocks import BlockLoop
+    from pipeline.stages.extract.blocks import BlockLoop
 
     quick = {**quick, "block_rows": 16}
     block = BlockLoop._block

@@ -23,14 +23,14 @@ from pipeline.base.items import ITEM_STATES
 from pipeline.base.machine import worker_count
 from pipeline.base.watch import Tracker, Watch
 from pipeline.images import Loaded, Loader
-from pipeline.planning import Origin, find_origin
 from pipeline.runs.recipe import Recipe
+from pipeline.stages.extract.donors import Origin, find_origin
 from pipeline.store import Failure, Writer, append_failures, open_partial, partial_failures_path, partial_path
 from pipeline.trunk.frozen import FrozenTrunk
 
 if TYPE_CHECKING:
     from pipeline.base.ranks import Ranks
-    from pipeline.extract import ExtractSettings
+    from pipeline.stages.extract.settings import ExtractSettings
 
 
 @dataclass

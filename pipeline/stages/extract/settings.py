@@ -1,0 +1,65 @@
+"""Settings of stage one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.base import settings as st
+from pipeline.base.errors import ConfigError
+from pipeline.base.settings import ROOT_HELP
+
+
+@dataclass(frozen=True)
+class ExtractSettings:
+    """Settings of stage one."""
+
+    source: str = st.argument(
+        "a folder (train/ val/ test/ of class folders, class folders, or images without labels), a CSV manifest "
+        "path,label[,split], `digits`, or `torchvision:NAME`"
+    )
+    out: Path | None = st.option(None, "the cache file to write; by default a telling name under features/")
+    trunk: str = st.option("resnet50", "the network whose features are kept; any torchvision ResNet")
+    weights: str = st.option(
+        "IMAGENET1K_V2", "torchvision's name, a .pth or .safetensors state dict, or random:SEED", metavar="WEIGHTS"
+    )
+    image_size: int | None = st.option(
+        None, "side of the square the trunk sees; by default the weights' own", minimum=32
+    )
+    layer: str = st.option(
+        "avgpool", "which features: the pooled last stage, or the pooled stage before it", choices=("avgpool", "layer3")
+    )
+    dtype: str = st.option("float16", "type of the stored features", choices=("float16", "float32"))
+    engine: str = st.option(
+        "auto",
+        "what runs the trunk; auto takes the fastest that is installed",
+        choices=("auto", "torch", "onnxruntime"),
+    )
+    precision: str = st.option(
+        "float32", "arithmetic of the trunk; bfloat16 needs a GPU", choices=("float32", "bfloat16")
+    )
+    device: str = st.option("auto", "where the trunk runs", choices=("auto", "cpu", "cuda"))
+    batch_size: int | None = st.option(
+        None, "images in one forward pass; by default 16 on a CPU, 128 on a GPU", minimum=1
+    )
+    workers: int | None = st.option(None, "decoding threads; by default one per core", minimum=1)
+    block_rows: int | None = st.option(
+        None, "rows written and checksummed together; by default 128 on a CPU, 1024 on a GPU", minimum=1
+    )
+    val_fraction: float = st.option(
+        0.15, "share of train set aside as val where the source has none", minimum=0, below=1
+    )
+    test_fraction: float = st.option(
+        0.15, "share of train set aside as test where the source has none", minimum=0, below=1
+    )
+    split_seed: int = st.option(0, "seed of the split")
+    views: int = st.option(0, "augmented views of each train image to store beside (crop and flip)", minimum=0)
+    view_seed: int = st.option(0, "seed of the views", minimum=0)
+    max_failures: float = st.option(0.01, "share of images that may fail before the job ends with an error", minimum=0)
+    rehash: bool = st.option(False, "read every image again instead of trusting unchanged sizes and times")
+    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
+
+    def __post_init__(self) -> None:
+        st.check(self)
+        if self.out is not None and self.out.suffix != ".h5":
+            raise ConfigError(f"--out {self.out} must end in .h5")
