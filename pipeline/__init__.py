@@ -9,9 +9,9 @@ Importing this package imports no torch: each stage does when it is called.
 """
 
 from pipeline.export import export
-from pipeline.finetune import finetune
 from pipeline.predict import predict
 from pipeline.stages.extract.job import extract
+from pipeline.stages.finetune.job import finetune
 from pipeline.stages.learn.baseline import baseline
 from pipeline.stages.learn.search import search
 from pipeline.stages.learn.train import train

@@ -51,7 +51,10 @@ COMMANDS = {
         "two runs on the same test rows: better, or chance?", "stages.score.compare", "CompareSettings", "run_compare"
     ),
     "finetune": Command(
-        "reattach the head and train end to end (stage three)", "finetune", "FinetuneSettings", "run_finetune"
+        "reattach the head and train end to end (stage three)",
+        "stages.finetune.job",
+        "FinetuneSettings",
+        "run_finetune",
     ),
     "predict": Command("classes and probabilities of images", "predict", "PredictSettings", "run_predict"),
     "export": Command("a run's classifier as a file for other programs", "export", "ExportSettings", "run_export"),

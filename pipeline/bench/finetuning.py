@@ -97,12 +97,13 @@ def _head_run(folder: Path, trunk: str, image_size: int, photographs: int, size:
 
 def _epochs(folder: Path, run: Path, **options: Any) -> Callable[[], object]:
     """What trains one epoch at each call, and has trained one."""
-    from pipeline.attached import attach
     from pipeline.base.interrupt import StopRequest
     from pipeline.base.ranks import Ranks
     from pipeline.base.watch import Watch
-    from pipeline.finetune import FinetuneSettings, inputs_of
-    from pipeline.tuning import Progress, Tuning
+    from pipeline.stages.finetune.feeds import inputs_of
+    from pipeline.stages.finetune.loop import Progress, Tuning
+    from pipeline.stages.finetune.settings import FinetuneSettings
+    from pipeline.stages.finetune.start import attach
 
     settings = FinetuneSettings(run=str(run), epochs=EPOCHS, cache_root=folder, **options)
     attached, ranks, watch = attach(settings, Watch()), Ranks(), Watch()

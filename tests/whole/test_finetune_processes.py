@@ -26,7 +26,7 @@ def job(run: str, root: str, log: str, options: dict[str, Any]) -> None:
     import torch
 
     from pipeline import finetune
-    from pipeline.tuning import Tuning
+    from pipeline.stages.finetune.loop import Tuning
 
     torch.set_num_threads(1)
     step = Tuning._step
@@ -45,7 +45,15 @@ def job(run: str, root: str, log: str, options: dict[str, Any]) -> None:
 def server() -> ForkServerContext:
     """Children that start with torch already imported: a kill then falls into the job and not into an import."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torchvision", "pipeline.finetune", "pipeline.tuning", "pipeline.outcome"])
+    context.set_forkserver_preload(
+        [
+            "torch",
+            "torchvision",
+            "pipeline.stages.finetune.job",
+            "pipeline.stages.finetune.loop",
+            "pipeline.stages.finetune.publish",
+        ]
+    )
     return context
 
 
@@ -177,7 +185,7 @@ def test_any_number_of_processes_gives_the_figures_of_one(workshop: SimpleNamesp
 @pytest.mark.parametrize("parts", [1, 2, 3, 8])
 @pytest.mark.parametrize("rows", [1, 3, 16, 21])
 def test_each_row_of_a_batch_is_in_exactly_one_share(rows: int, parts: int) -> None:
-    from pipeline.inputs import share
+    from pipeline.stages.finetune.feeds import share
 
     batch = list(range(100, 100 + rows))
     shares = [share(batch, part, parts) for part in range(parts)]

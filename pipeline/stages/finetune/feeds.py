@@ -17,11 +17,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.watch import Watch
+from pipeline.stages.finetune.settings import FinetuneSettings
+
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import nn
 
+    from pipeline.base.ranks import Ranks
     from pipeline.runs.recipe import Recipe
+    from pipeline.stages.finetune.start import Attached
     from pipeline.store import Cache
 
 Batches = Sequence[Sequence[int]]
@@ -191,3 +198,36 @@ def mixed(
     weight = own.view(-1, *[1] * (x.ndim - 1))
     mixture: Any = weight * x + (1 - weight) * x[partner]
     return mixture, partner, own
+
+
+def inputs_of(settings: FinetuneSettings, attached: Attached, ranks: Ranks, watch: Watch) -> Inputs:
+    """What training goes by: images, or what is cached of them."""
+    import numpy as np
+
+    from pipeline.stages.finetune.maps import PrefixMaps
+
+    if settings.train == "head" and settings.prefix:
+        return CachedFeatures(attached.network, attached.cache, attached.device)
+    if settings.train != "layer4" or not settings.prefix:
+        return _images(settings, attached)
+    rows = np.concatenate([attached.train, attached.val])
+    prefix = PrefixMaps(attached.network, attached.recipe, attached.cache, rows, settings.cache_root)
+    prefix.announce(watch, confirmed=settings.yes)
+    maps = prefix.make(ranks=ranks, root=attached.root, device=attached.device, workers=settings.threads, watch=watch)
+    flip = settings.augment == "flip"
+    return Maps(attached.network, maps, prefix.rows, prefix.shape, attached.device, flip, settings.seed)
+
+
+def _images(settings: FinetuneSettings, attached: Attached) -> Inputs:
+
+    return Images(
+        attached.network,
+        attached.recipe,
+        attached.cache,
+        attached.root,
+        attached.device,
+        settings.threads,
+        settings.augment,
+        settings.randaugment,
+        settings.seed,
+    )

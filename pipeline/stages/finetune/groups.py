@@ -10,24 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.stages.finetune.settings import LEARNING_RATES, PARTS, STAGES
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from pipeline.finetune import FinetuneSettings
-
-# From the head down: what each stage of the network is made of.
-STAGES = {
-    "head": ("fc",),
-    "layer4": ("layer4",),
-    "layer3": ("layer3",),
-    "layer2": ("layer2",),
-    "layer1": ("layer1",),
-    "stem": ("conv1", "bn1"),
-}
-PARTS = {"head": 1, "layer4": 2, "layer3+": 3, "all": len(STAGES)}  # --train: how many of them learn
-# solver -> highest learning rates (trunk, head) where none is given
-LEARNING_RATES = {"adamw": (3e-5, 3e-5), "sgd": (1e-3, 1e-3)}
+    from pipeline.stages.finetune.settings import FinetuneSettings
 
 
 @dataclass(frozen=True, eq=False)

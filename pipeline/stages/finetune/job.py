@@ -8,7 +8,6 @@ split is read by the verdict alone, when all is chosen.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,124 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
-from pipeline.base.settings import LATEST, ROOT_HELP, RUN_HELP
+from pipeline.base.settings import LATEST
 from pipeline.base.watch import Watch
-from pipeline.groups import LEARNING_RATES, PARTS
 from pipeline.runs import folder as runs
+from pipeline.stages.finetune.feeds import _images, inputs_of
+from pipeline.stages.finetune.settings import _NOT_IDENTITY, FinetuneSettings
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.attached import Attached
     from pipeline.base.ranks import Ranks
-    from pipeline.checkpoint import Checkpoint
-    from pipeline.inputs import Inputs
-    from pipeline.interpolate import Mixture
-    from pipeline.tuning import Tensors, Tuning
-
-AUGMENT = ("none", "flip", "crop", "weights")
-MAP_AUGMENT = ("none", "flip")  # what can be done to maps
-SOLVERS = tuple(LEARNING_RATES)
-_RATES = ", ".join(f"{{}} with {solver}" for solver in SOLVERS)
-_TRUNK_RATES = _RATES.format(*(f"{trunk:g}" for trunk, _ in LEARNING_RATES.values()))
-_HEAD_RATES = _RATES.format(*(f"{head:g}" for _, head in LEARNING_RATES.values()))
-# They change neither the weights that training gives nor where its state lies.
-_NOT_IDENTITY = {"run", "workers", "checkpoint_seconds", "yes", "fresh", "interpolate", "evaluate", "cache_root"}
-
-
-@dataclass(frozen=True)
-class FinetuneSettings:
-    """Settings of fine-tuning. Learning rates are used as given: nothing scales them (P2)."""
-
-    run: str = st.argument(RUN_HELP, default=LATEST)
-    epochs: int = st.option(3, "passes over the train images", minimum=1)
-    train: str = st.option("all", "which part of the trunk learns besides the head", choices=tuple(reversed(PARTS)))
-    head: str = st.option(
-        "trained", "where the head starts; random is there for comparisons", choices=("trained", "random")
-    )
-    solver: str = st.option("adamw", "sgd has momentum", choices=SOLVERS)
-    lr_trunk: float | None = st.option(None, f"highest learning rate of the trunk; by default {_TRUNK_RATES}", above=0)
-    lr_head: float | None = st.option(None, f"highest learning rate of the head; by default {_HEAD_RATES}", above=0)
-    layer_decay: float | None = st.option(
-        None, "instead of --lr-trunk: each stage below the head has so many times the rate of the one above", above=0
-    )
-    weight_decay: float = st.option(
-        1e-2, "decay of weights, decoupled with adamw; biases and BatchNorm have none", minimum=0
-    )
-    momentum: float = st.option(0.9, "of sgd", minimum=0, below=1)
-    warmup: float = st.option(
-        0.1, "rise of the learning rate, then a cosine to 0: a share of all steps, or steps from 1 on", minimum=0
-    )
-    batch_size: int = st.option(32, "images in one step, over all processes", minimum=1)
-    accumulate: int = st.option(
-        1,
-        "pieces that a step is computed in: less memory, the same figures (but with --bn train, which sees pieces)",
-        minimum=1,
-    )
-    clip: float | None = st.option(None, "largest norm of a step's gradient; by default any", above=0)
-    bn: str = st.option(
-        "frozen",
-        "BatchNorm's running means and variances: kept, or learnt in the stages that learn",
-        choices=("frozen", "train"),
-    )
-    augment: str = st.option(
-        "none",
-        "what each epoch does to a train image: flip, crop (random resized crop), or weights (both, as torchvision's "
-        "weights were trained). None by default: a mirrored digit, letter or road sign is another one",
-        choices=AUGMENT,
-    )
-    randaugment: bool = st.option(False, "two of RandAugment's operations on each train image besides")
-    mixup: float = st.option(0.0, "alpha of mixed train images, 0 = off", minimum=0)
-    label_smoothing: float = st.option(0.0, "share of each label spread over all classes", minimum=0, below=1)
-    ema: float | None = st.option(
-        None, "keep an average of the weights with this decay for each step, and score it", above=0, below=1
-    )
-    interpolate: bool = st.option(
-        False, "score weights between before and after on val, 0, 0.1 ... 1, and keep the best (WiSE-FT)"
-    )
-    prefix: bool = st.option(
-        True, "with --train layer4 keep the maps before it on disk, so that only layer4 runs in each epoch"
-    )
-    yes: bool = st.option(False, "keep the maps even where they take more than 10 GB")
-    precision: str = st.option(
-        "float32", "arithmetic of training; bfloat16 (autocast) needs a GPU", choices=("float32", "bfloat16")
-    )
-    checkpoint_seconds: float = st.option(
-        300, "a checkpoint after each epoch, and when so many seconds have passed", minimum=0
-    )
-    fresh: bool = st.option(False, "forget an interrupted training with these settings and start over")
-    evaluate: bool = st.option(True, "score before and after on the test split, once, when all is chosen")
-    seed: int = st.option(0, "seed of the order of the images and of all that is drawn", minimum=0)
-    device: str = st.option("auto", "where the network runs", choices=("auto", "cpu", "cuda"))
-    workers: int | None = st.option(None, "decoding threads; by default one per core", minimum=1)
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
-
-    def __post_init__(self) -> None:
-        st.check(self)
-        if self.layer_decay is not None and self.lr_trunk is not None:
-            raise ConfigError(f"--layer-decay {self.layer_decay:g} says what --lr-trunk says: give one of them")
-        if self.layer_decay is not None and self.layer_decay > 1:
-            raise ConfigError(f"--layer-decay is {self.layer_decay:g}: it must be at most 1")
-        if self.accumulate > self.batch_size:
-            raise ConfigError(f"--accumulate is {self.accumulate}: it must be at most --batch-size, {self.batch_size}")
-        if self.bn == "train" and self.train == "head":
-            raise ConfigError("--bn train says nothing to --train head, which has no BatchNorm: leave it out")
-        if self.solver != "sgd" and self.momentum != 0.9:
-            raise ConfigError(f"--momentum says nothing to --solver {self.solver}: leave it out, or give --solver sgd")
-        legal = {"layer4": MAP_AUGMENT, "head": ("none",)}.get(self.train, AUGMENT) if self.prefix else AUGMENT
-        if self.augment not in legal or (self.randaugment and legal != AUGMENT):
-            asked = "--randaugment" if self.augment in legal else f"--augment {self.augment}"
-            kept = "the maps before layer4" if self.train == "layer4" else "cached features"
-            raise ConfigError(
-                f"{asked} needs the images, and --train {self.train} goes by {kept} (--augment {' or '.join(legal)} "
-                "alone): give --no-prefix to go through the whole trunk in each epoch"
-            )
-
-    @property
-    def threads(self) -> int:
-        """Decoding threads."""
-        return self.workers or len(os.sched_getaffinity(0))
+    from pipeline.stages.finetune.checkpoint import Checkpoint
+    from pipeline.stages.finetune.loop import Tensors, Tuning
+    from pipeline.stages.finetune.mixtures import Mixture
+    from pipeline.stages.finetune.start import Attached
 
 
 @dataclass(frozen=True)
@@ -144,7 +40,7 @@ class FinetuneResult:
 
     ``best_epoch`` is 0 where no epoch was better than step 0; ``share`` how far the kept weights are from before (0) to
     after (1), with ``--interpolate``. The certificate is the largest logit difference before training. ``verdict`` is
-    :class:`pipeline.verdict.Verdict` as JSON values.
+    :class:`pipeline.stages.finetune.verdict.Verdict` as JSON values.
     """
 
     run: Path
@@ -194,10 +90,10 @@ def run_finetune(settings: FinetuneSettings, watch: Watch) -> FinetuneResult:
 
 
 def _finetune(settings: FinetuneSettings, ranks: Ranks, watch: Watch) -> FinetuneResult:
-    from pipeline.attached import attach, to_random_head
     from pipeline.base.interrupt import stop_requests
-    from pipeline.checkpoint import Checkpoint, state_folder
-    from pipeline.tuning import Tuning
+    from pipeline.stages.finetune.checkpoint import Checkpoint, state_folder
+    from pipeline.stages.finetune.loop import Tuning
+    from pipeline.stages.finetune.start import attach, to_random_head
 
     attached = attach(settings, watch)
     checkpoint = Checkpoint(state_folder(settings.cache_root, _identity(settings, attached)))
@@ -267,47 +163,12 @@ def _identity(settings: FinetuneSettings, attached: Attached) -> dict[str, Any]:
     }
 
 
-def inputs_of(settings: FinetuneSettings, attached: Attached, ranks: Ranks, watch: Watch) -> Inputs:
-    """What training goes by: images, or what is cached of them."""
-    import numpy as np
-
-    from pipeline.inputs import CachedFeatures, Maps
-    from pipeline.prefix import PrefixMaps
-
-    if settings.train == "head" and settings.prefix:
-        return CachedFeatures(attached.network, attached.cache, attached.device)
-    if settings.train != "layer4" or not settings.prefix:
-        return _images(settings, attached)
-    rows = np.concatenate([attached.train, attached.val])
-    prefix = PrefixMaps(attached.network, attached.recipe, attached.cache, rows, settings.cache_root)
-    prefix.announce(watch, confirmed=settings.yes)
-    maps = prefix.make(ranks=ranks, root=attached.root, device=attached.device, workers=settings.threads, watch=watch)
-    flip = settings.augment == "flip"
-    return Maps(attached.network, maps, prefix.rows, prefix.shape, attached.device, flip, settings.seed)
-
-
-def _images(settings: FinetuneSettings, attached: Attached) -> Inputs:
-    from pipeline.inputs import Images
-
-    return Images(
-        attached.network,
-        attached.recipe,
-        attached.cache,
-        attached.root,
-        attached.device,
-        settings.threads,
-        settings.augment,
-        settings.randaugment,
-        settings.seed,
-    )
-
-
 def _certificate(tuning: Tuning) -> tuple[tuple[float, float], NDArray[np.float32]]:
     """The certificate, and the logits of the val images that it is about.
 
     Through what training goes by; where that is the cached features, through the images.
     """
-    from pipeline.inputs import CachedFeatures, Maps
+    from pipeline.stages.finetune.feeds import CachedFeatures, Maps
 
     attached, inputs = tuning.attached, tuning.inputs
     way = _images(tuning.settings, attached) if isinstance(inputs, CachedFeatures) else inputs
@@ -317,7 +178,7 @@ def _certificate(tuning: Tuning) -> tuple[tuple[float, float], NDArray[np.float3
 
 def _train_scores(tuning: Tuning) -> tuple[float, float]:
     """Loss and accuracy on train before the first step, by the cached features: no image is read for it."""
-    from pipeline.inputs import CachedFeatures
+    from pipeline.stages.finetune.feeds import CachedFeatures
 
     attached = tuning.attached
     cached = CachedFeatures(attached.network, attached.cache, attached.device)
@@ -325,8 +186,8 @@ def _train_scores(tuning: Tuning) -> tuple[float, float]:
 
 
 def _show_groups(tuning: Tuning) -> None:
-    from pipeline.groups import frozen_counts
     from pipeline.show.tuning_tables import GroupRow, groups_table
+    from pipeline.stages.finetune.groups import frozen_counts
 
     s = tuning.settings
     rows = [GroupRow(g.name, g.count, g.lr, g.weight_decay) for g in tuning.groups]
@@ -359,7 +220,7 @@ class _Choice:
 def _choose(tuning: Tuning, step0: tuple[float, float]) -> _Choice:
     """The best on val of step 0, the epochs and, with ``--interpolate``, what lies between; loads it."""
     from pipeline.base.words import percent
-    from pipeline.interpolate import best_mixture, between, score_mixtures
+    from pipeline.stages.finetune.mixtures import best_mixture, between, score_mixtures
 
     best = tuning.progress.best
     if best is None or tuning.best is None:
@@ -381,7 +242,7 @@ def _choose(tuning: Tuning, step0: tuple[float, float]) -> _Choice:
 
 def _publish(tuning: Tuning, choice: _Choice, result: FinetuneResult, checkpoint: Checkpoint) -> FinetuneResult:
     """The run's folder, with the verdict in it; the first process writes, the others are told the result."""
-    from pipeline.outcome import Outcome
+    from pipeline.stages.finetune.publish import Outcome
 
     attached, ranks = tuning.attached, tuning.ranks
     val_logits = tuning.logits(attached.val, "val")

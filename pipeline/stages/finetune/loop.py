@@ -22,17 +22,17 @@ from numpy.typing import NDArray
 from pipeline.base.errors import ConfigError, Interrupted
 from pipeline.base.interrupt import StopRequest
 from pipeline.base.watch import TraceRow, Watch
-from pipeline.groups import batch_norms, learnt_tensors, parameter_groups
-from pipeline.inputs import ORDER, Inputs, chunks, draw, mixed, share
 from pipeline.show.trace import observe
+from pipeline.stages.finetune.feeds import ORDER, Inputs, chunks, draw, mixed, share
+from pipeline.stages.finetune.groups import batch_norms, learnt_tensors, parameter_groups
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.attached import Attached
     from pipeline.base.ranks import Ranks
-    from pipeline.checkpoint import Checkpoint
-    from pipeline.finetune import FinetuneSettings
+    from pipeline.stages.finetune.checkpoint import Checkpoint
+    from pipeline.stages.finetune.settings import FinetuneSettings
+    from pipeline.stages.finetune.start import Attached
 
 EVAL_BATCH = 64
 Tensors = dict[str, torch.Tensor]

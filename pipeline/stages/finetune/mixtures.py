@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.tuning import Tensors, Tuning
+    from pipeline.stages.finetune.loop import Tensors, Tuning
 
 SHARES = tuple(i / 10 for i in range(11))
 

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import verdict
 from pipeline.base.files import unwritable
 from pipeline.runs import folder as runs
 from pipeline.runs.network import MODEL_FILE
+from pipeline.stages.finetune import verdict
 
 if TYPE_CHECKING:
-    from pipeline.interpolate import Mixture
-    from pipeline.tuning import Tuning
-    from pipeline.verdict import Verdict
+    from pipeline.stages.finetune.loop import Tuning
+    from pipeline.stages.finetune.mixtures import Mixture
+    from pipeline.stages.finetune.verdict import Verdict
 
 
 class Outcome:

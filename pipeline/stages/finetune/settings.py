@@ -1,31 +1,27 @@
 """Settings of stage three."""
 
 from __future__ import annotations
-import dataclasses
+
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
 from pipeline.base.settings import LATEST, ROOT_HELP, RUN_HELP
-from pipeline.base.watch import Watch
-from pipeline.stages.finetune.settings import LEARNING_RATES, PARTS
-from pipeline.runs import folder as runs
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
-    from pipeline.stages.finetune.start import Attached
-    from pipeline.base.ranks import Ranks
-    from pipeline.stages.finetune.checkpoint import Checkpoint
-    from pipeline.stages.finetune.feeds import Inputs
-    from pipeline.stages.finetune.mixtures import Mixture
-    from pipeline.stages.finetune.loop import Tensors, Tuning
-
+# From the head down: what each stage of the network is made of.
+STAGES = {
+    "head": ("fc",),
+    "layer4": ("layer4",),
+    "layer3": ("layer3",),
+    "layer2": ("layer2",),
+    "layer1": ("layer1",),
+    "stem": ("conv1", "bn1"),
+}
+PARTS = {"head": 1, "layer4": 2, "layer3+": 3, "all": len(STAGES)}  # --train: how many of them learn
+# solver -> highest learning rates (trunk, head) where none is given
+LEARNING_RATES = {"adamw": (3e-5, 3e-5), "sgd": (1e-3, 1e-3)}
 AUGMENT = ("none", "flip", "crop", "weights")
 MAP_AUGMENT = ("none", "flip")  # what can be done to maps
 SOLVERS = tuple(LEARNING_RATES)
@@ -34,6 +30,8 @@ _TRUNK_RATES = _RATES.format(*(f"{trunk:g}" for trunk, _ in LEARNING_RATES.value
 _HEAD_RATES = _RATES.format(*(f"{head:g}" for _, head in LEARNING_RATES.values()))
 # They change neither the weights that training gives nor where its state lies.
 _NOT_IDENTITY = {"run", "workers", "checkpoint_seconds", "yes", "fresh", "interpolate", "evaluate", "cache_root"}
+
+
 @dataclass(frozen=True)
 class FinetuneSettings:
     """Settings of fine-tuning. Learning rates are used as given: nothing scales them (P2)."""
@@ -126,5 +124,3 @@ class FinetuneSettings:
     def threads(self) -> int:
         """Decoding threads."""
         return self.workers or len(os.sched_getaffinity(0))
-
-

@@ -20,8 +20,8 @@ from pipeline.runs.recipe import Recipe
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.finetune import FinetuneSettings
     from pipeline.heads.artifact import Head
+    from pipeline.stages.finetune.settings import FinetuneSettings
     from pipeline.store import Cache
 
 # A stored feature is off by at most this share of itself (half a unit in the last place); the network's own arithmetic

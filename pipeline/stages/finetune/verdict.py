@@ -19,7 +19,7 @@ from pipeline.runs import folder as runs
 from pipeline.stages.score.evaluate import scored_rows
 
 if TYPE_CHECKING:
-    from pipeline.attached import Attached
+    from pipeline.stages.finetune.start import Attached
 
 DRIFT_ROWS = 256  # of each split: the mean of so many cosines is known to a hundredth of their spread
 FAR = 0.9  # features this far from the cached ones (mean cosine) have been made anew

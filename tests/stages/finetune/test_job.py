@@ -20,12 +20,12 @@ import torchvision
 from PIL import Image
 
 from pipeline import extract, finetune, open_cache, predict, search, train
-from pipeline.attached import attach
 from pipeline.base.errors import CacheError, ConfigError, DataError, HeadError, Interrupted
 from pipeline.base.watch import Tracker, Watch
-from pipeline.finetune import FinetuneSettings
-from pipeline.groups import learnt_tensors, parameter_groups
 from pipeline.runs import folder as run_folders
+from pipeline.stages.finetune.groups import learnt_tensors, parameter_groups
+from pipeline.stages.finetune.settings import FinetuneSettings
+from pipeline.stages.finetune.start import attach
 
 Quick = dict[str, Any]
 FAST = {"epochs": 2, "batch_size": 16, "lr_trunk": 1e-4, "lr_head": 1e-4, "evaluate": False}
@@ -60,7 +60,7 @@ def trace_of(run: Path) -> list[dict[str, Any]]:
 @contextmanager
 def last_epoch_is_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Whatever val says, so that what training does can be seen in what is kept."""
-    from pipeline.tuning import Tuning
+    from pipeline.stages.finetune.loop import Tuning
 
     scores = Tuning.scores
     with monkeypatch.context() as patch:
@@ -106,8 +106,8 @@ def test_the_certificate_holds_for_both_engines_and_storage_types(
 
 def tuning_of(run: Path, root: Path, **options: Any) -> Any:
     from pipeline.base.ranks import Ranks
-    from pipeline.finetune import inputs_of
-    from pipeline.tuning import Tuning
+    from pipeline.stages.finetune.feeds import inputs_of
+    from pipeline.stages.finetune.loop import Tuning
 
     settings = FinetuneSettings(run=str(run), cache_root=root, **options)
     attached = attach(settings, Watch())
@@ -291,7 +291,7 @@ def test_training_by_maps_is_training_through_the_trunk(
     workshop: SimpleNamespace, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The maps are computed once, rounded to float16, and give what the whole trunk gives to their tolerance."""
-    from pipeline.prefix import PrefixMaps
+    from pipeline.stages.finetune.maps import PrefixMaps
 
     through = finetune(workshop.head.run, train="layer4", prefix=False, cache_root=root, **FAST)
     by_maps = finetune(workshop.head.run, train="layer4", cache_root=root, **FAST)
@@ -320,7 +320,7 @@ def test_damaged_maps_are_refused(workshop: SimpleNamespace, root: Path) -> None
 def test_maps_of_more_than_ten_gigabytes_need_a_yes(
     workshop: SimpleNamespace, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.prefix.CONFIRMED_BYTES", 1000)
+    monkeypatch.setattr("pipeline.stages.finetune.maps.CONFIRMED_BYTES", 1000)
     with pytest.raises(ConfigError, match=r"take 102.0 KiB in .*maps: give --yes.*or --no-prefix"):
         finetune(workshop.head.run, train="layer4", cache_root=root, **FAST)
     assert not list(root.glob("maps/*.h5*"))
@@ -329,7 +329,7 @@ def test_maps_of_more_than_ten_gigabytes_need_a_yes(
 
 
 def test_mirrored_maps_are_drawn_by_seed_epoch_and_row(workshop: SimpleNamespace, root: Path) -> None:
-    from pipeline.inputs import Maps
+    from pipeline.stages.finetune.feeds import Maps
 
     finetune(workshop.head.run, train="layer4", cache_root=root, **FAST)
     (path,) = (root / "maps").glob("*.h5")
@@ -350,7 +350,7 @@ def test_too_little_memory_is_a_clear_error_with_the_cure(
     workshop: SimpleNamespace, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """E4: pieces give the same figures, so that nothing is lost by taking them."""
-    from pipeline.tuning import Tuning
+    from pipeline.stages.finetune.loop import Tuning
 
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
@@ -374,7 +374,7 @@ def test_interpolation_scores_eleven_and_keeps_the_best(workshop: SimpleNamespac
 
 
 def test_weights_between_are_the_weighted_mean() -> None:
-    from pipeline.interpolate import between
+    from pipeline.stages.finetune.mixtures import between
 
     before, after = {"w": torch.tensor([0.0, 4.0])}, {"w": torch.tensor([1.0, 0.0])}
     assert between(before, after, 0.25)["w"].tolist() == [0.25, 3.0]
@@ -400,7 +400,7 @@ def test_the_verdict_is_of_the_test_images_and_read_once(workshop: SimpleNamespa
 
 def test_selection_never_sees_a_test_row(workshop: SimpleNamespace, root: Path) -> None:
     """S6: training, scoring and choosing are handed train and val rows; without the verdict no test row is scored."""
-    from pipeline.tuning import Tuning
+    from pipeline.stages.finetune.loop import Tuning
 
     seen: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -415,7 +415,7 @@ def test_selection_never_sees_a_test_row(workshop: SimpleNamespace, root: Path) 
 
 
 def make_change(split: str, low: float, high: float) -> Any:
-    from pipeline.verdict import Change
+    from pipeline.stages.finetune.verdict import Change
 
     middle = (low + high) / 2
     return Change(split, 1000, 0.8, 0.8 + middle, middle, low, high)
@@ -433,7 +433,7 @@ def make_change(split: str, low: float, high: float) -> Any:
     ],
 )
 def test_the_verdict_says_what_the_figures_say(kept: int, test: tuple[float, float], words: str, then: str) -> None:
-    from pipeline.verdict import Course, judge
+    from pipeline.stages.finetune.verdict import Course, judge
 
     course = Course(epochs=3, kept=kept, accuracy=0.9, interpolated=False, train="all")
     found = judge(
@@ -449,7 +449,7 @@ def test_the_verdict_says_what_the_figures_say(kept: int, test: tuple[float, flo
 
 
 def test_the_verdict_on_a_training_that_diverged_says_so() -> None:
-    from pipeline.verdict import Course, judge
+    from pipeline.stages.finetune.verdict import Course, judge
 
     course = Course(epochs=3, kept=0, accuracy=0.9, interpolated=False, train="all", diverged=True)
     same = make_change("val", 0.0, 0.0)
@@ -463,7 +463,7 @@ def test_the_verdict_on_a_training_that_diverged_says_so() -> None:
     [(33, 16, 1, "--batch-size 17"), (32, 16, 8, None), (10, 3, 2, "--batch-size 4"), (5, 2, 3, "--accumulate 1")],
 )
 def test_batchnorm_never_learns_from_a_piece_of_one(images: int, batch: int, accumulate: int, cure: str | None) -> None:
-    from pipeline.tuning import check_pieces
+    from pipeline.stages.finetune.loop import check_pieces
 
     if cure is None:
         check_pieces(images, batch, accumulate)
@@ -542,8 +542,8 @@ def test_a_damaged_state_is_refused_with_the_cure(workshop: SimpleNamespace, roo
 
 
 def test_two_processes_are_not_at_the_same_training(workshop: SimpleNamespace, root: Path) -> None:
-    from pipeline.checkpoint import Checkpoint, state_folder
-    from pipeline.finetune import _identity
+    from pipeline.stages.finetune.checkpoint import Checkpoint, state_folder
+    from pipeline.stages.finetune.job import _identity
 
     settings = FinetuneSettings(run=str(workshop.head.run), cache_root=root, **HEAD)
     folder = state_folder(root, _identity(settings, attach(settings, Watch())))
@@ -553,7 +553,7 @@ def test_two_processes_are_not_at_the_same_training(workshop: SimpleNamespace, r
 
 def test_a_state_is_whole_whenever_the_writer_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file operation of a write, one after the other, is the last: the state before or the new one is there."""
-    from pipeline.checkpoint import Checkpoint
+    from pipeline.stages.finetune.checkpoint import Checkpoint
 
     def write(checkpoint: Checkpoint, step: int) -> None:
         checkpoint.write({"step": step}, {"w": torch.full((3,), float(step))}, {"b": torch.full((2,), float(step))})
