@@ -59,12 +59,21 @@ COMMANDS = {
     "predict": Command("classes and probabilities of images", "predict", "PredictSettings", "run_predict"),
     "export": Command("a run's classifier as a file for other programs", "export", "ExportSettings", "run_export"),
     "trace": Command("show the model: load, remove head, add head, train", "trace", "TraceSettings", "run_trace"),
-    "inspect": Command("what a cache holds, or how two caches differ", "inspect", "InspectSettings", "run_inspect"),
-    "verify": Command(
-        "check a cache: structure, checksums, rows against fresh ones", "verify", "VerifySettings", "run_verify"
+    "inspect": Command(
+        "what a cache holds, or how two caches differ", "stages.upkeep.inspect", "InspectSettings", "run_inspect"
     ),
-    "audit": Command("duplicates across splits, label conflicts, balance", "audit", "AuditSettings", "run_audit"),
-    "relabel": Command("new labels or splits, without the trunk", "relabel", "RelabelSettings", "run_relabel"),
+    "verify": Command(
+        "check a cache: structure, checksums, rows against fresh ones",
+        "stages.upkeep.verify",
+        "VerifySettings",
+        "run_verify",
+    ),
+    "audit": Command(
+        "duplicates across splits, label conflicts, balance", "stages.upkeep.audit", "AuditSettings", "run_audit"
+    ),
+    "relabel": Command(
+        "new labels or splits, without the trunk", "stages.upkeep.relabel", "RelabelSettings", "run_relabel"
+    ),
     "bench": Command("measure, each entry as a ratio of two ways", "bench.run", "BenchSettings", "run_bench"),
     "demo": Command("the whole pipeline on handwritten digits", "demo", "DemoSettings", "run_demo"),
 }

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base import settings as st
-from pipeline.base.errors import ConfigError, DataError
-from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP
+from pipeline.base.errors import DataError
+from pipeline.base.settings import LATEST
 from pipeline.base.watch import Watch
+from pipeline.stages.upkeep.settings import AuditSettings
 from pipeline.store.find import find_cache
-from pipeline.store.rewrite import check_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,31 +30,6 @@ if TYPE_CHECKING:
 TILE = 2048  # rows on each side of one product: 16 MiB of cosines, 16 MiB of rows of 2048 features on each side
 NEAR_KEPT = 1000  # pairs with the highest cosines that are named; the others are counted
 ROUNDING = 1e-6  # a cosine of two equal rows is 1 to this much in float32
-
-
-@dataclass(frozen=True)
-class AuditSettings:
-    """Settings of the audit."""
-
-    cache: str = st.argument(CACHE_HELP, default=LATEST)
-    near: float | None = st.option(
-        None, "also look for near duplicates: pairs whose features have at least this cosine", above=0
-    )
-    tiny: int = st.option(5, "a class with fewer images than this in a split is called tiny", minimum=1)
-    drop_leaks: bool = st.option(
-        False, "write the cache anew without the train rows whose very image is also in val or test"
-    )
-    out: Path | None = st.option(None, "with --drop-leaks: the file to write; by default the cache itself")
-    strict: bool = st.option(False, "exit 2 when anything is found")
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
-
-    def __post_init__(self) -> None:
-        st.check(self)
-        check_out(self.out)
-        if self.near is not None and self.near > 1:
-            raise ConfigError(f"--near is {self.near}: a cosine is at most 1")
-        if self.out is not None and not self.drop_leaks:
-            raise ConfigError(f"--out {self.out} without --drop-leaks: an audit alone writes nothing")
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline.base import settings as st
 from pipeline.base.errors import CacheError
 from pipeline.base.machine import resolve_device
-from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP
+from pipeline.base.settings import LATEST
 from pipeline.base.watch import Watch
+from pipeline.stages.upkeep.settings import VerifySettings
 from pipeline.store.find import find_cache
 
 if TYPE_CHECKING:
@@ -31,23 +32,6 @@ if TYPE_CHECKING:
     from pipeline.store import Cache
 
 SHOWN = 10  # names of each kind of change in the result and on the screen
-
-
-@dataclass(frozen=True)
-class VerifySettings:
-    """Settings of the check."""
-
-    cache: str = st.argument(CACHE_HELP, default=LATEST)
-    source: str | None = st.argument("the images it was made from, to compare it with as well", default=None)
-    sample: int = st.option(32, "rows that are extracted afresh from SOURCE, spread evenly; 0 for none", minimum=0)
-    seed: int = st.option(0, "seed of the sample", minimum=0)
-    allow_changes: bool = st.option(
-        False, "list what has changed in SOURCE, but do not call it wrong: only damage and different rows are"
-    )
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
-
-    def __post_init__(self) -> None:
-        st.check(self)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from pipeline import extract, open_cache
-from pipeline.audit import audit
 from pipeline.base.errors import CacheError, ConfigError, DataError
 from pipeline.cli import main
+from pipeline.stages.upkeep.audit import audit
 from pipeline.store import Failure, failures_path, read_failures
 
 Quick = dict[str, Any]
@@ -135,7 +135,7 @@ def test_near_duplicates_are_those_of_a_plain_double_loop(
     split: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against float64 over all pairs, with tiles so small that pairs lie in and across them."""
-    monkeypatch.setattr("pipeline.audit.TILE", 7)
+    monkeypatch.setattr("pipeline.stages.upkeep.audit.TILE", 7)
     with Image.open(split / "test" / "ant" / "17.png") as image:
         pixels = np.array(image)
     pixels[0, 0] ^= 1
@@ -168,8 +168,8 @@ def test_many_near_pairs_are_counted_and_the_closest_named(
 ) -> None:
     made = extract(split, cache_root=tmp_path, **quick).cache
     whole = audit(made, near=1e-6, cache_root=tmp_path).near
-    monkeypatch.setattr("pipeline.audit.TILE", 7)
-    monkeypatch.setattr("pipeline.audit.NEAR_KEPT", 20)
+    monkeypatch.setattr("pipeline.stages.upkeep.audit.TILE", 7)
+    monkeypatch.setattr("pipeline.stages.upkeep.audit.NEAR_KEPT", 20)
     few = audit(made, near=1e-6, cache_root=tmp_path).near
     assert whole is not None
     assert few is not None

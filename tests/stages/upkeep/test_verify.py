@@ -14,7 +14,7 @@ import pytest
 from pipeline import extract, open_cache
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.cli import main
-from pipeline.verify import verify
+from pipeline.stages.upkeep.verify import verify
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.base import settings as st
 from pipeline.base.errors import CacheError
-from pipeline.base.settings import CACHE_HELP, ROOT_HELP
 from pipeline.base.watch import Watch
-from pipeline.stages.extract.settings import ExtractSettings
+from pipeline.stages.upkeep.settings import RelabelSettings
 from pipeline.store.find import find_cache
-from pipeline.store.rewrite import check_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,28 +26,6 @@ if TYPE_CHECKING:
 
     from pipeline.images import Listing
     from pipeline.store import Cache, Contents
-
-
-@dataclass(frozen=True)
-class RelabelSettings:
-    """Settings of the new labels."""
-
-    cache: str = st.argument(CACHE_HELP)
-    source: str = st.argument("a folder or CSV manifest with the same images, labelled and split as they shall be")
-    drop_missing: bool = st.option(False, "drop the rows whose images SOURCE does not have")
-    out: Path | None = st.option(None, "the file to write; by default the cache itself")
-    val_fraction: float = st.option(
-        ExtractSettings.val_fraction, "share of train set aside as val where the source has none", minimum=0, below=1
-    )
-    test_fraction: float = st.option(
-        ExtractSettings.test_fraction, "share of train set aside as test where the source has none", minimum=0, below=1
-    )
-    split_seed: int = st.option(ExtractSettings.split_seed, "seed of the split")
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
-
-    def __post_init__(self) -> None:
-        st.check(self)
-        check_out(self.out)
 
 
 @dataclass(frozen=True)

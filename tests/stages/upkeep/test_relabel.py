@@ -13,7 +13,7 @@ import pytest
 from pipeline import extract, open_cache
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.cli import main
-from pipeline.relabel import relabel
+from pipeline.stages.upkeep.relabel import relabel
 from pipeline.store import Cache, create_partial, partial_path, stale_partials
 
 Quick = dict[str, Any]

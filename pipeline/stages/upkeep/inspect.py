@@ -4,32 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.base import settings as st
-from pipeline.base.errors import ConfigError
-from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP
 from pipeline.base.watch import Watch
+from pipeline.stages.upkeep.settings import InspectSettings
 from pipeline.store.find import find_cache
 
 if TYPE_CHECKING:
     from pipeline.store import Cache
-
-
-@dataclass(frozen=True)
-class InspectSettings:
-    """Settings of the view."""
-
-    caches: tuple[str, ...] = st.argument(
-        f"{CACHE_HELP}; two to see their difference", default=(LATEST,), metavar="CACHE"
-    )
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
-
-    def __post_init__(self) -> None:
-        st.check(self)
-        if len(self.caches) > 2:
-            raise ConfigError(f"{len(self.caches)} caches: give one to look into, or two to compare")
 
 
 @dataclass(frozen=True)
