@@ -8,8 +8,6 @@ The public API, each a function with keyword arguments (the fields of the stage'
 Importing this package imports no torch: each stage does when it is called.
 """
 
-from pipeline.export import export
-from pipeline.predict import predict
 from pipeline.stages.extract.job import extract
 from pipeline.stages.finetune.job import finetune
 from pipeline.stages.learn.baseline import baseline
@@ -17,6 +15,8 @@ from pipeline.stages.learn.search import search
 from pipeline.stages.learn.train import train
 from pipeline.stages.score.compare import compare
 from pipeline.stages.score.evaluate import evaluate
+from pipeline.stages.use.export import export
+from pipeline.stages.use.predict import predict
 from pipeline.store import open_cache
 
 __all__ = [

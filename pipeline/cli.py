@@ -56,9 +56,13 @@ COMMANDS = {
         "FinetuneSettings",
         "run_finetune",
     ),
-    "predict": Command("classes and probabilities of images", "predict", "PredictSettings", "run_predict"),
-    "export": Command("a run's classifier as a file for other programs", "export", "ExportSettings", "run_export"),
-    "trace": Command("show the model: load, remove head, add head, train", "trace", "TraceSettings", "run_trace"),
+    "predict": Command("classes and probabilities of images", "stages.use.predict", "PredictSettings", "run_predict"),
+    "export": Command(
+        "a run's classifier as a file for other programs", "stages.use.export", "ExportSettings", "run_export"
+    ),
+    "trace": Command(
+        "show the model: load, remove head, add head, train", "stages.use.trace", "TraceSettings", "run_trace"
+    ),
     "inspect": Command(
         "what a cache holds, or how two caches differ", "stages.upkeep.inspect", "InspectSettings", "run_inspect"
     ),

@@ -1,7 +1,7 @@
 """Writing a cache anew with chosen rows and other labels, splits or names: no trunk, no image.
 
 Knows the store's life of a file: what is there stays whole until the new file takes its name in one step. Which rows,
-labels and names are right is the caller's business (``pipeline.stages.upkeep.audit``, ``pipeline.stages.upkeep.relabel``).
+labels and names are right is the caller's business.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.base import settings as st
-from pipeline.base.errors import ConfigError, DataError
-from pipeline.base.settings import ROOT_HELP, RUN_HELP
+from pipeline.base.errors import DataError
 from pipeline.base.watch import Tracker, Watch
 from pipeline.runs import folder as runs
+from pipeline.stages.use.settings import PredictSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,29 +28,7 @@ if TYPE_CHECKING:
     from pipeline.runs.network import Answer, Classifier
 
 STANDARD_INPUT = "-"
-FORMATS = ("table", "csv", "jsonl")
 SHOWN = 50  # predictions of a table; a file or --format has all
-
-
-@dataclass(frozen=True)
-class PredictSettings:
-    """Settings of a prediction."""
-
-    run: str = st.argument(RUN_HELP)
-    images: tuple[str, ...] = st.argument(
-        "images, folders (with all below them), or - for paths on standard input, one a line", metavar="IMAGE"
-    )
-    top: int = st.option(5, "how many classes to show for each image", minimum=1)
-    threshold: float = st.option(0.0, "name no class where the likeliest is less probable", minimum=0, below=1)
-    format: str = st.option("table", "how to print; csv and jsonl as the images come", choices=FORMATS)
-    trace: bool = st.option(False, "show each image's way: input, features, head, softmax, class")
-    device: str = st.option("auto", "where the network runs", choices=("auto", "cpu", "cuda"))
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
-
-    def __post_init__(self) -> None:
-        st.check(self)
-        if self.trace and self.format != "table":
-            raise ConfigError(f"--trace is for people: leave it out with --format {self.format}")
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ def test_the_card_names_data_classes_figures_and_that_the_trunk_is_random(
 def test_an_export_that_does_not_match_leaves_no_file(
     workshop: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("pipeline.export")  # the name is the function's
+    module = importlib.import_module("pipeline.stages.use.export")  # the name is the function's
     write, open_again = module._FORMATS["state_dict"]
 
     def wrong(path: Path, model: torch.nn.Module) -> Any:

@@ -18,9 +18,10 @@ import numpy as np
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError, HeadError
-from pipeline.base.settings import LATEST, ROOT_HELP, RUN_HELP
+from pipeline.base.settings import LATEST
 from pipeline.base.watch import Watch
 from pipeline.runs import folder as runs
+from pipeline.stages.use.settings import SUFFIXES, ExportSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,23 +31,9 @@ if TYPE_CHECKING:
 
     Images = NDArray[np.float32]
 
-SUFFIXES = {"state_dict": ".safetensors", "onnx": ".onnx", "torch_export": ".pt2"}
 BATCHES = (1, 2, 7)  # that every export is run on: one image, and sizes it was not traced with
 TOLERANCE = 1e-4  # of the largest logit; other kernels add in another order
 CARD = "model-card.md"
-
-
-@dataclass(frozen=True)
-class ExportSettings:
-    """Settings of an export."""
-
-    run: str = st.argument(RUN_HELP, default=LATEST)
-    format: str = st.option("onnx", "what to write", choices=tuple(SUFFIXES))
-    out: Path | None = st.option(None, "the file; by default exported.* in the run's folder")
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
-
-    def __post_init__(self) -> None:
-        st.check(self)
 
 
 @dataclass(frozen=True)

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.base import settings as st
 from pipeline.base.errors import CacheError, ConfigError, HeadError
-from pipeline.base.settings import ROOT_HELP
 from pipeline.base.watch import Watch
 from pipeline.runs import folder as runs
+from pipeline.stages.use.settings import TraceSettings
 from pipeline.store.find import find_cache
 
 if TYPE_CHECKING:
     from pipeline.show.pipeline_trace import Step
 
 UNTRAINED = "random:0"  # shapes and counts do not depend on the numbers, so nothing is downloaded to show them
-
-
-@dataclass(frozen=True)
-class TraceSettings:
-    """Settings of the picture."""
-
-    target: str | None = st.argument("a cache or a run whose trunk and classes are shown", default=None)
-    trunk: str = st.option("resnet50", "the network to show when no target is given")
-    classes: int = st.option(10, "how many classes the new head has when no target is given", minimum=2)
-    image_size: int = st.option(224, "side of the image when no target is given", minimum=32)
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
-
-    def __post_init__(self) -> None:
-        st.check(self)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,61 @@
+"""Settings of using a run: predict, export, trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.base import settings as st
+from pipeline.base.errors import ConfigError
+from pipeline.base.settings import LATEST, ROOT_HELP, RUN_HELP
+
+FORMATS = ("table", "csv", "jsonl")
+SUFFIXES = {"state_dict": ".safetensors", "onnx": ".onnx", "torch_export": ".pt2"}
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """Settings of a prediction."""
+
+    run: str = st.argument(RUN_HELP)
+    images: tuple[str, ...] = st.argument(
+        "images, folders (with all below them), or - for paths on standard input, one a line", metavar="IMAGE"
+    )
+    top: int = st.option(5, "how many classes to show for each image", minimum=1)
+    threshold: float = st.option(0.0, "name no class where the likeliest is less probable", minimum=0, below=1)
+    format: str = st.option("table", "how to print; csv and jsonl as the images come", choices=FORMATS)
+    trace: bool = st.option(False, "show each image's way: input, features, head, softmax, class")
+    device: str = st.option("auto", "where the network runs", choices=("auto", "cpu", "cuda"))
+    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
+
+    def __post_init__(self) -> None:
+        st.check(self)
+        if self.trace and self.format != "table":
+            raise ConfigError(f"--trace is for people: leave it out with --format {self.format}")
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """Settings of an export."""
+
+    run: str = st.argument(RUN_HELP, default=LATEST)
+    format: str = st.option("onnx", "what to write", choices=tuple(SUFFIXES))
+    out: Path | None = st.option(None, "the file; by default exported.* in the run's folder")
+    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
+
+    def __post_init__(self) -> None:
+        st.check(self)
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """Settings of the picture."""
+
+    target: str | None = st.argument("a cache or a run whose trunk and classes are shown", default=None)
+    trunk: str = st.option("resnet50", "the network to show when no target is given")
+    classes: int = st.option(10, "how many classes the new head has when no target is given", minimum=2)
+    image_size: int = st.option(224, "side of the image when no target is given", minimum=32)
+    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
+
+    def __post_init__(self) -> None:
+        st.check(self)
