@@ -2,7 +2,7 @@
 
 Knows dataclasses only. Each option's default and help text is written once, in the field itself, with :func:`option`
 or :func:`argument`; :func:`build` makes the dataclass from keyword arguments and names a wrong one; the command line
-reads the same fields (``pipeline.cli``), and :func:`record` gives what is saved beside the results.
+reads the same fields (``pipeline.cli.main``), and :func:`record` gives what is saved beside the results.
 """
 
 from __future__ import annotations

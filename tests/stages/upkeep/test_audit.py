@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline import extract, open_cache
 from pipeline.base.errors import CacheError, ConfigError, DataError
-from pipeline.cli import main
+from pipeline.cli.main import main
 from pipeline.stages.upkeep.audit import audit
 from pipeline.store import Failure, failures_path, read_failures
 

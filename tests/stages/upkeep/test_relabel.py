@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import extract, open_cache
 from pipeline.base.errors import CacheError, ConfigError
-from pipeline.cli import main
+from pipeline.cli.main import main
 from pipeline.stages.upkeep.relabel import relabel
 from pipeline.store import Cache, create_partial, partial_path, stale_partials
 

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import extract, open_cache
 from pipeline.base.errors import CacheError, ConfigError
-from pipeline.cli import main
+from pipeline.cli.main import main
 from pipeline.stages.upkeep.verify import verify
 
 

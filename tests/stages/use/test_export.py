@@ -16,7 +16,7 @@ import torchvision
 
 from pipeline import export, extract, open_cache, train
 from pipeline.base.errors import ConfigError, HeadError
-from pipeline.cli import main
+from pipeline.cli.main import main
 from pipeline.heads.artifact import load_head
 
 Quick = dict[str, Any]

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import predict
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.cli import main
+from pipeline.cli.main import main
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ class _Demo:
 
     def run(self, command: str, *arguments: object) -> dict[str, Any]:
         """Run one command; returns its result as its --json gives it."""
-        from pipeline.cli import COMMANDS, parse
+        from pipeline.cli.main import COMMANDS, parse
         from pipeline.show.tables import heading
 
         words = [command, *map(str, arguments)]

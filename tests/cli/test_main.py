@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.cli import COMMANDS, main, parse
+from pipeline.cli.main import COMMANDS, main, parse
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -21,9 +21,8 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, s
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command_names_its_options_and_imports_no_torch(command: str) -> None:
-    code = (
-        f"import sys; from pipeline.cli import main; main(['{command}', '--help']); assert 'torch' not in sys.modules"
-    )
+    run = f"import sys; from pipeline.cli.main import main; main(['{command}', '--help'])"
+    code = f"{run}; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--json" in done.stdout
     assert "--cache-root" in done.stdout

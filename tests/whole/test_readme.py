@@ -12,10 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.cli import COMMANDS, parse
+from pipeline.cli.main import COMMANDS, parse
 from pipeline.store.format import DATASETS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 COMMAND_LINES = [

@@ -79,7 +79,7 @@ COMMANDS = {
         "new labels or splits, without the trunk", "stages.upkeep.relabel", "RelabelSettings", "run_relabel"
     ),
     "bench": Command("measure, each entry as a ratio of two ways", "bench.run", "BenchSettings", "run_bench"),
-    "demo": Command("the whole pipeline on handwritten digits", "demo", "DemoSettings", "run_demo"),
+    "demo": Command("the whole pipeline on handwritten digits", "cli.demo", "DemoSettings", "run_demo"),
 }
 EPILOG = "Each has --help, --json (one object on standard output), --quiet and --debug. Begin with: pipeline demo"
 

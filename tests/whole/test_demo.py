@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.base.errors import WeightsError
 from pipeline.base.watch import Watch
-from pipeline.demo import FALLBACK, DemoSettings, _weights, run_demo
+from pipeline.cli.demo import FALLBACK, DemoSettings, _weights, run_demo
 
 
 class Heard(Watch):
