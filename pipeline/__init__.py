@@ -1,33 +1,34 @@
 """Run a frozen ResNet trunk once, keep its features, train new heads in seconds, fine-tune only when it pays.
 
-The public API, each a function with keyword arguments (the fields of the stage's settings)::
-
-    from pipeline import extract, train, search, evaluate, compare, baseline, finetune, predict, export
-    from pipeline import open_cache
-
-Importing this package imports no torch: each stage does when it is called.
+The public API: each stage is a function with keyword arguments (``help(pipeline.extract)`` shows them), and
+``open_cache`` opens what stage one wrote. A name is imported when it is asked for, so that importing this package costs
+nothing; ``__init__.pyi`` tells editors and type checkers what is here.
 """
 
-from pipeline.stages.extract.job import extract
-from pipeline.stages.finetune.job import finetune
-from pipeline.stages.learn.baseline import baseline
-from pipeline.stages.learn.search import search
-from pipeline.stages.learn.train import train
-from pipeline.stages.score.compare import compare
-from pipeline.stages.score.evaluate import evaluate
-from pipeline.stages.use.export import export
-from pipeline.stages.use.predict import predict
-from pipeline.store import open_cache
+from __future__ import annotations
 
-__all__ = [
-    "baseline",
-    "compare",
-    "evaluate",
-    "export",
-    "extract",
-    "finetune",
-    "open_cache",
-    "predict",
-    "search",
-    "train",
-]
+import importlib
+from typing import Any
+
+_HOMES = {
+    "pipeline.stages.extract.doors": ("extract",),
+    "pipeline.stages.learn.doors": ("train", "search", "baseline"),
+    "pipeline.stages.score.doors": ("evaluate", "compare"),
+    "pipeline.stages.finetune.doors": ("finetune",),
+    "pipeline.stages.use.doors": ("predict", "export", "trace"),
+    "pipeline.stages.upkeep.doors": ("inspect", "verify", "audit", "relabel"),
+    "pipeline.store": ("open_cache",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -74,10 +74,10 @@ def workshop(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNa
     from pipeline import evaluate, extract, finetune, train
 
     root = tmp_path_factory.mktemp("workshop")
-    cache = extract(photos, cache_root=root, dtype="float32", **QUICK)
-    head = train(cache.cache, solver="adamw", epochs=5, cache_root=root)
-    tuned = finetune(head.run, epochs=1, batch_size=16, cache_root=root)
-    test = evaluate(head.run, cache_root=root)
+    cache = extract(photos, workspace=root, dtype="float32", **QUICK)
+    head = train(cache.cache, solver="adamw", epochs=5, workspace=root)
+    tuned = finetune(head.run, epochs=1, batch_size=16, workspace=root)
+    test = evaluate(head.run, workspace=root)
     return SimpleNamespace(root=root, photos=photos, cache=cache, head=head, tuned=tuned, test=test)
 
 

@@ -51,4 +51,4 @@ def test_nothing_unpickles() -> None:
 
 def test_no_module_below_the_command_line_imports_it() -> None:
     users = {p.name for p in PACKAGE.rglob("*.py") if any(n.startswith("pipeline.cli.main") for n in imported(p))}
-    assert users == {"__main__.py", "demo.py"}  # the demo is a user: it types commands
+    assert users == {"__main__.py"}

@@ -27,7 +27,7 @@ def write_json(path: Path, value: Any) -> None:
 def unwritable(folder: Path, error: OSError) -> HeadError:
     """The error for a run that the system will not let us write."""
     return HeadError(
-        f"cannot write in {folder}: {error.strerror or error}; free space, permit writing there, or choose --cache-root"
+        f"cannot write in {folder}: {error.strerror or error}; free space, permit writing there, or choose --workspace"
     )
 
 

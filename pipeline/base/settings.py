@@ -21,7 +21,6 @@ T = TypeVar("T")
 LATEST = "latest"
 CACHE_HELP = "a feature cache: its path, its name (or the beginning of it), or `latest`"
 RUN_HELP = "a run's folder, name or number, or `latest`"
-ROOT_HELP = "folder for features, runs, weights and downloaded data"
 
 
 def argument(help: str, *, metavar: str | None = None, default: Any = dataclasses.MISSING) -> Any:

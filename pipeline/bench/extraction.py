@@ -90,7 +90,7 @@ def bench_extract(
     make_photographs(source, count, size=size)
     whole: list[float] = []
     options = {"trunk": trunk, "weights": WEIGHTS, "image_size": image_size, "engine": engine, "batch_size": batch}
-    job = _extraction(source, bench, {**options, "cache_root": bench.folder}, whole)
+    job = _extraction(source, bench, {**options, "workspace": bench.folder}, whole)
     job()
     whole.clear()
     forwards = max(1, count // batch)
@@ -111,7 +111,7 @@ def bench_extract(
 
 def _extraction(source: Path, bench: Bench, options: dict[str, Any], whole: list[float]) -> Callable[[], float]:
     """A way that extracts afresh: images/s after the first batch; those of the whole job are put into ``whole``."""
-    from pipeline.stages.extract.job import extract
+    from pipeline.stages.extract.doors import extract
 
     out = bench.folder / "extracted.h5"
 

@@ -77,8 +77,8 @@ def bench_finetune(
 
 def _head_run(folder: Path, trunk: str, image_size: int, photographs: int, size: tuple[int, int]) -> Path:
     """A head, trained on so many photographs and chosen on a few of another size."""
-    from pipeline.stages.extract.job import extract
-    from pipeline.stages.learn.train import train
+    from pipeline.stages.extract.doors import extract
+    from pipeline.stages.learn.doors import train
 
     photos = folder / "photos"
     make_photographs(photos / "train", photographs, size=size)
@@ -89,25 +89,26 @@ def _head_run(folder: Path, trunk: str, image_size: int, photographs: int, size:
         weights=WEIGHTS,
         image_size=image_size,
         engine="torch",
-        cache_root=folder,
+        workspace=folder,
         out=folder / "it.h5",
     )
-    return train(made.cache, cache_root=folder).run
+    return train(made.cache, workspace=folder).run
 
 
 def _epochs(folder: Path, run: Path, **options: Any) -> Callable[[], object]:
     """What trains one epoch at each call, and has trained one."""
     from pipeline.base.interrupt import StopRequest
     from pipeline.base.ranks import Ranks
-    from pipeline.base.watch import Watch
+    from pipeline.base.workspace import Workspace
     from pipeline.stages.finetune.feeds import inputs_of
     from pipeline.stages.finetune.loop import Progress, Tuning
     from pipeline.stages.finetune.settings import FinetuneSettings
     from pipeline.stages.finetune.start import attach
 
-    settings = FinetuneSettings(run=str(run), epochs=EPOCHS, cache_root=folder, **options)
-    attached, ranks, watch = attach(settings, Watch()), Ranks(), Watch()
-    tuning = Tuning(attached, inputs_of(settings, attached, ranks, watch), settings, ranks, watch)
+    settings = FinetuneSettings(run=str(run), epochs=EPOCHS, **options)
+    desk, ranks = Workspace(folder), Ranks()
+    attached = attach(settings, desk)
+    tuning = Tuning(attached, inputs_of(settings, attached, ranks, desk), settings, ranks, desk)
 
     def epoch() -> None:
         tuning.progress = Progress(epoch=tuning.progress.epoch + 1)

@@ -87,10 +87,10 @@ def feature_sets(bench: Bench, *, rows: int = 10_000, dim: int = 2048, trunk: st
 def _extracted(
     bench: Bench, source: str | Path, trunk: str, image_size: int, **options: Any
 ) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
-    from pipeline.stages.extract.job import extract
+    from pipeline.stages.extract.doors import extract
     from pipeline.store import open_cache
 
-    made = extract(source, trunk=trunk, weights="random:0", image_size=image_size, cache_root=bench.folder, **options)
+    made = extract(source, trunk=trunk, weights="random:0", image_size=image_size, workspace=bench.folder, **options)
     train = open_cache(made.cache).split("train")
     return np.array(train.X), train.y.copy()
 

@@ -51,7 +51,7 @@ def _extracting(bench: Bench, source: Path, image_size: int) -> float:
     out.parent.mkdir(exist_ok=True)
     out.unlink(missing_ok=True)
     words = ["extract", str(source), "--out", str(out), "--image-size", str(image_size), *OPTIONS]
-    words += ["--cache-root", str(bench.folder), "--quiet"]
+    words += ["--workspace", str(bench.folder), "--quiet"]
     return _peak(bench, "pipeline", words)
 
 

@@ -24,13 +24,13 @@ def bench_rerun(bench: Bench, *, files: int = 50_000, changed: int = 100) -> lis
     The source is ``files`` PNG images of 32 px in 10 classes. Seconds are of the whole process, with Python's
     start. Afterwards ``changed`` images are added, ``changed`` renamed, and a class folder moved.
     """
-    from pipeline.stages.extract.job import extract
+    from pipeline.stages.extract.doors import extract
 
     source = bench.folder / "small"
     make_small(source, files)
-    first = seconds(lambda: extract(source, batch_size=128, cache_root=bench.folder, **OPTIONS))
+    first = seconds(lambda: extract(source, batch_size=128, workspace=bench.folder, **OPTIONS))
     options = [w for k, v in OPTIONS.items() for w in (f"--{k.replace('_', '-')}", str(v))]
-    words = [str(source), *options, "--batch-size", "128", "--cache-root", str(bench.folder), "--json"]
+    words = [str(source), *options, "--batch-size", "128", "--workspace", str(bench.folder), "--json"]
 
     def again() -> dict[str, Any]:
         last = run_python(["-m", "pipeline", "extract", *words], threads=bench.threads).splitlines()[-1]

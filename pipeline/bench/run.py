@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base import settings as st
+from pipeline.base.doors import command
 from pipeline.base.errors import ConfigError
-from pipeline.base.settings import ROOT_HELP
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.bench.decoding import bench_decode
 from pipeline.bench.extraction import bench_extract
 from pipeline.bench.finetuning import bench_finetune, bench_prefix
@@ -62,8 +62,7 @@ class BenchSettings:
     entries: tuple[str, ...] = st.argument(f"what to measure: {', '.join(ENTRIES)}", default=(ALL,), metavar="ENTRY")
     repeats: int = st.option(5, "how often each way is run; the ways take turns", minimum=1)
     threads: int | None = st.option(None, "threads of the trunk; by default as many as PyTorch takes", minimum=1)
-    out: Path | None = st.option(None, "folder for the JSON record; by default bench/ under --cache-root")
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
+    out: Path | None = st.option(None, "folder for the JSON record; by default bench/ under the workspace")
 
     def __post_init__(self) -> None:
         st.check(self)
@@ -92,8 +91,11 @@ class BenchReport:
         return {**self.record, "path": str(self.path)}
 
 
-def run_bench(settings: BenchSettings, watch: Watch) -> BenchReport:
-    """Measure the chosen entries one after the other; a missed floor is shown, and is no error.
+@command(BenchSettings)
+def bench(settings: BenchSettings, desk: Workspace) -> BenchReport:
+    """Measure, each entry as a ratio of two ways.
+
+    One entry after the other; a missed floor is shown, and is no error.
 
     Raises:
         ConfigError: the folder for the record cannot be written.
@@ -104,7 +106,7 @@ def run_bench(settings: BenchSettings, watch: Watch) -> BenchReport:
     from pipeline.bench import machine
     from pipeline.show.bench import bench_table
 
-    out = settings.out or settings.cache_root / "bench"
+    out = settings.out or desk.bench
     _make(out)
     load, threads_before = machine.load(), torch.get_num_threads()
     if settings.threads is not None:
@@ -118,35 +120,35 @@ def run_bench(settings: BenchSettings, watch: Watch) -> BenchReport:
         "versions": machine.versions(),
     }
     if load > CALM * about["hardware"]["cores"]:
-        watch.warn(
+        desk.watch.warn(
             f"other programs keep {load:.1f} cores busy: the figures are theirs as well; wait for a calm machine"
         )
     figures: list[Figure] = []
     try:
         for name in settings.chosen:
-            figures += _measure(name, settings, watch)
+            figures += _measure(name, settings, desk)
     finally:
         torch.set_num_threads(threads_before)
     record = {**about, "figures": [f.to_json() for f in figures]}
     path = _save(record, out)
-    watch.show(bench_table([_row(f) for f in figures], caption=_caption(settings, about)))
+    desk.watch.show(bench_table([_row(f) for f in figures], caption=_caption(settings, about)))
     for note in dict.fromkeys(f.note for f in figures if f.note):
-        watch.say(note)
+        desk.watch.say(note)
     missed = [f for f in figures if f.floor_met is False]
     if missed:
         names = "; ".join(f"{f.entry}: {f.name}" for f in missed)
-        watch.warn(f"{len(missed)} of {sum(f.floor_met is not None for f in figures)} floors missed: {names}")
-    watch.say(f"kept in {path}")
+        desk.watch.warn(f"{len(missed)} of {sum(f.floor_met is not None for f in figures)} floors missed: {names}")
+    desk.watch.say(f"kept in {path}")
     return BenchReport(path, record, tuple(figures))
 
 
-def _measure(name: str, settings: BenchSettings, watch: Watch) -> list[Figure]:
+def _measure(name: str, settings: BenchSettings, desk: Workspace) -> list[Figure]:
     """One entry, in an empty folder that is removed afterwards however it ends."""
-    parent = settings.cache_root / "bench" / "tmp"
+    parent = desk.bench / "tmp"
     _make(parent)
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent)).resolve()
     try:
-        return ENTRIES[name](Bench(settings.repeats, folder, watch, settings.threads))
+        return ENTRIES[name](Bench(settings.repeats, folder, desk.watch, settings.threads))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if not any(parent.iterdir()):
@@ -157,7 +159,7 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be made ({error.strerror}): give another --out or --cache-root") from error
+        raise ConfigError(f"{folder} cannot be made ({error.strerror}): give another --out or --workspace") from error
 
 
 def _command(settings: BenchSettings) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def random_trunk(trunk: str, image_size: int, folder: Path) -> tuple[WeightsInfo
     from pipeline.trunk.lookup import find_weights
     from pipeline.trunk.weights import load_model
 
-    info = find_weights(WEIGHTS, trunk=trunk, cache_root=folder, watch=Watch())
+    info = find_weights(WEIGHTS, trunk, Workspace(folder))
     if info.crop != image_size:
         info = with_image_size(info, image_size)
     return info, load_model(info, trunk=trunk).eval()

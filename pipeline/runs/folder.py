@@ -33,6 +33,7 @@ from pipeline.base.errors import CacheError, HeadError
 from pipeline.base.files import unwritable, write_json
 from pipeline.base.machine import hardware, versions
 from pipeline.base.settings import LATEST
+from pipeline.base.workspace import Workspace
 
 if TYPE_CHECKING:
     from pipeline.store import Cache
@@ -72,14 +73,14 @@ class Draft:
 
 @contextmanager
 def new_run(
-    cache_root: Path, *, stage: str, name: str, settings: Mapping[str, Any], about: Mapping[str, Any]
+    desk: Workspace, *, stage: str, name: str, settings: Mapping[str, Any], about: Mapping[str, Any]
 ) -> Iterator[tuple[Draft, Path]]:
     """A draft to fill, and the folder it becomes when the block ends without an error (otherwise it is removed).
 
     Raises:
         HeadError: the folder cannot be written.
     """
-    runs = cache_root / "runs"
+    runs = desk.runs
     began, clock = time.time(), time.perf_counter()
     try:
         runs.mkdir(parents=True, exist_ok=True)
@@ -113,18 +114,18 @@ def new_run(
         shutil.rmtree(folder, ignore_errors=True)  # only there when something above failed
 
 
-def require_writable(cache_root: Path) -> None:
+def require_writable(desk: Workspace) -> None:
     """Find out before long work whether a run can be kept.
 
     Raises:
         HeadError: it cannot.
     """
     try:
-        (cache_root / "runs").mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=cache_root / "runs"):
+        desk.runs.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=desk.runs):
             pass
     except OSError as error:
-        raise unwritable(cache_root / "runs", error) from error
+        raise unwritable(desk.runs, error) from error
 
 
 def _next_number(runs: Path) -> int:
@@ -132,13 +133,13 @@ def _next_number(runs: Path) -> int:
     return max(numbers, default=0) + 1
 
 
-def find_run(spec: str | Path, *, cache_root: Path) -> Run:
-    """The run at a path, of a name (or its number) under ``cache_root``/runs, or the ``latest`` that has a head.
+def find_run(spec: str | Path, desk: Workspace) -> Run:
+    """The run at a path, of a name (or its number) under the workspace's runs, or the ``latest`` that has a head.
 
     Raises:
         HeadError: there is none; the runs that there are, are named.
     """
-    runs = cache_root / "runs"
+    runs = desk.runs
     known = sorted(p.name for p in runs.glob("[0-9]*-*") if (p / "config.json").exists()) if runs.is_dir() else []
     text = str(spec)
     if text == LATEST:
@@ -154,10 +155,10 @@ def find_run(spec: str | Path, *, cache_root: Path) -> Run:
     raise HeadError(f"no run {text!r}: give a run's folder, its name or number, or {LATEST!r}; in {runs}: {shown}")
 
 
-def learned_from_other(path: Path, content: str, *, cache_root: Path) -> list[str]:
+def learned_from_other(path: Path, content: str, desk: Workspace) -> list[str]:
     """Names of the runs that learned from the cache at ``path`` when its content was another: they are refused now."""
     found = []
-    for config in sorted((cache_root / "runs").glob("[0-9]*-*/config.json")):
+    for config in sorted(desk.runs.glob("[0-9]*-*/config.json")):
         try:
             cache = json.loads(config.read_text(encoding="utf-8"))["cache"]
             if cache["path"] == str(path.resolve()) and cache["content"] != content:

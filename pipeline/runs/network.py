@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import HeadError
 from pipeline.base.machine import resolve_device
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 from pipeline.runs.pixels import image_root, labelled, pixel_batches
 from pipeline.runs.recipe import Recipe
@@ -68,7 +68,7 @@ class Classifier:
         return Answer(features, logits)
 
 
-def load_classifier(run: runs.Run, *, cache_root: Path, device: str, watch: Watch) -> Classifier:
+def load_classifier(run: runs.Run, desk: Workspace, *, device: str) -> Classifier:
     """The run's trunk and head, or its fine-tuned network.
 
     Raises:
@@ -76,8 +76,8 @@ def load_classifier(run: runs.Run, *, cache_root: Path, device: str, watch: Watc
     """
 
     weights = run.config["cache"]["about"]["weights"]
-    recipe = Recipe.of(run.config["provenance"], weights=weights, cache_root=cache_root, watch=watch)
-    return Classifier(run, recipe, device=resolve_device(device), work_dir=cache_root / "engines")
+    recipe = Recipe.of(run.config["provenance"], weights, desk)
+    return Classifier(run, recipe, device=resolve_device(device), work_dir=desk.engines)
 
 
 def load_network(run: runs.Run, info: WeightsInfo) -> nn.Module:
@@ -132,7 +132,7 @@ def network_forward(
 
 
 def logits_of_rows(
-    network: nn.Module, recipe: Recipe, cache: Cache, rows: NDArray[np.int64], *, root: Path, what: str, watch: Watch
+    network: nn.Module, recipe: Recipe, cache: Cache, rows: NDArray[np.int64], *, root: Path, what: str, desk: Workspace
 ) -> NDArray[np.float32]:
     """Logits (n, C) float32 of the images of cache rows, through a whole network."""
     parts = []
@@ -140,18 +140,18 @@ def logits_of_rows(
     batches = pixel_batches(
         cache, rows.tolist(), root=root, geometry=recipe.geometry(), size=4 * PREDICT_BATCH, workers=workers
     )
-    with watch.track(what, len(rows)) as tracker:
+    with desk.watch.track(what, len(rows)) as tracker:
         for part, pixels in batches:
             parts.append(network_forward(network, pixels, recipe.trunk.info)[1])
             tracker.advance(len(part))
     return np.concatenate(parts)
 
 
-def logits_of_split(run: runs.Run, cache: Cache, split: str, *, cache_root: Path, watch: Watch) -> NDArray[np.float32]:
+def logits_of_split(run: runs.Run, cache: Cache, split: str, desk: Workspace) -> NDArray[np.float32]:
     """Logits (n, C) float32 of a fine-tuned run on the labelled good rows of a split."""
 
     weights = run.config["cache"]["about"]["weights"]
-    recipe = Recipe.of(cache.provenance, weights=weights, cache_root=cache_root, watch=watch)
+    recipe = Recipe.of(cache.provenance, weights, desk)
     network = load_network(run, recipe.trunk.info).to(resolve_device("auto"))
     rows = labelled(cache, split)
-    return logits_of_rows(network, recipe, cache, rows, root=image_root(cache), what=split, watch=watch)
+    return logits_of_rows(network, recipe, cache, rows, root=image_root(cache), what=split, desk=desk)

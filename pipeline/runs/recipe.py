@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base.errors import WeightsError
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.trunk.frozen import TrunkSpec
 from pipeline.trunk.lookup import find_weights
 
@@ -62,7 +61,7 @@ class Recipe:
         )
 
     @classmethod
-    def of(cls, provenance: Mapping[str, Any], *, weights: str, cache_root: Path, watch: Watch) -> Recipe:
+    def of(cls, provenance: Mapping[str, Any], weights: str, desk: Workspace) -> Recipe:
         """The recipe that a cache or a run was made by, its weights found again through ``weights`` (as first given).
 
         Raises:
@@ -72,7 +71,7 @@ class Recipe:
         from pipeline.trunk import identity
 
         name = provenance["trunk"]["name"]
-        info = find_weights(weights, trunk=name, cache_root=cache_root, watch=watch)
+        info = find_weights(weights, name, desk)
         if info.sha256 != provenance["weights"]["sha256"]:
             raise WeightsError(
                 f"the weights {weights} have changed: SHA-256 {info.sha256[:12]}..., the features were made with "

@@ -7,16 +7,17 @@ from pathlib import Path
 
 from pipeline.base.errors import CacheError
 from pipeline.base.settings import LATEST
+from pipeline.base.workspace import Workspace
 from pipeline.store.reader import Cache, open_cache
 
 
-def find_cache(spec: str, *, cache_root: Path) -> Cache:
-    """Open the cache at a path, of a name under ``cache_root``/features, or the ``latest`` one there.
+def find_cache(spec: str, desk: Workspace) -> Cache:
+    """Open the cache at a path, of a name under the workspace's features, or the ``latest`` one there.
 
     Raises:
         CacheError: there is none, or it cannot be read.
     """
-    folder = cache_root / "features"
+    folder = desk.features
     if spec == LATEST:
         made = sorted((p for p in folder.glob("*.h5") if not is_view(p)), key=lambda p: p.stat().st_mtime_ns)
         if not made:

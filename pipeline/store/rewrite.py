@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.interrupt import stop_requests
 from pipeline.base.items import ITEM_STATES
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.store.failures import (
     Failure,
     append_failures,
@@ -83,7 +83,7 @@ def kept(cache: Cache, rows: NDArray[np.int64], step: str) -> Contents:
     )
 
 
-def rewrite(cache: Cache, rows: NDArray[np.int64], contents: Contents, target: Path, watch: Watch) -> Cache:
+def rewrite(cache: Cache, rows: NDArray[np.int64], contents: Contents, target: Path, desk: Workspace) -> Cache:
     """Write ``target`` from ``contents``, its row i being row ``rows[i]`` of ``cache``, to the last bit; the new cache.
 
     To be called within :func:`locked`. Every block that is read is checked first: damage does not travel. A job that is
@@ -94,14 +94,14 @@ def rewrite(cache: Cache, rows: NDArray[np.int64], contents: Contents, target: P
         Interrupted: after a signal; the cache is as it was.
     """
     partial = partial_path(target)
-    with watch.track("verify", len(cache), unit="rows") as bar:
+    with desk.watch.track("verify", len(cache), unit="rows") as bar:
         cache.verify(rows, progress=bar.advance)
     reasons = dict(_failures(cache, rows, contents))
     _clear_the_way(cache, target)
     try:
         create_partial(target, contents)
         with Writer(target) as writer:
-            _copy(cache, rows, reasons, contents, writer, watch)
+            _copy(cache, rows, reasons, contents, writer, desk)
             # Reasons of the old and of the new items until the new file has its name: a kill in between loses none.
             there = read_failures(failures_path(target))
             write_failures(failures_path(target), {**there, **reasons}.values())
@@ -144,10 +144,10 @@ def _copy(
     reasons: dict[bytes, Failure],
     contents: Contents,
     writer: Writer,
-    watch: Watch,
+    desk: Workspace,
 ) -> None:
     told = partial_failures_path(writer.cache)
-    with stop_requests() as stop, watch.track("copy", len(rows), unit="rows") as bar:
+    with stop_requests() as stop, desk.watch.track("copy", len(rows), unit="rows") as bar:
         for block in range(len(writer.done)):
             start, end = writer.span(block)
             append_failures(told, (reasons[i] for i in contents.ids[start:end] if i in reasons))

@@ -20,6 +20,7 @@ from typing import Any
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.files import temporary_beside
+from pipeline.base.workspace import Workspace
 
 TRUNKS = (
     "resnet18",
@@ -147,9 +148,9 @@ def engine_version(name: str) -> str:
 # -- weights resolved before ------------------------------------------------------------------------------------------
 
 
-def recall(spec: str, trunk: str, cache_root: Path) -> WeightsInfo | None:
+def recall(spec: str, trunk: str, desk: Workspace) -> WeightsInfo | None:
     """The weights' identity as resolved before, or None when unknown or when the file's size or time has changed."""
-    entry = _read(_memo_path(cache_root)).get(_entry_name(spec, trunk))
+    entry = _read(_memo_path(desk)).get(_entry_name(spec, trunk))
     if not isinstance(entry, dict):
         return None
     try:
@@ -164,9 +165,9 @@ def recall(spec: str, trunk: str, cache_root: Path) -> WeightsInfo | None:
         return None  # a memo that cannot be read, or a file that is gone: resolve afresh, which says what is wrong
 
 
-def remember(info: WeightsInfo, cache_root: Path) -> None:
+def remember(info: WeightsInfo, desk: Workspace) -> None:
     """Keep the identity for :func:`recall`."""
-    path = _memo_path(cache_root)
+    path = _memo_path(desk)
     # Only a shortcut: where it cannot be written (a read-only folder) the next job resolves again.
     with contextlib.suppress(OSError):
         entry = {"info": info.provenance(), "stat": None if info.path is None else _stat(info.path)}
@@ -181,8 +182,8 @@ def is_file_spec(spec: str) -> bool:
     return spec.endswith((".pth", ".pt", ".safetensors")) or "/" in spec or os.sep in spec
 
 
-def _memo_path(cache_root: Path) -> Path:
-    return cache_root / "weights" / "known.json"
+def _memo_path(desk: Workspace) -> Path:
+    return desk.weights / "known.json"
 
 
 def _entry_name(spec: str, trunk: str) -> str:

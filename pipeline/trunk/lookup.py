@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 
 if TYPE_CHECKING:
     from pipeline.trunk.identity import WeightsInfo
 
 
-def find_weights(spec: str, *, trunk: str, cache_root: Path, watch: Watch) -> WeightsInfo:
+def find_weights(spec: str, trunk: str, desk: Workspace) -> WeightsInfo:
     """The weights' identity, from memory when the file is unchanged (then torch is not imported)."""
     from pipeline.trunk import identity
 
-    info = identity.recall(spec, trunk, cache_root)
+    info = identity.recall(spec, trunk, desk)
     if info is None:
         from pipeline.trunk.weights import resolve_weights
 
-        info = resolve_weights(spec, trunk=trunk, cache_root=cache_root)
+        info = resolve_weights(spec, trunk, desk)
         if not info.pretrained:
-            watch.warn(
+            desk.watch.warn(
                 f"{info.name} are random numbers, not pretrained weights: good for trying things, not for results"
             )
     return info

@@ -25,6 +25,7 @@ from torch import nn
 
 from pipeline.base.errors import WeightsError
 from pipeline.base.files import temporary_beside
+from pipeline.base.workspace import Workspace
 from pipeline.trunk import identity
 from pipeline.trunk.identity import WeightsInfo
 from pipeline.trunk.surgery import build, fingerprint, freeze
@@ -36,13 +37,14 @@ _DATA_PARALLEL = "module."  # DataParallel and DistributedDataParallel put it be
 _OTHER_WAYS = "or give --weights FILE.pth, or --weights random:0"
 
 
-def resolve_weights(spec: str, *, trunk: str, cache_root: Path) -> WeightsInfo:
+def resolve_weights(spec: str, trunk: str, desk: Workspace) -> WeightsInfo:
     """Which weights ``spec`` means for ``trunk``, found or downloaded, hashed, and remembered for ``identity.recall``.
 
     ``spec`` is a name of torchvision's enum (``DEFAULT`` is resolved to the explicit name), the path of a ``.pth``,
     ``.pt`` or ``.safetensors`` state dict, or ``random:SEED``. A named file is looked for in torch.hub's checkpoints
-    folder, then in ``cache_root/weights``, and downloaded only into the latter. The transform is the enum entry's own;
-    a file and random weights get that of the trunk's best entry (``DEFAULT``: IMAGENET1K_V2 where torchvision has it).
+    folder, then in the workspace's ``weights``, and downloaded only into the latter. The transform is the enum entry's
+    own; a file and random weights get that of the trunk's best entry (``DEFAULT``: IMAGENET1K_V2 where torchvision has
+    it).
 
     Raises:
         ConfigError: unknown trunk.
@@ -66,7 +68,7 @@ def resolve_weights(spec: str, *, trunk: str, cache_root: Path) -> WeightsInfo:
             )
         entry = entries[spec]
         name = entry.name
-        path, sha256 = _named_file(entry.url, cache_root, f"{trunk} {name}")
+        path, sha256 = _named_file(entry.url, desk, f"{trunk} {name}")
     preset = entry.transforms()
     info = WeightsInfo(
         trunk=trunk,
@@ -84,7 +86,7 @@ def resolve_weights(spec: str, *, trunk: str, cache_root: Path) -> WeightsInfo:
     if name == "file":
         assert path is not None
         _from_file(path, trunk, with_head=False)  # what does not fit is said now, and never remembered
-    identity.remember(info, cache_root)
+    identity.remember(info, desk)
     return info
 
 
@@ -99,7 +101,7 @@ def load_model(info: WeightsInfo, *, trunk: str) -> nn.Module:
         if fingerprint(model) != info.sha256:
             raise WeightsError(
                 f"{info.spec} gives other numbers here than recorded: another PyTorch or kind of processor; go on "
-                "where it was made, or start afresh with another --cache-root"
+                "where it was made, or start afresh with another --workspace"
             )
         freeze(model)
         return model
@@ -134,12 +136,12 @@ def _seed(spec: str) -> int:
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def _named_file(url: str, cache_root: Path, what: str) -> tuple[Path, str]:
+def _named_file(url: str, desk: Workspace, what: str) -> tuple[Path, str]:
     """The file of one of torchvision's names and its SHA-256, downloaded if it is nowhere."""
     filename = url.rsplit("/", 1)[1]
     # torchvision's names end in the first digits of the file's SHA-256.
     prefix = filename.rsplit("-", 1)[1].split(".")[0]
-    places = [Path(torch.hub.get_dir()) / "checkpoints" / filename, cache_root / "weights" / filename]
+    places = [Path(torch.hub.get_dir()) / "checkpoints" / filename, desk.weights / filename]
     for path in places:
         if path.is_file():
             sha256 = _sha256(path)

@@ -5,9 +5,10 @@ import pytest
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.bench import run
 from pipeline.bench.measure import Figure, Goal, ratio
-from pipeline.bench.run import ENTRIES, BenchSettings, run_bench
+from pipeline.bench.run import ENTRIES, BenchSettings, bench
 
 
 class Ear(Watch):
@@ -60,7 +61,7 @@ def test_repeats_below_one_are_refused():
 
 
 def test_the_record_says_what_was_measured_where_and_with_what(tmp_path, toys):
-    report = run_bench(BenchSettings(entries=("good",), repeats=2, cache_root=tmp_path, threads=1), Ear())
+    report = bench.work(BenchSettings(entries=("good",), repeats=2, threads=1), Workspace(tmp_path, Ear()))
     record = json.loads(report.path.read_text(encoding="utf-8"))
     assert report.path.parent == tmp_path / "bench"
     assert record["command"] == "pipeline bench good --repeats 2 --threads 1"
@@ -72,20 +73,20 @@ def test_the_record_says_what_was_measured_where_and_with_what(tmp_path, toys):
 
 
 def test_a_second_run_keeps_the_first_record(tmp_path, toys):
-    settings = BenchSettings(entries=("good",), repeats=1, out=tmp_path / "kept", cache_root=tmp_path)
-    paths = {run_bench(settings, Ear()).path for _ in range(2)}
+    settings = BenchSettings(entries=("good",), repeats=1, out=tmp_path / "kept")
+    paths = {bench.work(settings, Workspace(tmp_path, Ear())).path for _ in range(2)}
     assert len(paths) == 2 and set((tmp_path / "kept").iterdir()) == paths
 
 
 def test_a_missed_floor_is_said_and_is_no_error(tmp_path, toys):
     ear = Ear()
-    run_bench(BenchSettings(repeats=1, cache_root=tmp_path), ear)
+    bench.work(BenchSettings(repeats=1), Workspace(tmp_path, ear))
     assert "1 of 2 floors missed: bad: taken" in ear.warned
     assert "a note" in ear.said and len(ear.shown) == 1
 
 
 def test_temporary_files_are_removed(tmp_path, toys):
-    run_bench(BenchSettings(entries=("good",), repeats=1, cache_root=tmp_path), Ear())
+    bench.work(BenchSettings(entries=("good",), repeats=1), Workspace(tmp_path, Ear()))
     assert toys["folder"].is_relative_to((tmp_path / "bench" / "tmp").resolve())
     assert not (tmp_path / "bench" / "tmp").exists()
 
@@ -97,12 +98,12 @@ def test_temporary_files_are_removed_when_an_entry_fails(tmp_path, monkeypatch):
 
     monkeypatch.setattr(run, "ENTRIES", {"broken": broken})
     with pytest.raises(ConfigError, match="no"):
-        run_bench(BenchSettings(repeats=1, cache_root=tmp_path), Ear())
+        bench.work(BenchSettings(repeats=1), Workspace(tmp_path, Ear()))
     assert not (tmp_path / "bench" / "tmp").exists()
 
 
 def test_a_busy_machine_is_warned_of(tmp_path, toys, monkeypatch):
     monkeypatch.setattr("os.getloadavg", lambda: (99.0, 0.0, 0.0))
     ear = Ear()
-    run_bench(BenchSettings(entries=("good",), repeats=1, cache_root=tmp_path), ear)
+    bench.work(BenchSettings(entries=("good",), repeats=1), Workspace(tmp_path, ear))
     assert any("99.0 cores busy" in text for text in ear.warned)

@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from pipeline.cli.main import COMMANDS, main, parse
+from pipeline.cli.commands import COMMANDS
+from pipeline.cli.main import main
+from pipeline.cli.parser import parse, settings_of
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -25,7 +28,7 @@ def test_help_of_every_command_names_its_options_and_imports_no_torch(command: s
     code = f"{run}; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--json" in done.stdout
-    assert "--cache-root" in done.stdout
+    assert "--workspace" in done.stdout
     assert not done.stderr
 
 
@@ -61,12 +64,12 @@ def test_json_is_one_object_with_the_promised_keys(
         ("inspect", workshop.cache.cache): "caches",
     }
     for words, keys in promised.items():
-        code, out, _ = run(capsys, *words, "--json", "--cache-root", tmp_path)
+        code, out, _ = run(capsys, *words, "--json", "--workspace", tmp_path)
         assert code == 0, words
         assert out.count("\n") == 1
         assert set(keys.split()) <= set(json.loads(out)), words
     image = next(workshop.photos.rglob("*.png"))
-    code, out, _ = run(capsys, "predict", workshop.head.run, image, "--json", "--cache-root", tmp_path)
+    code, out, _ = run(capsys, "predict", workshop.head.run, image, "--json", "--workspace", tmp_path)
     assert [set(p) for p in json.loads(out)] == [{"path", "class", "probability", "top"}]
     code, out, _ = run(capsys, "evaluate", workshop.head.run, "--json")
     assert {"accuracy", "macro_f1", "n"} <= set(json.loads(out)["test"])
@@ -105,21 +108,36 @@ def test_a_mistake_is_one_line_and_exit_2(
     assert "Traceback" not in err
 
 
+def test_the_workspace_is_named_by_the_option_then_by_the_environment(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIPELINE_WORKSPACE", "elsewhere")
+    assert "no feature cache in elsewhere/features yet" in run(capsys, "train")[2]
+    assert "no feature cache in here/features yet" in run(capsys, "train", "--workspace", "here")[2]
+    monkeypatch.delenv("PIPELINE_WORKSPACE")
+    assert "no feature cache in cache/features yet" in run(capsys, "train")[2]
+
+
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, _, err = run(capsys, "train", tmp_path / "missing.h5", "--debug")
     assert code == 2
     assert "Traceback" in err
 
 
+def asked(words: list[str]) -> Any:
+    return settings_of(parse(words, COMMANDS), COMMANDS)
+
+
 def test_the_command_line_and_the_api_have_the_same_defaults() -> None:
     from pipeline.stages.extract.settings import ExtractSettings
     from pipeline.stages.learn.settings import SearchSettings, TrainSettings
 
-    assert parse(["extract", "x"]) == ExtractSettings(source="x")
-    assert parse(["train"]) == TrainSettings()
-    assert parse(["search"]) == SearchSettings()
+    assert asked(["extract", "x"]) == ExtractSettings(source="x")
+    assert asked(["train"]) == TrainSettings()
+    assert asked(["search"]) == SearchSettings()
 
 
 def test_many_valued_options_come_as_tuples() -> None:
-    assert parse(["search", "--Cs", "0.1", "0.2"]).Cs == (0.1, 0.2)
-    assert parse(["predict", "latest", "a.png", "b.png"]).images == ("a.png", "b.png")
+    assert asked(["search", "--Cs", "0.1", "0.2"]).Cs == (0.1, 0.2)
+    assert asked(["predict", "latest", "a.png", "b.png"]).images == ("a.png", "b.png")

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
+from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 
 
@@ -12,7 +13,7 @@ def test_runs_that_begin_at_once_get_numbers_of_their_own(tmp_path: Path) -> Non
 
     def one(_: int) -> str:
         together.wait()
-        with runs.new_run(tmp_path, stage="train", name="digits", settings={}, about={}) as (draft, folder):
+        with runs.new_run(Workspace(tmp_path), stage="train", name="digits", settings={}, about={}) as (draft, folder):
             together.wait()  # all are at work before the first one ends
             draft.write_json("metrics.json", {})
         return folder.name
@@ -26,7 +27,7 @@ def test_runs_that_begin_at_once_get_numbers_of_their_own(tmp_path: Path) -> Non
 
 def test_a_run_that_fails_leaves_nothing_but_its_number(tmp_path: Path) -> None:
     try:
-        with runs.new_run(tmp_path, stage="train", name="digits", settings={}, about={}):
+        with runs.new_run(Workspace(tmp_path), stage="train", name="digits", settings={}, about={}):
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         pass

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.base.errors import PipelineError, WeightsError
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.trunk import identity
 from pipeline.trunk.engines.torch import TorchEngine
 from pipeline.trunk.frozen import FrozenTrunk, TrunkSpec
@@ -20,7 +20,7 @@ from pipeline.trunk.lookup import find_weights
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory) -> TrunkSpec:
     root = tmp_path_factory.mktemp("root")
-    info = find_weights("random:0", trunk="resnet18", cache_root=root, watch=Watch())
+    info = find_weights("random:0", "resnet18", Workspace(root))
     return TrunkSpec(identity.with_image_size(info, 32), "avgpool", "torch", "float32", "cpu")
 
 

@@ -17,6 +17,7 @@ from pipeline.base import machine
 from pipeline.base.errors import ConfigError
 from pipeline.base.files import temporary_beside
 from pipeline.base.machine import resolve_device
+from pipeline.base.workspace import Workspace
 from pipeline.trunk import identity
 from pipeline.trunk.identity import WeightsInfo
 
@@ -45,10 +46,11 @@ def weights_file(tmp_path: Path) -> Path:
 
 
 def test_knowing_weights_and_choosing_an_engine_does_not_import_torch(tmp_path: Path) -> None:
-    identity.remember(info_of(None), tmp_path)
+    identity.remember(info_of(None), Workspace(tmp_path))
     code = (
         "import sys; from pathlib import Path; from pipeline.trunk import identity;"
-        f"assert identity.recall('random:0', 'resnet18', Path({str(tmp_path)!r}));"
+        "from pipeline.base.workspace import Workspace;"
+        f"assert identity.recall('random:0', 'resnet18', Workspace(Path({str(tmp_path)!r})));"
         "identity.choose_engine('auto', device='cpu', n_images=10**6); identity.engine_version('torch');"
         "from pipeline.base import machine; machine._has_driver = lambda: False; machine.resolve_device('auto');"
         "assert not {'torch', 'torchvision', 'onnxruntime'} & set(sys.modules)"
@@ -101,66 +103,66 @@ def test_an_image_size_below_32_is_refused() -> None:
 
 def test_what_was_remembered_is_recalled(tmp_path: Path, weights_file: Path) -> None:
     for info in (info_of(None), info_of(weights_file, str(weights_file))):
-        assert identity.recall(info.spec, info.trunk, tmp_path) is None
-        identity.remember(info, tmp_path)
-        assert identity.recall(info.spec, info.trunk, tmp_path) == info
-        assert identity.recall(info.spec, "resnet34", tmp_path) is None
+        assert identity.recall(info.spec, info.trunk, Workspace(tmp_path)) is None
+        identity.remember(info, Workspace(tmp_path))
+        assert identity.recall(info.spec, info.trunk, Workspace(tmp_path)) == info
+        assert identity.recall(info.spec, "resnet34", Workspace(tmp_path)) is None
 
 
 def test_a_file_is_recalled_by_its_place_whatever_the_path_is_called(
     tmp_path: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    identity.remember(info_of(weights_file, str(weights_file)), tmp_path)
+    identity.remember(info_of(weights_file, str(weights_file)), Workspace(tmp_path))
     monkeypatch.chdir(tmp_path)
-    found = identity.recall("./mine.pth", "resnet18", tmp_path)
+    found = identity.recall("./mine.pth", "resnet18", Workspace(tmp_path))
     assert found == info_of(weights_file, "./mine.pth")
 
 
 def test_weights_whose_time_or_size_changed_are_not_recalled(tmp_path: Path, weights_file: Path) -> None:
-    identity.remember(info_of(weights_file, str(weights_file)), tmp_path)
+    identity.remember(info_of(weights_file, str(weights_file)), Workspace(tmp_path))
     before = weights_file.stat()
     os.utime(weights_file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert identity.recall(str(weights_file), "resnet18", tmp_path) is None
+    assert identity.recall(str(weights_file), "resnet18", Workspace(tmp_path)) is None
     weights_file.write_bytes(b"other weights")
     os.utime(weights_file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert identity.recall(str(weights_file), "resnet18", tmp_path) is None
+    assert identity.recall(str(weights_file), "resnet18", Workspace(tmp_path)) is None
 
 
 def test_weights_that_are_gone_are_not_recalled(tmp_path: Path, weights_file: Path) -> None:
-    identity.remember(info_of(weights_file, str(weights_file)), tmp_path)
+    identity.remember(info_of(weights_file, str(weights_file)), Workspace(tmp_path))
     weights_file.unlink()
-    assert identity.recall(str(weights_file), "resnet18", tmp_path) is None
+    assert identity.recall(str(weights_file), "resnet18", Workspace(tmp_path)) is None
 
 
 def test_another_version_of_torch_recalls_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    identity.remember(info_of(None), tmp_path)
+    identity.remember(info_of(None), Workspace(tmp_path))
     monkeypatch.setattr(importlib.metadata, "version", lambda package: "0.0.1")
-    assert identity.recall("random:0", "resnet18", tmp_path) is None
+    assert identity.recall("random:0", "resnet18", Workspace(tmp_path)) is None
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"a": 1', "{}"])
 def test_a_damaged_memory_recalls_nothing_and_is_replaced(tmp_path: Path, text: str) -> None:
-    identity.remember(info_of(None), tmp_path)
+    identity.remember(info_of(None), Workspace(tmp_path))
     path = tmp_path / "weights" / "known.json"
     path.write_text(text)
-    assert identity.recall("random:0", "resnet18", tmp_path) is None
-    identity.remember(info_of(None), tmp_path)
-    assert identity.recall("random:0", "resnet18", tmp_path) == info_of(None)
+    assert identity.recall("random:0", "resnet18", Workspace(tmp_path)) is None
+    identity.remember(info_of(None), Workspace(tmp_path))
+    assert identity.recall("random:0", "resnet18", Workspace(tmp_path)) == info_of(None)
 
 
 @pytest.mark.parametrize("entry", ["[]", "{}", '{"info": 3}', '{"info": {"path": null, "mean": 1, "std": 1}}'])
 def test_a_damaged_entry_recalls_nothing(tmp_path: Path, entry: str) -> None:
-    identity.remember(info_of(None), tmp_path)
+    identity.remember(info_of(None), Workspace(tmp_path))
     path = tmp_path / "weights" / "known.json"
     name = next(line for line in path.read_text().splitlines() if "resnet18" in line).strip().removesuffix(": {")
     path.write_text(f"{{{name}: {entry}}}")
-    assert identity.recall("random:0", "resnet18", tmp_path) is None
+    assert identity.recall("random:0", "resnet18", Workspace(tmp_path)) is None
 
 
 def test_a_folder_that_cannot_be_written_only_forgets(tmp_path: Path) -> None:
     (tmp_path / "weights").write_text("a file where the folder should be")
-    identity.remember(info_of(None), tmp_path)
-    assert identity.recall("random:0", "resnet18", tmp_path) is None
+    identity.remember(info_of(None), Workspace(tmp_path))
+    assert identity.recall("random:0", "resnet18", Workspace(tmp_path)) is None
 
 
 def test_a_temporary_file_is_gone_when_writing_fails(tmp_path: Path) -> None:

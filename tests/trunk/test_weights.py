@@ -16,6 +16,7 @@ import torchvision
 from torch import nn
 
 from pipeline.base.errors import ConfigError, WeightsError
+from pipeline.base.workspace import Workspace
 from pipeline.trunk import identity
 from pipeline.trunk.surgery import build, fingerprint
 from pipeline.trunk.weights import load_model, resolve_weights
@@ -80,16 +81,16 @@ def assert_same_trunk(model: nn.Module, expected: State) -> None:
 
 
 def test_random_weights_are_torchvisions_for_that_seed_and_not_called_pretrained(tmp_path: Path) -> None:
-    info = resolve_weights("random:11", trunk="resnet18", cache_root=tmp_path)
+    info = resolve_weights("random:11", "resnet18", Workspace(tmp_path))
     torch.manual_seed(11)
     expected = torchvision.models.resnet18()
     assert fingerprint(load_model(info, trunk="resnet18")) == fingerprint(expected) == info.sha256
     assert (info.name, info.path, info.pretrained) == ("random:11", None, False)
-    assert identity.recall("random:11", "resnet18", tmp_path) == info
+    assert identity.recall("random:11", "resnet18", Workspace(tmp_path)) == info
 
 
 def test_random_weights_that_are_not_as_recorded_are_refused(tmp_path: Path) -> None:
-    info = resolve_weights("random:0", trunk="resnet18", cache_root=tmp_path)
+    info = resolve_weights("random:0", "resnet18", Workspace(tmp_path))
     other = identity.dataclasses.replace(info, sha256="0" * 64)
     with pytest.raises(WeightsError, match="random:0 gives other numbers here"):
         load_model(other, trunk="resnet18")
@@ -98,18 +99,18 @@ def test_random_weights_that_are_not_as_recorded_are_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize("spec", ["random:", "random:x", "random:-1", "random:1.5", "random:" + "9" * 30])
 def test_a_malformed_seed_is_refused(tmp_path: Path, spec: str) -> None:
     with pytest.raises(WeightsError, match="whole number from 0"):
-        resolve_weights(spec, trunk="resnet18", cache_root=tmp_path)
+        resolve_weights(spec, "resnet18", Workspace(tmp_path))
 
 
 def test_an_unknown_trunk_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'vgg16'"):
-        resolve_weights("random:0", trunk="vgg16", cache_root=tmp_path)
+        resolve_weights("random:0", "vgg16", Workspace(tmp_path))
 
 
 def test_the_transform_of_random_weights_is_that_of_the_trunks_best_entry(tmp_path: Path) -> None:
     """F2"""
     for trunk, resize in (("resnet50", 232), ("resnet18", 256)):
-        info = resolve_weights("random:0", trunk=trunk, cache_root=tmp_path)
+        info = resolve_weights("random:0", trunk, Workspace(tmp_path))
         assert (info.resize, info.crop, info.interpolation) == (resize, 224, "bilinear")
         assert (info.mean, info.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -144,7 +145,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, asked: list[str] | None = None) -> No
 def test_default_is_recorded_under_its_explicit_name(published: Path, hub: Path, tmp_path: Path) -> None:
     """F3, F5: the name and the whole SHA-256 of the file."""
     (hub / published.name).write_bytes(published.read_bytes())
-    info = resolve_weights("DEFAULT", trunk="resnet18", cache_root=tmp_path / "cache")
+    info = resolve_weights("DEFAULT", "resnet18", Workspace(tmp_path / "cache"))
     assert (info.spec, info.name, info.pretrained) == ("DEFAULT", "IMAGENET1K_V1", True)
     assert info.sha256 == sha256(published)
     assert info.path == hub / published.name
@@ -152,7 +153,7 @@ def test_default_is_recorded_under_its_explicit_name(published: Path, hub: Path,
 
 def test_named_weights_are_loaded_with_their_classifier_and_frozen(published: Path, hub: Path, tmp_path: Path) -> None:
     (hub / published.name).write_bytes(published.read_bytes())
-    info = resolve_weights("IMAGENET1K_V1", trunk="resnet18", cache_root=tmp_path / "cache")
+    info = resolve_weights("IMAGENET1K_V1", "resnet18", Workspace(tmp_path / "cache"))
     model = load_model(info, trunk="resnet18")
     expected = torch.load(published, weights_only=True)
     for name, tensor in model.state_dict().items():
@@ -168,7 +169,7 @@ def test_named_weights_are_downloaded_once_into_the_cache_root(
     serve(monkeypatch, asked)
     root = tmp_path / "cache"
     for _ in range(2):
-        info = resolve_weights("IMAGENET1K_V1", trunk="resnet18", cache_root=root)
+        info = resolve_weights("IMAGENET1K_V1", "resnet18", Workspace(root))
         assert info.path == root / "weights" / published.name
         assert sha256(info.path) == info.sha256 == sha256(published)
     assert asked == [published.as_uri()]
@@ -180,14 +181,14 @@ def test_a_damaged_download_leaves_nothing(published: Path, tmp_path: Path, monk
     published.write_bytes(published.read_bytes()[:-1])
     serve(monkeypatch)
     with pytest.raises(WeightsError, match="the download is damaged") as error:
-        resolve_weights("IMAGENET1K_V1", trunk="resnet18", cache_root=tmp_path / "cache")
+        resolve_weights("IMAGENET1K_V1", "resnet18", Workspace(tmp_path / "cache"))
     one_line(error)
     assert list((tmp_path / "cache" / "weights").iterdir()) == []
 
 
 def test_without_network_one_line_says_what_was_wanted_where_and_what_else_to_do(hub: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as error:
-        resolve_weights("IMAGENET1K_V2", trunk="resnet50", cache_root=tmp_path / "cache")
+        resolve_weights("IMAGENET1K_V2", "resnet50", Workspace(tmp_path / "cache"))
     text = one_line(error)
     for words in (
         *("resnet50-11ad3fa6.pth", str(hub), str(tmp_path / "cache" / "weights")),
@@ -200,13 +201,13 @@ def test_a_damaged_file_of_torch_hub_is_named(published: Path, hub: Path, tmp_pa
     """F5"""
     (hub / published.name).write_bytes(b"cut off")
     with pytest.raises(WeightsError, match="is damaged.*remove it") as error:
-        resolve_weights("IMAGENET1K_V1", trunk="resnet18", cache_root=tmp_path / "cache")
+        resolve_weights("IMAGENET1K_V1", "resnet18", Workspace(tmp_path / "cache"))
     assert str(hub / published.name) in one_line(error)
 
 
 def test_a_name_that_torchvision_does_not_have_for_the_trunk_lists_the_legal_ones(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="'IMAGENET1K_V2' for resnet18: choose from IMAGENET1K_V1, DEFAULT") as error:
-        resolve_weights("IMAGENET1K_V2", trunk="resnet18", cache_root=tmp_path)
+        resolve_weights("IMAGENET1K_V2", "resnet18", Workspace(tmp_path))
     one_line(error)
 
 
@@ -238,17 +239,17 @@ def test_a_local_state_dict_is_loaded_and_its_own_head_ignored(kind: str, state:
     filename, save = SAVERS[kind]
     path = tmp_path / filename
     save(state, path)
-    info = resolve_weights(str(path), trunk="resnet18", cache_root=tmp_path)
+    info = resolve_weights(str(path), "resnet18", Workspace(tmp_path))
     assert (info.name, info.path, info.sha256, info.pretrained) == ("file", path, sha256(path), True)
     assert_same_trunk(load_model(info, trunk="resnet18"), state)
-    assert identity.recall(str(path), "resnet18", tmp_path) == info
+    assert identity.recall(str(path), "resnet18", Workspace(tmp_path)) == info
 
 
 def test_a_file_that_changed_since_is_refused(state: State, tmp_path: Path) -> None:
     """F5"""
     path = tmp_path / "a.pth"
     torch.save(state, path)
-    info = resolve_weights(str(path), trunk="resnet18", cache_root=tmp_path)
+    info = resolve_weights(str(path), "resnet18", Workspace(tmp_path))
     state["conv1.weight"] = state["conv1.weight"] + 1
     torch.save(state, path)
     with pytest.raises(WeightsError, match="a.pth has changed") as error:
@@ -264,12 +265,12 @@ def test_keys_that_do_not_fit_are_listed_and_counted(state: State, tmp_path: Pat
     path = tmp_path / "a.pth"
     torch.save(state, path)
     with pytest.raises(WeightsError) as error:
-        resolve_weights(str(path), trunk="resnet18", cache_root=tmp_path)
+        resolve_weights(str(path), "resnet18", Workspace(tmp_path))
     text = one_line(error)
     assert "1 missing (conv1.weight)" in text
     assert "1 unexpected (layer1.0.conv9.weight)" in text
     assert "1 of another shape (bn1.weight (65,) instead of (64,))" in text
-    assert identity.recall(str(path), "resnet18", tmp_path) is None
+    assert identity.recall(str(path), "resnet18", Workspace(tmp_path)) is None
 
 
 def test_a_file_of_another_trunk_is_refused_with_the_first_keys_and_the_count(state: State, tmp_path: Path) -> None:
@@ -278,7 +279,7 @@ def test_a_file_of_another_trunk_is_refused_with_the_first_keys_and_the_count(st
     with pytest.raises(
         WeightsError, match=r"does not fit resnet34: 80 missing \(layer1.2.conv1.weight, .* and 77 more\)"
     ) as error:
-        resolve_weights(str(path), trunk="resnet34", cache_root=tmp_path)
+        resolve_weights(str(path), "resnet34", Workspace(tmp_path))
     assert len(one_line(error)) < 600
 
 
@@ -286,7 +287,7 @@ def test_weights_that_are_not_finite_are_refused(state: State, tmp_path: Path) -
     state["bn1.bias"] = torch.full((64,), float("nan"))
     torch.save(state, tmp_path / "a.pth")
     with pytest.raises(WeightsError, match="not finite numbers: bn1.bias"):
-        resolve_weights(str(tmp_path / "a.pth"), trunk="resnet18", cache_root=tmp_path)
+        resolve_weights(str(tmp_path / "a.pth"), "resnet18", Workspace(tmp_path))
 
 
 class Malicious:
@@ -306,7 +307,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(how: str, tmp_path: Path) -> 
     else:
         torch.save({"conv1.weight": Malicious(trap)}, path)
     with pytest.raises(WeightsError, match="evil.pth is not a state dict that can be read safely") as error:
-        resolve_weights(str(path), trunk="resnet18", cache_root=tmp_path)
+        resolve_weights(str(path), "resnet18", Workspace(tmp_path))
     one_line(error)
     assert not trap.exists()
 
@@ -316,7 +317,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(how: str, tmp_path: Path) -> 
 def test_a_file_that_holds_no_weights_is_refused(filename: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / filename).write_bytes(content)
     with pytest.raises(WeightsError, match="not a state dict that can be read safely") as error:
-        resolve_weights(str(tmp_path / filename), trunk="resnet18", cache_root=tmp_path)
+        resolve_weights(str(tmp_path / filename), "resnet18", Workspace(tmp_path))
     one_line(error)
 
 
@@ -324,13 +325,13 @@ def test_a_file_that_holds_no_weights_is_refused(filename: str, content: bytes, 
 def test_something_else_than_tensors_by_name_is_refused(held: Any, tmp_path: Path) -> None:
     torch.save(held, tmp_path / "a.pth")
     with pytest.raises(WeightsError, match="a.pth .*not a state dict of") as error:
-        resolve_weights(str(tmp_path / "a.pth"), trunk="resnet18", cache_root=tmp_path)
+        resolve_weights(str(tmp_path / "a.pth"), "resnet18", Workspace(tmp_path))
     one_line(error)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="nowhere.pth cannot be read .No such file") as error:
-        resolve_weights(str(tmp_path / "nowhere.pth"), trunk="resnet18", cache_root=tmp_path)
+        resolve_weights(str(tmp_path / "nowhere.pth"), "resnet18", Workspace(tmp_path))
     one_line(error)
 
 
@@ -342,5 +343,5 @@ def test_weights_that_are_not_floating_point_numbers_are_refused(
     path = tmp_path / "mine.pth"
     torch.save({**state, "conv1.weight": state["conv1.weight"].to(dtype)}, path)
     with pytest.raises(WeightsError, match=r"conv1\.weight") as error:
-        resolve_weights(str(path), trunk="resnet18", cache_root=tmp_path)
+        resolve_weights(str(path), "resnet18", Workspace(tmp_path))
     one_line(error)

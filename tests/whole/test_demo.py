@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.base.errors import WeightsError
 from pipeline.base.watch import Watch
-from pipeline.cli.demo import FALLBACK, DemoSettings, _weights, run_demo
+from pipeline.base.workspace import Workspace
+from pipeline.cli.demo import FALLBACK, DemoSettings, _weights, demo
 
 
 class Heard(Watch):
@@ -24,19 +25,16 @@ def test_without_pretrained_weights_it_says_so_and_goes_on(tmp_path: Path, monke
     def offline(*_: object, **__: object) -> None:
         raise WeightsError("resnet50-11ad3fa6.pth could not be downloaded")
 
-    import pipeline.trunk.frozen
-
-    monkeypatch.setattr(sys.modules["pipeline.trunk.frozen"], "find_weights", offline)
+    monkeypatch.setattr(sys.modules["pipeline.cli.demo"], "find_weights", offline)
     heard = Heard()
-    assert _weights(DemoSettings(cache_root=tmp_path), heard) == FALLBACK
-    assert pipeline.frozen.find_weights is offline
+    assert _weights(DemoSettings(), Workspace(tmp_path, heard)) == FALLBACK
     assert "resnet50-11ad3fa6.pth" in heard.warnings[0]
     assert "NOT a pretrained trunk" in heard.warnings[1]
 
 
 @pytest.mark.slow
 def test_the_demo_beats_guessing_and_keeps_its_best(tmp_path: Path) -> None:
-    report = run_demo(DemoSettings(weights="random:0", cache_root=tmp_path), Watch())
+    report = demo.work(DemoSettings(weights="random:0"), Workspace(tmp_path))
     by_name = {r["name"]: r for r in report.results}
     assert by_name["majority"]["test"] < 0.2
     assert by_name["head (train)"]["test"] > 0.9

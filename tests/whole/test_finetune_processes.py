@@ -38,7 +38,7 @@ def job(run: str, root: str, log: str, options: dict[str, Any]) -> None:
         return found
 
     Tuning._step = logged  # type: ignore[method-assign]
-    finetune(run, cache_root=root, **options)
+    finetune(run, workspace=root, **options)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def torchrun(ranks: int, run: Path, root: Path, *options: str) -> Path:
     command = ["-m", "pipeline", "finetune", str(run), "--epochs", "2", "--batch-size", "16", "--lr-trunk", "1e-4"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*start, *command, "--lr-head", "1e-4", "--cache-root", str(root), *options],
+        [*start, *command, "--lr-head", "1e-4", "--workspace", str(root), *options],
         env=environment,
         capture_output=True,
         text=True,
@@ -163,7 +163,7 @@ def test_two_processes_give_the_figures_of_one(workshop: SimpleNamespace, root: 
         train="layer4",
         mixup=0.3,
         augment="flip",
-        cache_root=root,
+        workspace=root,
     )
     same_figures(alone.run, shared)
     assert json.loads((shared / "metrics.json").read_text())["verdict"]["test"]["n"] == 9
@@ -177,7 +177,7 @@ def test_any_number_of_processes_gives_the_figures_of_one(workshop: SimpleNamesp
 
     shared = torchrun(ranks, workshop.head.run, root, "--accumulate", "2", "--augment", "weights")
     alone = finetune(
-        workshop.head.run, epochs=2, batch_size=16, lr_trunk=1e-4, lr_head=1e-4, augment="weights", cache_root=root
+        workshop.head.run, epochs=2, batch_size=16, lr_trunk=1e-4, lr_head=1e-4, augment="weights", workspace=root
     )
     same_figures(alone.run, shared)
 
@@ -201,4 +201,4 @@ def test_statistics_of_batchnorm_do_not_learn_in_several_processes(
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="--bn train with 2 processes"):
-        finetune(workshop.head.run, bn="train", cache_root=workshop.root)
+        finetune(workshop.head.run, bn="train", workspace=workshop.root)

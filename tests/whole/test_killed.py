@@ -37,7 +37,7 @@ def job(source: str, root: str, log: str, queue: Any) -> None:
     TorchEngine.__call__ = logged  # type: ignore[method-assign]
     made = extract(
         source,
-        cache_root=root,
+        workspace=root,
         out=f"{root}/it.h5",
         trunk="resnet18",
         weights="random:0",

@@ -22,7 +22,7 @@ def command(ranks: int, source: Path, root: Path) -> list[str]:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", "0"]
     torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     start = torchrun if ranks else [sys.executable]
-    return [*start, "-m", "pipeline", "extract", str(source), *OPTIONS, "--cache-root", str(root)]
+    return [*start, "-m", "pipeline", "extract", str(source), *OPTIONS, "--workspace", str(root)]
 
 
 def extracted(ranks: int, source: Path, root: Path) -> Path:

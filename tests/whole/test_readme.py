@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.cli.main import COMMANDS, parse
+from pipeline.cli.commands import COMMANDS
+from pipeline.cli.parser import parse, settings_of
 from pipeline.store.format import DATASETS
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +31,7 @@ PYTHON = [text for kind, text in BLOCKS if kind == "python"]
 
 @pytest.mark.parametrize("line", [c for c in COMMAND_LINES if c.startswith("pipeline ")])
 def test_every_command_shown_is_a_command_with_those_options(line: str) -> None:
-    parse(shlex.split(line)[1:])
+    settings_of(parse(shlex.split(line)[1:], COMMANDS), COMMANDS)
 
 
 def test_every_command_is_shown_or_named() -> None:

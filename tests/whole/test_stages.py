@@ -17,6 +17,7 @@ import torchvision
 
 from pipeline import baseline, evaluate, extract, finetune, open_cache, predict, search, train
 from pipeline.base.errors import CacheError, ConfigError, HeadError
+from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import load_head
 from pipeline.runs import folder as run_folders
 
@@ -52,14 +53,14 @@ def test_the_saved_head_gives_the_val_figure_of_its_run(workshop: SimpleNamespac
 
 @pytest.mark.parametrize("solver", ["exact", "adamw", "sgd"])
 def test_the_same_seed_gives_the_same_bits(workshop: SimpleNamespace, tmp_path: Path, solver: str) -> None:
-    heads = [train(workshop.cache.cache, solver=solver, seed=4, cache_root=tmp_path) for _ in range(2)]
+    heads = [train(workshop.cache.cache, solver=solver, seed=4, workspace=tmp_path) for _ in range(2)]
     blobs = [(h.run / "head.safetensors").read_bytes() for h in heads]
     assert blobs[0] == blobs[1]
     assert heads[0].run != heads[1].run
 
 
 def test_search_takes_the_best_on_val_and_says_all(workshop: SimpleNamespace, tmp_path: Path) -> None:
-    found = search(workshop.cache.cache, cache_root=tmp_path)
+    found = search(workshop.cache.cache, workspace=tmp_path)
     trials = [json.loads(line) for line in (found.run / "trials.jsonl").read_text().splitlines()]
     assert len(trials) == found.trials == 45
     assert found.val == trials[0]["val"]["accuracy"] == max(t["val"]["accuracy"] for t in trials)
@@ -82,8 +83,8 @@ def test_selection_never_sees_a_test_row(workshop: SimpleNamespace, tmp_path: Pa
     # A block that also holds val rows is verified as a whole, so its checksum is renewed: only test rows are poison.
     _renew_checksums(poisoned)
     for stage, options in ((train, {}), (train, {"solver": "sgd", "epochs": 3}), (search, {"evaluate": False})):
-        sound = stage(workshop.cache.cache, cache_root=tmp_path, **options)
-        sealed = stage(poisoned, cache_root=tmp_path, **options)
+        sound = stage(workshop.cache.cache, workspace=tmp_path, **options)
+        sealed = stage(poisoned, workspace=tmp_path, **options)
         assert (sound.run / "head.safetensors").read_bytes() == (sealed.run / "head.safetensors").read_bytes()
         assert sound.val == sealed.val
 
@@ -100,24 +101,24 @@ def _renew_checksums(path: Path) -> None:
 
 
 def test_search_without_val_rows_is_refused(photos: Path, tmp_path: Path, quick: Quick) -> None:
-    made = extract(photos, cache_root=tmp_path, val_fraction=0, **quick)
+    made = extract(photos, workspace=tmp_path, val_fraction=0, **quick)
     with pytest.raises(HeadError, match="no val rows.*--val-fraction"):
-        search(made.cache, cache_root=tmp_path)
-    assert train(made.cache, cache_root=tmp_path).val is None
+        search(made.cache, workspace=tmp_path)
+    assert train(made.cache, workspace=tmp_path).val is None
 
 
 def test_latest_and_names_and_numbers_find_caches_and_runs(workshop: SimpleNamespace) -> None:
     name = workshop.head.run.name
     for spec in (name, name.split("-")[0], str(int(name.split("-")[0])), workshop.head.run):
-        assert run_folders.find_run(spec, cache_root=workshop.root).folder.name == name
-    assert run_folders.find_run("latest", cache_root=workshop.root).folder == workshop.tuned.run
+        assert run_folders.find_run(spec, Workspace(workshop.root)).folder.name == name
+    assert run_folders.find_run("latest", Workspace(workshop.root)).folder == workshop.tuned.run
     with pytest.raises(HeadError, match=name):
-        run_folders.find_run("nothing", cache_root=workshop.root)
+        run_folders.find_run("nothing", Workspace(workshop.root))
 
 
 def test_a_run_that_fails_leaves_no_folder(workshop: SimpleNamespace, tmp_path: Path) -> None:
     with pytest.raises(HeadError, match="diverged"):
-        train(workshop.cache.cache, lr=1e30, solver="sgd", epochs=2, cache_root=tmp_path)
+        train(workshop.cache.cache, lr=1e30, solver="sgd", epochs=2, workspace=tmp_path)
     assert (
         [p for p in (tmp_path / "runs").iterdir() if not p.name.startswith(".")] == []
         if (tmp_path / "runs").exists()
@@ -141,14 +142,14 @@ def test_wrong_settings_of_a_head_name_the_legal_ones(
 ) -> None:
     """F6: image augmentation in stage two is not a setting."""
     with pytest.raises(ConfigError, match=words):
-        train(workshop.cache.cache, cache_root=tmp_path, **options)
+        train(workshop.cache.cache, workspace=tmp_path, **options)
 
 
 # -- baselines and evaluation -----------------------------------------------------------------------------------------
 
 
 def test_baselines_have_the_figures_that_are_asked_for(workshop: SimpleNamespace, tmp_path: Path) -> None:
-    report = baseline(workshop.cache.cache, cache_root=tmp_path)
+    report = baseline(workshop.cache.cache, workspace=tmp_path)
     assert [r["name"] for r in report.results] == [
         *("majority", "centroid", "knn10", "knn20", "knn100", "knn200", "ridge", "logreg")
     ]
@@ -168,23 +169,23 @@ def test_the_test_split_is_scored_once_and_as_scikit_learn_scores_it(workshop: S
     assert workshop.test.test["accuracy"] == accuracy_score(rows.y, predicted)
     assert workshop.test.test["macro_f1"] == pytest.approx(f1_score(rows.y, predicted, average="macro"), abs=1e-12)
     assert workshop.test.test["n"] == 9
-    again = evaluate(workshop.head.run, cache_root=workshop.root)
+    again = evaluate(workshop.head.run, workspace=workshop.root)
     assert again.scored == workshop.test.scored
 
 
 def test_a_run_whose_cache_has_changed_is_refused(photos: Path, tmp_path: Path, quick: Quick) -> None:
     """S1"""
     mine = Path(shutil.copytree(photos, tmp_path / "mine"))
-    made = extract(mine, cache_root=tmp_path, out=tmp_path / "c.h5", **quick)
-    head = train(made.cache, cache_root=tmp_path)
+    made = extract(mine, workspace=tmp_path, out=tmp_path / "c.h5", **quick)
+    head = train(made.cache, workspace=tmp_path)
     (mine / "ant" / "00.png").unlink()
-    extract(mine, cache_root=tmp_path, out=tmp_path / "c.h5", **quick)
+    extract(mine, workspace=tmp_path, out=tmp_path / "c.h5", **quick)
     with pytest.raises(CacheError, match="have changed since"):
-        evaluate(head.run, cache_root=tmp_path)
+        evaluate(head.run, workspace=tmp_path)
     (tmp_path / "c.h5").unlink()
-    extract(mine, cache_root=tmp_path, out=tmp_path / "c.h5", **{**quick, "image_size": 48})
+    extract(mine, workspace=tmp_path, out=tmp_path / "c.h5", **{**quick, "image_size": 48})
     with pytest.raises(CacheError, match="transform.crop: 32 -> 48"):
-        evaluate(head.run, cache_root=tmp_path)
+        evaluate(head.run, workspace=tmp_path)
 
 
 def test_a_head_of_another_trunks_cache_is_refused(workshop: SimpleNamespace, tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_a_head_of_another_trunks_cache_is_refused(workshop: SimpleNamespace, tm
     record["key"] = "0" * 64
     (folder / "head.json").write_text(json.dumps(record))
     with pytest.raises(HeadError, match="000000"):
-        finetune(folder, cache_root=workshop.root)
+        finetune(folder, workspace=workshop.root)
 
 
 # -- prediction -------------------------------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ def test_a_head_of_another_trunks_cache_is_refused(workshop: SimpleNamespace, tm
 def test_predictions_are_the_heads_probabilities_of_the_cached_rows(workshop: SimpleNamespace) -> None:
     cache = open_cache(workshop.cache.cache)
     paths = [workshop.photos / os.fsdecode(i) for i in cache.ids[:20]]
-    found = predict(workshop.head.run, paths, top=3, cache_root=workshop.root)
+    found = predict(workshop.head.run, paths, top=3, workspace=workshop.root)
     logits = torch.from_numpy(load_head(workshop.head.run).logits(np.array(cache.features[:20])))
     expected = logits.double().softmax(1)
     assert [p.class_name for p in found] == [cache.classes[c] for c in expected.argmax(1)]
@@ -221,8 +222,8 @@ def test_weights_that_have_changed_are_refused(photos: Path, tmp_path: Path, qui
         torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "w.pth")
 
     save(0)
-    made = extract(photos, cache_root=tmp_path, **{**quick, "weights": str(tmp_path / "w.pth")})
-    head = train(made.cache, cache_root=tmp_path)
+    made = extract(photos, workspace=tmp_path, **{**quick, "weights": str(tmp_path / "w.pth")})
+    head = train(made.cache, workspace=tmp_path)
     save(1)
     with pytest.raises(WeightsError, match="have changed"):
-        predict(head.run, sorted(photos.rglob("*.png"))[0], cache_root=tmp_path)
+        predict(head.run, sorted(photos.rglob("*.png"))[0], workspace=tmp_path)

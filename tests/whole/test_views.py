@@ -42,7 +42,7 @@ def test_views_of_another_seed_number_or_image_differ() -> None:
 
 
 def test_views_are_files_of_train_rows_beside_the_cache(photos: Path, tmp_path: Path, quick: Quick) -> None:
-    made = extract(photos, cache_root=tmp_path, views=2, **quick)
+    made = extract(photos, workspace=tmp_path, views=2, **quick)
     assert made.new == 60 + 2 * 42
     plain = open_cache(made.cache)
     views = [open_cache(view_path(made.cache, n), verify=True) for n in (1, 2)]
@@ -51,20 +51,20 @@ def test_views_are_files_of_train_rows_beside_the_cache(photos: Path, tmp_path: 
         assert view.ids == plain.split("train").ids
         assert (view.features != plain.split("train").X).any(axis=1).all()
     assert (views[0].features != views[1].features).any(axis=1).all()
-    assert extract(photos, cache_root=tmp_path, views=2, **quick).new == 0
+    assert extract(photos, workspace=tmp_path, views=2, **quick).new == 0
 
 
 def test_a_head_learns_from_the_views_it_is_given(photos: Path, tmp_path: Path, quick: Quick) -> None:
-    made = extract(photos, cache_root=tmp_path, views=1, **quick)
-    plain = train(solver="adamw", epochs=3, cache_root=tmp_path)
-    more = train(solver="adamw", epochs=3, views=1, cache_root=tmp_path)
+    made = extract(photos, workspace=tmp_path, views=1, **quick)
+    plain = train(solver="adamw", epochs=3, workspace=tmp_path)
+    more = train(solver="adamw", epochs=3, views=1, workspace=tmp_path)
     assert (plain.run / "head.safetensors").read_bytes() != (more.run / "head.safetensors").read_bytes()
     with pytest.raises(CacheError, match="no view 2"):
-        train(made.cache, views=2, cache_root=tmp_path)
+        train(made.cache, views=2, workspace=tmp_path)
 
 
 def test_a_view_of_other_labels_is_refused(photos: Path, tmp_path: Path, quick: Quick) -> None:
-    made = extract(photos, cache_root=tmp_path, out=tmp_path / "a.h5", views=1, **quick)
-    extract(photos, cache_root=tmp_path, out=tmp_path / "a.h5", split_seed=5, **quick)
+    made = extract(photos, workspace=tmp_path, out=tmp_path / "a.h5", views=1, **quick)
+    extract(photos, workspace=tmp_path, out=tmp_path / "a.h5", split_seed=5, **quick)
     with pytest.raises(CacheError, match="other images or labels"):
-        train(made.cache, views=1, cache_root=tmp_path)
+        train(made.cache, views=1, workspace=tmp_path)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pipeline.base.workspace import Workspace
 from pipeline.images.listing import Listing
 from pipeline.images.sources.folder import list_folder
 from pipeline.images.sources.written_once import written_once
@@ -18,9 +19,9 @@ from pipeline.images.sources.written_once import written_once
 _WHITE = 16  # the set's grey levels run from 0 to 16
 
 
-def list_digits(*, cache_root: Path) -> Listing:
-    """The digits as ``CLASS/INDEX.png`` under ``cache_root/data/digits``, written on the first call."""
-    folder = written_once(cache_root / "data" / "digits", _write)
+def list_digits(desk: Workspace) -> Listing:
+    """The digits as ``CLASS/INDEX.png`` under the workspace's ``data/digits``, written on the first call."""
+    folder = written_once(desk.data / "digits", _write)
     return list_folder("digits", bytes(folder), name="digits")
 
 

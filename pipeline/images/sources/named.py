@@ -6,28 +6,28 @@ Knows which forms a source can have and hands each to its module. Opens no image
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from pipeline.base.errors import DataError
+from pipeline.base.workspace import Workspace
 from pipeline.images.listing import LEGAL_FORMS, Listing, shown_source
 from pipeline.images.sources.digits import list_digits
 from pipeline.images.sources.folder import list_folder
 from pipeline.images.sources.manifest import list_manifest
-from pipeline.images.sources.torchvision import PREFIX, Watch, list_torchvision
+from pipeline.images.sources.torchvision import PREFIX, list_torchvision
 
 
-def list_source(spec: str, *, cache_root: Path, watch: Watch | None = None) -> Listing:
+def list_source(spec: str, desk: Workspace) -> Listing:
     """The images of a folder, a CSV manifest, ``digits`` or ``torchvision:NAME``, without opening any of them.
 
-    Sets that do not lie on disk yet are written under ``cache_root/data``; ``watch`` sees how far that is.
+    Sets that do not lie on disk yet are written under the workspace's ``data``; ``desk`` is told how far that is.
 
     Raises:
         DataError: nothing there, no images, one class only, folders or a manifest that cannot be understood.
     """
     if spec == "digits":
-        return list_digits(cache_root=cache_root)
+        return list_digits(desk)
     if spec.startswith(PREFIX):
-        return list_torchvision(spec, cache_root=cache_root, watch=watch)
+        return list_torchvision(spec, desk)
     path = os.fsencode(os.path.expanduser(spec))
     name = os.path.basename(os.path.realpath(path)).decode("utf-8", "replace")
     if os.path.isdir(path):

@@ -11,12 +11,12 @@ import io
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline.base.errors import DataError
 from pipeline.base.items import SPLITS, TEST, TRAIN, VAL
+from pipeline.base.workspace import Workspace
 from pipeline.images.listing import Listing
 from pipeline.images.sources.folder import list_folder
 from pipeline.images.sources.walk import IMAGE_EXTENSIONS
@@ -61,22 +61,8 @@ SETS: dict[str, _Parts] = {
 }
 
 
-class Watch(Protocol):
-    """What this room uses of the one who watches a long job."""
-
-    def track(self, what: str, total: int, unit: str = ...) -> AbstractContextManager[Tracker]:
-        """A counter from 0 to ``total``."""
-
-
-class Tracker(Protocol):
-    """The counter that :meth:`Watch.track` opens."""
-
-    def advance(self, n: int = ...) -> None:
-        """Count ``n`` more as done."""
-
-
-def list_torchvision(spec: str, *, cache_root: Path, watch: Watch | None = None) -> Listing:
-    """The set named by ``torchvision:NAME`` as image files under ``cache_root/data``, downloaded on the first call.
+def list_torchvision(spec: str, desk: Workspace) -> Listing:
+    """The set named by ``torchvision:NAME`` as files in the workspace's ``data``, downloaded on the first call.
 
     Raises:
         DataError: no such set, or it cannot be downloaded.
@@ -86,18 +72,18 @@ def list_torchvision(spec: str, *, cache_root: Path, watch: Watch | None = None)
         near = difflib.get_close_matches(name.lower(), {s.lower(): s for s in SETS}, n=1, cutoff=0.7)
         hint = next((f"did you mean {s}? " for s in SETS if [s.lower()] == near), "")
         raise DataError(f"{spec}: torchvision has no classification set {name!r}: {hint}choose from {', '.join(SETS)}")
-    data = cache_root / "data"
+    data = desk.data
     folder = written_once(
-        data / f"torchvision-{name}", lambda partial: _write(name, data / "torchvision", partial, watch)
+        data / f"torchvision-{name}", lambda partial: _write(name, data / "torchvision", partial, desk)
     )
     return list_folder(spec, bytes(folder), name=name.lower())
 
 
-def _write(name: str, downloads: Path, folder: Path, watch: Watch | None) -> None:
+def _write(name: str, downloads: Path, folder: Path, desk: Workspace) -> None:
     parts = {split: _open_set(name, downloads, options) for split, options in SETS[name].items()}
     total = sum(len(part) for part in parts.values())
     with contextlib.ExitStack() as stack:
-        advance = stack.enter_context(watch.track(f"writing {name}", total, unit="images")).advance if watch else None
+        advance = stack.enter_context(desk.watch.track(f"writing {name}", total, unit="images")).advance
         for split, part in parts.items():
             _write_part(part, folder / SPLITS[split] if split else folder, advance)
 
@@ -129,7 +115,7 @@ def _open_set(name: str, downloads: Path, options: dict[str, Any]) -> Any:
             ) from error
 
 
-def _write_part(part: Any, folder: Path, advance: Callable[[int], None] | None) -> None:
+def _write_part(part: Any, folder: Path, advance: Callable[[int], None]) -> None:
     names = getattr(part, "classes", None) or getattr(part, "categories", None)
     made: set[Path] = set()
     for index in range(len(part)):
@@ -143,8 +129,7 @@ def _write_part(part: Any, folder: Path, advance: Callable[[int], None] | None) 
             image.save(place / f"{index:06d}.png")
         else:
             _link_or_copy(original, place / f"{index:06d}{original.suffix.lower()}")
-        if advance is not None:
-            advance(1)
+        advance(1)
 
 
 def _class_folder(names: Any, target: int) -> str:

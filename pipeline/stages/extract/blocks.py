@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from pipeline.base.interrupt import StopRequest, stop_requests
 from pipeline.base.items import ITEM_STATES
 from pipeline.base.machine import worker_count
-from pipeline.base.watch import Tracker, Watch
+from pipeline.base.watch import Tracker
+from pipeline.base.workspace import Workspace
 from pipeline.images import Loaded, Loader
 from pipeline.runs.recipe import Recipe
 from pipeline.stages.extract.donors import Origin, find_origin
@@ -184,7 +185,7 @@ class Work:
     batch: int | None
 
 
-def do_blocks(out: Path, root: str, settings: ExtractSettings, *, ranks: Ranks, watch: Watch) -> Work:
+def do_blocks(out: Path, root: str, settings: ExtractSettings, *, ranks: Ranks, desk: Workspace) -> Work:
     """Do this process's share of the blocks that the unfinished file of ``out`` still misses.
 
     Everything but ``root`` (where the images lie now) is read from that file, so every process of a job sees the same.
@@ -199,19 +200,17 @@ def do_blocks(out: Path, root: str, settings: ExtractSettings, *, ranks: Ranks, 
     with Writer(out) as writer:
         todo = ranks.mine(np.flatnonzero(~writer.done).tolist())
         if not writer.done.all() and writer.done.any() and ranks.first:
-            watch.say(f"resuming: {int(writer.done.sum())} of {len(writer.done)} blocks are done")
+            desk.watch.say(f"resuming: {int(writer.done.sum())} of {len(writer.done)} blocks are done")
         rows = [row for block in todo for row in range(*writer.span(block))]
         # What is counted, and timed, is what goes through the trunk here: not copied rows, not other processes' rows.
         fresh = int((origin.donor[rows] < 0).sum()) if rows else 0
-        recipe = Recipe.of(
-            target.provenance, weights=target.about["weights"], cache_root=settings.cache_root, watch=watch
-        )
+        recipe = Recipe.of(target.provenance, target.about["weights"], desk)
         trunk = None
         if fresh:
-            trunk = FrozenTrunk(recipe.trunk, batch=settings.batch_size, work_dir=settings.cache_root / "engines")
+            trunk = FrozenTrunk(recipe.trunk, batch=settings.batch_size, work_dir=desk.engines)
         workers = worker_count(settings.workers)
         loader = Loader(recipe.geometry(), workers=workers, ahead=4 * workers + (trunk.engine.batch if trunk else 0))
-        follow = watch.track("extract", fresh) if fresh else nullcontext(Tracker())
+        follow = desk.watch.track("extract", fresh) if fresh else nullcontext(Tracker())
         with stop_requests() as stop, loader, follow as tracker:
             loop = BlockLoop(
                 writer=writer,

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.base import settings as st
 from pipeline.base.errors import DataError
 from pipeline.base.items import ITEM_STATES
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 from pipeline.stages.extract.settings import ExtractSettings
 from pipeline.store.find import view_path
@@ -53,32 +52,20 @@ class ExtractResult:
         return {**dataclasses.asdict(self), "cache": str(self.cache)}
 
 
-def extract(source: str | Path, *, watch: Watch | None = None, **options: Any) -> ExtractResult:
-    """Write the features of ``source`` to a cache file, doing only what is not done yet; returns where it lies.
-
-    ``options`` are the fields of :class:`ExtractSettings`.
-
-    Raises:
-        ConfigError, DataError, WeightsError, CacheError: before the first forward pass wherever it can be known.
-        Interrupted: after a signal; everything finished is kept and the same call resumes.
-    """
-    return run_extract(st.build(ExtractSettings, {"source": source, **options}), watch or Watch())
-
-
-def run_extract(settings: ExtractSettings, watch: Watch) -> ExtractResult:
-    """Stage one with settings made; see :func:`extract`. Under ``torchrun`` every process calls it."""
+def extract(settings: ExtractSettings, desk: Workspace) -> ExtractResult:
+    """Stage one with settings made. Under ``torchrun`` every process calls it."""
     from pipeline.base.ranks import Ranks
     from pipeline.images import View
 
     ranks = Ranks()
     ranks.join()
     try:
-        plain = _one_file(settings, watch, ranks, None)
+        plain = _one_file(settings, desk, ranks, None)
         out, views = plain.cache, []
         for number in range(1, settings.views + 1):
             there = dataclasses.replace(settings, out=view_path(out, number))
-            watch.say(f"view {number} of {settings.views} of the train images")
-            views.append(_one_file(there, watch, ranks, View(number, settings.view_seed)))
+            desk.watch.say(f"view {number} of {settings.views} of the train images")
+            views.append(_one_file(there, desk, ranks, View(number, settings.view_seed)))
         return dataclasses.replace(
             plain,
             new=plain.new + sum(v.new for v in views),
@@ -89,11 +76,11 @@ def run_extract(settings: ExtractSettings, watch: Watch) -> ExtractResult:
         ranks.leave()
 
 
-def _one_file(settings: ExtractSettings, watch: Watch, ranks: Ranks, view: View | None) -> ExtractResult:
-    return _first(settings, watch, ranks, view) if ranks.first else _follow(settings, ranks)
+def _one_file(settings: ExtractSettings, desk: Workspace, ranks: Ranks, view: View | None) -> ExtractResult:
+    return _first(settings, desk, ranks, view) if ranks.first else _follow(settings, desk, ranks)
 
 
-def _first(settings: ExtractSettings, watch: Watch, ranks: Ranks, view: View | None) -> ExtractResult:
+def _first(settings: ExtractSettings, desk: Workspace, ranks: Ranks, view: View | None) -> ExtractResult:
     """The only process, or the one that plans, creates and publishes for all."""
     from pipeline import store
     from pipeline.stages.extract.plan import Plan
@@ -106,13 +93,13 @@ def _first(settings: ExtractSettings, watch: Watch, ranks: Ranks, view: View | N
         ranks.share(message)
 
     try:
-        plan = Plan(settings, watch, view)
+        plan = Plan(settings, desk, view)
         if plan.unchanged():
             announce({"out": None, "made": str(plan.out)})
             return _nothing_to_do(plan, began)
         with store.writing_lock(plan.out) as dead:
             if dead:
-                watch.say(f"an earlier job ({dead}) ended without finishing: going on from what it left")
+                desk.watch.say(f"an earlier job ({dead}) ended without finishing: going on from what it left")
             if plan.refresh():
                 announce({"out": None, "made": str(plan.out)})
                 return _nothing_to_do(plan, began)
@@ -124,7 +111,7 @@ def _first(settings: ExtractSettings, watch: Watch, ranks: Ranks, view: View | N
             announce(None)
 
 
-def _follow(settings: ExtractSettings, ranks: Ranks) -> ExtractResult:
+def _follow(settings: ExtractSettings, desk: Workspace, ranks: Ranks) -> ExtractResult:
     """Another process: does its blocks of the file that the first one made, and waits for it to be published."""
     from pipeline import store
     from pipeline.stages.extract.blocks import do_blocks
@@ -135,7 +122,7 @@ def _follow(settings: ExtractSettings, ranks: Ranks) -> ExtractResult:
         return ExtractResult(Path(job["made"]), "", 0, 0, 0, 0, time.perf_counter() - began, {}, {}, ())
     out = Path(job["out"])
     key = store.open_partial(store.partial_path(out)).key
-    work = do_blocks(out, job["root"], settings, ranks=ranks, watch=Watch())
+    work = do_blocks(out, job["root"], settings, ranks=ranks, desk=desk.silent())
     ranks.total(work.forwards)
     ranks.total(0)  # published
     return ExtractResult(out, key, 0, work.forwards, 0, 0, time.perf_counter() - began, {}, {}, ())
@@ -148,7 +135,7 @@ def _nothing_to_do(plan: Plan, began: float) -> ExtractResult:
     failed = sum(plan.old.failed().values())
     _refuse_too_many_failures(plan, failed, store.failures_path(plan.out))
     listed = f" ({failed} failed: {store.failures_path(plan.out)})" if failed else ""
-    plan.watch.say(f"nothing to do: {plan.out} holds these {len(plan.old):,} images with these settings{listed}")
+    plan.desk.watch.say(f"nothing to do: {plan.out} holds these {len(plan.old):,} images with these settings{listed}")
     return _result(plan, plan.old, began, new=0, reused=len(plan.old) - failed)
 
 
@@ -157,7 +144,7 @@ def _work_and_publish(plan: Plan, ranks: Ranks, began: float) -> ExtractResult:
     from pipeline.base import words as numbers
     from pipeline.stages.extract.blocks import do_blocks
 
-    work = do_blocks(plan.out, plan.images_root, plan.settings, ranks=ranks, watch=plan.watch)
+    work = do_blocks(plan.out, plan.images_root, plan.settings, ranks=ranks, desk=plan.desk)
     forwards = ranks.total(work.forwards)
     with store.Writer(plan.out) as writer:
         states = writer.states()
@@ -174,17 +161,19 @@ def _work_and_publish(plan: Plan, ranks: Ranks, began: float) -> ExtractResult:
     cache = store.open_cache(plan.out)
     result = _result(plan, cache, began, new=forwards, reused=sum(cache.counts().values()) - forwards)
     if work.forwards:
-        result = _with_speed(result, work, plan.watch)
+        result = _with_speed(result, work, plan.desk)
     failed = f", {result.failed} failed ({store.failures_path(plan.out)})" if result.failed else ""
     rows = f"{result.rows:,} rows: {result.new:,} new, {result.reused:,} reused{failed}"
-    plan.watch.say(f"{rows}, in {numbers.seconds(result.seconds)} -> {plan.out}")
-    if stale := runs.learned_from_other(plan.out, cache.content, cache_root=plan.settings.cache_root):
-        plan.watch.warn(f"learned from what {plan.out.name} held before, and must be trained again: {', '.join(stale)}")
+    plan.desk.watch.say(f"{rows}, in {numbers.seconds(result.seconds)} -> {plan.out}")
+    if stale := runs.learned_from_other(plan.out, cache.content, plan.desk):
+        plan.desk.watch.warn(
+            f"learned from what {plan.out.name} held before, and must be trained again: {', '.join(stale)}"
+        )
     return result
 
 
-def _with_speed(result: ExtractResult, work: Work, watch: Watch) -> ExtractResult:
-    watch.say(work.shares.line())
+def _with_speed(result: ExtractResult, work: Work, desk: Workspace) -> ExtractResult:
+    desk.watch.say(work.shares.line())
     speed = work.forwards / max(1e-9, work.shares.forward + work.shares.waiting + work.shares.write)
     parts = dataclasses.asdict(work.shares)
     return dataclasses.replace(result, batch=work.batch, shares=parts, images_per_second=speed)

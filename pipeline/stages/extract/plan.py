@@ -18,7 +18,7 @@ from pipeline import images, store
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.items import ITEM_STATES, SPLITS
 from pipeline.base.machine import resolve_device, worker_count
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.runs.recipe import Recipe
 from pipeline.stages.extract.donors import _key_at, donor_files
 from pipeline.trunk import identity
@@ -44,13 +44,13 @@ class Plan:
         notes: what was decided about splits, for the user.
     """
 
-    def __init__(self, settings: ExtractSettings, watch: Watch, view: images.View | None = None) -> None:
-        self.settings, self.watch, self.view = settings, watch, view
-        self.listing = images.list_source(settings.source, cache_root=settings.cache_root, watch=watch)
+    def __init__(self, settings: ExtractSettings, desk: Workspace, view: images.View | None = None) -> None:
+        self.settings, self.desk, self.view = settings, desk, view
+        self.listing = images.list_source(settings.source, desk)
         if self.listing.skipped and view is None:
-            watch.say(images.skip_summary(self.listing.skipped))
+            desk.watch.say(images.skip_summary(self.listing.skipped))
         if not self.listing.classes and view is None:
-            watch.say(
+            desk.watch.say(
                 f"no class folders: {len(self.listing.ids):,} images without labels; heads cannot learn from them"
             )
         self.device = resolve_device(settings.device)
@@ -62,7 +62,7 @@ class Plan:
 
     def _identity(self) -> tuple[Recipe, Path]:
         s = self.settings
-        info = find_weights(s.weights, trunk=s.trunk, cache_root=s.cache_root, watch=self.watch)
+        info = find_weights(s.weights, s.trunk, self.desk)
         if s.image_size is not None:
             info = identity.with_image_size(info, s.image_size)
         n = len(self.listing.ids)
@@ -81,7 +81,7 @@ class Plan:
 
     def _default_path(self, info: WeightsInfo, key: str) -> Path:
         """A telling name, with a number when a folder of the same name that still exists elsewhere has taken it."""
-        folder = self.settings.cache_root / "features"
+        folder = self.desk.features
         name = info.path.stem if info.name == "file" and info.path else info.name
         weights = re.sub(r"[^A-Za-z0-9]+", "", name)[:24]
         stem = f"{self.listing.name}-{info.trunk}-{weights}-{info.crop}px-{key[:8]}".lower()
@@ -116,7 +116,7 @@ class Plan:
         unknown = np.flatnonzero(~digests.any(axis=1))
         if len(unknown) and (images.needs_carving(listing) or self.old is not None or donor_files(self.out, self.key)):
             # Content decides the split and what can be reused, so the bytes are read before anything is planned.
-            with self.watch.track("hash", len(unknown)) as tracker:
+            with self.desk.watch.track("hash", len(unknown)) as tracker:
                 paths = [listing.path(int(i)) for i in unknown]
                 digests[unknown] = images.digest_many(paths, workers=worker_count(s.workers), progress=tracker.advance)
         plan = images.assign_splits(
@@ -190,10 +190,10 @@ class Plan:
             unread = (begun.states > ITEM_STATES["good"]) & ~begun.digests.any(axis=1)
             if _same(begun, self.contents) and begun.block_rows == self.contents.block_rows and not unread.any():
                 return True
-            self.watch.say("the source has changed since the interruption: finished rows are reused")
+            self.desk.watch.say("the source has changed since the interruption: finished rows are reused")
             store.retire_partial(self.out)
         for note in self.notes if self.view is None else ():
-            self.watch.say(note)
+            self.desk.watch.say(note)
         store.create_partial(self.out, self.contents)
         return False
 

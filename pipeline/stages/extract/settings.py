@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
-from pipeline.base.settings import ROOT_HELP
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,6 @@ class ExtractSettings:
     view_seed: int = st.option(0, "seed of the views", minimum=0)
     max_failures: float = st.option(0.01, "share of images that may fail before the job ends with an error", minimum=0)
     rehash: bool = st.option(False, "read every image again instead of trusting unchanged sizes and times")
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
     def __post_init__(self) -> None:
         st.check(self)

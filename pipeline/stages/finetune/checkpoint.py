@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.base.errors import HeadError
 from pipeline.base.files import unwritable, write_json
+from pipeline.base.workspace import Workspace
 
 if TYPE_CHECKING:
     import torch
@@ -38,10 +39,10 @@ LOCK = "lock"
 FORMAT_VERSION = 1
 
 
-def state_folder(cache_root: Path, identity: Mapping[str, Any]) -> Path:
+def state_folder(desk: Workspace, identity: Mapping[str, Any]) -> Path:
     """The folder of the training that ``identity`` (plain JSON values) decides."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return cache_root / "tuning" / hashlib.sha256(text.encode()).hexdigest()[:16]
+    return desk.tuning / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Checkpoint:

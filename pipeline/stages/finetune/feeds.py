@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.stages.finetune.settings import FinetuneSettings
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def mixed(
     return mixture, partner, own
 
 
-def inputs_of(settings: FinetuneSettings, attached: Attached, ranks: Ranks, watch: Watch) -> Inputs:
+def inputs_of(settings: FinetuneSettings, attached: Attached, ranks: Ranks, desk: Workspace) -> Inputs:
     """What training goes by: images, or what is cached of them."""
     import numpy as np
 
@@ -211,9 +211,9 @@ def inputs_of(settings: FinetuneSettings, attached: Attached, ranks: Ranks, watc
     if settings.train != "layer4" or not settings.prefix:
         return _images(settings, attached)
     rows = np.concatenate([attached.train, attached.val])
-    prefix = PrefixMaps(attached.network, attached.recipe, attached.cache, rows, settings.cache_root)
-    prefix.announce(watch, confirmed=settings.yes)
-    maps = prefix.make(ranks=ranks, root=attached.root, device=attached.device, workers=settings.threads, watch=watch)
+    prefix = PrefixMaps(attached.network, attached.recipe, attached.cache, rows, desk)
+    prefix.announce(desk, confirmed=settings.yes)
+    maps = prefix.make(ranks=ranks, root=attached.root, device=attached.device, workers=settings.threads, desk=desk)
     flip = settings.augment == "flip"
     return Maps(attached.network, maps, prefix.rows, prefix.shape, attached.device, flip, settings.seed)
 

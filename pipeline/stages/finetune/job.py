@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
-from pipeline.base.settings import LATEST
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 from pipeline.stages.finetune.feeds import _images, inputs_of
 from pipeline.stages.finetune.settings import _NOT_IDENTITY, FinetuneSettings
@@ -60,20 +59,8 @@ class FinetuneResult:
         return {**dataclasses.asdict(self), "run": str(self.run)}
 
 
-def finetune(run: str | Path = LATEST, *, watch: Watch | None = None, **options: Any) -> FinetuneResult:
-    """Fine-tune a head run end to end; the better of before and after, on val, is kept.
-
-    ``options`` are the fields of :class:`FinetuneSettings`. Interrupted, the same call goes on from where it was.
-
-    Raises:
-        HeadError, CacheError, DataError, WeightsError, ConfigError: before training wherever it can be known.
-        Interrupted: after a signal; the state is kept.
-    """
-    return run_finetune(st.build(FinetuneSettings, {"run": run, **options}), watch or Watch())
-
-
-def run_finetune(settings: FinetuneSettings, watch: Watch) -> FinetuneResult:
-    """Fine-tune with settings made; see :func:`finetune`. Under ``torchrun`` every process calls it."""
+def finetune(settings: FinetuneSettings, desk: Workspace) -> FinetuneResult:
+    """Fine-tune with settings made. Under ``torchrun`` every process calls it."""
     from pipeline.base.ranks import Ranks
 
     ranks = Ranks()
@@ -84,22 +71,22 @@ def run_finetune(settings: FinetuneSettings, watch: Watch) -> FinetuneResult:
         )
     ranks.join()
     try:
-        return _finetune(settings, ranks, watch if ranks.first else Watch())
+        return _finetune(settings, ranks, desk if ranks.first else desk.silent())
     finally:
         ranks.leave()
 
 
-def _finetune(settings: FinetuneSettings, ranks: Ranks, watch: Watch) -> FinetuneResult:
+def _finetune(settings: FinetuneSettings, ranks: Ranks, desk: Workspace) -> FinetuneResult:
     from pipeline.base.interrupt import stop_requests
     from pipeline.stages.finetune.checkpoint import Checkpoint, state_folder
     from pipeline.stages.finetune.loop import Tuning
     from pipeline.stages.finetune.start import attach, to_random_head
 
-    attached = attach(settings, watch)
-    checkpoint = Checkpoint(state_folder(settings.cache_root, _identity(settings, attached)))
+    attached = attach(settings, desk)
+    checkpoint = Checkpoint(state_folder(desk, _identity(settings, attached)))
     with _held(checkpoint, ranks, fresh=settings.fresh):
         began = time.perf_counter()
-        tuning = Tuning(attached, inputs_of(settings, attached, ranks, watch), settings, ranks, watch)
+        tuning = Tuning(attached, inputs_of(settings, attached, ranks, desk), settings, ranks, desk)
         certificate, logits = _certificate(tuning)
         if settings.head == "random":
             to_random_head(attached.network, settings.seed)
@@ -109,7 +96,7 @@ def _finetune(settings: FinetuneSettings, ranks: Ranks, watch: Watch) -> Finetun
         step0 = tuning.scores(attached.val, logits)
         preparation = time.perf_counter() - began
         if tuning.resume(checkpoint):
-            watch.say(
+            desk.watch.say(
                 f"going on from an interrupted training: {tuning.progress.step} of {tuning.total_steps} steps done"
             )
         else:
@@ -173,7 +160,7 @@ def _certificate(tuning: Tuning) -> tuple[tuple[float, float], NDArray[np.float3
     attached, inputs = tuning.attached, tuning.inputs
     way = _images(tuning.settings, attached) if isinstance(inputs, CachedFeatures) else inputs
     logits = tuning.logits(attached.val, "certificate", way)
-    return attached.certificate(logits, maps=isinstance(inputs, Maps), watch=tuning.watch), logits
+    return attached.certificate(logits, maps=isinstance(inputs, Maps), desk=tuning.desk), logits
 
 
 def _train_scores(tuning: Tuning) -> tuple[float, float]:
@@ -203,7 +190,7 @@ def _show_groups(tuning: Tuning) -> None:
         f"augmentation: {augment}{' and RandAugment' if s.randaugment else ''}, mixup {s.mixup:g}; {s.solver}, "
         f"{tuning.total_steps} steps of {s.batch_size} images: {tuning.warm_steps} of rising rates, then a cosine to 0",
     ]
-    tuning.watch.show(groups_table(rows, title="What learns", caption="\n".join(words)))
+    tuning.desk.watch.show(groups_table(rows, title="What learns", caption="\n".join(words)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +215,9 @@ def _choose(tuning: Tuning, step0: tuple[float, float]) -> _Choice:
     elif tuning.settings.interpolate:
         mixtures = score_mixtures(tuning, step0, (best["loss"], best["val"]))
         found = best_mixture(mixtures)
-        tuning.watch.say(f"between before (0) and after (1): best on val at {found.share:.1f}, {percent(found.val)}")
+        tuning.desk.watch.say(
+            f"between before (0) and after (1): best on val at {found.share:.1f}, {percent(found.val)}"
+        )
         tensors = between(tuning.start, tuning.best, found.share)
         epoch = int(best["epoch"]) if found.share else 0
         choice = _Choice(tensors, found.val, epoch, found.share, tuple(mixtures))
@@ -252,7 +241,7 @@ def _publish(tuning: Tuning, choice: _Choice, result: FinetuneResult, checkpoint
     outcome = Outcome(tuning, checkpoint.folder / "chosen")
     verdict = outcome.verdict(val_logits, kept=choice.epoch, share=choice.share)
     with runs.new_run(
-        tuning.settings.cache_root,
+        tuning.desk,
         stage="finetune",
         name=attached.cache.path.name.removesuffix(".h5"),
         settings=st.record(tuning.settings),

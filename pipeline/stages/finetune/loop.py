@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import ConfigError, Interrupted
 from pipeline.base.interrupt import StopRequest
-from pipeline.base.watch import TraceRow, Watch
+from pipeline.base.watch import TraceRow
+from pipeline.base.workspace import Workspace
 from pipeline.show.trace import observe
 from pipeline.stages.finetune.feeds import ORDER, Inputs, chunks, draw, mixed, share
 from pipeline.stages.finetune.groups import batch_norms, learnt_tensors, parameter_groups
@@ -69,9 +70,9 @@ class Tuning:
     """
 
     def __init__(
-        self, attached: Attached, inputs: Inputs, settings: FinetuneSettings, ranks: Ranks, watch: Watch
+        self, attached: Attached, inputs: Inputs, settings: FinetuneSettings, ranks: Ranks, desk: Workspace
     ) -> None:
-        self.attached, self.inputs, self.settings, self.ranks, self.watch = attached, inputs, settings, ranks, watch
+        self.attached, self.inputs, self.settings, self.ranks, self.desk = attached, inputs, settings, ranks, desk
         if settings.bn == "train":
             check_pieces(len(attached.train), settings.batch_size, settings.accumulate)
         network = attached.network.to(memory_format=torch.channels_last)
@@ -117,7 +118,7 @@ class Tuning:
         found = np.zeros((len(rows), len(self.attached.cache.classes)), np.float32)
         places = np.arange(len(rows))[self.ranks.rank :: self.ranks.world]
         at = 0
-        with self._evaluating(), torch.inference_mode(), self.watch.track(what, len(places)) as tracker:
+        with self._evaluating(), torch.inference_mode(), self.desk.watch.track(what, len(places)) as tracker:
             for part, x in inputs.batches(chunks(rows[places].tolist(), EVAL_BATCH), None):
                 found[places[at : at + len(part)]] = inputs.module(x).float().cpu().numpy()
                 at += len(part)
@@ -176,7 +177,7 @@ class Tuning:
             self._train(checkpoint, stop)
         for module in self.norms:
             module.training = False
-        self.watch.end_trace()
+        self.desk.watch.end_trace()
 
     def _train(self, checkpoint: Checkpoint | None, stop: StopRequest) -> None:
         while not self.progress.ended:
@@ -187,7 +188,7 @@ class Tuning:
                 fresh = self.progress.best is not None and self.progress.best["epoch"] == self.progress.epoch - 1
             else:
                 fresh = False
-                self.watch.warn(
+                self.desk.watch.warn(
                     f"epoch {self.progress.epoch}: the loss is not finite: stopped; lower the learning rates"
                 )
                 self.progress.ended = True
@@ -201,7 +202,7 @@ class Tuning:
         steps = [self._pieces(batch) for batch in chunks(order, s.batch_size)[p.done :]]
         batches = self.inputs.batches([rows for pieces in steps for rows, _ in pieces], p.epoch)
         written = began = time.perf_counter()
-        with self.watch.track(f"epoch {p.epoch}", len(order), done=p.done * s.batch_size) as tracker:
+        with self.desk.watch.track(f"epoch {p.epoch}", len(order), done=p.done * s.batch_size) as tracker:
             for pieces in steps:
                 loss, hits, seen, asked = self.ranks.added(
                     np.array([*self._step(pieces, batches), float(stop.signal != 0)])
@@ -320,7 +321,7 @@ class Tuning:
         before = [TraceRow(**r) for r in self.progress.rows]
         row = dataclasses.replace(row, observation=observe([*before, row], len(self.attached.cache.classes)))
         self.progress.rows.append(dataclasses.asdict(row))
-        self.watch.trace(row)
+        self.desk.watch.trace(row)
 
     # -- state --------------------------------------------------------------------------------------------------------
 
@@ -366,7 +367,7 @@ class Tuning:
             saved = checkpoint.tensors("best")
             self.best = {n: torch.empty_like(t).copy_(saved[n]) for n, t in self.learnt.items()}
         for row in self.progress.rows:
-            self.watch.trace(TraceRow(**row))
+            self.desk.watch.trace(TraceRow(**row))
         return True
 
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:

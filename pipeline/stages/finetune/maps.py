@@ -20,7 +20,7 @@ from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.files import unwritable
 from pipeline.base.interrupt import stop_requests
 from pipeline.base.items import ITEM_STATES
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,7 +45,7 @@ class PrefixMaps:
     """
 
     def __init__(
-        self, network: nn.Module, recipe: Recipe, cache: Cache, rows: NDArray[np.int64], cache_root: Path
+        self, network: nn.Module, recipe: Recipe, cache: Cache, rows: NDArray[np.int64], desk: Workspace
     ) -> None:
         from pipeline.store import key_of
 
@@ -56,7 +56,7 @@ class PrefixMaps:
         self.digests = cache.digests[self.rows]
         images = hashlib.sha256(self.digests.tobytes()).hexdigest()
         stem = cache.path.name.removesuffix(".h5")
-        self.path = cache_root / "maps" / f"{stem}-{LAYER}-{self.key[:8]}-{images[:8]}.h5"
+        self.path = desk.maps / f"{stem}-{LAYER}-{self.key[:8]}-{images[:8]}.h5"
 
     @property
     def dim(self) -> int:
@@ -68,14 +68,14 @@ class PrefixMaps:
         """Size of the maps on disk."""
         return len(self.rows) * self.dim * DTYPE.itemsize
 
-    def announce(self, watch: Watch, *, confirmed: bool) -> None:
+    def announce(self, desk: Workspace, *, confirmed: bool) -> None:
         """Say how large the maps are, before anything is written.
 
         Raises:
             ConfigError: more than 10 GB without ``--yes``, or more than the disk has room for.
         """
         if self.path.exists():
-            watch.say(f"maps before layer4: {self.path}, made before")
+            desk.watch.say(f"maps before layer4: {self.path}, made before")
             return
         from pipeline.base.words import count, shape, size
 
@@ -91,14 +91,14 @@ class PrefixMaps:
             raise unwritable(self.path.parent, error) from error
         if self.size > free and not self._begun():
             raise ConfigError(f"{what}, and {self.path.parent} has {size(free)} left: free space, {way_out}")
-        watch.say(f"{what} ({self.path}; delete it when you are done)")
+        desk.watch.say(f"{what} ({self.path}; delete it when you are done)")
 
     def _begun(self) -> bool:
         from pipeline.store import partial_path
 
         return partial_path(self.path).exists()
 
-    def make(self, *, ranks: Ranks, root: Path, device: str, workers: int, watch: Watch) -> Cache:
+    def make(self, *, ranks: Ranks, root: Path, device: str, workers: int, desk: Workspace) -> Cache:
         """The maps, computed as far as they are not there yet; every process does its share of the blocks.
 
         Raises:
@@ -110,7 +110,7 @@ class PrefixMaps:
         if not ranks.first:
             found = ranks.share(None)
             if found["make"]:
-                self._fill(ranks, root, device, workers, Watch())
+                self._fill(ranks, root, device, workers, desk.silent())
                 ranks.total(0)
             return store.open_cache(self.path)
         announced = False
@@ -120,7 +120,7 @@ class PrefixMaps:
                     self._begin()
                     announced = True
                     ranks.share({"make": True})
-                    self._fill(ranks, root, device, workers, watch)
+                    self._fill(ranks, root, device, workers, desk)
                     with store.Writer(self.path) as writer:
                         writer.publish()
                     ranks.total(0)
@@ -172,7 +172,7 @@ class PrefixMaps:
         ids = self.cache.ids
         return [ids[row] for row in self.rows.tolist()]
 
-    def _fill(self, ranks: Ranks, root: Path, device: str, workers: int, watch: Watch) -> None:
+    def _fill(self, ranks: Ranks, root: Path, device: str, workers: int, desk: Workspace) -> None:
         """Compute this process's share of the blocks that are missing."""
         from pipeline import store
 
@@ -180,7 +180,7 @@ class PrefixMaps:
             todo = ranks.mine(np.flatnonzero(~writer.done).tolist())
             spans = [writer.span(block) for block in todo]
             images = self._batches(spans, root, device, workers)
-            with watch.track("maps before layer4", sum(b - a for a, b in spans)) as tracker:
+            with desk.watch.track("maps before layer4", sum(b - a for a, b in spans)) as tracker:
                 for block, (first, last) in zip(todo, spans, strict=True):
                     found = np.empty((last - first, self.dim), np.float32)
                     at = 0

@@ -54,17 +54,17 @@ class Outcome:
 
     def verdict(self, val_logits: NDArray[np.float32], *, kept: int, share: float | None) -> Verdict:
         """Test is read here, once, with everything chosen; ``val_logits`` (n, C) are of the chosen network."""
-        attached, settings, watch = self.tuning.attached, self.tuning.settings, self.tuning.watch
+        attached, settings, desk = self.tuning.attached, self.tuning.settings, self.tuning.desk
         y = attached.cache.labels[attached.val]
         before, after = (x.argmax(axis=1) == y for x in (attached.cached_logits(attached.val), val_logits))
         drift = {}
         if settings.train != "head":
-            drift = verdict.drift(attached, workers=settings.threads, watch=watch)
+            drift = verdict.drift(attached, workers=settings.threads, desk=desk)
         test = None
         if settings.evaluate:
             config = {**attached.record, "stage": "finetune"}
             own = runs.Run(self.folder, config, {})
-            test = verdict.test_change(attached, own, cache_root=settings.cache_root, watch=watch)
+            test = verdict.test_change(attached, own, desk)
         last = self.tuning.progress.rows[-1]
         return verdict.judge(
             verdict.change("val", before, after),
@@ -99,7 +99,7 @@ class Outcome:
         """The verdict, and where the run is."""
         from pipeline.base.words import percent, points, seconds
 
-        verdict.show(found, self.tuning.watch)
+        verdict.show(found, self.tuning.desk)
         val = found.val
         text = f"val {percent(val.before)} -> {percent(val.after)} ({points(val.difference)})"
-        self.tuning.watch.say(f"{text}, in {seconds(found.seconds)} -> {run}")
+        self.tuning.desk.watch.say(f"{text}, in {seconds(found.seconds)} -> {run}")

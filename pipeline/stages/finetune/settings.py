@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
-from pipeline.base.settings import LATEST, ROOT_HELP, RUN_HELP
+from pipeline.base.settings import LATEST, RUN_HELP
 
 # From the head down: what each stage of the network is made of.
 STAGES = {
@@ -29,7 +28,7 @@ _RATES = ", ".join(f"{{}} with {solver}" for solver in SOLVERS)
 _TRUNK_RATES = _RATES.format(*(f"{trunk:g}" for trunk, _ in LEARNING_RATES.values()))
 _HEAD_RATES = _RATES.format(*(f"{head:g}" for _, head in LEARNING_RATES.values()))
 # They change neither the weights that training gives nor where its state lies.
-_NOT_IDENTITY = {"run", "workers", "checkpoint_seconds", "yes", "fresh", "interpolate", "evaluate", "cache_root"}
+_NOT_IDENTITY = {"run", "workers", "checkpoint_seconds", "yes", "fresh", "interpolate", "evaluate"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,6 @@ class FinetuneSettings:
     seed: int = st.option(0, "seed of the order of the images and of all that is drawn", minimum=0)
     device: str = st.option("auto", "where the network runs", choices=("auto", "cpu", "cuda"))
     workers: int | None = st.option(None, "decoding threads; by default one per core", minimum=1)
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
     def __post_init__(self) -> None:
         st.check(self)

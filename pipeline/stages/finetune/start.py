@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.machine import resolve_device
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_of, cache_record
 from pipeline.runs.pixels import image_root, labelled, require_images
@@ -72,7 +72,7 @@ class Attached:
         share = STORAGE_ERROR[self.recipe.dtype] + ARITHMETIC_ERROR[self.recipe.trunk.precision]
         return (share + MAPS_ERROR * maps) * reach
 
-    def certificate(self, logits: NDArray[np.float32], *, maps: bool, watch: Watch) -> tuple[float, float]:
+    def certificate(self, logits: NDArray[np.float32], *, maps: bool, desk: Workspace) -> tuple[float, float]:
         """Largest difference of ``logits`` (n, C) of the val images from the cached ones, and what is allowed.
 
         Raises:
@@ -85,11 +85,11 @@ class Attached:
             raise HeadError(
                 f"the reattached network does not give the cached logits{through}: {text}; extract and train again"
             )
-        watch.say(f"certificate: the reattached network gives the cached logits{through} ({text})")
+        desk.watch.say(f"certificate: the reattached network gives the cached logits{through} ({text})")
         return difference, tolerance
 
 
-def attach(settings: FinetuneSettings, watch: Watch) -> Attached:
+def attach(settings: FinetuneSettings, desk: Workspace) -> Attached:
     """The run's head on its trunk; everything that can be known before long work is checked here.
 
     Raises:
@@ -101,17 +101,17 @@ def attach(settings: FinetuneSettings, watch: Watch) -> Attached:
     from pipeline.trunk.surgery import reattach
     from pipeline.trunk.weights import load_model
 
-    run = runs.find_run(settings.run, cache_root=settings.cache_root)
+    run = runs.find_run(settings.run, desk)
     if run.stage not in ("train", "search"):
         raise HeadError(f"{run.folder.name} is a {run.stage} run: give a run of `pipeline train` or `pipeline search`")
-    runs.require_writable(settings.cache_root)
+    runs.require_writable(desk)
     cache = cache_of(run)
     head = load_head(run.folder)
     require_key(head, cache.key, str(cache.path))
     if head.kind != "linear":
         raise HeadError(f"{run.folder.name} has a head of kind {head.kind}: fine-tuning starts from a linear one")
     if "val" in run.config.get("learned_from", ()):
-        watch.warn(
+        desk.watch.warn(
             f"the head of {run.folder.name} has learned from val, too, on which before and after are compared: "
             "search with --no-refit for a head to fine-tune"
         )
@@ -121,7 +121,7 @@ def attach(settings: FinetuneSettings, watch: Watch) -> Attached:
             raise HeadError(f"{cache.path.name} has no {split} rows: fine-tuning needs train and val images")
     root = image_root(cache)
     weights = run.config["cache"]["about"]["weights"]
-    recipe = Recipe.of(cache.provenance, weights=weights, cache_root=settings.cache_root, watch=watch)
+    recipe = Recipe.of(cache.provenance, weights, desk)
     if recipe.trunk.layer != "avgpool":
         raise HeadError(f"the features are of {recipe.trunk.layer}: only the last stage's can be fine-tuned end to end")
     device = resolve_device(settings.device)

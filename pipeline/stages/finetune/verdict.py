@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 from pipeline.stages.score.evaluate import scored_rows
 
@@ -89,11 +89,11 @@ def change(split: str, before: NDArray[np.bool_], after: NDArray[np.bool_]) -> C
     return Change(split, len(before), float(before.mean()), float(after.mean()), d.value, d.low, d.high)
 
 
-def test_change(attached: Attached, tuned: runs.Run, *, cache_root: Any, watch: Watch) -> Change | None:
+def test_change(attached: Attached, tuned: runs.Run, desk: Workspace) -> Change | None:
     """The change on the test split, both sides scored once and kept; None where there are no test rows."""
     if not len(attached.test):
         return None
-    scored = [scored_rows(run, cache_root=cache_root, watch=watch) for run in (attached.run, tuned)]
+    scored = [scored_rows(run, desk) for run in (attached.run, tuned)]
     before, after = (s.logits.argmax(axis=1) == s.y for s in scored)
     return change("test", before, after)
 
@@ -101,7 +101,7 @@ def test_change(attached: Attached, tuned: runs.Run, *, cache_root: Any, watch: 
 test_change.__test__ = False  # type: ignore[attr-defined]
 
 
-def drift(attached: Attached, *, workers: int, watch: Watch) -> dict[str, float]:
+def drift(attached: Attached, *, workers: int, desk: Workspace) -> dict[str, float]:
     """Mean cosine of the cached features and the network's as it is now, by split, of rows spread over the split."""
     from pipeline.runs.network import network_forward
     from pipeline.runs.pixels import pixel_batches
@@ -117,7 +117,7 @@ def drift(attached: Attached, *, workers: int, watch: Watch) -> dict[str, float]
         batches = pixel_batches(
             attached.cache, rows.tolist(), root=attached.root, geometry=geometry, size=32, workers=workers
         )
-        with watch.track(f"features of {split}", len(rows)) as tracker:
+        with desk.watch.track(f"features of {split}", len(rows)) as tracker:
             for part, pixels in batches:
                 new = network_forward(attached.network, pixels, attached.recipe.trunk.info)[0].astype(np.float64)
                 old = np.asarray(attached.cache.features[part], np.float64)
@@ -200,13 +200,13 @@ def _next(val: Change, test: Change | None, drift: dict[str, float], course: Cou
     return advice
 
 
-def show(verdict: Verdict, watch: Watch) -> None:
+def show(verdict: Verdict, desk: Workspace) -> None:
     """The table, and the words below it."""
     from pipeline.show.tuning_tables import ChangeRow, verdict_table
 
     changes: Sequence[Change] = [c for c in (verdict.val, verdict.test) if c is not None]
     rows = [ChangeRow(c.split, c.n, c.before, c.after, c.low, c.high) for c in changes]
-    watch.show(
+    desk.watch.show(
         verdict_table(
             rows,
             head_seconds=verdict.head_seconds,
@@ -215,6 +215,6 @@ def show(verdict: Verdict, watch: Watch) -> None:
             title="Was it worth it?",
         )
     )
-    watch.say(f"worth it: {verdict.worth_it}")
+    desk.watch.say(f"worth it: {verdict.worth_it}")
     for line in verdict.next:
-        watch.say(f"next: {line}")
+        desk.watch.say(f"next: {line}")

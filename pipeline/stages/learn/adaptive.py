@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base.errors import ConfigError
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.store.rows import Rows
 
@@ -31,7 +31,7 @@ def optuna_trials(
     fitted: Rows,
     chosen: Rows,
     settings: SearchSettings,
-    watch: Watch,
+    desk: Workspace,
     space: Mapping[str, Any],
     base: MinibatchConfig,
     name: str,
@@ -63,8 +63,8 @@ def optuna_trials(
     ends = time.monotonic() + settings.budget if settings.budget else float("inf")
     lines = finished()
     if lines:
-        watch.say(f"the journal holds {len(lines)} finished trials of this search")
-    with watch.track("search", settings.trials, unit="heads", done=min(len(lines), settings.trials)) as tracker:
+        desk.watch.say(f"the journal holds {len(lines)} finished trials of this search")
+    with desk.watch.track("search", settings.trials, unit="heads", done=min(len(lines), settings.trials)) as tracker:
         while len(lines) < settings.trials and time.monotonic() < ends:
             trial = study.ask()
             # Seeded by the trial's number, which no two processes share.

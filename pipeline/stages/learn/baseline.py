@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
 from pipeline.base.items import SPLITS
-from pipeline.base.settings import LATEST
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
 from pipeline.stages.learn.settings import BaselineSettings
@@ -48,31 +47,21 @@ class BaselineReport:
         return {"run": str(self.run), "results": self.results}
 
 
-def baseline(cache: str | Path = LATEST, *, watch: Watch | None = None, **options: Any) -> BaselineReport:
-    """Fit baselines on train and score them on val and test.
-
-    ``options`` are the fields of :class:`BaselineSettings`.
-
-    Raises:
-        HeadError, CacheError: a cache without labelled train rows.
-        DataError: floors are asked for, and the images are not where the cache found them.
-    """
-    return run_baseline(st.build(BaselineSettings, {"cache": cache, **options}), watch or Watch())
-
-
-def run_baseline(settings: BaselineSettings, watch: Watch) -> BaselineReport:
-    """Baselines with settings made; see :func:`baseline`."""
+def baseline(settings: BaselineSettings, desk: Workspace) -> BaselineReport:
+    """Baselines with settings made."""
     from pipeline.heads.baselines import SHUFFLED
     from pipeline.show.tables import Result, results_table
 
-    cache = find_cache(settings.cache, cache_root=settings.cache_root)
+    cache = find_cache(settings.cache, desk)
     splits = {name: load_rows(cache, name) for name in SPLITS[1:]}
     if not len(splits["train"]):
         raise HeadError(f"{cache.path.name} has no labelled train rows: extract a source with train images")
-    watch.say(f"{cache.path.name}: " + ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items()) + " rows")
-    statistics = _image_statistics(cache, watch) if settings.floors else None
+    desk.watch.say(
+        f"{cache.path.name}: " + ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items()) + " rows"
+    )
+    statistics = _image_statistics(cache, desk) if settings.floors else None
     names = (*settings.names, SHUFFLED) if settings.floors else settings.names
-    with watch.track("baselines", len(names) + settings.floors, unit="fits") as tracker:
+    with desk.watch.track("baselines", len(names) + settings.floors, unit="fits") as tracker:
 
         def one_done(_: BaselineResult) -> None:
             tracker.advance()
@@ -85,12 +74,13 @@ def run_baseline(settings: BaselineSettings, watch: Watch) -> BaselineReport:
     lines = [
         Result(r.name, val=r.val, test=r.test, macro_f1=r.macro_f1, seconds=r.seconds, note=r.note) for r in results
     ]
-    watch.show(results_table(lines, title="Baselines, trained on the same rows"))
+    desk.watch.show(results_table(lines, title="Baselines, trained on the same rows"))
     name = cache.path.name.removesuffix(".h5")
     record = [dataclasses.asdict(r) for r in results]
-    with runs.new_run(
-        settings.cache_root, stage="baseline", name=name, settings=st.record(settings), about=cache_record(cache)
-    ) as (draft, folder):
+    with runs.new_run(desk, stage="baseline", name=name, settings=st.record(settings), about=cache_record(cache)) as (
+        draft,
+        folder,
+    ):
         draft.write_json("metrics.json", {"results": record})
     return BaselineReport(run=folder, results=record)
 
@@ -120,7 +110,7 @@ def _fit(
     )
 
 
-def _image_statistics(cache: Cache, watch: Watch) -> dict[str, Rows]:
+def _image_statistics(cache: Cache, desk: Workspace) -> dict[str, Rows]:
     """Of each split's labelled good rows the statistics of their images, read anew.
 
     Raises:
@@ -143,7 +133,7 @@ def _image_statistics(cache: Cache, watch: Watch) -> dict[str, Rows]:
             cache, rows.tolist(), root=root, geometry=geometry, size=BATCH, workers=len(os.sched_getaffinity(0))
         )
         parts = [np.zeros((0, 6 + THUMBNAIL**2), np.float32)]
-        with watch.track(f"{split} images", len(rows)) as tracker:
+        with desk.watch.track(f"{split} images", len(rows)) as tracker:
             for _, pixels in batches:
                 parts.append(pixel_statistics(pixels))
                 tracker.advance(len(pixels))

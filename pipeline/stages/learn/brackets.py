@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.settings import record
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.stages.learn.kept import Fitted, minibatch_head, observed, trace_row
 from pipeline.stages.learn.trials import line_of, trial_of
@@ -43,7 +43,7 @@ MLP_SPACE: dict[str, Any] = {
 
 
 def minibatch_search(
-    cache: Cache, fitted: Rows, chosen: Rows, settings: SearchSettings, watch: Watch
+    cache: Cache, fitted: Rows, chosen: Rows, settings: SearchSettings, desk: Workspace
 ) -> tuple[list[Trial], Fitted, dict[str, str]]:
     """The trials, ranked; the chosen configuration's head, trained alone on what it is to learn from; no pictures.
 
@@ -55,13 +55,13 @@ def minibatch_search(
     """
     space = read_space(settings.space)
     base = MinibatchConfig(epochs=settings.epochs, seed=settings.seed, order_seed=settings.seed)
-    state = _State(cache, settings, space)
+    state = _State(cache, settings, space, desk)
     if settings.optuna is None:
-        done = _halved(cache, fitted, chosen, settings, watch, space, base, state)
+        done = _halved(cache, fitted, chosen, settings, desk, space, base, state)
     else:
         from pipeline.stages.learn.adaptive import optuna_trials
 
-        done = optuna_trials(cache, fitted, chosen, settings, watch, space, base, state.name)
+        done = optuna_trials(cache, fitted, chosen, settings, desk, space, base, state.name)
     trials = sorted(
         (trial_of(line, space) for line in done if line["epochs"] or line["note"]),
         key=lambda t: (bool(t.note), *t.rank(settings.metric)),
@@ -75,7 +75,7 @@ def minibatch_search(
     if tried >= settings.trials:
         state.forget()
     else:
-        watch.say(f"{tried} of {settings.trials} heads were tried to the end: the same command goes on from there")
+        desk.watch.say(f"{tried} of {settings.trials} heads were tried to the end: the same command goes on from there")
     return trials, best, {}
 
 
@@ -84,7 +84,7 @@ def _halved(
     fitted: Rows,
     chosen: Rows,
     settings: SearchSettings,
-    watch: Watch,
+    desk: Workspace,
     space: Mapping[str, Any],
     base: MinibatchConfig,
     state: _State,
@@ -96,9 +96,11 @@ def _halved(
     brackets = [configs[i : i + BRACKET] for i in range(0, len(configs), BRACKET)]
     done = state.finished()
     if done:
-        watch.say(f"resuming: {len(done)} of {len(brackets)} brackets are done")
+        desk.watch.say(f"resuming: {len(done)} of {len(brackets)} brackets are done")
     ends = time.monotonic() + settings.budget if settings.budget else None
-    with watch.track("search", len(configs), unit="heads", done=sum(len(b) for b in brackets[: len(done)])) as tracker:
+    with desk.watch.track(
+        "search", len(configs), unit="heads", done=sum(len(b) for b in brackets[: len(done)])
+    ) as tracker:
         for bracket in brackets[len(done) :]:
             if ends is not None and time.monotonic() >= ends:
                 break
@@ -192,14 +194,14 @@ class _State:
     not what Optuna tries: more of them go on with the same study.
     """
 
-    def __init__(self, cache: Cache, settings: SearchSettings, space: Mapping[str, Any]) -> None:
-        beside = {"budget", "cache", "cache_root", "device", "evaluate", "optuna", "refit", "space"}
+    def __init__(self, cache: Cache, settings: SearchSettings, space: Mapping[str, Any], desk: Workspace) -> None:
+        beside = {"budget", "cache", "device", "evaluate", "optuna", "refit", "space"}
         if settings.optuna is not None:
             beside.add("trials")
         counted = {k: v for k, v in record(settings).items() if k not in beside}
         subject = json.dumps([cache.key, cache.content, counted, space], sort_keys=True)
         self.name = f"search-{hashlib.sha256(subject.encode()).hexdigest()[:16]}"
-        self._path = settings.cache_root / "runs" / f".{self.name}.jsonl"
+        self._path = desk.runs / f".{self.name}.jsonl"
 
     def finished(self) -> list[list[dict[str, Any]]]:
         """Their trials; a line that a kill cut short is left out."""

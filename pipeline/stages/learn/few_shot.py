@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
 from pipeline.stages.learn.kept import learning_rows, linear_logits
@@ -43,7 +43,7 @@ class FewShotResult:
         return {**dataclasses.asdict(self), "run": str(self.run)}
 
 
-def run_few_shot(cache: Cache, settings: SearchSettings, watch: Watch) -> FewShotResult:
+def run_few_shot(cache: Cache, settings: SearchSettings, desk: Workspace) -> FewShotResult:
     """Draw, fit, choose on val; then score on test.
 
     Raises:
@@ -51,14 +51,14 @@ def run_few_shot(cache: Cache, settings: SearchSettings, watch: Watch) -> FewSho
     """
     from pipeline.show.tables import shots_table
 
-    fitted, chosen = learning_rows(cache, settings, watch)
+    fitted, chosen = learning_rows(cache, settings, desk)
     if not len(chosen):
         raise HeadError(f"{cache.path.name} has no val rows to choose on: extract with --val-fraction above 0")
     assert settings.shots is not None
     began = time.perf_counter()
     plan = [(k, draw) for k in sorted(set(settings.shots)) for draw in range(settings.draws)]
     heads: list[tuple[int, int, ExactFit, float]] = []
-    with watch.track("few-shot", len(plan), unit="draws") as tracker:
+    with desk.watch.track("few-shot", len(plan), unit="draws") as tracker:
         for k, draw in plan:
             rows = drawn(fitted, k, seed=(settings.seed, k, draw))
             heads.append((k, draw, *_choose(rows, chosen, settings, cache)))
@@ -71,7 +71,7 @@ def run_few_shot(cache: Cache, settings: SearchSettings, watch: Watch) -> FewSho
     ]
     results = [_summary(k, [d for d in draws if d["shots"] == k]) for k in sorted(set(settings.shots))]
     metric = settings.metric.replace("_", " ")
-    watch.show(
+    desk.watch.show(
         shots_table(
             results,
             title=f"{metric}, mean and deviation of {settings.draws} draws",
@@ -79,12 +79,13 @@ def run_few_shot(cache: Cache, settings: SearchSettings, watch: Watch) -> FewSho
         )
     )
     name = cache.path.name.removesuffix(".h5")
-    with runs.new_run(
-        settings.cache_root, stage="fewshot", name=name, settings=st.record(settings), about=cache_record(cache)
-    ) as (draft, folder):
+    with runs.new_run(desk, stage="fewshot", name=name, settings=st.record(settings), about=cache_record(cache)) as (
+        draft,
+        folder,
+    ):
         draft.write_lines("draws.jsonl", draws)
         draft.write_json("metrics.json", {"results": results, "seconds": seconds})
-    watch.say(f"{len(plan)} draws -> {folder}")
+    desk.watch.say(f"{len(plan)} draws -> {folder}")
     return FewShotResult(folder, results, seconds)
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
-from pipeline.base.watch import TraceRow, Watch
+from pipeline.base.watch import TraceRow
+from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
 from pipeline.show.trace import observe
@@ -60,13 +61,13 @@ class Fitted:
     record: Mapping[str, Any]
 
 
-def learning_rows(cache: Cache, settings: HeadSettings, watch: Watch) -> tuple[Rows, Rows]:
+def learning_rows(cache: Cache, settings: HeadSettings, desk: Workspace) -> tuple[Rows, Rows]:
     """The train and val rows, checked before long work.
 
     Raises:
         HeadError: no train rows, or a folder that cannot be written.
     """
-    runs.require_writable(settings.cache_root)
+    runs.require_writable(desk)
     fitted, chosen = load_rows(cache, "train"), load_rows(cache, "val")
     if settings.views:
         fitted = with_views(cache, fitted, settings.views)
@@ -74,7 +75,7 @@ def learning_rows(cache: Cache, settings: HeadSettings, watch: Watch) -> tuple[R
         raise HeadError(
             f"{cache.path.name} has no labelled train rows: name another cache, or extract a source with train images"
         )
-    watch.say(
+    desk.watch.say(
         f"{cache.path.name}: {len(fitted):,} train rows, {len(chosen):,} val rows, {cache.dim:,} features, "
         f"{len(cache.classes)} classes"
     )
@@ -151,7 +152,7 @@ def save(
     learned: Rows,
     chosen: Rows,
     seconds: float,
-    watch: Watch,
+    desk: Workspace,
     *,
     trials: Sequence[Mapping[str, Any]] = (),
     val: float | None = None,
@@ -166,7 +167,7 @@ def save(
         val = loss_and_accuracy(head.logits(chosen.X), chosen.y)[1]
     name = cache.path.name.removesuffix(".h5")
     about = {**cache_record(cache), "learned_from": list(learned_from)}
-    with runs.new_run(settings.cache_root, stage=stage, name=name, settings=st.record(settings), about=about) as (
+    with runs.new_run(desk, stage=stage, name=name, settings=st.record(settings), about=about) as (
         draft,
         folder,
     ):
@@ -187,7 +188,7 @@ def save(
         for file, text in (files or {}).items():
             (draft.folder / file).write_text(text, encoding="utf-8")
         draft.write_json("metrics.json", {**result.to_json(), "config": dict(fitted.record)})
-    watch.say(_summary(result, fitted))
+    desk.watch.say(_summary(result, fitted))
     return result
 
 

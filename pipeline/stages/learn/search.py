@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
-from pipeline.base.settings import LATEST
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.stages.learn.kept import Fitted, TrainResult, exact_head, learning_rows, linear_logits, save
 from pipeline.stages.learn.settings import EXACT, SearchSettings
 from pipeline.stages.learn.trials import Trial, both, exact_trial, figures
@@ -32,26 +29,14 @@ if TYPE_CHECKING:
 PATH_PICTURE = "path.svg"
 
 
-def search(cache: str | Path = LATEST, *, watch: Watch | None = None, **options: Any) -> TrainResult | FewShotResult:
-    """Try many heads on train, choose on val (or by cross-validation), refit on both, and score the head on test once.
-
-    With ``shots`` mean and deviation over draws of so many images of each class instead. ``options`` are the fields of
-    :class:`SearchSettings`.
-
-    Raises:
-        ConfigError, CacheError, HeadError: among them a cache without val rows, on which nothing can be chosen.
-    """
-    return run_search(st.build(SearchSettings, {"cache": cache, **options}), watch or Watch())
-
-
-def run_search(settings: SearchSettings, watch: Watch) -> TrainResult | FewShotResult:
-    """Search with settings made; see :func:`search`."""
-    cache = find_cache(settings.cache, cache_root=settings.cache_root)
+def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotResult:
+    """Search with settings made."""
+    cache = find_cache(settings.cache, desk)
     if settings.shots:
         from pipeline.stages.learn.few_shot import run_few_shot
 
-        return run_few_shot(cache, settings, watch)
-    fitted, chosen = learning_rows(cache, settings, watch)
+        return run_few_shot(cache, settings, desk)
+    fitted, chosen = learning_rows(cache, settings, desk)
     if not len(chosen) and not settings.cv:
         raise HeadError(
             f"{cache.path.name} has no val rows to choose on: extract with --val-fraction above 0, or give --cv 5"
@@ -62,9 +47,9 @@ def run_search(settings: SearchSettings, watch: Watch) -> TrainResult | FewShotR
     else:
         from pipeline.stages.learn.brackets import minibatch_search
 
-        trials, best, files = minibatch_search(cache, fitted, chosen, settings, watch)
+        trials, best, files = minibatch_search(cache, fitted, chosen, settings, desk)
     seconds = time.perf_counter() - began
-    show_ranking(trials, settings, watch)
+    show_ranking(trials, settings, desk)
     learned = both(fitted, chosen) if settings.refit or settings.cv else fitted
     result = save(
         cache,
@@ -74,17 +59,17 @@ def run_search(settings: SearchSettings, watch: Watch) -> TrainResult | FewShotR
         learned,
         chosen,
         seconds,
-        watch,
+        desk,
         trials=[t.line() for t in trials],
         val=trials[0].val["accuracy"],
         learned_from=("train", "val") if len(learned) > len(fitted) else ("train",),
         files=files,
     )
     if settings.evaluate and len(cache.rows("test")):
-        from pipeline.stages.score.evaluate import run_evaluate
+        from pipeline.stages.score.evaluate import evaluate
         from pipeline.stages.score.settings import EvaluateSettings
 
-        run_evaluate(EvaluateSettings(run=str(result.run), cache_root=settings.cache_root), watch)
+        evaluate(EvaluateSettings(run=str(result.run)), desk)
     return result
 
 
@@ -158,7 +143,7 @@ def fold_numbers(y: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int6
     return numbers
 
 
-def show_ranking(trials: Sequence[Trial], settings: SearchSettings, watch: Watch) -> None:
+def show_ranking(trials: Sequence[Trial], settings: SearchSettings, desk: Workspace) -> None:
     """The ranked table."""
     from pipeline.show import tables
 
@@ -174,4 +159,4 @@ def show_ranking(trials: Sequence[Trial], settings: SearchSettings, watch: Watch
     by = f"{settings.cv} folds" if settings.cv else "val"
     metric = settings.metric.replace("_", " ")
     title = f"{len(trials)} heads, ranked by {metric} on {by}, then log-loss"
-    watch.show(tables.search_table(lines, title=title, share=settings.metric != "log_loss"))
+    desk.watch.show(tables.search_table(lines, title=title, share=settings.metric != "log_loss"))

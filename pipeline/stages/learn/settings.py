@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
-from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP
+from pipeline.base.settings import CACHE_HELP, LATEST
 from pipeline.heads.minibatch.config import KINDS, PENALTIES, SCHEDULES, SOLVERS, MinibatchConfig
 
 EXACT = "exact"
@@ -27,7 +27,6 @@ class HeadSettings:
     views: int = st.option(0, VIEWS_HELP, minimum=0)
     seed: int = st.option(MinibatchConfig.seed, "seed of all that is drawn at random", minimum=0)
     device: str = st.option("cpu", "where a head is fitted", choices=("cpu", "cuda"))
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
     def __post_init__(self) -> None:
         st.check(self)
@@ -159,7 +158,6 @@ class BaselineSettings:
         False, "also what chance gives (shuffled labels) and what 22 plain numbers of each image give"
     )
     max_iter: int = st.option(1000, "iterations that the logistic regression may take", minimum=1)
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
     def __post_init__(self) -> None:
         st.check(self)

@@ -8,13 +8,11 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
-from pipeline.base.settings import LATEST
-from pipeline.base.watch import TraceRow, Watch
+from pipeline.base.watch import TraceRow
+from pipeline.base.workspace import Workspace
 from pipeline.show.trace import observe
 from pipeline.stages.learn.kept import (
     Fitted,
@@ -39,32 +37,21 @@ if TYPE_CHECKING:
 SHOWN_STEPS = 20  # of an exact head's iterations; all of them are kept
 
 
-def train(cache: str | Path = LATEST, *, watch: Watch | None = None, **options: Any) -> TrainResult:
-    """Train one head on the cache's train rows. Test rows are not read.
-
-    ``options`` are the fields of :class:`TrainSettings`. Of a minibatch head the best epoch on val is kept.
-
-    Raises:
-        ConfigError, CacheError, HeadError
-    """
-    return run_train(st.build(TrainSettings, {"cache": cache, **options}), watch or Watch())
-
-
-def run_train(settings: TrainSettings, watch: Watch) -> TrainResult:
-    """Train one head with settings made; see :func:`train`."""
-    cache = find_cache(settings.cache, cache_root=settings.cache_root)
-    fitted, chosen = learning_rows(cache, settings, watch)
+def train(settings: TrainSettings, desk: Workspace) -> TrainResult:
+    """Train one head with settings made."""
+    cache = find_cache(settings.cache, desk)
+    fitted, chosen = learning_rows(cache, settings, desk)
     began = time.perf_counter()
     fit = _exact if settings.solver == EXACT else _minibatch
-    head = fit(cache, fitted, chosen, settings, watch)
+    head = fit(cache, fitted, chosen, settings, desk)
     seconds = time.perf_counter() - began
-    watch.end_trace()
+    desk.watch.end_trace()
     if head.converged is False:
-        watch.warn(f"not converged: gradient {head.record['grad_norm']:.1e}; a lower --C converges sooner")
-    return save(cache, "train", settings, head, fitted, chosen, seconds, watch)
+        desk.watch.warn(f"not converged: gradient {head.record['grad_norm']:.1e}; a lower --C converges sooner")
+    return save(cache, "train", settings, head, fitted, chosen, seconds, desk)
 
 
-def _exact(cache: Cache, fitted: Rows, chosen: Rows, settings: TrainSettings, watch: Watch) -> Fitted:
+def _exact(cache: Cache, fitted: Rows, chosen: Rows, settings: TrainSettings, desk: Workspace) -> Fitted:
     from pipeline.heads.exact.path import Step, fit_exact
 
     rows: list[TraceRow] = []
@@ -90,7 +77,7 @@ def _exact(cache: Cache, fitted: Rows, chosen: Rows, settings: TrainSettings, wa
     )[0]
     rows = observed(rows, len(cache.classes), "iteration")
     for row in thinned(rows):
-        watch.trace(row, step="Iteration")
+        desk.watch.trace(row, step="Iteration")
     return exact_head(fit, rows)
 
 
@@ -102,7 +89,7 @@ def thinned(rows: Sequence[TraceRow]) -> list[TraceRow]:
     return [rows[i] for i in places]
 
 
-def _minibatch(cache: Cache, fitted: Rows, chosen: Rows, settings: TrainSettings, watch: Watch) -> Fitted:
+def _minibatch(cache: Cache, fitted: Rows, chosen: Rows, settings: TrainSettings, desk: Workspace) -> Fitted:
     from pipeline.heads.minibatch.fit import fit_minibatch
 
     rows: list[TraceRow] = []
@@ -110,7 +97,7 @@ def _minibatch(cache: Cache, fitted: Rows, chosen: Rows, settings: TrainSettings
     def tell(_: int, epoch: Epoch) -> None:
         row = trace_row(epoch)
         rows.append(dataclasses.replace(row, observation=observe([*rows, row], len(cache.classes))))
-        watch.trace(rows[-1])
+        desk.watch.trace(rows[-1])
 
     fit = fit_minibatch(
         fitted.X,
@@ -125,7 +112,7 @@ def _minibatch(cache: Cache, fitted: Rows, chosen: Rows, settings: TrainSettings
         on_epoch=tell,
     )[0]
     if fit.diverged:
-        watch.end_trace()
+        desk.watch.end_trace()
         raise HeadError(
             f"training diverged after {fit.n_iter} steps: --lr {settings.lr:g} is too high; try {settings.lr / 10:g}"
         )

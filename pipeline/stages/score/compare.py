@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 from pipeline.stages.score.evaluate import ScoredRows, scored_rows
 from pipeline.stages.score.settings import CompareSettings
@@ -44,25 +43,14 @@ class CompareResult:
         return {**dataclasses.asdict(self), "runs": [str(folder) for folder in self.runs]}
 
 
-def compare(first: str | Path, second: str | Path, *, watch: Watch | None = None, **options: Any) -> CompareResult:
-    """Compare two runs on identical test rows, evaluating where that is still to be done.
-
-    ``options`` are the fields of :class:`CompareSettings`.
-
-    Raises:
-        HeadError, CacheError: a run without test figures to be had, or two that were tested on different rows.
-    """
-    return run_compare(st.build(CompareSettings, {"first": first, "second": second, **options}), watch or Watch())
-
-
-def run_compare(settings: CompareSettings, watch: Watch) -> CompareResult:
-    """Compare with settings made; see :func:`compare`."""
+def compare(settings: CompareSettings, desk: Workspace) -> CompareResult:
+    """Compare with settings made."""
     from pipeline.heads.scores.bootstrap import mcnemar, paired_bootstrap
     from pipeline.show.figures import comparison_table
 
-    first, second = (runs.find_run(s, cache_root=settings.cache_root) for s in (settings.first, settings.second))
+    first, second = (runs.find_run(s, desk) for s in (settings.first, settings.second))
     _require_same_content(first, second)
-    scored = [scored_rows(run, cache_root=settings.cache_root, watch=watch) for run in (first, second)]
+    scored = [scored_rows(run, desk) for run in (first, second)]
     _require_same_rows(first, second, *scored)
     right = [s.logits.argmax(axis=1) == s.y for s in scored]
     difference = paired_bootstrap(*right, n=settings.resamples, seed=settings.seed)
@@ -77,9 +65,9 @@ def run_compare(settings: CompareSettings, watch: Watch) -> CompareResult:
         verdict=verdict(names, len(right[0]), difference, test),
     )
     interval = (difference.low, difference.high)
-    watch.show(comparison_table(names, result.figures, interval, title=f"{result.n:,} test images"))
-    watch.say(f"McNemar: {test.b:,} right in the first alone, {test.c:,} in the second alone, p = {test.p:.3g}")
-    watch.say(result.verdict)
+    desk.watch.show(comparison_table(names, result.figures, interval, title=f"{result.n:,} test images"))
+    desk.watch.say(f"McNemar: {test.b:,} right in the first alone, {test.c:,} in the second alone, p = {test.p:.3g}")
+    desk.watch.say(result.verdict)
     return result
 
 

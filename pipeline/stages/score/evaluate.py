@@ -17,11 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.base import settings as st
 from pipeline.base.errors import CacheError, HeadError
 from pipeline.base.files import unwritable, write_json
-from pipeline.base.settings import LATEST
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import _require_key, cache_of
 from pipeline.stages.score.settings import EvaluateSettings
@@ -68,30 +66,18 @@ class ScoredRows:
     y: NDArray[np.int64]
 
 
-def evaluate(run: str | Path = LATEST, *, watch: Watch | None = None, **options: Any) -> EvaluateResult:
-    """Score a run on the test split, once; asked again, the recorded figures are given. Or on another cache (``data``).
-
-    ``options`` are the fields of :class:`EvaluateSettings`.
-
-    Raises:
-        HeadError, CacheError: no rows, a cache that is not the one the run learned from or, with ``data``, one of
-            another key or with classes that the head does not know.
-    """
-    return run_evaluate(st.build(EvaluateSettings, {"run": run, **options}), watch or Watch())
-
-
-def run_evaluate(settings: EvaluateSettings, watch: Watch) -> EvaluateResult:
-    """Score with settings made; see :func:`evaluate`."""
-    run = runs.find_run(settings.run, cache_root=settings.cache_root)
+def evaluate(settings: EvaluateSettings, desk: Workspace) -> EvaluateResult:
+    """Score with settings made."""
+    run = runs.find_run(settings.run, desk)
     if settings.data is None:
-        result = evaluated(run, cache_root=settings.cache_root, watch=watch)
+        result = evaluated(run, desk)
     else:
-        result = _elsewhere(run, settings.data, settings.split, cache_root=settings.cache_root, watch=watch)
-    _show(result, watch)
+        result = _elsewhere(run, settings.data, settings.split, desk)
+    _show(result, desk)
     return result
 
 
-def evaluated(run: runs.Run, *, cache_root: Path, watch: Watch) -> EvaluateResult:
+def evaluated(run: runs.Run, desk: Workspace) -> EvaluateResult:
     """The run's test figures: those recorded, or taken now and recorded.
 
     Raises:
@@ -101,17 +87,19 @@ def evaluated(run: runs.Run, *, cache_root: Path, watch: Watch) -> EvaluateResul
     recorded = run.folder / EVALUATION
     if recorded.exists():
         known = _read(recorded, run)
-        watch.say(f"{run.folder.name} was scored on {known.scored}: the test split is used once, these are its figures")
+        desk.watch.say(
+            f"{run.folder.name} was scored on {known.scored}: the test split is used once, these are its figures"
+        )
         return known
     began, cache = time.perf_counter(), cache_of(run)
-    scored = _score(run, cache, ("test",), cache_root=cache_root, watch=watch)
-    temperature = _temperature(run, cache, cache_root=cache_root, watch=watch)
+    scored = _score(run, cache, ("test",), desk)
+    temperature = _temperature(run, cache, desk)
     figures = _figures(scored, cache.classes, temperature)
     _write_logits(run, scored)
     return _record(EvaluateResult(run.folder, figures, time.perf_counter() - began, _now()))
 
 
-def scored_rows(run: runs.Run, *, cache_root: Path, watch: Watch) -> ScoredRows:
+def scored_rows(run: runs.Run, desk: Workspace) -> ScoredRows:
     """The logits behind the run's test figures, which are taken first where they are not there yet.
 
     Raises:
@@ -120,11 +108,11 @@ def scored_rows(run: runs.Run, *, cache_root: Path, watch: Watch) -> ScoredRows:
     import safetensors
     import safetensors.numpy
 
-    evaluated(run, cache_root=cache_root, watch=watch)
+    evaluated(run, desk)
     path = run.folder / LOGITS
     if not path.exists():
         # Figures from before logits were kept: the same head on the same rows, and the figures stay as they are.
-        scored = _score(run, cache_of(run), ("test",), cache_root=cache_root, watch=watch)
+        scored = _score(run, cache_of(run), ("test",), desk)
         _write_logits(run, scored)
         return scored
     try:
@@ -138,27 +126,27 @@ def _require_head(run: runs.Run) -> None:
         raise HeadError(f"{run.folder.name} is a baseline run, scored already: give one of train, search or finetune")
 
 
-def _elsewhere(run: runs.Run, data: str, split: str | None, *, cache_root: Path, watch: Watch) -> EvaluateResult:
+def _elsewhere(run: runs.Run, data: str, split: str | None, desk: Workspace) -> EvaluateResult:
     """The run's figures on rows of another cache."""
     from pipeline.heads.artifact import match_classes
 
     _require_head(run)
-    began, cache = time.perf_counter(), find_cache(data, cache_root=cache_root)
+    began, cache = time.perf_counter(), find_cache(data, desk)
     _require_key(run, cache, f"has another key than {run.folder.name}", "extract it with the run's settings")
     split, chosen = _splits(cache, split)
     if split == "test" and cache.content == run.config["cache"]["content"]:
-        return evaluated(run, cache_root=cache_root, watch=watch)  # the run's own test rows, under whatever name
+        return evaluated(run, desk)  # the run's own test rows, under whatever name
     place = match_classes(run.config["classes"], cache.classes)
-    scored = _score(run, cache, chosen, cache_root=cache_root, watch=watch)
+    scored = _score(run, cache, chosen, desk)
     scored = dataclasses.replace(scored, y=place[scored.y])
     temperature = None
     try:
         own = cache_of(run)
     except CacheError as error:
-        watch.warn(f"no temperature, and no look for images that {run.folder.name} has learned from: {error}")
+        desk.watch.warn(f"no temperature, and no look for images that {run.folder.name} has learned from: {error}")
     else:
-        _warn_of_shared_images(run, own, cache, scored.rows, watch)
-        temperature = _temperature(run, own, cache_root=cache_root, watch=watch)
+        _warn_of_shared_images(run, own, cache, scored.rows, desk)
+        temperature = _temperature(run, own, desk)
     figures = _figures(scored, run.config["classes"], temperature)
     name = cache.path.name.removesuffix(".h5")
     return _record(EvaluateResult(run.folder, figures, time.perf_counter() - began, _now(), split, name))
@@ -178,18 +166,18 @@ def _splits(cache: Cache, asked: str | None) -> tuple[str, tuple[str, ...]]:
     return split, chosen
 
 
-def _warn_of_shared_images(run: runs.Run, own: Cache, cache: Cache, rows: NDArray[np.int64], watch: Watch) -> None:
+def _warn_of_shared_images(run: runs.Run, own: Cache, cache: Cache, rows: NDArray[np.int64], desk: Workspace) -> None:
     """Say how many of the rows are images that the run was fitted or chosen on (S5)."""
     seen = {own.digests[row].tobytes() for split in ("train", "val") for row in own.rows(split).tolist()}
     shared = sum(cache.digests[row].tobytes() in seen for row in rows.tolist())
     if shared:
-        watch.warn(
+        desk.watch.warn(
             f"{shared:,} of these {len(rows):,} images are among the train and val images of {run.folder.name}: "
             "its figures on them are better than on new ones"
         )
 
 
-def _score(run: runs.Run, cache: Cache, splits: tuple[str, ...], *, cache_root: Path, watch: Watch) -> ScoredRows:
+def _score(run: runs.Run, cache: Cache, splits: tuple[str, ...], desk: Workspace) -> ScoredRows:
     """The run on the labelled good rows of some splits, labels as the cache numbers them.
 
     Raises:
@@ -208,7 +196,7 @@ def _score(run: runs.Run, cache: Cache, splits: tuple[str, ...], *, cache_root: 
         if run.stage == "finetune":
             from pipeline.runs.network import logits_of_split
 
-            logits = logits_of_split(run, cache, split, cache_root=cache_root, watch=watch)
+            logits = logits_of_split(run, cache, split, desk)
         else:
             head = load_head(run.folder)
             require_key(head, cache.key, str(cache.path))
@@ -217,13 +205,13 @@ def _score(run: runs.Run, cache: Cache, splits: tuple[str, ...], *, cache_root: 
     return ScoredRows(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(ScoredRows)))
 
 
-def _temperature(run: runs.Run, cache: Cache, *, cache_root: Path, watch: Watch) -> float | None:
+def _temperature(run: runs.Run, cache: Cache, desk: Workspace) -> float | None:
     """The temperature that val gives; None without val rows, or where the head has learned from them."""
     from pipeline.heads.scores.calibration import fit_temperature
 
     if "val" in run.config.get("learned_from", ()) or not (cache.labels[cache.rows("val")] >= 0).any():
         return None
-    val = _score(run, cache, ("val",), cache_root=cache_root, watch=watch)
+    val = _score(run, cache, ("val",), desk)
     return fit_temperature(val.logits, val.y)
 
 
@@ -278,7 +266,7 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def _show(result: EvaluateResult, watch: Watch) -> None:
+def _show(result: EvaluateResult, desk: Workspace) -> None:
     from pipeline.show.confusion import ConfusionMatrix
     from pipeline.show.figures import figures_lines
     from pipeline.show.tables import per_class_table
@@ -290,10 +278,10 @@ def _show(result: EvaluateResult, watch: Watch) -> None:
     # Another cache may hold a few of the head's classes: those that neither occur nor are predicted say nothing there.
     seen = [i for i, row in enumerate(test["confusion"]) if any(row) or any(r[i] for r in test["confusion"])]
     per_class = [test["per_class"][i] for i in seen]
-    watch.show(per_class_table(per_class, title=f"{title}, class by class"))
+    desk.watch.show(per_class_table(per_class, title=f"{title}, class by class"))
     matrix = [[test["confusion"][i][j] for j in seen] for i in seen]
-    watch.show(ConfusionMatrix(matrix, [c["name"] for c in per_class]))
+    desk.watch.show(ConfusionMatrix(matrix, [c["name"] for c in per_class]))
     first, *others = figures_lines(test, what)
-    watch.say(f"{first} -> {result.file}")
+    desk.watch.say(f"{first} -> {result.file}")
     for line in others:
-        watch.say(line)
+        desk.watch.say(line)

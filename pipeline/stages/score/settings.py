@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
-from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP, RUN_HELP
+from pipeline.base.settings import CACHE_HELP, LATEST, RUN_HELP
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,6 @@ class EvaluateSettings:
         "which rows of --data; by default test, or all of a cache that is not split",
         choices=("test", "val", "train", "all"),
     )
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
     def __post_init__(self) -> None:
         st.check(self)
@@ -39,7 +37,6 @@ class CompareSettings:
     second: str = st.argument("the run to compare it with", metavar="RUN")
     resamples: int = st.option(2000, "bootstrap resamples of the test rows", minimum=1)
     seed: int = st.option(0, "seed of the resamples", minimum=0)
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
     def __post_init__(self) -> None:
         st.check(self)

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.base import settings as st
 from pipeline.base.errors import DataError
-from pipeline.base.settings import LATEST
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.stages.upkeep.settings import AuditSettings
 from pipeline.store.find import find_cache
 
@@ -81,34 +79,24 @@ class AuditReport:
         return {**dataclasses.asdict(self), "cache": str(self.cache)}
 
 
-def audit(cache: str | Path = LATEST, *, watch: Watch | None = None, **options: Any) -> AuditReport:
-    """Look for duplicates, leaks, small classes and failed images; ``options`` are those of :class:`AuditSettings`.
-
-    Raises:
-        CacheError: the cache is damaged, or cannot be written anew.
-        DataError: with ``strict`` something was found; with ``drop_leaks`` nothing of train would be left.
-    """
-    return run_audit(st.build(AuditSettings, {"cache": cache, **options}), watch or Watch())
-
-
-def run_audit(settings: AuditSettings, watch: Watch) -> AuditReport:
-    """Audit with settings made; see :func:`audit`."""
-    cache = find_cache(settings.cache, cache_root=settings.cache_root)
+def audit(settings: AuditSettings, desk: Workspace) -> AuditReport:
+    """Audit with settings made."""
+    cache = find_cache(settings.cache, desk)
     dropped: list[str] = []
     if settings.drop_leaks:
-        cache, dropped = _drop_leaks(cache, settings, watch)
-    report = _report(cache, settings, dropped, watch)
-    _show(report, watch)
+        cache, dropped = _drop_leaks(cache, settings, desk)
+    report = _report(cache, settings, dropped, desk)
+    _show(report, desk)
     for finding in report.findings:
-        watch.warn(finding)
+        desk.watch.warn(finding)
     if not report.findings:
-        watch.say(f"{cache.path}: nothing found")
+        desk.watch.say(f"{cache.path}: nothing found")
     if report.findings and settings.strict:
         raise DataError(f"{cache.path}: {_n(len(report.findings), 'finding')}; the first: {report.findings[0]}")
     return report
 
 
-def _report(cache: Cache, settings: AuditSettings, dropped: list[str], watch: Watch) -> AuditReport:
+def _report(cache: Cache, settings: AuditSettings, dropped: list[str], desk: Workspace) -> AuditReport:
     import numpy as np
 
     from pipeline.base.items import SPLITS
@@ -131,7 +119,7 @@ def _report(cache: Cache, settings: AuditSettings, dropped: list[str], watch: Wa
         empty=_small(counts, 0, 0),
         tiny=_small(counts, 1, settings.tiny - 1),
         failed=_failed(cache),
-        near=_near(cache, settings.near, watch) if settings.near is not None else None,
+        near=_near(cache, settings.near, desk) if settings.near is not None else None,
         dropped=dropped,
         findings=[],
     )
@@ -170,27 +158,31 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:5])) + more
 
 
-def _show(report: AuditReport, watch: Watch) -> None:
+def _show(report: AuditReport, desk: Workspace) -> None:
     from pipeline.show.audit_tables import balance_table, copies_table, names_table, near_table
 
     copies, near = report.copies, report.near
     first = next(iter(next(iter(report.classes.values()), {"train": 0})))
     ratio = f", largest class {report.imbalance:.1f} times the smallest" if report.imbalance else ""
     rest = f", {report.unlabelled:,} unlabelled" if report.unlabelled else ""
-    watch.show(balance_table(report.classes, first, f"{report.cache}: {report.rows:,} rows{rest}{ratio}"))
+    desk.watch.show(balance_table(report.classes, first, f"{report.cache}: {report.rows:,} rows{rest}{ratio}"))
     if copies.leaks:
-        watch.show(copies_table(copies.leaks, "the same image in more than one split"))
+        desk.watch.show(copies_table(copies.leaks, "the same image in more than one split"))
     if copies.conflicts:
-        watch.show(copies_table(copies.conflicts, "the same image under different labels"))
+        desk.watch.show(copies_table(copies.conflicts, "the same image under different labels"))
     if near is not None and near.count:
         title = f"near duplicates, cosine >= {near.threshold:g}: {_n(near.count, 'pair')}"
-        watch.show(near_table(near.pairs, near.count, title))
+        desk.watch.show(near_table(near.pairs, near.count, title))
     elif near is not None:
-        watch.say(f"no near duplicates with a cosine of {near.threshold:g} or more")
+        desk.watch.say(f"no near duplicates with a cosine of {near.threshold:g} or more")
     if report.failed:
-        watch.show(names_table({"failed": [f"{path}: {why}" for path, why in report.failed.items()]}, "failed images"))
+        desk.watch.show(
+            names_table({"failed": [f"{path}: {why}" for path, why in report.failed.items()]}, "failed images")
+        )
     if copies.within:
-        watch.say(f"{_n(copies.within, 'surplus row')}: copies of an image inside its own split weigh it more often")
+        desk.watch.say(
+            f"{_n(copies.within, 'surplus row')}: copies of an image inside its own split weigh it more often"
+        )
 
 
 def _good(cache: Cache) -> NDArray[np.bool_]:
@@ -267,7 +259,7 @@ def _copies(cache: Cache) -> Copies:
     return Copies(leaks=named[0], conflicts=named[1], within=within)
 
 
-def _drop_leaks(found: Cache, settings: AuditSettings, watch: Watch) -> tuple[Cache, list[str]]:
+def _drop_leaks(found: Cache, settings: AuditSettings, desk: Workspace) -> tuple[Cache, list[str]]:
     """The cache without its leaking train rows, and their paths."""
     import numpy as np
 
@@ -282,13 +274,13 @@ def _drop_leaks(found: Cache, settings: AuditSettings, watch: Watch) -> tuple[Ca
         if len(leaking) and len(leaking) == int((cache.splits[rows] == train).sum()):
             raise DataError(f"{cache.path}: every train image is also in val or test: nothing of train would be left")
         if not len(leaking) and settings.out is None:
-            watch.say(f"{cache.path}: no train image is also in val or test: nothing to drop")
+            desk.watch.say(f"{cache.path}: no train image is also in val or test: nothing to drop")
             return cache, []
         names = [os.fsdecode(cache.ids[row]) for row in leaking.tolist()]
         keep = np.setdiff1d(np.arange(len(cache)), leaking)
         step = f"audit: {len(names)} train rows dropped whose image is also in val or test"
-        made = rewrite(cache, keep, kept(cache, keep, step), target, watch)
-    watch.say(
+        made = rewrite(cache, keep, kept(cache, keep, step), target, desk)
+    desk.watch.say(
         f"{len(names):,} of {len(cache):,} rows dropped from train -> {target}; while the images lie in the source, "
         "the next `pipeline extract` of it brings them back"
     )
@@ -298,7 +290,7 @@ def _drop_leaks(found: Cache, settings: AuditSettings, watch: Watch) -> tuple[Ca
 # -- nearly the same image --------------------------------------------------------------------------------------------
 
 
-def _near(cache: Cache, threshold: float, watch: Watch) -> Near:
+def _near(cache: Cache, threshold: float, desk: Workspace) -> Near:
     """Pairs of good rows with a cosine of ``threshold`` or more, the very same images left out.
 
     The rows' upper triangle is gone through in tiles of ``TILE`` squared, so memory does not grow with the rows.
@@ -309,7 +301,7 @@ def _near(cache: Cache, threshold: float, watch: Watch) -> Near:
     cache.verify(rows)
     tiles = -(-len(rows) // TILE)
     counts, kept = np.zeros(3, np.int64), np.zeros((0, 4))  # kept: crosses splits, cosine, left row, right row
-    with watch.track("compare", tiles * (tiles + 1) // 2, unit="tiles") as bar:
+    with desk.watch.track("compare", tiles * (tiles + 1) // 2, unit="tiles") as bar:
         for left, right, cosines in _pairs(cache, rows, content, threshold, bar.advance):
             crosses = (cache.splits[left] != cache.splits[right]) & (cache.splits[left] > 0) & (cache.splits[right] > 0)
             labels = cache.labels[left], cache.labels[right]

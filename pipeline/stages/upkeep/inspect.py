@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.stages.upkeep.settings import InspectSettings
 from pipeline.store.find import find_cache
 
@@ -26,7 +26,7 @@ class InspectReport:
         return {"caches": self.caches, "difference": self.difference}
 
 
-def run_inspect(settings: InspectSettings, watch: Watch) -> InspectReport:
+def inspect(settings: InspectSettings, desk: Workspace) -> InspectReport:
     """Show one cache, or the difference of two.
 
     Raises:
@@ -35,16 +35,16 @@ def run_inspect(settings: InspectSettings, watch: Watch) -> InspectReport:
     from pipeline.show.tables import difference_table, settings_panel
     from pipeline.store import difference
 
-    opened = [find_cache(c, cache_root=settings.cache_root) for c in settings.caches]
+    opened = [find_cache(c, desk) for c in settings.caches]
     plain = [_contents(c) for c in opened]
     if len(opened) == 1:
-        watch.show(settings_panel(_lines(opened[0], plain[0]), title=str(opened[0].path)))
+        desk.watch.show(settings_panel(_lines(opened[0], plain[0]), title=str(opened[0].path)))
         return InspectReport(plain, None)
     fields = difference(_comparable(opened[0]), _comparable(opened[1]))
     if fields:
-        watch.show(difference_table(fields, [str(c.path) for c in opened]))
+        desk.watch.show(difference_table(fields, [str(c.path) for c in opened]))
     else:
-        watch.say("the two caches hold the same rows, labels and splits, made with the same settings")
+        desk.watch.say("the two caches hold the same rows, labels and splits, made with the same settings")
     return InspectReport(plain, {name: [left, right] for name, left, right in fields})
 
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.base import settings as st
 from pipeline.base.errors import CacheError
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.stages.upkeep.settings import RelabelSettings
 from pipeline.store.find import find_cache
 
@@ -52,45 +51,33 @@ class RelabelResult:
         return {**dataclasses.asdict(self), "cache": str(self.cache)}
 
 
-def relabel(cache: str | Path, source: str | Path, *, watch: Watch | None = None, **options: Any) -> RelabelResult:
-    """Give the cache the labels, splits, class names and paths of ``source``; no image goes through the trunk.
-
-    ``options`` are the fields of :class:`RelabelSettings`.
-
-    Raises:
-        CacheError: the source has images that the cache has not, or the other way round (unless ``drop_missing``).
-        DataError: the source cannot be understood.
-    """
-    return run_relabel(st.build(RelabelSettings, {"cache": cache, "source": source, **options}), watch or Watch())
-
-
-def run_relabel(settings: RelabelSettings, watch: Watch) -> RelabelResult:
-    """Relabel with settings made; see :func:`relabel`."""
+def relabel(settings: RelabelSettings, desk: Workspace) -> RelabelResult:
+    """Relabel with settings made."""
     from pipeline import images
     from pipeline.base.machine import worker_count
     from pipeline.store.rewrite import locked, rewrite
 
-    found = find_cache(settings.cache, cache_root=settings.cache_root)
-    listing = images.list_source(settings.source, cache_root=settings.cache_root, watch=watch)
+    found = find_cache(settings.cache, desk)
+    listing = images.list_source(settings.source, desk)
     if listing.skipped:
-        watch.say(images.skip_summary(listing.skipped))
-    with watch.track("hash", len(listing)) as bar:
+        desk.watch.say(images.skip_summary(listing.skipped))
+    with desk.watch.track("hash", len(listing)) as bar:
         paths = [listing.path(i) for i in range(len(listing))]
         digests = images.digest_many(paths, workers=worker_count(None), progress=bar.advance)
     with locked(found, settings.out) as (cache, target):
         rows, copied = _match(cache, listing, digests)
         missing = _unmatched(cache, rows)
-        _refuse(cache, listing, rows, missing, settings, watch)
+        _refuse(cache, listing, rows, missing, settings, desk)
         contents, rows = _contents(cache, listing, rows, settings)
         written = settings.out is not None or not _as_it_is(cache, contents)
         result = _result(cache, contents, rows, missing, copied=copied, written=written)
         if not written:
-            watch.say(f"nothing to do: {cache.path} has these labels, splits and paths already")
+            desk.watch.say(f"nothing to do: {cache.path} has these labels, splits and paths already")
             return result
         for note in result.notes:
-            watch.say(note)
-        made = rewrite(cache, rows, contents, target, watch)
-    watch.say(_summary(result, made))
+            desk.watch.say(note)
+        made = rewrite(cache, rows, contents, target, desk)
+    desk.watch.say(_summary(result, made))
     return dataclasses.replace(result, cache=made.path, counts=made.counts())
 
 
@@ -139,7 +126,7 @@ def _refuse(
     rows: NDArray[np.int64],
     missing: Sequence[str],
     settings: RelabelSettings,
-    watch: Watch,
+    desk: Workspace,
 ) -> None:
     """Raise where the source and the cache do not hold the same images; nothing has been written yet."""
     import numpy as np
@@ -156,7 +143,7 @@ def _refuse(
     if not any(kinds.values()):
         return
     title = f"{settings.source} against {cache.path}"
-    watch.show(names_table({kind: names for kind, names in kinds.items() if names}, title))
+    desk.watch.show(names_table({kind: names for kind, names in kinds.items() if names}, title))
     if lacking:
         raise CacheError(
             f"{len(lacking):,} images of {settings.source} are not in {cache.path} (the first: "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
-from pipeline.base.settings import CACHE_HELP, LATEST, ROOT_HELP
+from pipeline.base.settings import CACHE_HELP, LATEST
 from pipeline.stages.extract.settings import ExtractSettings
 from pipeline.store.rewrite import check_out
 
@@ -19,7 +19,6 @@ class InspectSettings:
     caches: tuple[str, ...] = st.argument(
         f"{CACHE_HELP}; two to see their difference", default=(LATEST,), metavar="CACHE"
     )
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
     def __post_init__(self) -> None:
         st.check(self)
@@ -38,7 +37,6 @@ class VerifySettings:
     allow_changes: bool = st.option(
         False, "list what has changed in SOURCE, but do not call it wrong: only damage and different rows are"
     )
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
     def __post_init__(self) -> None:
         st.check(self)
@@ -58,7 +56,6 @@ class AuditSettings:
     )
     out: Path | None = st.option(None, "with --drop-leaks: the file to write; by default the cache itself")
     strict: bool = st.option(False, "exit 2 when anything is found")
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
     def __post_init__(self) -> None:
         st.check(self)
@@ -84,7 +81,6 @@ class RelabelSettings:
         ExtractSettings.test_fraction, "share of train set aside as test where the source has none", minimum=0, below=1
     )
     split_seed: int = st.option(ExtractSettings.split_seed, "seed of the split")
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
     def __post_init__(self) -> None:
         st.check(self)

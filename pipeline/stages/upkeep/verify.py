@@ -15,11 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.base import settings as st
 from pipeline.base.errors import CacheError
 from pipeline.base.machine import resolve_device
-from pipeline.base.settings import LATEST
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.stages.upkeep.settings import VerifySettings
 from pipeline.store.find import find_cache
 
@@ -80,35 +78,23 @@ class VerifyReport:
         return {**dataclasses.asdict(self), "cache": str(self.cache)}
 
 
-def verify(cache: str | Path = LATEST, *, watch: Watch | None = None, **options: Any) -> VerifyReport:
-    """Check a cache, and against its ``source`` if one is given; returns what was checked.
-
-    ``options`` are the fields of :class:`VerifySettings`.
-
-    Raises:
-        CacheError: anything is wrong; the message counts what.
-        DataError, WeightsError: the source or the weights are not to be had.
-    """
-    return run_verify(st.build(VerifySettings, {"cache": cache, **options}), watch or Watch())
-
-
-def run_verify(settings: VerifySettings, watch: Watch) -> VerifyReport:
-    """Verify with settings made; see :func:`verify`."""
+def verify(settings: VerifySettings, desk: Workspace) -> VerifyReport:
+    """Verify with settings made."""
     from pipeline.show.audit_tables import names_table
 
-    cache = find_cache(settings.cache, cache_root=settings.cache_root)
-    wrong = [*_contradictions(cache), *_damage(cache, watch)]
+    cache = find_cache(settings.cache, desk)
+    wrong = [*_contradictions(cache), *_damage(cache, desk)]
     if wrong:
-        watch.show(names_table({"wrong": wrong}, title=str(cache.path)))
+        desk.watch.show(names_table({"wrong": wrong}, title=str(cache.path)))
         raise CacheError(f"{cache.path} is not sound ({len(wrong)} wrong; the first: {wrong[0]}): extract again")
     report = VerifyReport(cache.path, len(cache), len(cache.done), sum(cache.failed().values()))
     if settings.source is None:
-        watch.say(_sound(report))
+        desk.watch.say(_sound(report))
         return report
-    changes, sample = _compare(cache, settings, watch)
+    changes, sample = _compare(cache, settings, desk)
     found = changes.kinds()
     if found:
-        watch.show(names_table(found, title=f"{settings.source} against {cache.path}", limit=SHOWN))
+        desk.watch.show(names_table(found, title=f"{settings.source} against {cache.path}", limit=SHOWN))
     _refuse(cache, settings, found, sample)
     report = dataclasses.replace(
         report,
@@ -116,9 +102,9 @@ def run_verify(settings: VerifySettings, watch: Watch) -> VerifyReport:
         changes={name: {"count": len(p), "first": p[:SHOWN]} for name, p in vars(changes).items()},
         sample=sample,
     )
-    watch.say(_sound(report))
+    desk.watch.say(_sound(report))
     if found:
-        watch.warn(f"{_counted(found)} in {settings.source}; `pipeline extract` brings the cache up to date")
+        desk.watch.warn(f"{_counted(found)} in {settings.source}; `pipeline extract` brings the cache up to date")
     return report
 
 
@@ -182,12 +168,12 @@ def _contradictions(cache: Cache) -> list[str]:
     ]
 
 
-def _damage(cache: Cache, watch: Watch) -> list[str]:
+def _damage(cache: Cache, desk: Workspace) -> list[str]:
     """Each damaged block in words: all of them, so that one knows whether it is a bit or the disk."""
     import numpy as np
 
     found = []
-    with watch.track("verify", len(cache), unit="rows") as bar:
+    with desk.watch.track("verify", len(cache), unit="rows") as bar:
         for first in range(0, len(cache), cache.block_rows):
             try:
                 cache.verify(np.array([first]))
@@ -201,7 +187,7 @@ def _damage(cache: Cache, watch: Watch) -> list[str]:
 # -- against the source -----------------------------------------------------------------------------------------------
 
 
-def _compare(cache: Cache, settings: VerifySettings, watch: Watch) -> tuple[SourceChanges, Sample | None]:
+def _compare(cache: Cache, settings: VerifySettings, desk: Workspace) -> tuple[SourceChanges, Sample | None]:
     import numpy as np
 
     from pipeline import images
@@ -209,8 +195,8 @@ def _compare(cache: Cache, settings: VerifySettings, watch: Watch) -> tuple[Sour
     from pipeline.base.machine import worker_count
 
     assert settings.source is not None
-    listing = images.list_source(settings.source, cache_root=settings.cache_root, watch=watch)
-    with watch.track("hash", len(listing)) as bar:
+    listing = images.list_source(settings.source, desk)
+    with desk.watch.track("hash", len(listing)) as bar:
         paths = [listing.path(i) for i in range(len(listing))]
         digests = images.digest_many(paths, workers=worker_count(None), progress=bar.advance)
     at = {item: i for i, item in enumerate(listing.ids)}
@@ -221,7 +207,7 @@ def _compare(cache: Cache, settings: VerifySettings, watch: Watch) -> tuple[Sour
     rows = _spread(np.flatnonzero(same & (cache.states == ITEM_STATES["good"])), settings.sample, settings.seed)
     if not len(rows):
         return changes, None
-    return changes, _afresh(cache, rows, {int(r): listing.path(int(item[r])) for r in rows}, settings, watch)
+    return changes, _afresh(cache, rows, {int(r): listing.path(int(item[r])) for r in rows}, desk)
 
 
 def _changes(
@@ -273,9 +259,7 @@ def _spread(rows: NDArray[np.int64], sample: int, seed: int) -> NDArray[np.int64
     return np.array([rng.choice(stretch) for stretch in stretches], np.int64)
 
 
-def _afresh(
-    cache: Cache, rows: NDArray[np.int64], paths: Mapping[int, bytes], settings: VerifySettings, watch: Watch
-) -> Sample:
+def _afresh(cache: Cache, rows: NDArray[np.int64], paths: Mapping[int, bytes], desk: Workspace) -> Sample:
     """Extract ``rows`` again and compare."""
     import numpy as np
 
@@ -283,12 +267,12 @@ def _afresh(
     from pipeline.base.machine import worker_count
     from pipeline.trunk.frozen import FrozenTrunk
 
-    recipe, tolerance = _recipe_here(cache, settings, watch)
-    trunk = FrozenTrunk(recipe.trunk, batch=None, work_dir=settings.cache_root / "engines")
+    recipe, tolerance = _recipe_here(cache, desk)
+    trunk = FrozenTrunk(recipe.trunk, batch=None, work_dir=desk.engines)
     worst, pending = 0.0, []
     with (
         images.Loader(recipe.geometry(), workers=worker_count(None), ahead=2 * trunk.engine.batch) as loader,
-        watch.track("extract afresh", len(rows)) as bar,
+        desk.watch.track("extract afresh", len(rows)) as bar,
     ):
         for loaded in loader.load((row, paths[row]) for row in rows.tolist()):
             if loaded.pixels is None:
@@ -316,7 +300,7 @@ def _difference(stored: NDArray[Any], fresh: NDArray[np.float32]) -> float:
     return float((np.abs(stored.astype(np.float32) - fresh).max(axis=1) / reach).max())
 
 
-def _recipe_here(cache: Cache, settings: VerifySettings, watch: Watch) -> tuple[Recipe, float]:
+def _recipe_here(cache: Cache, desk: Workspace) -> tuple[Recipe, float]:
     """The cache's trunk on this machine, and how far a fresh row may be from a stored one.
 
     Storing rounds by half a unit in the last place (2^-11 of the value in float16, 2^-24 in float32), and the engine
@@ -329,13 +313,13 @@ def _recipe_here(cache: Cache, settings: VerifySettings, watch: Watch) -> tuple[
     from pipeline.trunk import identity
     from pipeline.trunk.engines.base import TOLERANCE
 
-    made = Recipe.of(cache.provenance, weights=cache.about["weights"], cache_root=settings.cache_root, watch=watch)
+    made = Recipe.of(cache.provenance, cache.about["weights"], desk)
     recipe = made
     if made.trunk.device == "cuda" and resolve_device("auto") == "cpu":
         recipe = recipe.computed(device="cpu", precision="float32", engine="torch")
     if recipe.trunk.engine not in identity.available_engines(recipe.trunk.device):
         recipe = recipe.computed(engine="torch")
     for name, then, now in difference(cache.provenance, recipe.provenance()):
-        watch.say(f"{name} was {then} when the cache was made and is {now} here")
+        desk.watch.say(f"{name} was {then} when the cache was made and is {now} here")
     rounding = float(np.finfo(cache.dtype.name).eps) / 2
     return recipe, rounding + TOLERANCE[made.trunk.precision] + TOLERANCE[recipe.trunk.precision]

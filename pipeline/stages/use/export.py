@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError, HeadError
-from pipeline.base.settings import LATEST
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 from pipeline.stages.use.settings import SUFFIXES, ExportSettings
 
@@ -50,22 +48,12 @@ class ExportResult:
         return {**dataclasses.asdict(self), "file": str(self.file), "card": str(self.card)}
 
 
-def export(run: str | Path = LATEST, *, watch: Watch | None = None, **options: Any) -> ExportResult:
-    """Write the whole classifier of a run, trunk and head, in eval mode; ``options`` are :class:`ExportSettings`'.
-
-    Raises:
-        ConfigError: a file that is there already, a folder that cannot be written, or a format that cannot hold it.
-        HeadError: the exported model does not give the model's logits; no file is left.
-    """
-    return run_export(st.build(ExportSettings, {"run": run, **options}), watch or Watch())
-
-
-def run_export(settings: ExportSettings, watch: Watch) -> ExportResult:
-    """Export with settings made; see :func:`export`."""
+def export(settings: ExportSettings, desk: Workspace) -> ExportResult:
+    """Export with settings made."""
     from pipeline.base.files import temporary_beside
     from pipeline.show.tables import parity_table
 
-    run = runs.find_run(settings.run, cache_root=settings.cache_root)
+    run = runs.find_run(settings.run, desk)
     if not (run.folder / "head.json").exists() and run.stage != "finetune":
         raise HeadError(f"{run.folder.name} is a {run.stage} run: give one of train, search or finetune")
     out = settings.out or run.folder / f"exported{SUFFIXES[settings.format]}"
@@ -74,7 +62,7 @@ def run_export(settings: ExportSettings, watch: Watch) -> ExportResult:
     card = out.parent / CARD
     if card.exists() and not card.read_text(encoding="utf-8", errors="replace").startswith(_title(run)):
         raise ConfigError(f"{card} is the card of another model: give an --out in another folder")
-    model, recipe = whole_network(run, settings.format, cache_root=settings.cache_root, watch=watch)
+    model, recipe = whole_network(run, settings.format, desk)
     about = description(run, recipe)
     write, open_again = _FORMATS[settings.format]
     rng = np.random.default_rng(0)
@@ -92,12 +80,12 @@ def run_export(settings: ExportSettings, watch: Watch) -> ExportResult:
         card.write_text(model_card(run, about, settings.format, out.name, parity), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{out} cannot be written ({error.strerror}): give another --out") from error
-    watch.show(parity_table(parity, TOLERANCE, title=f"{settings.format} against the model"))
-    watch.say(f"{out} and {card}")
+    desk.watch.show(parity_table(parity, TOLERANCE, title=f"{settings.format} against the model"))
+    desk.watch.say(f"{out} and {card}")
     return ExportResult(out, card, settings.format, parity)
 
 
-def whole_network(run: runs.Run, format: str, *, cache_root: Path, watch: Watch) -> tuple[nn.Module, Recipe]:
+def whole_network(run: runs.Run, format: str, desk: Workspace) -> tuple[nn.Module, Recipe]:
     """The run's classifier, images (n, 3, S, S) -> logits (n, C), frozen and in eval mode.
 
     Raises:
@@ -112,7 +100,7 @@ def whole_network(run: runs.Run, format: str, *, cache_root: Path, watch: Watch)
     from pipeline.trunk.weights import load_model
 
     weights = run.config["cache"]["about"]["weights"]
-    recipe = Recipe.of(run.config["provenance"], weights=weights, cache_root=cache_root, watch=watch)
+    recipe = Recipe.of(run.config["provenance"], weights, desk)
     if run.stage == "finetune":
         return load_network(run, recipe.trunk.info), recipe
     head = load_head(run.folder)

@@ -10,14 +10,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.base import settings as st
 from pipeline.base.errors import DataError
-from pipeline.base.watch import Tracker, Watch
+from pipeline.base.watch import Tracker
+from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 from pipeline.stages.use.settings import PredictSettings
 
@@ -60,51 +59,37 @@ class Predictions(list[Prediction]):
         return [p.to_json() for p in self]
 
 
-def predict(
-    run: str | Path, images: str | Path | Sequence[str | Path], *, watch: Watch | None = None, **options: Any
-) -> Predictions:
-    """The ``top`` classes of each image, with probabilities; an image that cannot be used is there with its reason.
-
-    ``options`` are the fields of :class:`PredictSettings`.
-
-    Raises:
-        DataError: a path that is not there, or not one image that can be used.
-        HeadError, WeightsError: the run or its weights are not to be had.
-    """
-    return run_predict(st.build(PredictSettings, {"run": run, "images": images, **options}), watch or Watch())
-
-
-def run_predict(settings: PredictSettings, watch: Watch) -> Predictions:
-    """Predict with settings made; see :func:`predict`."""
+def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
+    """Predict with settings made."""
     from pipeline import images
     from pipeline.runs.network import PREDICT_BATCH, load_classifier
     from pipeline.show.tables import predictions_table
 
-    run = runs.find_run(settings.run, cache_root=settings.cache_root)
+    run = runs.find_run(settings.run, desk)
     paths = find_images(settings.images)
-    classifier = load_classifier(run, cache_root=settings.cache_root, device=settings.device, watch=watch)
+    classifier = load_classifier(run, desk, device=settings.device)
     found, top = Predictions(), min(settings.top, len(classifier.classes))
     if settings.format == "csv":
-        watch.write(_csv_line(csv_columns(top)))
+        desk.watch.write(_csv_line(csv_columns(top)))
     loader = images.Loader(classifier.geometry, workers=len(os.sched_getaffinity(0)), ahead=2 * PREDICT_BATCH)
-    follow = watch.track("predict", len(paths)) if len(paths) > PREDICT_BATCH else nullcontext(Tracker())
+    follow = desk.watch.track("predict", len(paths)) if len(paths) > PREDICT_BATCH else nullcontext(Tracker())
     with loader, follow as tracker:
         for batch in _batches(loader.load(enumerate(paths)), PREDICT_BATCH):
             part = [paths[item.index] for item in batch]
-            for prediction in _predict_batch(batch, part, classifier, settings, watch):
+            for prediction in _predict_batch(batch, part, classifier, settings, desk):
                 found.append(prediction)
-                _tell(prediction, settings.format, top, watch)
+                _tell(prediction, settings.format, top, desk)
             tracker.advance(len(batch))
     bad = [p for p in found if p.error is not None]
     if len(bad) == len(found):
         more = f" ({len(bad)} images; this is the first)" if len(bad) > 1 else ""
         raise DataError(f"{bad[0].path!a} cannot be used: {bad[0].error}{more}")
     if settings.format == "table" and not settings.trace:
-        watch.show(predictions_table([(p.path, p.class_name, p.top, p.error) for p in found[:SHOWN]]))
+        desk.watch.show(predictions_table([(p.path, p.class_name, p.top, p.error) for p in found[:SHOWN]]))
         if len(found) > SHOWN:
-            watch.say(f"the first {SHOWN} of {len(found):,}; --format csv, jsonl or --json give all")
+            desk.watch.say(f"the first {SHOWN} of {len(found):,}; --format csv, jsonl or --json give all")
     if bad:
-        watch.warn(f"{len(bad)} of {len(found)} images cannot be used")
+        desk.watch.warn(f"{len(bad)} of {len(found)} images cannot be used")
     return found
 
 
@@ -160,7 +145,7 @@ def _predict_batch(
     paths: Sequence[bytes],
     classifier: Classifier,
     settings: PredictSettings,
-    watch: Watch,
+    desk: Workspace,
 ) -> list[Prediction]:
     """A prediction for each image of a batch, in order."""
     from pipeline.heads.scores.metrics import softmax
@@ -178,7 +163,7 @@ def _predict_batch(
     for at, i in enumerate(good):
         predictions[i] = _ranked(paths[i], probabilities[at], classifier.classes, settings)
         if settings.trace:
-            _show_trace(paths[i], pixels[at], at, answer, probabilities[at], classifier, settings.top, watch)
+            _show_trace(paths[i], pixels[at], at, answer, probabilities[at], classifier, settings.top, desk)
     return predictions
 
 
@@ -188,15 +173,15 @@ def csv_columns(top: int) -> list[str]:
     return ["path", "class", *ranked, "error"]
 
 
-def _tell(p: Prediction, format: str, top: int, watch: Watch) -> None:
+def _tell(p: Prediction, format: str, top: int, desk: Workspace) -> None:
     """One line of csv or jsonl."""
     if format == "jsonl":
-        watch.write(json.dumps(p.to_json()) + "\n")
+        desk.watch.write(json.dumps(p.to_json()) + "\n")
     elif format == "csv":
         ranked = [cell for name, q in p.top for cell in (name, f"{q:.6f}")]
         wanted = len(csv_columns(top)) - 3
         cells = [p.path, p.class_name or "", *ranked, *[""] * (wanted - len(ranked)), p.error or ""]
-        watch.write(_csv_line(cells))
+        desk.watch.write(_csv_line(cells))
 
 
 def _csv_line(cells: Sequence[str]) -> str:
@@ -222,7 +207,7 @@ def _show_trace(
     probabilities: NDArray[np.float64],
     classifier: Classifier,
     top: int,
-    watch: Watch,
+    desk: Workspace,
 ) -> None:
     from PIL import Image
 
@@ -234,7 +219,7 @@ def _show_trace(
     seen = normalised(pixels[None], classifier.recipe.trunk.info, "cpu").numpy()[0]
     features, logits = answer.features[at], answer.logits[at]
     order = np.argsort(-probabilities, kind="stable")[:top].tolist()
-    watch.show(
+    desk.watch.show(
         prediction_trace(
             PredictionTrace(
                 path=path,

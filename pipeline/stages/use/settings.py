@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
-from pipeline.base.settings import LATEST, ROOT_HELP, RUN_HELP
+from pipeline.base.settings import LATEST, RUN_HELP
 
 FORMATS = ("table", "csv", "jsonl")
 SUFFIXES = {"state_dict": ".safetensors", "onnx": ".onnx", "torch_export": ".pt2"}
@@ -26,7 +26,6 @@ class PredictSettings:
     format: str = st.option("table", "how to print; csv and jsonl as the images come", choices=FORMATS)
     trace: bool = st.option(False, "show each image's way: input, features, head, softmax, class")
     device: str = st.option("auto", "where the network runs", choices=("auto", "cpu", "cuda"))
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
     def __post_init__(self) -> None:
         st.check(self)
@@ -41,7 +40,6 @@ class ExportSettings:
     run: str = st.argument(RUN_HELP, default=LATEST)
     format: str = st.option("onnx", "what to write", choices=tuple(SUFFIXES))
     out: Path | None = st.option(None, "the file; by default exported.* in the run's folder")
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
     def __post_init__(self) -> None:
         st.check(self)
@@ -55,7 +53,6 @@ class TraceSettings:
     trunk: str = st.option("resnet50", "the network to show when no target is given")
     classes: int = st.option(10, "how many classes the new head has when no target is given", minimum=2)
     image_size: int = st.option(224, "side of the image when no target is given", minimum=32)
-    cache_root: Path = st.option(Path("cache"), ROOT_HELP)
 
     def __post_init__(self) -> None:
         st.check(self)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base.errors import CacheError, ConfigError, HeadError
-from pipeline.base.watch import Watch
+from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 from pipeline.stages.use.settings import TraceSettings
 from pipeline.store.find import find_cache
@@ -31,7 +31,7 @@ class TraceReport:
         return {"trunk": self.trunk, "image_size": self.image_size, "classes": self.classes, "steps": self.steps}
 
 
-def run_trace(settings: TraceSettings, watch: Watch) -> TraceReport:
+def trace(settings: TraceSettings, desk: Workspace) -> TraceReport:
     """Show the model pipeline; nothing is trained.
 
     Raises:
@@ -39,9 +39,9 @@ def run_trace(settings: TraceSettings, watch: Watch) -> TraceReport:
     """
     from pipeline.show.pipeline_trace import model_trace
 
-    trunk, size, classes = _subject(settings)
+    trunk, size, classes = _subject(settings, desk)
     steps = _steps(trunk, size, classes)
-    watch.show(model_trace(steps))
+    desk.watch.show(model_trace(steps))
     plain = [
         {
             "title": s.title,
@@ -55,15 +55,15 @@ def run_trace(settings: TraceSettings, watch: Watch) -> TraceReport:
     return TraceReport(trunk, size, classes, plain)
 
 
-def _subject(settings: TraceSettings) -> tuple[str, int, int]:
+def _subject(settings: TraceSettings, desk: Workspace) -> tuple[str, int, int]:
     if settings.target is None:
         return settings.trunk, settings.image_size, settings.classes
     try:
-        cache = find_cache(settings.target, cache_root=settings.cache_root)
+        cache = find_cache(settings.target, desk)
         provenance, classes = cache.provenance, len(cache.classes)
     except CacheError:
         try:
-            config = runs.find_run(settings.target, cache_root=settings.cache_root).config
+            config = runs.find_run(settings.target, desk).config
         except HeadError:
             raise ConfigError(
                 f"{settings.target!r} is neither a feature cache nor a run: give one, or nothing"

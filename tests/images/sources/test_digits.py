@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from pipeline.base.workspace import Workspace
 from pipeline.images import decode, list_source, read_file
 
 
@@ -15,7 +16,7 @@ def cache(tmp_path_factory):
 
 
 def test_all_1797_digits_are_there_with_their_labels(cache):
-    listing = list_source("digits", cache_root=cache)
+    listing = list_source("digits", Workspace(cache))
     assert len(listing) == 1797
     assert listing.classes == tuple("0123456789")
     assert np.array_equal(np.bincount(listing.labels), np.bincount(load_digits().target))
@@ -24,7 +25,7 @@ def test_all_1797_digits_are_there_with_their_labels(cache):
 
 
 def test_each_file_holds_the_pixels_of_its_index(cache):
-    listing, digits = list_source("digits", cache_root=cache), load_digits()
+    listing, digits = list_source("digits", Workspace(cache)), load_digits()
     for i in range(0, 1797, 100):
         label, _, file = listing.ids[i].partition(b"/")
         index = int(file.removesuffix(b".png"))
@@ -34,6 +35,6 @@ def test_each_file_holds_the_pixels_of_its_index(cache):
 
 
 def test_files_are_written_once(cache):
-    first = list_source("digits", cache_root=cache)
-    again = list_source("digits", cache_root=cache)
+    first = list_source("digits", Workspace(cache))
+    again = list_source("digits", Workspace(cache))
     assert np.array_equal(first.mtimes_ns, again.mtimes_ns)

@@ -11,12 +11,13 @@ from PIL import Image
 
 from pipeline.base.errors import DataError
 from pipeline.base.items import SPLITS
+from pipeline.base.workspace import Workspace
 from pipeline.images import decode, list_source, read_file
 from pipeline.images.sources.torchvision import SETS
 
 
 def test_a_set_becomes_files_with_its_splits_and_classes(tmp_path):
-    listing = list_source("torchvision:FakeData", cache_root=tmp_path)
+    listing = list_source("torchvision:FakeData", Workspace(tmp_path))
     assert listing.name == "fakedata"
     assert np.bincount(listing.splits, minlength=4).tolist() == [0, 48, 0, 12]
     assert listing.classes == ("0", "1", "2")
@@ -39,8 +40,8 @@ def test_a_set_is_written_once_and_the_watch_sees_every_image(tmp_path):
         def advance(self, n=1):
             seen.append(n)
 
-    first = list_source("torchvision:FakeData", cache_root=tmp_path, watch=Watch())
-    again = list_source("torchvision:FakeData", cache_root=tmp_path, watch=Watch())
+    first = list_source("torchvision:FakeData", Workspace(tmp_path))
+    again = list_source("torchvision:FakeData", Workspace(tmp_path))
     assert seen == [("writing FakeData", 60)] + [1] * 60
     assert np.array_equal(first.mtimes_ns, again.mtimes_ns)
 
@@ -65,7 +66,7 @@ def test_class_names_with_slashes_and_original_files_are_kept(tmp_path, monkeypa
             return Image.open(pictures[i]).convert("RGB"), i % 2
 
     monkeypatch.setattr(torchvision.datasets, "FGVCAircraft", Aircraft)
-    listing = list_source("torchvision:FGVCAircraft", cache_root=tmp_path / "cache")
+    listing = list_source("torchvision:FGVCAircraft", Workspace(tmp_path / "cache"))
     assert listing.classes == ("DC-3", "F-A-18")
     assert set(listing.ids[:4]) == {
         b"test/DC-3/000001.jpg", b"test/DC-3/000003.jpg", b"test/F-A-18/000000.jpg", b"test/F-A-18/000002.jpg",
@@ -84,7 +85,7 @@ def test_without_a_network_one_line_says_what_where_and_the_cure(tmp_path, monke
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", Offline)
     with pytest.raises(DataError) as caught:
-        list_source("torchvision:CIFAR10", cache_root=tmp_path)
+        list_source("torchvision:CIFAR10", Workspace(tmp_path))
     message = str(caught.value)
     assert "\n" not in message
     for word in (
@@ -111,7 +112,7 @@ def test_a_set_that_lies_on_disk_is_not_downloaded(tmp_path, monkeypatch, noise)
             return Image.fromarray(noise(4, 4, seed=i)), i
 
     monkeypatch.setattr(torchvision.datasets, "MNIST", OnDisk)
-    assert len(list_source("torchvision:MNIST", cache_root=tmp_path)) == 4
+    assert len(list_source("torchvision:MNIST", Workspace(tmp_path))) == 4
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_a_set_that_lies_on_disk_is_not_downloaded(tmp_path, monkeypatch, noise)
 )
 def test_an_unknown_set_lists_the_known_ones(tmp_path, name, words):
     with pytest.raises(DataError) as caught:
-        list_source(f"torchvision:{name}", cache_root=tmp_path)
+        list_source(f"torchvision:{name}", Workspace(tmp_path))
     assert words in str(caught.value)
     assert all(known in str(caught.value) for known in SETS)
 

@@ -31,7 +31,7 @@ def mine(photos: Path, tmp_path: Path) -> Path:
 
 def test_a_row_is_torchvisions_own_feature(photos: Path, tmp_path: Path) -> None:
     """F2: resnet50 with fc replaced by Identity, eval, the weights' transform; 1e-5 relative in float32."""
-    made = extract(photos, cache_root=tmp_path, weights="random:3", image_size=64, dtype="float32", engine="torch")
+    made = extract(photos, workspace=tmp_path, weights="random:3", image_size=64, dtype="float32", engine="torch")
     torch.manual_seed(3)
     model = torchvision.models.resnet50(weights=None)
     model.fc = torch.nn.Identity()
@@ -47,7 +47,7 @@ def test_a_row_is_torchvisions_own_feature(photos: Path, tmp_path: Path) -> None
 
 def test_rows_are_labelled_split_and_ordered(photos: Path, tmp_path: Path, quick: Quick) -> None:
     """S3, S4"""
-    cache = open_cache(extract(photos, cache_root=tmp_path, **quick).cache, verify=True)
+    cache = open_cache(extract(photos, workspace=tmp_path, **quick).cache, verify=True)
     assert cache.classes == ("ant", "bee", "cat")
     assert cache.counts() == {"none": 0, "train": 42, "val": 9, "test": 9}
     for split in ("train", "val", "test"):
@@ -57,11 +57,11 @@ def test_rows_are_labelled_split_and_ordered(photos: Path, tmp_path: Path, quick
 
 
 def test_nothing_changed_is_nothing_done_and_no_torch(photos: Path, tmp_path: Path, quick: Quick) -> None:
-    first = extract(photos, cache_root=tmp_path, **quick)
+    first = extract(photos, workspace=tmp_path, **quick)
     before = first.cache.stat()
     code = (
-        "import sys; from pipeline.stages.extract.job import extract\n"
-        f"r = extract({str(photos)!r}, cache_root={str(tmp_path)!r}, **{quick!r})\n"
+        "import sys; from pipeline import extract\n"
+        f"r = extract({str(photos)!r}, workspace={str(tmp_path)!r}, **{quick!r})\n"
         "assert r.new == 0 and r.reused == 60, r\n"
         "assert 'torch' not in sys.modules\n"
     )
@@ -71,13 +71,13 @@ def test_nothing_changed_is_nothing_done_and_no_torch(photos: Path, tmp_path: Pa
 
 def test_new_images_alone_go_through_the_trunk(mine: Path, tmp_path: Path, quick: Quick) -> None:
     """S2: adding k images costs k; renaming and moving cost none; old rows keep their bits."""
-    first = open_cache(extract(mine, cache_root=tmp_path, **quick).cache)
+    first = open_cache(extract(mine, workspace=tmp_path, **quick).cache)
     rows = {first.digests[i].tobytes(): np.array(first.features[i]) for i in range(len(first))}
     shutil.copy(mine / "ant" / "00.png", mine / "ant" / "copy.png")
     (mine / "bee" / "01.png").rename(mine / "bee" / "renamed.png")
     Image.effect_noise((40, 40), 50).convert("RGB").save(mine / "cat" / "new.png")
     (mine / "cat" / "02.png").unlink()
-    second = extract(mine, cache_root=tmp_path, **quick)
+    second = extract(mine, workspace=tmp_path, **quick)
     assert (second.new, second.reused, second.rows) == (1, 60, 61)
     cache = open_cache(second.cache, verify=True)
     kept = [i for i in range(len(cache)) if cache.digests[i].tobytes() in rows]
@@ -88,52 +88,52 @@ def test_new_images_alone_go_through_the_trunk(mine: Path, tmp_path: Path, quick
 
 def test_moving_the_folder_and_new_labels_cost_no_forward(mine: Path, tmp_path: Path, quick: Quick) -> None:
     """S2"""
-    extract(mine, cache_root=tmp_path, **quick)
+    extract(mine, workspace=tmp_path, **quick)
     moved = mine.rename(tmp_path / "elsewhere" / "mine") if (tmp_path / "elsewhere").mkdir() is None else mine
-    assert extract(moved, cache_root=tmp_path, **quick).new == 0
+    assert extract(moved, workspace=tmp_path, **quick).new == 0
     (moved / "ant").rename(moved / "wasp")
-    again = extract(moved, cache_root=tmp_path, **quick)
+    again = extract(moved, workspace=tmp_path, **quick)
     assert (again.new, again.reused) == (0, 60)
     assert open_cache(again.cache).classes == ("bee", "cat", "wasp")
-    resplit = extract(moved, cache_root=tmp_path, split_seed=1, **quick)
+    resplit = extract(moved, workspace=tmp_path, split_seed=1, **quick)
     assert (resplit.new, resplit.reused) == (0, 60)
 
 
 def test_touched_files_are_read_but_not_computed(mine: Path, tmp_path: Path, quick: Quick) -> None:
-    extract(mine, cache_root=tmp_path, **quick)
+    extract(mine, workspace=tmp_path, **quick)
     for path in mine.rglob("*.png"):
         os.utime(path, ns=(1, 1))
-    again = extract(mine, cache_root=tmp_path, **quick)
+    again = extract(mine, workspace=tmp_path, **quick)
     assert (again.new, again.reused) == (0, 60)
 
 
 def test_a_changed_image_is_computed_again_although_its_name_stays(mine: Path, tmp_path: Path, quick: Quick) -> None:
     """S1"""
-    extract(mine, cache_root=tmp_path, **quick)
+    extract(mine, workspace=tmp_path, **quick)
     Image.effect_noise((40, 40), 50).convert("RGB").save(mine / "ant" / "03.png")
-    assert extract(mine, cache_root=tmp_path, **quick).new == 1
+    assert extract(mine, workspace=tmp_path, **quick).new == 1
 
 
 def test_other_settings_make_another_file(photos: Path, tmp_path: Path, quick: Quick) -> None:
     """S1: every setting that decides a number gives another key; batch size and workers do not."""
-    base = extract(photos, cache_root=tmp_path, **quick)
+    base = extract(photos, workspace=tmp_path, **quick)
     keys = {base.key}
     for change in ({"weights": "random:1"}, {"image_size": 40}, {"dtype": "float32"}, {"layer": "layer3"}):
-        other = extract(photos, cache_root=tmp_path, **{**quick, **change})
+        other = extract(photos, workspace=tmp_path, **{**quick, **change})
         assert other.cache != base.cache
         keys.add(other.key)
     assert len(keys) == 5
-    assert extract(photos, cache_root=tmp_path, **{**quick, "batch_size": 4, "workers": 1}).new == 0
+    assert extract(photos, workspace=tmp_path, **{**quick, "batch_size": 4, "workers": 1}).new == 0
 
 
 def test_an_existing_file_of_other_settings_is_refused_field_by_field(
     photos: Path, tmp_path: Path, quick: Quick
 ) -> None:
     out = tmp_path / "mine.h5"
-    extract(photos, out=out, cache_root=tmp_path, **quick)
+    extract(photos, out=out, workspace=tmp_path, **quick)
     before = out.read_bytes()
     with pytest.raises(CacheError, match=r"transform.crop: 32 there, 48 asked for.*another --out"):
-        extract(photos, out=out, cache_root=tmp_path, **{**quick, "image_size": 48})
+        extract(photos, out=out, workspace=tmp_path, **{**quick, "image_size": 48})
     assert out.read_bytes() == before
 
 
@@ -141,7 +141,7 @@ def test_two_folders_of_one_name_get_two_files(photos: Path, tmp_path: Path, qui
     for place in ("a", "b"):
         shutil.copytree(photos, tmp_path / place / "images")
     (tmp_path / "b" / "images" / "ant" / "00.png").unlink()
-    made = [extract(tmp_path / place / "images", cache_root=tmp_path, **quick) for place in ("a", "b")]
+    made = [extract(tmp_path / place / "images", workspace=tmp_path, **quick) for place in ("a", "b")]
     assert made[0].cache != made[1].cache
     assert made[1].new == 0  # the rows are known by content, wherever the images lie
 
@@ -153,9 +153,9 @@ def test_bad_images_are_named_and_too_many_end_the_job_with_the_good_rows_kept(
     (mine / "ant" / "00.png").write_text("this is text")
     (mine / "bee" / "00.png").write_bytes((mine / "bee" / "01.png").read_bytes()[:700])
     with pytest.raises(DataError, match=r"2 of 60 images failed, more than --max-failures 0.01.*ant/00.png"):
-        extract(mine, cache_root=tmp_path, **quick)
+        extract(mine, workspace=tmp_path, **quick)
     assert not list((tmp_path / "features").glob("*.h5"))
-    made = extract(mine, cache_root=tmp_path, max_failures=0.05, **quick)
+    made = extract(mine, workspace=tmp_path, max_failures=0.05, **quick)
     assert (made.new, made.failed, made.rows) == (0, 2, 60)  # the good rows were computed by the first call
     cache = open_cache(made.cache, verify=True)
     assert sum(cache.failed().values()) == 2
@@ -170,12 +170,12 @@ def test_a_mended_image_is_tried_again(mine: Path, tmp_path: Path, quick: Quick)
     good = (mine / "ant" / "00.png").read_bytes()
     (mine / "ant" / "00.png").write_bytes(good[:300])
     options = {**quick, "max_failures": 0.1}
-    assert extract(mine, cache_root=tmp_path, **options).failed == 1
+    assert extract(mine, workspace=tmp_path, **options).failed == 1
     (mine / "bee" / "00.png").unlink()
-    again = extract(mine, cache_root=tmp_path, **options)
+    again = extract(mine, workspace=tmp_path, **options)
     assert (again.new, again.failed) == (0, 1)
     (mine / "ant" / "00.png").write_bytes(good)
-    mended = extract(mine, cache_root=tmp_path, **options)
+    mended = extract(mine, workspace=tmp_path, **options)
     assert (mended.new, mended.failed) == (1, 0)
     assert not list((tmp_path / "features").glob("*.failures.jsonl"))
 
@@ -187,7 +187,7 @@ def test_an_interrupted_job_resumes_to_the_same_bits(
 
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
     quick = {**quick, "block_rows": 16}
-    whole = extract(photos, cache_root=tmp_path, out=tmp_path / "whole.h5", **quick)
+    whole = extract(photos, workspace=tmp_path, out=tmp_path / "whole.h5", **quick)
     shutil.move(whole.cache, tmp_path / "kept")  # so that no row can be copied from it
     calls = 0
     forward = TorchEngine.__call__
@@ -201,10 +201,10 @@ def test_an_interrupted_job_resumes_to_the_same_bits(
 
     monkeypatch.setattr(TorchEngine, "__call__", interrupt_second_block)
     with pytest.raises(Interrupted, match="the same command goes on") as stop:
-        extract(photos, cache_root=tmp_path, out=tmp_path / "whole.h5", **quick)
+        extract(photos, workspace=tmp_path, out=tmp_path / "whole.h5", **quick)
     assert stop.value.signal == signal.SIGTERM
     assert not (tmp_path / "whole.h5").exists()
-    resumed = extract(photos, cache_root=tmp_path, out=tmp_path / "whole.h5", **quick)
+    resumed = extract(photos, workspace=tmp_path, out=tmp_path / "whole.h5", **quick)
     assert resumed.new == 60 - 32
     assert (tmp_path / "kept").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
@@ -224,9 +224,9 @@ def test_images_added_after_an_interruption_keep_what_was_done(
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
         patch.setattr(BlockLoop, "_block", stop_after_two)
-        extract(mine, cache_root=tmp_path, **quick)
+        extract(mine, workspace=tmp_path, **quick)
     Image.effect_noise((40, 40), 50).convert("RGB").save(mine / "ant" / "added.png")
-    made = extract(mine, cache_root=tmp_path, **quick)
+    made = extract(mine, workspace=tmp_path, **quick)
     assert (made.new, made.reused) == (61 - 32, 32)
     assert not list((tmp_path / "features").glob("*.old-*"))
 
@@ -247,7 +247,7 @@ def test_wrong_options_are_one_line_with_the_legal_values(
     photos: Path, tmp_path: Path, quick: Quick, options: Quick, error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words) as refusal:
-        extract(photos, cache_root=tmp_path, **{**quick, **options})
+        extract(photos, workspace=tmp_path, **{**quick, **options})
     assert "\n" not in str(refusal.value)
 
 
@@ -256,7 +256,7 @@ def test_wrong_weights_are_refused_with_their_keys(photos: Path, tmp_path: Path,
 
     torch.save(torchvision.models.resnet34(weights=None).state_dict(), tmp_path / "r34.pth")
     with pytest.raises(WeightsError, match="layer1"):
-        extract(photos, cache_root=tmp_path, **{**quick, "weights": str(tmp_path / "r34.pth")})
+        extract(photos, workspace=tmp_path, **{**quick, "weights": str(tmp_path / "r34.pth")})
 
 
 def test_a_local_state_dict_with_its_own_head_is_used(photos: Path, tmp_path: Path, quick: Quick) -> None:
@@ -264,8 +264,8 @@ def test_a_local_state_dict_with_its_own_head_is_used(photos: Path, tmp_path: Pa
     model = torchvision.models.resnet18(weights=None, num_classes=1000)
     state = {**model.state_dict(), "fc.weight": torch.zeros(7, 512), "fc.bias": torch.zeros(7)}
     torch.save(state, tmp_path / "mine.pth")
-    ours = extract(photos, cache_root=tmp_path, **{**quick, "weights": str(tmp_path / "mine.pth")})
-    random = extract(photos, cache_root=tmp_path, **quick)
+    ours = extract(photos, workspace=tmp_path, **{**quick, "weights": str(tmp_path / "mine.pth")})
+    random = extract(photos, workspace=tmp_path, **quick)
     np.testing.assert_array_equal(open_cache(ours.cache).features, open_cache(random.cache).features)
     assert ours.key != random.key
 
@@ -284,17 +284,17 @@ def test_an_image_that_vanishes_while_the_job_runs_is_a_failure_and_the_rest_is_
 
     with monkeypatch.context() as patch:
         patch.setattr(loader, "read_file", gone)
-        made = extract(mine, cache_root=tmp_path, max_failures=0.1, **quick)
+        made = extract(mine, workspace=tmp_path, max_failures=0.1, **quick)
     assert open_cache(made.cache, verify=True).failed() == {"vanished": 1}
-    again = extract(mine, cache_root=tmp_path, **quick)
+    again = extract(mine, workspace=tmp_path, **quick)
     assert (again.new, again.rows, again.failed) == (0, 59, 0)
 
 
 def test_runs_that_learned_from_what_the_cache_held_before_are_named(
     mine: Path, tmp_path: Path, quick: Quick, listener: Any
 ) -> None:
-    first = extract(mine, cache_root=tmp_path, **quick)
-    run = train(first.cache, cache_root=tmp_path).run
+    first = extract(mine, workspace=tmp_path, **quick)
+    run = train(first.cache, workspace=tmp_path).run
     Image.effect_noise((40, 40), 50).convert("RGB").save(mine / "cat" / "new.png")
-    extract(mine, cache_root=tmp_path, watch=listener, **quick)
+    extract(mine, workspace=tmp_path, watch=listener, **quick)
     assert f"must be trained again: {run.name}" in listener.text

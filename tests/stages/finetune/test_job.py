@@ -22,6 +22,7 @@ from PIL import Image
 from pipeline import extract, finetune, open_cache, predict, search, train
 from pipeline.base.errors import CacheError, ConfigError, DataError, HeadError, Interrupted
 from pipeline.base.watch import Tracker, Watch
+from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as run_folders
 from pipeline.stages.finetune.groups import learnt_tensors, parameter_groups
 from pipeline.stages.finetune.settings import FinetuneSettings
@@ -90,13 +91,13 @@ def test_the_certificate_holds_for_both_engines_and_storage_types(
     """Through the whole trunk and through the float16 maps before layer4; it is far below the logits, too."""
     if engine == "onnxruntime":
         pytest.importorskip("onnxruntime")
-    made = extract(photos, cache_root=tmp_path, **{**quick, "dtype": dtype, "engine": engine})
-    head = train(made.cache, cache_root=tmp_path)
+    made = extract(photos, workspace=tmp_path, **{**quick, "dtype": dtype, "engine": engine})
+    head = train(made.cache, workspace=tmp_path)
     for part in ("all", "layer4"):
         tuning = tuning_of(head.run, tmp_path, train=part)
         attached = tuning.attached
         found, allowed = attached.certificate(
-            tuning.logits(attached.val, "certificate"), maps=part == "layer4", watch=Watch()
+            tuning.logits(attached.val, "certificate"), maps=part == "layer4", desk=Workspace(Path())
         )
         scale = np.abs(attached.cached_logits(attached.val)).max()
         # float32 features: two orders of summation; float16 features or maps: about 2^-11 of what is added up
@@ -109,31 +110,31 @@ def tuning_of(run: Path, root: Path, **options: Any) -> Any:
     from pipeline.stages.finetune.feeds import inputs_of
     from pipeline.stages.finetune.loop import Tuning
 
-    settings = FinetuneSettings(run=str(run), cache_root=root, **options)
-    attached = attach(settings, Watch())
-    return Tuning(attached, inputs_of(settings, attached, Ranks(), Watch()), settings, Ranks(), Watch())
+    settings, desk = FinetuneSettings(run=str(run), **options), Workspace(root)
+    attached = attach(settings, desk)
+    return Tuning(attached, inputs_of(settings, attached, Ranks(), desk), settings, Ranks(), desk)
 
 
 def attached_to(run: Path, root: Path, **options: Any) -> Any:
-    return attach(FinetuneSettings(run=str(run), cache_root=root, **options), Watch())
+    return attach(FinetuneSettings(run=str(run), **options), Workspace(root))
 
 
 def test_a_damaged_head_fails_the_certificate(workshop: SimpleNamespace) -> None:
     """P5: the certificate can fail."""
     attached = attached_to(workshop.head.run, workshop.root)
     logits = attached.cached_logits(attached.val)
-    attached.certificate(logits, maps=False, watch=Watch())
+    attached.certificate(logits, maps=False, desk=Workspace(Path()))
     logits[3, 1] += 2 * attached.tolerance(maps=True)
     for maps in (False, True):
         with pytest.raises(HeadError, match="does not give the cached logits"):
-            attached.certificate(logits, maps=maps, watch=Watch())
+            attached.certificate(logits, maps=maps, desk=Workspace(Path()))
 
 
 def test_a_fine_tune_that_does_not_help_says_so_and_keeps_the_head(
     workshop: SimpleNamespace, root: Path, listener: Any
 ) -> None:
     tuned = finetune(
-        workshop.head.run, epochs=1, lr_trunk=10.0, solver="sgd", lr_head=10.0, cache_root=root, watch=listener
+        workshop.head.run, epochs=1, lr_trunk=10.0, solver="sgd", lr_head=10.0, workspace=root, watch=listener
     )
     assert tuned.best_epoch == 0 and tuned.after == tuned.step0
     assert "worth it: no: no epoch was better" in listener.text
@@ -145,7 +146,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_head(
     workshop: SimpleNamespace, root: Path, listener: Any
 ) -> None:
     tuned = finetune(
-        workshop.head.run, solver="sgd", epochs=3, lr_trunk=1e30, lr_head=1e30, cache_root=root, watch=listener
+        workshop.head.run, solver="sgd", epochs=3, lr_trunk=1e30, lr_head=1e30, workspace=root, watch=listener
     )
     assert tuned.best_epoch == 0 and len(trace_of(tuned.run)) == 1
     assert "the loss is not finite: stopped" in listener.text
@@ -155,7 +156,7 @@ def test_the_fine_tuned_network_loads_into_plain_torchvision(workshop: SimpleNam
     model = torchvision.models.resnet18(num_classes=3)
     model.load_state_dict(state_of(workshop.tuned.run), strict=True)
     images = sorted(workshop.photos.rglob("*.png"))[:4]
-    ours = predict(workshop.tuned.run, images, cache_root=workshop.root)
+    ours = predict(workshop.tuned.run, images, workspace=workshop.root)
     transform = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms(crop_size=32, resize_size=37)
     model.eval()
     with torch.inference_mode():
@@ -166,12 +167,12 @@ def test_the_fine_tuned_network_loads_into_plain_torchvision(workshop: SimpleNam
 def test_a_random_head_starts_at_chance_and_is_measured_against_the_trained_one(
     workshop: SimpleNamespace, root: Path
 ) -> None:
-    tuned = finetune(workshop.head.run, head="random", cache_root=root, **HEAD)
+    tuned = finetune(workshop.head.run, head="random", workspace=root, **HEAD)
     assert tuned.before == workshop.head.val and tuned.step0 < tuned.before
     torch.manual_seed(0)
     drawn = torch.nn.Linear(512, 3).weight
     with pytest.MonkeyPatch.context() as patch, last_epoch_is_kept(patch):
-        kept = finetune(workshop.head.run, head="random", cache_root=root, **{**HEAD, "lr_head": 1e-9})
+        kept = finetune(workshop.head.run, head="random", workspace=root, **{**HEAD, "lr_head": 1e-9})
     assert torch.allclose(state_of(kept.run)["fc.weight"], drawn, atol=1e-6)
 
 
@@ -209,7 +210,7 @@ def test_exactly_what_is_named_moves(workshop: SimpleNamespace, root: Path, monk
         ({"train": "head"}, {"fc.weight", "fc.bias"}),
     ):
         with last_epoch_is_kept(monkeypatch):
-            tuned = finetune(workshop.head.run, cache_root=root, **{**FAST, "epochs": 1}, **options)
+            tuned = finetune(workshop.head.run, workspace=root, **{**FAST, "epochs": 1}, **options)
         moved = {name for name, value in state_of(tuned.run).items() if not torch.equal(value, start[name])}
         assert moved == expected, options
     assert late & statistics
@@ -217,7 +218,7 @@ def test_exactly_what_is_named_moves(workshop: SimpleNamespace, root: Path, monk
 
 def test_the_table_shows_each_group_before_the_start(workshop: SimpleNamespace, root: Path, listener: Any) -> None:
     """P1, P2"""
-    finetune(workshop.head.run, train="layer4", augment="flip", cache_root=root, watch=listener, **FAST)
+    finetune(workshop.head.run, train="layer4", augment="flip", workspace=root, watch=listener, **FAST)
     lines = listener.text.splitlines()
     (weights,) = [line for line in lines if line.startswith("layer4 weights")]
     assert weights.split() == ["layer4", "weights", "8,388,608", "0.0001", "0.01", "trained"]
@@ -240,7 +241,7 @@ def test_a_step_is_that_of_plain_torch(workshop: SimpleNamespace, root: Path, mo
             label_smoothing=0.1,
             clip=0.5,
             evaluate=False,
-            cache_root=root,
+            workspace=root,
         )
     model = torchvision.models.resnet18(num_classes=3)
     model.load_state_dict(start_of(workshop))
@@ -267,7 +268,7 @@ def test_a_step_is_that_of_plain_torch(workshop: SimpleNamespace, root: Path, mo
 def test_pieces_give_the_figures_of_the_whole_batch(workshop: SimpleNamespace, root: Path, options: Quick) -> None:
     """Mixing goes by neighbours, so that it is the same in pieces."""
     whole, pieces = (
-        finetune(workshop.head.run, cache_root=root, **{**FAST, **options, "accumulate": n, "epochs": 1})
+        finetune(workshop.head.run, workspace=root, **{**FAST, **options, "accumulate": n, "epochs": 1})
         for n in (1, options["accumulate"])
     )
     for a, b in zip(trace_of(whole.run), trace_of(pieces.run), strict=True):
@@ -277,8 +278,8 @@ def test_pieces_give_the_figures_of_the_whole_batch(workshop: SimpleNamespace, r
 
 def test_the_average_is_scored_and_kept(workshop: SimpleNamespace, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with last_epoch_is_kept(monkeypatch):
-        plain = finetune(workshop.head.run, cache_root=root, **HEAD)
-        slow = finetune(workshop.head.run, cache_root=root, ema=0.999, **HEAD)
+        plain = finetune(workshop.head.run, workspace=root, **HEAD)
+        slow = finetune(workshop.head.run, workspace=root, ema=0.999, **HEAD)
     start, name = start_of(workshop), "fc.weight"
     moved = [float((state_of(t.run)[name] - start[name]).norm()) for t in (plain, slow)]
     assert 0 < moved[1] < 0.02 * moved[0]  # 6 steps at 0.001 each
@@ -293,12 +294,12 @@ def test_training_by_maps_is_training_through_the_trunk(
     """The maps are computed once, rounded to float16, and give what the whole trunk gives to their tolerance."""
     from pipeline.stages.finetune.maps import PrefixMaps
 
-    through = finetune(workshop.head.run, train="layer4", prefix=False, cache_root=root, **FAST)
-    by_maps = finetune(workshop.head.run, train="layer4", cache_root=root, **FAST)
+    through = finetune(workshop.head.run, train="layer4", prefix=False, workspace=root, **FAST)
+    by_maps = finetune(workshop.head.run, train="layer4", workspace=root, **FAST)
     for a, b in zip(trace_of(through.run), trace_of(by_maps.run), strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=5e-3, abs=1e-4)
     monkeypatch.setattr(PrefixMaps, "_fill", lambda *a, **k: pytest.fail("the maps were there"))
-    again = finetune(workshop.head.run, train="layer4", cache_root=root, **FAST)
+    again = finetune(workshop.head.run, train="layer4", workspace=root, **FAST)
     assert (again.run / "model.safetensors").read_bytes() == (by_maps.run / "model.safetensors").read_bytes()
     (path,) = (root / "maps").glob("*.h5")
     maps = open_cache(path, verify=True)
@@ -308,13 +309,13 @@ def test_training_by_maps_is_training_through_the_trunk(
 
 def test_damaged_maps_are_refused(workshop: SimpleNamespace, root: Path) -> None:
     """H2"""
-    finetune(workshop.head.run, train="layer4", cache_root=root, **FAST)
+    finetune(workshop.head.run, train="layer4", workspace=root, **FAST)
     (path,) = (root / "maps").glob("*.h5")
     with path.open("r+b") as file:
         file.seek(open_cache(path)._structure.offset("/features") + 999)
         file.write(b"\x55")
     with pytest.raises(CacheError, match="is damaged"):
-        finetune(workshop.head.run, train="layer4", cache_root=root, **FAST)
+        finetune(workshop.head.run, train="layer4", workspace=root, **FAST)
 
 
 def test_maps_of_more_than_ten_gigabytes_need_a_yes(
@@ -322,16 +323,16 @@ def test_maps_of_more_than_ten_gigabytes_need_a_yes(
 ) -> None:
     monkeypatch.setattr("pipeline.stages.finetune.maps.CONFIRMED_BYTES", 1000)
     with pytest.raises(ConfigError, match=r"take 102.0 KiB in .*maps: give --yes.*or --no-prefix"):
-        finetune(workshop.head.run, train="layer4", cache_root=root, **FAST)
+        finetune(workshop.head.run, train="layer4", workspace=root, **FAST)
     assert not list(root.glob("maps/*.h5*"))
-    finetune(workshop.head.run, train="layer4", yes=True, cache_root=root, **FAST)
+    finetune(workshop.head.run, train="layer4", yes=True, workspace=root, **FAST)
     assert list(root.glob("maps/*.h5"))
 
 
 def test_mirrored_maps_are_drawn_by_seed_epoch_and_row(workshop: SimpleNamespace, root: Path) -> None:
     from pipeline.stages.finetune.feeds import Maps
 
-    finetune(workshop.head.run, train="layer4", cache_root=root, **FAST)
+    finetune(workshop.head.run, train="layer4", workspace=root, **FAST)
     (path,) = (root / "maps").glob("*.h5")
     attached, maps = attached_to(workshop.head.run, root), open_cache(path)
     rows = np.sort(np.concatenate([attached.train, attached.val]))
@@ -357,14 +358,14 @@ def test_too_little_memory_is_a_clear_error_with_the_cure(
 
     monkeypatch.setattr(Tuning, "_losses", full)
     with pytest.raises(ConfigError, match="out of memory in a step of 16 images: give --accumulate 2 .*same figures"):
-        finetune(workshop.head.run, cache_root=root, **HEAD)
+        finetune(workshop.head.run, workspace=root, **HEAD)
 
 
 # -- between before and after, verdict --------------------------------------------------------------------------------
 
 
 def test_interpolation_scores_eleven_and_keeps_the_best(workshop: SimpleNamespace, root: Path) -> None:
-    tuned = finetune(workshop.head.run, interpolate=True, cache_root=root, **{**FAST, "lr_trunk": 3e-4})
+    tuned = finetune(workshop.head.run, interpolate=True, workspace=root, **{**FAST, "lr_trunk": 3e-4})
     found = [json.loads(line) for line in (tuned.run / "interpolation.jsonl").read_text().splitlines()]
     assert [m["share"] for m in found] == pytest.approx([i / 10 for i in range(11)])
     best = max(found, key=lambda m: (m["val"], -m["loss"]))
@@ -385,14 +386,14 @@ def test_the_verdict_is_of_the_test_images_and_read_once(workshop: SimpleNamespa
     """S6: test is scored after the choice, kept with the run, and agrees with a count made by hand."""
     from pipeline import evaluate
 
-    tuned = finetune(workshop.head.run, cache_root=root, **{**FAST, "evaluate": True})
+    tuned = finetune(workshop.head.run, workspace=root, **{**FAST, "evaluate": True})
     verdict = tuned.verdict
     assert verdict["test"]["n"] == 9
     images = [workshop.photos / os.fsdecode(i) for i in open_cache(workshop.cache.cache).split("test").ids]
     for run, figure in ((workshop.head.run, "before"), (tuned.run, "after")):
-        right = [p.class_name == Path(p.path).parent.name for p in predict(run, images, cache_root=root)]
+        right = [p.class_name == Path(p.path).parent.name for p in predict(run, images, workspace=root)]
         assert verdict["test"][figure] == np.mean(right)
-    scored = evaluate(tuned.run, cache_root=root)
+    scored = evaluate(tuned.run, workspace=root)
     assert scored.test["accuracy"] == verdict["test"]["after"]
     assert 0.5 < verdict["drift"]["test"] <= 1 + 1e-6 and set(verdict["drift"]) == {"train", "val", "test"}
     assert verdict["factor"] == pytest.approx(tuned.seconds / workshop.head.seconds)
@@ -407,7 +408,7 @@ def test_selection_never_sees_a_test_row(workshop: SimpleNamespace, root: Path) 
         logits, losses = Tuning.logits, Tuning._losses
         patch.setattr(Tuning, "logits", lambda t, rows, *a: seen.extend(rows.tolist()) or logits(t, rows, *a))
         patch.setattr(Tuning, "_losses", lambda t, rows, x: seen.extend(rows) or losses(t, rows, x))
-        tuned = finetune(workshop.head.run, cache_root=root, interpolate=True, **HEAD)
+        tuned = finetune(workshop.head.run, workspace=root, interpolate=True, **HEAD)
     cache = open_cache(workshop.cache.cache)
     assert set(seen) == {*cache.rows("train").tolist(), *cache.rows("val").tolist()}
     assert tuned.verdict["test"] is None
@@ -505,14 +506,14 @@ def test_stopped_and_resumed_is_uninterrupted_to_the_last_bit(
     workshop: SimpleNamespace, root: Path, options: Quick
 ) -> None:
     """P1, E1: within an epoch and between two."""
-    whole = finetune(workshop.head.run, cache_root=root, **FAST, **options)
+    whole = finetune(workshop.head.run, workspace=root, **FAST, **options)
     for images in (20, 64):
         stopper = Stopper(images)
         with pytest.raises(Interrupted, match="the same command goes on") as stopped:
-            finetune(workshop.head.run, cache_root=root, watch=stopper, **FAST, **options)
+            finetune(workshop.head.run, workspace=root, watch=stopper, **FAST, **options)
         assert stopped.value.signal == 2
         ear = Stopper(10**9)
-        resumed = finetune(workshop.head.run, cache_root=root, watch=ear, **FAST, **options)
+        resumed = finetune(workshop.head.run, workspace=root, watch=ear, **FAST, **options)
         assert "going on from an interrupted training" in ear.text
         assert (resumed.run / "model.safetensors").read_bytes() == (whole.run / "model.safetensors").read_bytes()
         losses = [[(r["epoch"], r["loss"], r["val_loss"]) for r in trace_of(t.run)] for t in (whole, resumed)]
@@ -522,33 +523,33 @@ def test_stopped_and_resumed_is_uninterrupted_to_the_last_bit(
 
 def test_other_settings_do_not_go_on_from_an_interrupted_training(workshop: SimpleNamespace, root: Path) -> None:
     with pytest.raises(Interrupted):
-        finetune(workshop.head.run, cache_root=root, watch=Stopper(20), **HEAD)
+        finetune(workshop.head.run, workspace=root, watch=Stopper(20), **HEAD)
     for changed in ({"lr_head": 2e-4}, {"fresh": True}):
         ear = Stopper(10**9)
-        finetune(workshop.head.run, cache_root=root, watch=ear, **{**HEAD, **changed})
+        finetune(workshop.head.run, workspace=root, watch=ear, **{**HEAD, **changed})
         assert "going on" not in ear.text
 
 
 def test_a_damaged_state_is_refused_with_the_cure(workshop: SimpleNamespace, root: Path) -> None:
     with pytest.raises(Interrupted):
-        finetune(workshop.head.run, cache_root=root, watch=Stopper(20), **HEAD)
+        finetune(workshop.head.run, workspace=root, watch=Stopper(20), **HEAD)
     (last,) = (root / "tuning").glob("*/last-*.safetensors")
     blob = bytearray(last.read_bytes())
     blob[-5] ^= 1
     last.write_bytes(bytes(blob))
     with pytest.raises(HeadError, match="cannot be used.*--fresh"):
-        finetune(workshop.head.run, cache_root=root, **HEAD)
-    finetune(workshop.head.run, cache_root=root, fresh=True, **HEAD)
+        finetune(workshop.head.run, workspace=root, **HEAD)
+    finetune(workshop.head.run, workspace=root, fresh=True, **HEAD)
 
 
 def test_two_processes_are_not_at_the_same_training(workshop: SimpleNamespace, root: Path) -> None:
     from pipeline.stages.finetune.checkpoint import Checkpoint, state_folder
     from pipeline.stages.finetune.job import _identity
 
-    settings = FinetuneSettings(run=str(workshop.head.run), cache_root=root, **HEAD)
-    folder = state_folder(root, _identity(settings, attach(settings, Watch())))
+    settings, desk = FinetuneSettings(run=str(workshop.head.run), **HEAD), Workspace(root)
+    folder = state_folder(desk, _identity(settings, attach(settings, desk)))
     with Checkpoint(folder).held(), pytest.raises(HeadError, match="another process is at this very fine-tuning"):
-        finetune(workshop.head.run, cache_root=root, **HEAD)
+        finetune(workshop.head.run, workspace=root, **HEAD)
 
 
 def test_a_state_is_whole_whenever_the_writer_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -613,15 +614,15 @@ def test_a_state_is_whole_whenever_the_writer_dies(tmp_path: Path, monkeypatch: 
 )
 def test_wrong_settings_name_the_legal_ones(workshop: SimpleNamespace, root: Path, options: Quick, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        finetune(workshop.head.run, cache_root=root, **options)
+        finetune(workshop.head.run, workspace=root, **options)
     assert not list(root.glob("tuning/*"))
 
 
 def test_a_run_that_is_not_there_or_not_a_head_is_refused(workshop: SimpleNamespace) -> None:
     with pytest.raises(HeadError, match="no run 'nothing': give a run's folder"):
-        finetune("nothing", cache_root=workshop.root)
+        finetune("nothing", workspace=workshop.root)
     with pytest.raises(HeadError, match="is a finetune run: give a run of `pipeline train`"):
-        finetune(workshop.tuned.run, cache_root=workshop.root)
+        finetune(workshop.tuned.run, workspace=workshop.root)
 
 
 def test_a_run_of_another_key_is_refused(workshop: SimpleNamespace, root: Path, tmp_path: Path) -> None:
@@ -630,43 +631,43 @@ def test_a_run_of_another_key_is_refused(workshop: SimpleNamespace, root: Path, 
     record["key"] = "0" * 64
     (folder / "head.json").write_text(json.dumps(record))
     with pytest.raises(HeadError, match="000000"):
-        finetune(folder, cache_root=root)
+        finetune(folder, workspace=root)
 
 
 def test_an_image_that_has_changed_or_gone_or_become_text_is_found_before_training(
     photos: Path, tmp_path: Path, quick: Quick
 ) -> None:
     mine = Path(shutil.copytree(photos, tmp_path / "mine"))
-    made = extract(mine, cache_root=tmp_path, **quick)
-    head = train(made.cache, cache_root=tmp_path)
+    made = extract(mine, workspace=tmp_path, **quick)
+    head = train(made.cache, workspace=tmp_path)
     victim = mine / os.fsdecode(open_cache(made.cache).split("test").ids[0])
     blob = victim.read_bytes()
     victim.write_bytes(blob + b"\0")
     with pytest.raises(DataError, match="has changed since"):
-        finetune(head.run, cache_root=tmp_path)
+        finetune(head.run, workspace=tmp_path)
     victim.write_bytes(b"no image at all\n")
     with pytest.raises(DataError, match="the file holds text, not an image"):
-        finetune(head.run, cache_root=tmp_path)
+        finetune(head.run, workspace=tmp_path)
     victim.unlink()
     with pytest.raises(DataError, match="no longer there"):
-        finetune(head.run, cache_root=tmp_path)
+        finetune(head.run, workspace=tmp_path)
     victim.write_bytes(blob)  # another time, the same bytes: all is well
-    assert finetune(head.run, epochs=1, cache_root=tmp_path).steps
+    assert finetune(head.run, epochs=1, workspace=tmp_path).steps
     shutil.rmtree(mine)
     with pytest.raises(DataError, match="not at"):
-        finetune(head.run, cache_root=tmp_path)
+        finetune(head.run, workspace=tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_training(workshop: SimpleNamespace, root: Path) -> None:
     shutil.rmtree(root / "tuning", ignore_errors=True)
     (root / "tuning").write_text("in the way")
     with pytest.raises(HeadError, match="cannot write in .*tuning"):
-        finetune(workshop.head.run, cache_root=root, **HEAD)
+        finetune(workshop.head.run, workspace=root, **HEAD)
 
 
 def test_a_head_that_learned_from_val_is_warned_of(workshop: SimpleNamespace, root: Path, listener: Any) -> None:
-    found = search(workshop.cache.cache, evaluate=False, cache_root=root)
-    finetune(found.run, cache_root=root, watch=listener, **HEAD)
+    found = search(workshop.cache.cache, evaluate=False, workspace=root)
+    finetune(found.run, workspace=root, watch=listener, **HEAD)
     assert "has learned from val, too" in listener.text
 
 
@@ -686,19 +687,19 @@ def digest(path: Path) -> str:
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(workshop: SimpleNamespace, root: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, last_epoch_is_kept(patch):
         found = [
-            digest(finetune(workshop.head.run, seed=s, cache_root=root, **HEAD).run / "model.safetensors")
+            digest(finetune(workshop.head.run, seed=s, workspace=root, **HEAD).run / "model.safetensors")
             for s in (0, 0, 1)
         ]
     assert found[0] == found[1] != found[2]
 
 
 def test_latest_is_the_fine_tuned_run(workshop: SimpleNamespace) -> None:
-    assert run_folders.find_run("latest", cache_root=workshop.root).folder == workshop.tuned.run
+    assert run_folders.find_run("latest", Workspace(workshop.root)).folder == workshop.tuned.run
 
 
 def test_a_run_has_learned_from_what_its_head_has(workshop: SimpleNamespace, root: Path) -> None:
     """So that no temperature is fitted on val where the head has seen it."""
-    found = search(workshop.cache.cache, evaluate=False, cache_root=root)
+    found = search(workshop.cache.cache, evaluate=False, workspace=root)
     for start, expected in ((found.run, ["train", "val"]), (workshop.head.run, ["train"])):
-        tuned = finetune(start, cache_root=root, **HEAD)
+        tuned = finetune(start, workspace=root, **HEAD)
         assert json.loads((tuned.run / "config.json").read_text())["learned_from"] == expected

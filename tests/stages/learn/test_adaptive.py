@@ -35,7 +35,7 @@ def cache(workshop: SimpleNamespace) -> Path:
 def options(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "space.toml").write_text(SMALL)
     space = str(tmp_path / "space.toml")
-    return {"space": space, "trials": 4, "epochs": 3, "evaluate": False, "cache_root": tmp_path}
+    return {"space": space, "trials": 4, "epochs": 3, "evaluate": False, "workspace": tmp_path}
 
 
 def trials_of(run: Path) -> list[dict[str, Any]]:
@@ -158,7 +158,7 @@ def test_two_processes_share_one_search(cache: Path, tmp_path: Path, options: di
     words = [sys.executable, "-m", "pipeline", "search", str(cache), "--space", options["space"]]
     words += ["--trials", "6", "--epochs", "2", "--no-evaluate", "--optuna", str(tmp_path / "j.log"), "--json"]
     running = [
-        subprocess.Popen([*words, "--cache-root", str(tmp_path / f"root{i}")], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([*words, "--workspace", str(tmp_path / f"root{i}")], stdout=subprocess.PIPE, text=True)
         for i in range(2)
     ]
     results = [json.loads(p.communicate(timeout=120)[0]) for p in running]

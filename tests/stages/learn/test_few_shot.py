@@ -31,7 +31,7 @@ def draws_of(run: Path) -> list[dict[str, Any]]:
 
 
 def test_every_number_of_shots_has_its_draws_with_mean_and_deviation(cache: Path, tmp_path: Path) -> None:
-    found = search(cache, shots=(1, 4), draws=3, Cs=FEW, cache_root=tmp_path)
+    found = search(cache, shots=(1, 4), draws=3, Cs=FEW, workspace=tmp_path)
     draws = draws_of(found.run)
     assert [(d["shots"], d["draw"]) for d in draws] == [(k, i) for k in (1, 4) for i in range(3)]
     assert [r["shots"] for r in found.results] == [1, 4]
@@ -44,14 +44,14 @@ def test_every_number_of_shots_has_its_draws_with_mean_and_deviation(cache: Path
 
 
 def test_the_same_seed_gives_the_same_draws_and_another_seed_others(cache: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"shots": (2,), "draws": 4, "Cs": FEW, "metric": "log_loss", "cache_root": tmp_path}
+    options: dict[str, Any] = {"shots": (2,), "draws": 4, "Cs": FEW, "metric": "log_loss", "workspace": tmp_path}
     first, again, other = (draws_of(search(cache, seed=seed, **options).run) for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
 
 def test_a_draws_figures_are_those_of_the_head_that_is_best_on_val(cache: Path, tmp_path: Path) -> None:
-    found = search(cache, shots=(3,), draws=2, Cs=FEW, metric="log_loss", seed=7, cache_root=tmp_path)
+    found = search(cache, shots=(3,), draws=2, Cs=FEW, metric="log_loss", seed=7, workspace=tmp_path)
     fitted, val, test = (load_rows(open_cache(cache), split) for split in ("train", "val", "test"))
 
     def log_loss(rows: Rows, fit: Any) -> float:
@@ -86,7 +86,7 @@ def test_test_rows_are_asked_for_only_when_all_heads_are_fixed(
 
     monkeypatch.setattr(Cache, "rows", asked)
     monkeypatch.setattr(pipeline.heads.exact.path, "fit_exact", fitting)
-    search(cache, shots=(1, 2), draws=2, Cs=FEW, cache_root=tmp_path)
+    search(cache, shots=(1, 2), draws=2, Cs=FEW, workspace=tmp_path)
     assert told == ["train", "val", "fit", "fit", "fit", "fit", "test"]
 
 
@@ -103,24 +103,24 @@ def test_without_evaluation_test_rows_are_not_asked_for(
         return rows(self, split)
 
     monkeypatch.setattr(Cache, "rows", sealed)
-    found = search(cache, shots=(1,), draws=2, Cs=FEW, evaluate=False, cache_root=tmp_path)
+    found = search(cache, shots=(1,), draws=2, Cs=FEW, evaluate=False, workspace=tmp_path)
     draws = [json.loads(line) for line in (found.run / "draws.jsonl").read_text().splitlines()]
     assert [d["test"] for d in draws] == [None, None]
     assert found.results[0]["test"] is None
     assert found.results[0]["val"] == pytest.approx(np.mean([d["val"] for d in draws]))
     with pytest.raises(AssertionError, match="few-shot asked"):
-        search(cache, shots=(1,), draws=2, Cs=FEW, cache_root=tmp_path)  # the scoring at the end does
+        search(cache, shots=(1,), draws=2, Cs=FEW, workspace=tmp_path)  # the scoring at the end does
 
 
 def test_one_draw_has_no_deviation(cache: Path, tmp_path: Path) -> None:
-    result = search(cache, shots=(2,), draws=1, Cs=FEW, cache_root=tmp_path).results[0]
+    result = search(cache, shots=(2,), draws=1, Cs=FEW, workspace=tmp_path).results[0]
     assert result["val_deviation"] is None and result["test_deviation"] is None
 
 
 def test_few_shot_without_val_rows_is_refused(photos: Path, tmp_path: Path, quick: dict[str, Any]) -> None:
-    made = extract(photos, cache_root=tmp_path, val_fraction=0, **quick)
+    made = extract(photos, workspace=tmp_path, val_fraction=0, **quick)
     with pytest.raises(HeadError, match="no val rows to choose on: extract with --val-fraction"):
-        search(made.cache, shots=(1,), cache_root=tmp_path)
+        search(made.cache, shots=(1,), workspace=tmp_path)
 
 
 def test_drawn_rows_are_different_rows_of_each_class() -> None:

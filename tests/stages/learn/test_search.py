@@ -38,7 +38,7 @@ def trials_of(run: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "macro_f1", "log_loss"])
 def test_trials_are_ranked_by_the_metric_as_scikit_learn_computes_it(cache: Path, tmp_path: Path, metric: str) -> None:
     """S6"""
-    found = search(cache, Cs=FEW, metric=metric, evaluate=False, cache_root=tmp_path)
+    found = search(cache, Cs=FEW, metric=metric, evaluate=False, workspace=tmp_path)
     fitted, val = (load_rows(open_cache(cache), split) for split in ("train", "val"))
     fits = fit_exact(fitted.X, fitted.y, n_classes=3, Cs=FEW)
     expected = {}
@@ -59,14 +59,14 @@ def test_trials_are_ranked_by_the_metric_as_scikit_learn_computes_it(cache: Path
 
 
 def test_the_chosen_penalty_is_refitted_on_train_and_val_and_the_run_says_so(cache: Path, tmp_path: Path) -> None:
-    found = search(cache, Cs=FEW, evaluate=False, cache_root=tmp_path)
+    found = search(cache, Cs=FEW, evaluate=False, workspace=tmp_path)
     fitted, val = (load_rows(open_cache(cache), split) for split in ("train", "val"))
     best = trials_of(found.run)[0]["C"]
     X, y = np.concatenate([fitted.X, val.X]), np.concatenate([fitted.y, val.y])
     expected = fit_exact(X, y, n_classes=3, Cs=[best])[0]
     np.testing.assert_array_equal(load_head(found.run).tensors["weight"], expected.weight)
     assert json.loads((found.run / "config.json").read_text())["learned_from"] == ["train", "val"]
-    kept = search(cache, Cs=FEW, evaluate=False, refit=False, cache_root=tmp_path)
+    kept = search(cache, Cs=FEW, evaluate=False, refit=False, workspace=tmp_path)
     alone = next(f for f in fit_exact(fitted.X, fitted.y, n_classes=3, Cs=FEW) if best == f.C)
     np.testing.assert_array_equal(load_head(kept.run).tensors["weight"], alone.weight)
     assert json.loads((kept.run / "config.json").read_text())["learned_from"] == ["train"]
@@ -85,13 +85,13 @@ def test_the_code_that_selects_never_asks_for_test_rows(
         return rows(self, split)
 
     monkeypatch.setattr(Cache, "rows", sealed)
-    train(cache, cache_root=tmp_path)
-    train(cache, solver="adamw", epochs=2, cache_root=tmp_path)
-    search(cache, Cs=FEW, evaluate=False, cache_root=tmp_path)
-    search(cache, Cs=FEW, cv=3, evaluate=False, cache_root=tmp_path)
-    search(cache, space="mlp", trials=2, epochs=2, evaluate=False, cache_root=tmp_path)
+    train(cache, workspace=tmp_path)
+    train(cache, solver="adamw", epochs=2, workspace=tmp_path)
+    search(cache, Cs=FEW, evaluate=False, workspace=tmp_path)
+    search(cache, Cs=FEW, cv=3, evaluate=False, workspace=tmp_path)
+    search(cache, space="mlp", trials=2, epochs=2, evaluate=False, workspace=tmp_path)
     with pytest.raises(AssertionError, match="selection asked"):
-        search(cache, Cs=FEW, cache_root=tmp_path)  # the evaluation at the end does
+        search(cache, Cs=FEW, workspace=tmp_path)  # the evaluation at the end does
 
 
 @pytest.mark.parametrize("options", [{"Cs": FEW}, {"Cs": FEW, "cv": 3}, {"space": "mlp", "trials": 4, "epochs": 3}])
@@ -107,7 +107,7 @@ def test_other_test_rows_change_nothing_in_what_is_chosen(cache: Path, tmp_path:
             start, stop = writer.span(block)
             writer.write_block(block, X[start:stop], made.digests[start:stop], whole.states[start:stop])
         writer.publish()
-    runs = [search(c, evaluate=False, cache_root=tmp_path, **options).run for c in (cache, tmp_path / "other.h5")]
+    runs = [search(c, evaluate=False, workspace=tmp_path, **options).run for c in (cache, tmp_path / "other.h5")]
     assert trials_of(runs[0]) == trials_of(runs[1])
     assert (runs[0] / "head.safetensors").read_bytes() == (runs[1] / "head.safetensors").read_bytes()
 
@@ -117,13 +117,13 @@ def test_equal_figures_go_to_the_stronger_penalty(cache: Path, tmp_path: Path, m
 
     equal = {"accuracy": 0.5, "balanced_accuracy": 0.5, "macro_f1": 0.5, "log_loss": 0.7}
     monkeypatch.setattr(sys.modules["pipeline.stages.learn.trials"], "figures", lambda *arguments: equal)
-    found = search(cache, Cs=(1.0, 1e-4, 1e-2), evaluate=False, cache_root=tmp_path)
+    found = search(cache, Cs=(1.0, 1e-4, 1e-2), evaluate=False, workspace=tmp_path)
     assert [t["C"] for t in trials_of(found.run)] == [1e-4, 1e-2, 1.0]
     assert json.loads((found.run / "metrics.json").read_text())["config"]["C"] == 1e-4
 
 
 def test_test_is_scored_once_when_the_head_is_fixed(cache: Path, tmp_path: Path) -> None:
-    found = search(cache, Cs=FEW, cache_root=tmp_path)
+    found = search(cache, Cs=FEW, workspace=tmp_path)
     test = load_rows(open_cache(cache), "test")
     accuracy = (load_head(found.run).logits(test.X).argmax(axis=1) == test.y).mean()
     figures = json.loads((found.run / "evaluation.json").read_text())["test"]
@@ -132,7 +132,7 @@ def test_test_is_scored_once_when_the_head_is_fixed(cache: Path, tmp_path: Path)
 
 
 def test_the_picture_is_whole_and_names_the_chosen_penalty(cache: Path, tmp_path: Path) -> None:
-    found = search(cache, Cs=FEW, evaluate=False, cache_root=tmp_path)
+    found = search(cache, Cs=FEW, evaluate=False, workspace=tmp_path)
     root = xml.etree.ElementTree.parse(found.run / "path.svg").getroot()
     texts = [t.text or "" for t in root.iter("{http://www.w3.org/2000/svg}text")]
     assert any(f"C = {trials_of(found.run)[0]['C']:.3g}" in t for t in texts)
@@ -140,8 +140,8 @@ def test_the_picture_is_whole_and_names_the_chosen_penalty(cache: Path, tmp_path
 
 
 def test_cross_validation_needs_no_val_rows_and_gives_sound_figures(photos: Path, tmp_path: Path, quick: Quick) -> None:
-    made = extract(photos, cache_root=tmp_path, val_fraction=0, **quick)
-    found = search(made.cache, Cs=FEW, cv=4, seed=3, evaluate=False, cache_root=tmp_path)
+    made = extract(photos, workspace=tmp_path, val_fraction=0, **quick)
+    found = search(made.cache, Cs=FEW, cv=4, seed=3, evaluate=False, workspace=tmp_path)
     rows = load_rows(open_cache(made.cache), "train")
     folds = fold_numbers(rows.y, 4, 3)
     right = dict.fromkeys(FEW, 0)
@@ -183,22 +183,22 @@ def test_folds_hold_each_row_out_once_and_are_stratified() -> None:
 )
 def test_wrong_settings_name_the_legal_ones(cache: Path, tmp_path: Path, options: Quick, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        search(cache, cache_root=tmp_path, **options)
+        search(cache, workspace=tmp_path, **options)
 
 
 def test_a_space_file_is_drawn_from_and_a_wrong_one_is_named(cache: Path, tmp_path: Path) -> None:
     space = tmp_path / "space.toml"
     space.write_text('kind = ["cosine"]\nlr = { low = 0.01, high = 0.1, log = true }\n')
-    found = search(cache, space=str(space), trials=3, epochs=3, evaluate=False, cache_root=tmp_path)
+    found = search(cache, space=str(space), trials=3, epochs=3, evaluate=False, workspace=tmp_path)
     trials = trials_of(found.run)
     assert len(trials) == 3 and all(0.01 <= t["lr"] <= 0.1 for t in trials)
     assert load_head(found.run).kind == "cosine"
     space.write_text("lr = [0.1\n")
     with pytest.raises(ConfigError, match="is not TOML"):
-        search(cache, space=str(space), cache_root=tmp_path)
+        search(cache, space=str(space), workspace=tmp_path)
     space.write_text("speed = [0.1]\n")
     with pytest.raises(ConfigError, match="'speed', which is no setting"):
-        search(cache, space=str(space), cache_root=tmp_path)
+        search(cache, space=str(space), workspace=tmp_path)
 
 
 def test_a_stopped_search_goes_on_and_ends_as_if_it_had_not_been_stopped(
@@ -208,7 +208,7 @@ def test_a_stopped_search_goes_on_and_ends_as_if_it_had_not_been_stopped(
 
     monkeypatch.setattr(module, "BRACKET", 3)
     options: Quick = {"space": "mlp", "trials": 9, "epochs": 3, "evaluate": False}
-    whole = search(cache, cache_root=tmp_path / "whole", **options)
+    whole = search(cache, workspace=tmp_path / "whole", **options)
     bracket, done = module._bracket, []
 
     def stopped(*arguments: Any) -> Any:
@@ -219,9 +219,9 @@ def test_a_stopped_search_goes_on_and_ends_as_if_it_had_not_been_stopped(
 
     monkeypatch.setattr(module, "_bracket", stopped)
     with pytest.raises(KeyboardInterrupt):
-        search(cache, cache_root=tmp_path / "cut", **options)
+        search(cache, workspace=tmp_path / "cut", **options)
     monkeypatch.setattr(module, "_bracket", bracket)
-    again = search(cache, cache_root=tmp_path / "cut", watch=listener, **options)
+    again = search(cache, workspace=tmp_path / "cut", watch=listener, **options)
     assert "resuming: 2 of 3 brackets are done" in listener.text
     assert trials_of(again.run) == trials_of(whole.run)
     assert (again.run / "head.safetensors").read_bytes() == (whole.run / "head.safetensors").read_bytes()
@@ -229,7 +229,7 @@ def test_a_stopped_search_goes_on_and_ends_as_if_it_had_not_been_stopped(
 
 
 def test_a_budget_ends_the_search_with_what_there_is(cache: Path, tmp_path: Path) -> None:
-    found = search(cache, space="mlp", trials=3000, epochs=30, budget=5.0, evaluate=False, cache_root=tmp_path)
+    found = search(cache, space="mlp", trials=3000, epochs=30, budget=5.0, evaluate=False, workspace=tmp_path)
     assert 1 <= len(trials_of(found.run)) < 3000
 
 
@@ -239,7 +239,7 @@ def test_brackets_that_a_budget_left_time_for_are_not_done_again(
     import pipeline.stages.learn.brackets as module
 
     monkeypatch.setattr(module, "BRACKET", 3)
-    options: Quick = {"space": "mlp", "trials": 9, "epochs": 3, "evaluate": False, "cache_root": tmp_path}
+    options: Quick = {"space": "mlp", "trials": 9, "epochs": 3, "evaluate": False, "workspace": tmp_path}
     bracket, begun = module._bracket, []
 
     def counted(*arguments: Any) -> Any:
@@ -261,7 +261,7 @@ def test_brackets_that_a_budget_left_time_for_are_not_done_again(
 
 def test_a_budget_over_before_the_first_epoch_is_named(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(HeadError, match="give a longer --budget"):
-        search(cache, space="mlp", trials=3, budget=1e-9, cache_root=tmp_path)
+        search(cache, space="mlp", trials=3, budget=1e-9, workspace=tmp_path)
 
 
 @pytest.mark.parametrize("batch_size", [256, 4])  # one batch an epoch: diverged after the first one; many: within it
@@ -270,20 +270,20 @@ def test_only_diverging_heads_are_an_error(cache: Path, tmp_path: Path, batch_si
     space = tmp_path / "space.toml"
     space.write_text(f'lr = [1e30]\nsolver = ["sgd"]\nbatch_size = [{batch_size}]\n')
     with pytest.raises(HeadError, match="every head diverged"):
-        search(cache, space=str(space), trials=1, epochs=3, cache_root=tmp_path)
+        search(cache, space=str(space), trials=1, epochs=3, workspace=tmp_path)
 
 
 def test_a_diverging_head_is_ranked_last_and_says_so(cache: Path, tmp_path: Path, listener: Any) -> None:
     """E9"""
     space = tmp_path / "space.toml"
     space.write_text('lr = [1e30, 0.01]\nsolver = ["sgd"]\nbatch_size = [4]\n')
-    found = search(cache, space=str(space), trials=2, epochs=3, evaluate=False, cache_root=tmp_path, watch=listener)
+    found = search(cache, space=str(space), trials=2, epochs=3, evaluate=False, workspace=tmp_path, watch=listener)
     assert [(t["lr"], t["note"]) for t in trials_of(found.run)] == [(0.01, ""), (1e30, "diverged")]
     assert "diverged" in listener.text
 
 
 def test_minibatch_trials_follow_from_the_seed(cache: Path, tmp_path: Path) -> None:
-    options: Quick = {"space": "mlp", "trials": 4, "epochs": 2, "evaluate": False, "cache_root": tmp_path}
+    options: Quick = {"space": "mlp", "trials": 4, "epochs": 2, "evaluate": False, "workspace": tmp_path}
     trials = [trials_of(search(cache, seed=seed, **options).run) for seed in (1, 1, 2)]
     assert trials[0] == trials[1]
     assert {t["lr"] for t in trials[0]}.isdisjoint(t["lr"] for t in trials[2])
@@ -300,7 +300,7 @@ def test_the_chosen_minibatch_head_is_the_solo_head_of_its_settings(cache: Path,
         (True, (X, y), {}),
         (False, (fitted.X, fitted.y), {"X_val": val.X, "y_val": val.y}),
     ):
-        found = search(cache, space="mlp", trials=3, epochs=3, refit=refit, evaluate=False, cache_root=tmp_path)
+        found = search(cache, space="mlp", trials=3, epochs=3, refit=refit, evaluate=False, workspace=tmp_path)
         config = MinibatchConfig(**trials_of(found.run)[0]["config"])
         solo = fit_minibatch(*learned, n_classes=3, configs=[config], **watched)[0]
         for name, tensor in load_head(found.run).tensors.items():

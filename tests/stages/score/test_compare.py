@@ -14,11 +14,11 @@ import pytest
 import safetensors.numpy
 from scipy.stats import binomtest
 
-from pipeline import open_cache
+from pipeline import compare, open_cache
 from pipeline.base.errors import HeadError
 from pipeline.heads.artifact import load_head, save_head
 from pipeline.heads.scores.bootstrap import Difference, McNemar
-from pipeline.stages.score.compare import compare, verdict
+from pipeline.stages.score.compare import verdict
 
 
 def another(run: Path, root: Path, name: str, *, factor: float = 1.0, noise: float = 0.0, **config: Any) -> Path:
@@ -51,7 +51,7 @@ def test_both_runs_are_evaluated_and_their_disagreements_counted(
     good: Path, workshop: SimpleNamespace, tmp_path: Path
 ) -> None:
     noisy = another(workshop.head.run, tmp_path, "0002-train-noisy", noise=4.0)
-    found = compare(good, noisy, cache_root=tmp_path)
+    found = compare(good, noisy, workspace=tmp_path)
     rows = open_cache(workshop.cache.cache).split("test")
     a, b = (load_head(run).logits(np.array(rows.X)).argmax(axis=1) == rows.y for run in (good, noisy))
     assert found.n == 9
@@ -69,8 +69,8 @@ def test_a_head_that_is_better_is_called_so_in_either_order(
     good: Path, bad: Path, tmp_path: Path, listener: Any
 ) -> None:
     words = "0001-train-good is better than 0002-train-bad by"
-    assert words in compare(good, bad, cache_root=tmp_path).verdict
-    turned = compare(bad, good, cache_root=tmp_path, watch=listener)
+    assert words in compare(good, bad, workspace=tmp_path).verdict
+    turned = compare(bad, good, workspace=tmp_path, watch=listener)
     assert words in turned.verdict
     assert turned.difference.value > 0
     assert turned.verdict in listener.text
@@ -78,44 +78,44 @@ def test_a_head_that_is_better_is_called_so_in_either_order(
 
 
 def test_a_run_is_no_better_than_itself(good: Path, tmp_path: Path) -> None:
-    found = compare(good, good, cache_root=tmp_path)
+    found = compare(good, good, workspace=tmp_path)
     assert found.mcnemar.p == 1.0
     assert found.verdict == "no difference can be told: both are right on the same of 9 test images"
 
 
 def test_a_head_and_its_fine_tuned_network_can_be_compared(workshop: SimpleNamespace, tmp_path: Path) -> None:
     root = Path(shutil.copytree(workshop.root, tmp_path / "root"))
-    found = compare(workshop.head.run.name, workshop.tuned.run.name, cache_root=root)
+    found = compare(workshop.head.run.name, workshop.tuned.run.name, workspace=root)
     assert found.figures[0]["accuracy"] == workshop.test.test["accuracy"]
     assert found.n == 9
 
 
 def test_logits_are_scored_once(good: Path, bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """S6"""
-    first = compare(good, bad, cache_root=tmp_path)
+    first = compare(good, bad, workspace=tmp_path)
 
     def forbidden(*_: Any, **__: Any) -> None:
         raise AssertionError("scored again")
 
     monkeypatch.setattr("pipeline.heads.artifact.Head.logits", forbidden)
-    assert compare(good, bad, cache_root=tmp_path) == first
+    assert compare(good, bad, workspace=tmp_path) == first
 
 
 def test_logits_that_an_older_evaluation_did_not_keep_are_made_and_its_figures_stay(
     good: Path, bad: Path, tmp_path: Path
 ) -> None:
-    first = compare(good, bad, cache_root=tmp_path)
+    first = compare(good, bad, workspace=tmp_path)
     figures = (good / "evaluation.json").read_bytes()
     (good / "evaluation.safetensors").unlink()
-    assert compare(good, bad, cache_root=tmp_path) == first
+    assert compare(good, bad, workspace=tmp_path) == first
     assert (good / "evaluation.json").read_bytes() == figures
 
 
 def test_damaged_logits_are_refused(good: Path, bad: Path, tmp_path: Path) -> None:
-    compare(good, bad, cache_root=tmp_path)
+    compare(good, bad, workspace=tmp_path)
     (bad / "evaluation.safetensors").write_bytes(b"\0" * 40)
     with pytest.raises(HeadError, match="evaluation.safetensors is damaged .*delete it"):
-        compare(good, bad, cache_root=tmp_path)
+        compare(good, bad, workspace=tmp_path)
 
 
 def test_runs_of_other_images_are_refused_before_anything_is_scored(
@@ -123,19 +123,19 @@ def test_runs_of_other_images_are_refused_before_anything_is_scored(
 ) -> None:
     other = another(workshop.head.run, tmp_path, "0003-train-other", content="0" * 64)
     with pytest.raises(HeadError, match="other images, labels or splits"):
-        compare(good, other, cache_root=tmp_path)
+        compare(good, other, workspace=tmp_path)
     fewer = another(workshop.head.run, tmp_path, "0004-train-fewer", content="0" * 64, rows={"test": 3})
     with pytest.raises(HeadError, match="other rows .*'test': 3"):
-        compare(good, fewer, cache_root=tmp_path)
+        compare(good, fewer, workspace=tmp_path)
     assert not (good / "evaluation.json").exists()
 
 
 def test_caches_that_lack_different_images_are_refused(good: Path, bad: Path, tmp_path: Path) -> None:
-    compare(good, bad, cache_root=tmp_path)
+    compare(good, bad, workspace=tmp_path)
     kept = safetensors.numpy.load_file(bad / "evaluation.safetensors")
     safetensors.numpy.save_file({n: t[1:].copy() for n, t in kept.items()}, bad / "evaluation.safetensors")
     with pytest.raises(HeadError, match="9 and 8 rows, 1 of them in one alone"):
-        compare(good, bad, cache_root=tmp_path)
+        compare(good, bad, workspace=tmp_path)
 
 
 def test_a_baseline_run_is_refused(good: Path, workshop: SimpleNamespace, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_baseline_run_is_refused(good: Path, workshop: SimpleNamespace, tmp_pa
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "stage": "baseline"}))
     with pytest.raises(HeadError, match="is a baseline run"):
-        compare(good, folder, cache_root=tmp_path)
+        compare(good, folder, workspace=tmp_path)
 
 
 def test_the_sentence_says_what_the_figures_mean() -> None:

@@ -15,12 +15,12 @@ import safetensors.torch
 import torch
 from sklearn.metrics import roc_auc_score
 
-from pipeline import evaluate, extract, open_cache
+from pipeline import baseline, evaluate, extract, open_cache
 from pipeline.base.errors import CacheError, ConfigError, DataError, HeadError
 from pipeline.heads.artifact import load_head
 from pipeline.heads.baselines import BASELINES
 from pipeline.heads.scores.calibration import fit_temperature
-from pipeline.stages.learn.baseline import baseline, pixel_statistics
+from pipeline.stages.learn.baseline import pixel_statistics
 from pipeline.stages.learn.settings import NAMES
 
 Quick = dict[str, Any]
@@ -58,7 +58,7 @@ def others(photos: Path, tmp_path_factory: pytest.TempPathFactory, quick: Quick)
         (root / "three" / name).mkdir(exist_ok=True)
         for i in range(4):
             shutil.copy(photos / "ant" / f"{i + (name == 'dog') * 4:02d}.png", root / "three" / name)
-    options = {**quick, "dtype": "float32", "val_fraction": 0, "test_fraction": 0, "cache_root": root}
+    options = {**quick, "dtype": "float32", "val_fraction": 0, "test_fraction": 0, "workspace": root}
     made = {name: extract(root / name, **options).cache for name in ("two", "three")}
     return SimpleNamespace(root=root, **made)
 
@@ -67,7 +67,7 @@ def others(photos: Path, tmp_path_factory: pytest.TempPathFactory, quick: Quick)
 
 
 def test_every_figure_is_kept_beside_the_run(run: Path, workshop: SimpleNamespace, tmp_path: Path) -> None:
-    found = evaluate(run, cache_root=tmp_path)
+    found = evaluate(run, workspace=tmp_path)
     test, cache = found.test, open_cache(workshop.cache.cache)
     rows, head = cache.split("test"), load_head(workshop.head.run)
     logits = head.logits(np.array(rows.X)).astype(float)
@@ -83,7 +83,7 @@ def test_every_figure_is_kept_beside_the_run(run: Path, workshop: SimpleNamespac
 def test_the_temperature_is_fitted_on_val_and_applied_to_test(
     run: Path, workshop: SimpleNamespace, tmp_path: Path
 ) -> None:
-    scaled = evaluate(run, cache_root=tmp_path).test["calibrated"]
+    scaled = evaluate(run, workspace=tmp_path).test["calibrated"]
     cache, head = open_cache(workshop.cache.cache), load_head(workshop.head.run)
     val, test = cache.split("val"), cache.split("test")
     assert scaled["temperature"] == fit_temperature(head.logits(np.array(val.X)), val.y)
@@ -93,7 +93,7 @@ def test_the_temperature_is_fitted_on_val_and_applied_to_test(
 
 
 def test_the_test_rows_logits_are_kept(run: Path, workshop: SimpleNamespace, tmp_path: Path) -> None:
-    evaluate(run, cache_root=tmp_path)
+    evaluate(run, workspace=tmp_path)
     kept = safetensors.numpy.load_file(run / "evaluation.safetensors")
     cache, layer = open_cache(workshop.cache.cache), torch.nn.Linear(512, 3)
     layer.load_state_dict(safetensors.torch.load_file(run / "head.safetensors"))
@@ -113,7 +113,7 @@ def test_figures_from_before_there_were_more_are_shown_as_they_are(run: Path, tm
     }  # fmt: skip
     old = json.dumps({"test": test, "seconds": 0.1, "scored": "2025-01-01T00:00:00Z"})
     (run / "evaluation.json").write_text(old)
-    assert evaluate(run, cache_root=tmp_path, watch=listener).scored == "2025-01-01T00:00:00Z"
+    assert evaluate(run, workspace=tmp_path, watch=listener).scored == "2025-01-01T00:00:00Z"
     assert "accuracy 100.0 %" in listener.text
     assert "the test split is used once" in listener.text
     assert (run / "evaluation.json").read_text() == old
@@ -122,12 +122,12 @@ def test_figures_from_before_there_were_more_are_shown_as_they_are(run: Path, tm
 def test_a_damaged_evaluation_is_named(run: Path, tmp_path: Path) -> None:
     (run / "evaluation.json").write_text('{"test": ')
     with pytest.raises(HeadError, match="evaluation.json is damaged"):
-        evaluate(run, cache_root=tmp_path)
+        evaluate(run, workspace=tmp_path)
 
 
 def test_a_fine_tuned_network_has_the_same_figures_as_a_head(workshop: SimpleNamespace, tmp_path: Path) -> None:
     folder = unscored(workshop.tuned.run, tmp_path, "0001-finetune-copy")
-    test = evaluate(folder, cache_root=workshop.root).test
+    test = evaluate(folder, workspace=workshop.root).test
     assert test["calibrated"]["temperature"] > 0
     assert safetensors.numpy.load_file(folder / "evaluation.safetensors")["logits"].shape == (9, 3)
 
@@ -136,10 +136,10 @@ def test_without_val_rows_there_is_no_temperature(
     photos: Path, workshop: SimpleNamespace, tmp_path: Path, quick: Quick
 ) -> None:
     """L6: no warning, no crash."""
-    made = extract(photos, cache_root=workshop.root, out=tmp_path / "c.h5", dtype="float32", val_fraction=0, **quick)
+    made = extract(photos, workspace=workshop.root, out=tmp_path / "c.h5", dtype="float32", val_fraction=0, **quick)
     cache = open_cache(made.cache)
     folder = unscored(workshop.head.run, tmp_path, path=str(cache.path), content=cache.content)
-    assert evaluate(folder, cache_root=tmp_path).test["calibrated"] is None
+    assert evaluate(folder, workspace=tmp_path).test["calibrated"] is None
 
 
 # -- another cache ----------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def test_classes_of_another_cache_are_matched_by_name(
     run: Path, others: SimpleNamespace, tmp_path: Path, listener: Any
 ) -> None:
     """S3: its class 0 is the head's class 1."""
-    found = evaluate(run, data=str(others.two), cache_root=tmp_path, watch=listener)
+    found = evaluate(run, data=str(others.two), workspace=tmp_path, watch=listener)
     cache, head = open_cache(others.two), load_head(run)
     guess = [head.classes[c] for c in head.logits(np.array(cache.split("train").X)).argmax(axis=1)]
     names = [cache.classes[y] for y in cache.split("train").y]
@@ -165,7 +165,7 @@ def test_figures_on_another_cache_leave_the_test_split_sealed(
     run: Path, others: SimpleNamespace, tmp_path: Path
 ) -> None:
     """S6"""
-    found = evaluate(run, data=str(others.two), cache_root=tmp_path)
+    found = evaluate(run, data=str(others.two), workspace=tmp_path)
     assert found.file == run / f"evaluation-{others.two.stem}.json"
     assert [p.name for p in run.glob("evaluation*")] == [found.file.name]
     assert json.loads(found.file.read_text())["test"]["n"] == 12
@@ -174,16 +174,16 @@ def test_figures_on_another_cache_leave_the_test_split_sealed(
 def test_a_class_that_the_head_does_not_know_is_named(run: Path, others: SimpleNamespace, tmp_path: Path) -> None:
     """S3"""
     with pytest.raises(HeadError, match="class 'dog' .* none of the head's: 'ant', 'bee', 'cat'"):
-        evaluate(run, data=str(others.three), cache_root=tmp_path)
+        evaluate(run, data=str(others.three), workspace=tmp_path)
 
 
 def test_a_cache_of_another_key_is_refused_with_the_difference(
     run: Path, photos: Path, tmp_path: Path, quick: Quick
 ) -> None:
     """S1"""
-    made = extract(photos, cache_root=tmp_path, **{**quick, "dtype": "float32", "image_size": 48})
+    made = extract(photos, workspace=tmp_path, **{**quick, "dtype": "float32", "image_size": 48})
     with pytest.raises(CacheError, match="another key than 0001-train-copy .*transform.crop: 32 -> 48"):
-        evaluate(run, data=str(made.cache), cache_root=tmp_path)
+        evaluate(run, data=str(made.cache), workspace=tmp_path)
 
 
 def test_images_that_the_run_has_learned_from_are_told_of(
@@ -193,7 +193,7 @@ def test_images_that_the_run_has_learned_from_are_told_of(
     cache = open_cache(workshop.cache.cache)
     learned = {cache.ids[row] for split in ("train", "val") for row in cache.rows(split).tolist()}
     shared = sum(f"{name}/{i:02d}.png".encode() in learned for name in ("bee", "cat") for i in range(6))
-    evaluate(run, data=str(others.two), cache_root=tmp_path, watch=listener)
+    evaluate(run, data=str(others.two), workspace=tmp_path, watch=listener)
     assert 0 < shared < 12
     assert f"{shared} of these 12 images are among the train and val images" in listener.text
 
@@ -203,13 +203,13 @@ def test_its_own_test_rows_under_another_name_are_its_test_split(
 ) -> None:
     """S6"""
     copy = Path(shutil.copy(workshop.cache.cache, tmp_path / "other.h5"))
-    found = evaluate(run, data=str(copy), cache_root=tmp_path)
+    found = evaluate(run, data=str(copy), workspace=tmp_path)
     assert found.file == run / "evaluation.json"
-    assert evaluate(run, cache_root=tmp_path).scored == found.scored
+    assert evaluate(run, workspace=tmp_path).scored == found.scored
 
 
 def test_other_rows_of_its_own_cache_can_be_asked_for(run: Path, workshop: SimpleNamespace, tmp_path: Path) -> None:
-    found = evaluate(run, data=str(workshop.cache.cache), split="val", cache_root=tmp_path)
+    found = evaluate(run, data=str(workshop.cache.cache), split="val", workspace=tmp_path)
     assert found.test["accuracy"] == workshop.head.val
 
 
@@ -217,7 +217,7 @@ def test_a_gone_cache_costs_the_temperature_and_is_told_of(
     workshop: SimpleNamespace, others: SimpleNamespace, tmp_path: Path, listener: Any
 ) -> None:
     folder = unscored(workshop.head.run, tmp_path, path=str(tmp_path / "gone.h5"))
-    found = evaluate(folder, data=str(others.two), cache_root=tmp_path, watch=listener)
+    found = evaluate(folder, data=str(others.two), workspace=tmp_path, watch=listener)
     assert found.test["calibrated"] is None
     assert "gone.h5" in listener.text
 
@@ -226,9 +226,9 @@ def test_rows_that_are_not_there_are_refused_with_those_that_are(
     run: Path, others: SimpleNamespace, tmp_path: Path
 ) -> None:
     with pytest.raises(HeadError, match="no labelled val rows: choose --split from train, all"):
-        evaluate(run, data=str(others.two), split="val", cache_root=tmp_path)
+        evaluate(run, data=str(others.two), split="val", workspace=tmp_path)
     with pytest.raises(ConfigError, match="--split val is for --data"):
-        evaluate(run, split="val", cache_root=tmp_path)
+        evaluate(run, split="val", workspace=tmp_path)
 
 
 # -- baselines --------------------------------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ def test_the_command_offers_the_baselines_that_there_are() -> None:
 
 
 def test_floors_are_what_chance_and_plain_pixels_give(workshop: SimpleNamespace, tmp_path: Path) -> None:
-    report = baseline(workshop.cache.cache, names=("ridge",), floors=True, cache_root=tmp_path)
+    report = baseline(workshop.cache.cache, names=("ridge",), floors=True, workspace=tmp_path)
     assert [r["name"] for r in report.results] == ["ridge", "shuffled", "image-statistics"]
     ridge, shuffled, pixels = report.results
     assert ridge["test"] > 0.8
@@ -253,10 +253,10 @@ def test_image_statistics_need_the_images(
     photos: Path, workshop: SimpleNamespace, tmp_path: Path, quick: Quick
 ) -> None:
     mine = Path(shutil.copytree(photos, tmp_path / "mine"))
-    made = extract(mine, cache_root=workshop.root, out=tmp_path / "mine.h5", dtype="float32", **quick)
+    made = extract(mine, workspace=workshop.root, out=tmp_path / "mine.h5", dtype="float32", **quick)
     shutil.rmtree(mine)
     with pytest.raises(DataError, match="not at"):
-        baseline(made.cache, floors=True, cache_root=tmp_path)
+        baseline(made.cache, floors=True, workspace=tmp_path)
 
 
 @pytest.mark.parametrize("size", [4, 10, 32])

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import extract, open_cache
+from pipeline import audit, extract, open_cache
 from pipeline.base.errors import CacheError, ConfigError, DataError
 from pipeline.cli.main import main
-from pipeline.stages.upkeep.audit import audit
 from pipeline.store import Failure, failures_path, read_failures
 
 Quick = dict[str, Any]
@@ -24,7 +23,7 @@ Quick = dict[str, Any]
 def made(photos: Path, tmp_path_factory: pytest.TempPathFactory, quick: Quick) -> Path:
     """A cache root whose one cache lends its rows to the caches of the tests: they run no trunk."""
     root = tmp_path_factory.mktemp("made")
-    extract(photos, cache_root=root, **quick)
+    extract(photos, workspace=root, **quick)
     return root
 
 
@@ -49,8 +48,8 @@ def leak(split: Path) -> None:
 
 
 def test_clean_splits_give_no_finding(split: Path, tmp_path: Path, quick: Quick, listener: Any) -> None:
-    made = extract(split, cache_root=tmp_path, **quick).cache
-    report = audit(made, tiny=3, strict=True, cache_root=tmp_path, watch=listener)
+    made = extract(split, workspace=tmp_path, **quick).cache
+    report = audit(made, tiny=3, strict=True, workspace=tmp_path, watch=listener)
     assert report.findings == []
     assert report.classes["ant"] == {"train": 13, "val": 3, "test": 4}
     assert report.imbalance == 1.0
@@ -63,8 +62,8 @@ def test_copies_across_splits_and_under_two_labels_are_found(
     """S5"""
     leak(split)
     shutil.copy(split / "train" / "bee" / "01.png", split / "train" / "bee" / "again.png")
-    made = extract(split, cache_root=tmp_path, **quick).cache
-    report = audit(made, cache_root=tmp_path, watch=listener)
+    made = extract(split, workspace=tmp_path, **quick).cache
+    report = audit(made, workspace=tmp_path, watch=listener)
     assert [[p[2] for p in group] for group in report.copies.leaks] == [
         ["train/ant/leak.png", "test/ant/17.png"],
         ["train/cat/liar.png", "test/bee/18.png"],
@@ -78,10 +77,10 @@ def test_copies_across_splits_and_under_two_labels_are_found(
 
 def test_dropping_leaks_keeps_every_other_row_to_the_last_bit(split: Path, tmp_path: Path, quick: Quick) -> None:
     leak(split)
-    before = open_cache(extract(split, cache_root=tmp_path, block_rows=8, **quick).cache)
+    before = open_cache(extract(split, workspace=tmp_path, block_rows=8, **quick).cache)
     old = {i: n for n, i in enumerate(before.ids)}
     rows, digests, (sizes, times) = np.array(before.features), before.digests, before.stats
-    report = audit(before.path, drop_leaks=True, tiny=1, strict=True, cache_root=tmp_path)
+    report = audit(before.path, drop_leaks=True, tiny=1, strict=True, workspace=tmp_path)
     assert report.dropped == ["train/ant/leak.png", "train/cat/liar.png", "train/cat/twin.png"]
     after = open_cache(before.path, verify=True)
     assert after.counts() == {"none": 0, "train": 39, "val": 9, "test": 12}
@@ -99,26 +98,26 @@ def test_dropping_leaks_keeps_every_other_row_to_the_last_bit(split: Path, tmp_p
 
 def test_dropping_leaks_into_another_file_leaves_the_first_alone(split: Path, tmp_path: Path, quick: Quick) -> None:
     leak(split)
-    made = extract(split, cache_root=tmp_path, **quick).cache
+    made = extract(split, workspace=tmp_path, **quick).cache
     before = made.read_bytes()
-    audit(made, drop_leaks=True, out=tmp_path / "clean.h5", cache_root=tmp_path)
+    audit(made, drop_leaks=True, out=tmp_path / "clean.h5", workspace=tmp_path)
     assert made.read_bytes() == before
     assert len(open_cache(tmp_path / "clean.h5", verify=True)) == 60
     with pytest.raises(CacheError, match="exists already"):
-        audit(made, drop_leaks=True, out=tmp_path / "clean.h5", cache_root=tmp_path)
+        audit(made, drop_leaks=True, out=tmp_path / "clean.h5", workspace=tmp_path)
 
 
 def test_dropping_from_a_damaged_cache_is_refused_and_changes_nothing(
     split: Path, tmp_path: Path, quick: Quick
 ) -> None:
     leak(split)
-    made = extract(split, cache_root=tmp_path, **quick).cache
+    made = extract(split, workspace=tmp_path, **quick).cache
     with made.open("r+b") as file:
         file.seek(open_cache(made).features.offset + 3)  # type: ignore[attr-defined]
         file.write(b"\x55")
     before = made.read_bytes()
     with pytest.raises(CacheError, match="damaged"):
-        audit(made, drop_leaks=True, cache_root=tmp_path)
+        audit(made, drop_leaks=True, workspace=tmp_path)
     assert made.read_bytes() == before
     assert not list(made.parent.glob("*.partial*"))
 
@@ -126,9 +125,9 @@ def test_dropping_from_a_damaged_cache_is_refused_and_changes_nothing(
 def test_dropping_all_of_train_is_refused(split: Path, tmp_path: Path, quick: Quick) -> None:
     shutil.rmtree(split / "train")
     shutil.copytree(split / "test", split / "train")
-    made = extract(split, cache_root=tmp_path, **quick).cache
+    made = extract(split, workspace=tmp_path, **quick).cache
     with pytest.raises(DataError, match="nothing of train would be left"):
-        audit(made, drop_leaks=True, cache_root=tmp_path)
+        audit(made, drop_leaks=True, workspace=tmp_path)
 
 
 def test_near_duplicates_are_those_of_a_plain_double_loop(
@@ -141,7 +140,7 @@ def test_near_duplicates_are_those_of_a_plain_double_loop(
     pixels[0, 0] ^= 1
     Image.fromarray(pixels).save(split / "train" / "ant" / "nearly.png")
     leak(split)
-    cache = open_cache(extract(split, cache_root=tmp_path, **quick).cache)
+    cache = open_cache(extract(split, workspace=tmp_path, **quick).cache)
     X = np.array(cache.features, np.float64)
     X /= np.linalg.norm(X, axis=1, keepdims=True)
     digests = [d.tobytes() for d in cache.digests]
@@ -150,7 +149,7 @@ def test_near_duplicates_are_those_of_a_plain_double_loop(
     }
     threshold = float(np.quantile(list(cosines.values()), 0.97))
     expected = {pair for pair, cosine in cosines.items() if cosine >= threshold}
-    near = audit(cache.path, near=threshold, cache_root=tmp_path).near
+    near = audit(cache.path, near=threshold, workspace=tmp_path).near
     assert near is not None
     at = {i.decode(): n for n, i in enumerate(cache.ids)}
     found = {(at[left[2]], at[right[2]]): cosine for cosine, left, right in near.pairs}
@@ -166,11 +165,11 @@ def test_near_duplicates_are_those_of_a_plain_double_loop(
 def test_many_near_pairs_are_counted_and_the_closest_named(
     split: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = extract(split, cache_root=tmp_path, **quick).cache
-    whole = audit(made, near=1e-6, cache_root=tmp_path).near
+    made = extract(split, workspace=tmp_path, **quick).cache
+    whole = audit(made, near=1e-6, workspace=tmp_path).near
     monkeypatch.setattr("pipeline.stages.upkeep.audit.TILE", 7)
     monkeypatch.setattr("pipeline.stages.upkeep.audit.NEAR_KEPT", 20)
-    few = audit(made, near=1e-6, cache_root=tmp_path).near
+    few = audit(made, near=1e-6, workspace=tmp_path).near
     assert whole is not None
     assert few is not None
     assert whole.count == few.count == 60 * 59 // 2
@@ -182,8 +181,8 @@ def test_tiny_and_empty_classes_are_named_by_split(split: Path, tmp_path: Path, 
     shutil.rmtree(split / "val" / "bee")
     for i in range(2, 13):
         (split / "train" / "cat" / f"{i:02d}.png").unlink()
-    made = extract(split, cache_root=tmp_path, **quick).cache
-    report = audit(made, tiny=3, cache_root=tmp_path)
+    made = extract(split, workspace=tmp_path, **quick).cache
+    report = audit(made, tiny=3, workspace=tmp_path)
     assert report.empty == {"val": ["bee"]}
     assert report.tiny == {"train": ["cat"]}
     assert report.imbalance == 6.5
@@ -196,9 +195,9 @@ def test_failed_images_are_listed_with_their_reasons_and_survive_dropping(
     """I1"""
     (split / "train" / "ant" / "00.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     leak(split)
-    made = extract(split, cache_root=tmp_path, max_failures=0.5, **quick).cache
+    made = extract(split, workspace=tmp_path, max_failures=0.5, **quick).cache
     told = read_failures(failures_path(made))
-    report = audit(made, drop_leaks=True, cache_root=tmp_path)
+    report = audit(made, drop_leaks=True, workspace=tmp_path)
     assert list(report.failed) == ["train/ant/00.png"]
     failure: Failure = told[b"train/ant/00.png"]
     assert failure.reason in report.failed["train/ant/00.png"]
@@ -210,8 +209,8 @@ def test_findings_exit_0_and_with_strict_2(
     split: Path, tmp_path: Path, quick: Quick, capsys: pytest.CaptureFixture[str]
 ) -> None:
     leak(split)
-    made = extract(split, cache_root=tmp_path, **quick).cache
-    arguments = ["audit", str(made), "--cache-root", str(tmp_path)]
+    made = extract(split, workspace=tmp_path, **quick).cache
+    arguments = ["audit", str(made), "--workspace", str(tmp_path)]
     assert main([*arguments, "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["copies"]["leaks"]) == 3
     assert main([*arguments, "--strict"]) == 2

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import extract, open_cache
+from pipeline import extract, open_cache, relabel
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.cli.main import main
-from pipeline.stages.upkeep.relabel import relabel
 from pipeline.store import Cache, create_partial, partial_path, stale_partials
 
 Quick = dict[str, Any]
@@ -21,7 +20,7 @@ Quick = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def made(photos: Path, tmp_path_factory: pytest.TempPathFactory, quick: Quick) -> Path:
-    return extract(photos, cache_root=tmp_path_factory.mktemp("made"), block_rows=16, **quick).cache
+    return extract(photos, workspace=tmp_path_factory.mktemp("made"), block_rows=16, **quick).cache
 
 
 @pytest.fixture
@@ -73,7 +72,7 @@ def test_a_manifest_gives_new_classes_and_splits_and_rows_keep_their_bits(cache:
         return ("wasp" if name == "ant" else name), ("test" if path[-5] in "05" else split)
 
     wanted = listed(before, change)
-    result = relabel(cache, manifest(mine / "new.csv", wanted), cache_root=mine.parent)
+    result = relabel(cache, manifest(mine / "new.csv", wanted), workspace=mine.parent)
     after = open_cache(cache, verify=True)
     assert after.classes == ("bee", "cat", "wasp")
     assert result.relabelled == 20
@@ -100,7 +99,7 @@ def test_moved_and_renamed_files_keep_their_rows(cache: Path, mine: Path) -> Non
     (mine / "bee" / "00.png").rename(mine / "ant" / "00.png")
     (mine / "swap").rename(mine / "bee" / "00.png")
     (mine / "cat" / "05.png").rename(mine / "cat" / "moved.png")
-    result = relabel(cache, mine, cache_root=mine.parent)
+    result = relabel(cache, mine, workspace=mine.parent)
     assert (result.relabelled, result.renamed, result.rows) == (2, 3, 60)
     after = open_cache(cache, verify=True)
     for digest, row in zip(after.digests, after.features, strict=True):
@@ -110,10 +109,10 @@ def test_moved_and_renamed_files_keep_their_rows(cache: Path, mine: Path) -> Non
 
 def test_carving_is_that_of_extract(cache: Path, mine: Path, quick: Quick) -> None:
     """After relabel with other fractions, extract with the same ones finds nothing to do."""
-    relabel(cache, mine, val_fraction=0.3, test_fraction=0.1, split_seed=4, cache_root=mine.parent)
+    relabel(cache, mine, val_fraction=0.3, test_fraction=0.1, split_seed=4, workspace=mine.parent)
     assert open_cache(cache).counts() == {"none": 0, "train": 36, "val": 18, "test": 6}
     before = cache.read_bytes()
-    again = extract(mine, out=cache, cache_root=mine.parent, val_fraction=0.3, test_fraction=0.1, split_seed=4, **quick)
+    again = extract(mine, out=cache, workspace=mine.parent, val_fraction=0.3, test_fraction=0.1, split_seed=4, **quick)
     assert (again.new, again.reused) == (0, 60)
     assert cache.read_bytes() == before
 
@@ -122,7 +121,7 @@ def test_images_that_the_cache_has_not_are_refused_with_the_cure(cache: Path, mi
     before = cache.read_bytes()
     (mine / "ant" / "new.png").write_bytes((mine / "ant" / "00.png").read_bytes() + b"more")
     with pytest.raises(CacheError, match=r"1 images of .*'ant/new.png'\): they need the trunk: run `pipeline extract`"):
-        relabel(cache, mine, cache_root=mine.parent)
+        relabel(cache, mine, workspace=mine.parent)
     assert cache.read_bytes() == before
 
 
@@ -131,21 +130,21 @@ def test_a_changed_image_is_refused_though_its_path_stays(cache: Path, mine: Pat
     with (mine / "ant" / "00.png").open("ab") as file:
         file.write(b"more")
     with pytest.raises(CacheError, match="run `pipeline extract`"):
-        relabel(cache, mine, drop_missing=True, cache_root=mine.parent)
+        relabel(cache, mine, drop_missing=True, workspace=mine.parent)
 
 
 def test_rows_that_the_source_has_not_are_dropped_only_when_asked_for(cache: Path, mine: Path) -> None:
     (mine / "ant" / "03.png").unlink()
     with pytest.raises(CacheError, match=r"1 images .*'ant/03.png'.*--drop-missing"):
-        relabel(cache, mine, cache_root=mine.parent)
-    result = relabel(cache, mine, drop_missing=True, cache_root=mine.parent)
+        relabel(cache, mine, workspace=mine.parent)
+    result = relabel(cache, mine, drop_missing=True, workspace=mine.parent)
     assert (result.dropped, result.rows) == (["ant/03.png"], 59)
     assert b"ant/03.png" not in open_cache(cache, verify=True).ids
 
 
 def test_another_copy_of_a_known_image_takes_its_row(cache: Path, mine: Path) -> None:
     shutil.copy(mine / "ant" / "00.png", mine / "bee" / "copy.png")
-    result = relabel(cache, mine, cache_root=mine.parent)
+    result = relabel(cache, mine, workspace=mine.parent)
     assert (result.copied, result.rows) == (1, 61)
     after = open_cache(cache, verify=True)
     at = [after.ids.index(i) for i in (b"ant/00.png", b"bee/copy.png")]
@@ -166,26 +165,26 @@ def test_an_unreadable_file_takes_the_row_of_its_path(cache: Path, mine: Path, m
 
     monkeypatch.setattr(module, "digest_file", vanished)
     (mine / "ant" / "01.png").rename(mine / "bee" / "x.png")
-    assert relabel(cache, mine, cache_root=mine.parent).rows == 60
+    assert relabel(cache, mine, workspace=mine.parent).rows == 60
     after = open_cache(cache, verify=True)
     assert after.digests[after.ids.index(b"ant/00.png")].any()
 
 
 def test_the_same_labels_again_write_nothing(cache: Path, mine: Path) -> None:
-    relabel(cache, mine, cache_root=mine.parent)
+    relabel(cache, mine, workspace=mine.parent)
     before = cache.stat().st_mtime_ns, cache.stat().st_ino
-    assert not relabel(cache, mine, cache_root=mine.parent).written
+    assert not relabel(cache, mine, workspace=mine.parent).written
     assert (cache.stat().st_mtime_ns, cache.stat().st_ino) == before
 
 
 def test_out_leaves_the_cache_alone(cache: Path, mine: Path, tmp_path: Path) -> None:
     before = cache.read_bytes()
     shutil.move(mine / "ant" / "00.png", mine / "bee" / "ant.png")
-    result = relabel(cache, mine, out=tmp_path / "other.h5", cache_root=tmp_path)
+    result = relabel(cache, mine, out=tmp_path / "other.h5", workspace=tmp_path)
     assert result.cache == tmp_path / "other.h5"
     assert cache.read_bytes() == before
     with pytest.raises(ConfigError, match="must end in .h5"):
-        relabel(cache, mine, out=tmp_path / "other.txt", cache_root=tmp_path)
+        relabel(cache, mine, out=tmp_path / "other.txt", workspace=tmp_path)
 
 
 def test_a_job_that_breaks_off_leaves_the_cache_whole_and_nothing_beside_it(
@@ -200,7 +199,7 @@ def test_a_job_that_breaks_off_leaves_the_cache_whole_and_nothing_beside_it(
 
     monkeypatch.setattr("pipeline.store.Writer.write_block", full)
     with pytest.raises(CacheError, match="disk full"):
-        relabel(cache, mine, cache_root=mine.parent)
+        relabel(cache, mine, workspace=mine.parent)
     assert cache.read_bytes() == before
     assert not list(cache.parent.glob("mine.h5.*"))
 
@@ -218,12 +217,12 @@ def test_an_unfinished_file_is_removed_only_when_the_cache_has_its_rows(cache: P
             digests = contents.digests[:16] if known else contents.digests[:16] ^ 1
             writer.write_block(0, np.array(held.features[:16]), digests, held.states[:16])
         (mine / "ant" / f"{1 if known else 2:02d}.png").rename(mine / "bee" / f"{known}.png")
-        relabel(cache, mine, cache_root=mine.parent)
+        relabel(cache, mine, workspace=mine.parent)
         assert not partial_path(cache).exists()
         assert len(stale_partials(cache)) == (0 if known else 1)
 
 
 def test_the_command_says_what_became_of_the_rows(cache: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.move(mine / "ant" / "00.png", mine / "bee" / "ant.png")
-    assert main(["relabel", str(cache), str(mine), "--cache-root", str(mine.parent)]) == 0
+    assert main(["relabel", str(cache), str(mine), "--workspace", str(mine.parent)]) == 0
     assert "60 rows: 1 with another class" in capsys.readouterr().out

@@ -11,16 +11,15 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline import extract, open_cache
+from pipeline import extract, open_cache, verify
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.cli.main import main
-from pipeline.stages.upkeep.verify import verify
 
 
 @pytest.fixture(scope="module")
 def made(photos: Path, tmp_path_factory: pytest.TempPathFactory, quick: dict[str, Any]) -> Path:
     root = tmp_path_factory.mktemp("made")
-    return extract(photos, cache_root=root, block_rows=16, **quick).cache
+    return extract(photos, workspace=root, block_rows=16, **quick).cache
 
 
 @pytest.fixture
@@ -58,7 +57,7 @@ def put(path: Path, dataset: str, row: int, value: Any) -> None:
 
 
 def test_a_sound_cache_passes_in_one_plain_line(cache: Path, tmp_path: Path, listener: Any) -> None:
-    report = verify(cache, watch=listener, cache_root=tmp_path)
+    report = verify(cache, watch=listener, workspace=tmp_path)
     assert (report.rows, report.blocks, report.failed) == (60, 4, 0)
     assert listener.text == f"{cache} is sound: 60 good rows, 4 blocks, all checksums hold\n"
 
@@ -69,7 +68,7 @@ def test_every_damaged_block_is_named_and_the_sound_ones_are_not(cache: Path, tm
     flip(cache, "/features", 20 * width)
     flip(cache, "/features", 59 * width)
     with pytest.raises(CacheError, match="2 wrong; the first: block 1 "):
-        verify(cache, watch=listener, cache_root=tmp_path)
+        verify(cache, watch=listener, workspace=tmp_path)
     assert "block 3" in listener.text
     assert "block 0" not in listener.text
     assert "block 2" not in listener.text
@@ -91,15 +90,15 @@ def test_a_changed_byte_outside_the_features_is_found(
     """H3"""
     put(cache, dataset, row, value)
     with pytest.raises(CacheError, match=words):
-        verify(cache, cache_root=tmp_path)
+        verify(cache, workspace=tmp_path)
 
 
 def test_rows_extracted_afresh_are_within_the_rounding_of_the_storage(
     photos: Path, root: Path, quick: dict[str, Any]
 ) -> None:
     for dtype, low, high in (("float16", 1e-5, 6e-4), ("float32", 0.0, 3e-5)):
-        made = extract(photos, cache_root=root, dtype=dtype, **quick).cache
-        sample = verify(made, source=photos, sample=12, cache_root=root).sample
+        made = extract(photos, workspace=root, dtype=dtype, **quick).cache
+        sample = verify(made, source=photos, sample=12, workspace=root).sample
         assert sample is not None
         assert sample.rows == 12
         assert low <= sample.max_difference <= sample.tolerance <= high
@@ -107,15 +106,15 @@ def test_rows_extracted_afresh_are_within_the_rounding_of_the_storage(
 
 def test_rows_of_other_numbers_are_found_though_their_checksums_hold(photos: Path, cache: Path, root: Path) -> None:
     """Rows rolled by one, with checksums to match: only a fresh extraction can tell."""
-    from pipeline.base.watch import Watch
+    from pipeline.base.workspace import Workspace
     from pipeline.store.rewrite import kept, locked, rewrite
 
     with locked(open_cache(cache), root / "rolled.h5") as (held, target):
         rows = np.arange(60)
-        rewrite(held, np.roll(rows, 1), kept(held, rows, "rolled"), target, Watch())
-    assert verify(root / "rolled.h5", cache_root=root).rows == 60
+        rewrite(held, np.roll(rows, 1), kept(held, rows, "rolled"), target, Workspace(root))
+    assert verify(root / "rolled.h5", workspace=root).rows == 60
     with pytest.raises(CacheError, match="rows extracted afresh differ by"):
-        verify(root / "rolled.h5", source=photos, sample=8, cache_root=root)
+        verify(root / "rolled.h5", source=photos, sample=8, workspace=root)
 
 
 def test_changed_missing_new_renamed_and_relabelled_images_are_listed(
@@ -127,10 +126,10 @@ def test_changed_missing_new_renamed_and_relabelled_images_are_listed(
     shutil.copy(mine / "cat" / "03.png", mine / "cat" / "more.png")
     (mine / "cat" / "04.png").rename(mine / "cat" / "renamed.png")
     with pytest.raises(CacheError, match="1 changed, 1 missing, 1 new, 1 renamed; `pipeline extract`"):
-        verify(cache, source=mine, sample=4, cache_root=made.parents[1], watch=listener)
+        verify(cache, source=mine, sample=4, workspace=made.parents[1], watch=listener)
     for line in ("changed", "ant/00.png", "bee/02.png", "cat/more.png", "cat/04.png -> cat/renamed.png"):
         assert line in listener.text
-    report = verify(cache, source=mine, sample=4, allow_changes=True, cache_root=made.parents[1])
+    report = verify(cache, source=mine, sample=4, allow_changes=True, workspace=made.parents[1])
     assert report.changes is not None
     assert report.changes["missing"] == {"count": 1, "first": ["bee/02.png"]}
     assert report.sample is not None
@@ -149,20 +148,20 @@ def test_a_class_or_split_that_the_source_says_otherwise_is_found(
     for number, (old, new) in enumerate(((",ant,train", ",bee,train"), (",cat,val", ",cat,train"), ("", ""))):
         manifest = tmp_path / f"{number}.csv"
         manifest.write_text("\n".join(["path,label,split", "\n".join(lines).replace(old, new, 1)]) + "\n")
-        copy = extract(manifest, cache_root=root, out=root / "features" / f"{number}.h5", **quick).cache
+        copy = extract(manifest, workspace=root, out=root / "features" / f"{number}.h5", **quick).cache
         truth = tmp_path / "2.csv"
         truth.write_text("\n".join(["path,label,split", *lines]) + "\n")
         if old:
             with pytest.raises(CacheError, match="1 relabelled; `pipeline relabel`"):
-                verify(copy, source=truth, sample=0, cache_root=root)
+                verify(copy, source=truth, sample=0, workspace=root)
         else:
-            assert verify(copy, source=truth, sample=0, cache_root=root).source == str(truth)
+            assert verify(copy, source=truth, sample=0, workspace=root).source == str(truth)
 
 
 def test_the_command_exits_2_on_damage_and_0_without(
     cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["verify", str(cache), "--cache-root", str(tmp_path)]
+    arguments = ["verify", str(cache), "--workspace", str(tmp_path)]
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["blocks"] == 4
     flip(cache, "/features", 5)

@@ -47,7 +47,7 @@ def test_the_state_dict_loads_strictly_into_plain_torchvision(
     import safetensors.torch
 
     out = tmp_path / "model.safetensors"
-    made = export(workshop.head.run, format="state_dict", out=out, cache_root=workshop.root)
+    made = export(workshop.head.run, format="state_dict", out=out, workspace=workshop.root)
     model = torchvision.models.resnet18(num_classes=3)
     model.load_state_dict(safetensors.torch.load_file(out), strict=True)
     with torch.inference_mode():
@@ -65,7 +65,7 @@ def test_onnx_runs_at_any_batch_and_carries_classes_and_transform(
     """E8"""
     onnxruntime = pytest.importorskip("onnxruntime")
     out = tmp_path / "model.onnx"
-    export(workshop.head.run, out=out, cache_root=workshop.root)
+    export(workshop.head.run, out=out, workspace=workshop.root)
     session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
     for size in (1, 3):
         found = session.run(None, {"images": images[:size]})[0]
@@ -78,7 +78,7 @@ def test_onnx_runs_at_any_batch_and_carries_classes_and_transform(
 
 def test_torch_export_loads_and_gives_the_logits(workshop: SimpleNamespace, tmp_path: Path, images: np.ndarray) -> None:
     out = tmp_path / "model.pt2"
-    export(workshop.head.run, format="torch_export", out=out, cache_root=workshop.root)
+    export(workshop.head.run, format="torch_export", out=out, workspace=workshop.root)
     about = {"about.json": ""}
     module = torch.export.load(out, extra_files=about).module()
     with torch.inference_mode():
@@ -91,7 +91,7 @@ def test_a_finetuned_run_is_exported_as_it_is(workshop: SimpleNamespace, tmp_pat
     import safetensors.torch
 
     out = tmp_path / "tuned.safetensors"
-    export(workshop.tuned.run, format="state_dict", out=out, cache_root=workshop.root)
+    export(workshop.tuned.run, format="state_dict", out=out, workspace=workshop.root)
     kept = safetensors.torch.load_file(workshop.tuned.run / "model.safetensors")
     found = safetensors.torch.load_file(out)
     assert found.keys() == kept.keys()
@@ -108,14 +108,14 @@ def test_a_network_whose_bytes_have_changed_is_refused(
         file.seek(-4000, 2)
         file.write(b"\x00\x00\x80\x40")
     with pytest.raises(HeadError, match="is not what was written: its bytes have changed"):
-        export(damaged, out=tmp_path / "m.safetensors", cache_root=workshop.root)
+        export(damaged, out=tmp_path / "m.safetensors", workspace=workshop.root)
     assert not (tmp_path / "m.safetensors").exists()
 
 
 def test_the_card_names_data_classes_figures_and_that_the_trunk_is_random(
     workshop: SimpleNamespace, tmp_path: Path
 ) -> None:
-    made = export(workshop.head.run, format="state_dict", out=tmp_path / "m.safetensors", cache_root=workshop.root)
+    made = export(workshop.head.run, format="state_dict", out=tmp_path / "m.safetensors", workspace=workshop.root)
     card = made.card.read_text()
     accuracy = workshop.test.test["accuracy"]
     for words in (
@@ -139,7 +139,7 @@ def test_an_export_that_does_not_match_leaves_no_file(
 
     monkeypatch.setitem(module._FORMATS, "state_dict", (write, wrong))
     with pytest.raises(HeadError, match="differs from the model by .*1e-04 is allowed"):
-        export(workshop.head.run, format="state_dict", out=tmp_path / "m.safetensors", cache_root=workshop.root)
+        export(workshop.head.run, format="state_dict", out=tmp_path / "m.safetensors", workspace=workshop.root)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -147,17 +147,17 @@ def test_a_head_that_plain_torchvision_has_no_place_for_goes_out_as_torch_export
     workshop: SimpleNamespace, tmp_path: Path
 ) -> None:
     cache = open_cache(workshop.cache.cache)
-    head = train(cache.path, solver="adamw", kind="mlp", width=8, epochs=2, cache_root=tmp_path)
+    head = train(cache.path, solver="adamw", kind="mlp", width=8, epochs=2, workspace=tmp_path)
     with pytest.raises(ConfigError, match="a mlp head on avgpool has no place in torchvision's resnet18"):
-        export(head.run, format="state_dict", out=tmp_path / "m.safetensors", cache_root=workshop.root)
-    made = export(head.run, format="torch_export", out=tmp_path / "m.pt2", cache_root=workshop.root)
+        export(head.run, format="state_dict", out=tmp_path / "m.safetensors", workspace=workshop.root)
+    made = export(head.run, format="torch_export", out=tmp_path / "m.pt2", workspace=workshop.root)
     assert max(made.parity.values()) <= 1e-4
 
 
 def test_a_layer3_head_is_exported_on_its_layer(photos: Path, quick: Quick, tmp_path: Path) -> None:
-    made = extract(photos, cache_root=tmp_path, layer="layer3", **quick)
-    head = train(made.cache, cache_root=tmp_path)
-    assert max(export(head.run, format="torch_export", cache_root=tmp_path).parity.values()) <= 1e-4
+    made = extract(photos, workspace=tmp_path, layer="layer3", **quick)
+    head = train(made.cache, workspace=tmp_path)
+    assert max(export(head.run, format="torch_export", workspace=tmp_path).parity.values()) <= 1e-4
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_mistakes_are_one_line_and_exit_2(
     filled = [w.format(there=tmp_path / "there.onnx", folder=tmp_path) for w in words]
     if told == "did you mean":
         told = "choose from state_dict, onnx, torch_export"
-    assert main(["export", str(workshop.head.run), *filled, "--cache-root", str(workshop.root)]) == 2
+    assert main(["export", str(workshop.head.run), *filled, "--workspace", str(workshop.root)]) == 2
     err = capsys.readouterr().err
     assert told in err and err.count("\n") == 1
     assert (tmp_path / "there.onnx").read_text() == "mine"

@@ -29,33 +29,33 @@ def folder(workshop: SimpleNamespace, tmp_path: Path) -> Path:
 
 
 def test_a_folder_gives_its_images_in_order_and_a_broken_one_is_a_row(workshop: SimpleNamespace, folder: Path) -> None:
-    found = predict(workshop.head.run, folder, cache_root=workshop.root)
+    found = predict(workshop.head.run, folder, workspace=workshop.root)
     names = [os.path.relpath(p.path, folder) for p in found]
     assert names == ["ant/00.png", "ant/01.png", "bee/00.png", "bee/broken.jpg", "cat/03.png"]
     assert [p.error is None for p in found] == [True, True, True, False, True]
     assert found[3].class_name is None and found[3].probability is None and found[3].top == ()
-    alone = predict(workshop.head.run, [p.path for p in found if p.error is None], cache_root=workshop.root)
+    alone = predict(workshop.head.run, [p.path for p in found if p.error is None], workspace=workshop.root)
     assert [p.top for p in alone] == [p.top for p in found if p.error is None]
 
 
 def test_a_finetuned_run_predicts_folders_too(workshop: SimpleNamespace, folder: Path) -> None:
-    assert sum(p.error is None for p in predict(workshop.tuned.run, folder, cache_root=workshop.root)) == 4
+    assert sum(p.error is None for p in predict(workshop.tuned.run, folder, workspace=workshop.root)) == 4
 
 
 def test_only_unusable_images_are_an_error(workshop: SimpleNamespace, folder: Path) -> None:
     with pytest.raises(DataError, match=r"broken.jpg' cannot be used"):
-        predict(workshop.head.run, folder / "bee" / "broken.jpg", cache_root=workshop.root)
+        predict(workshop.head.run, folder / "bee" / "broken.jpg", workspace=workshop.root)
     with pytest.raises(DataError, match="is not there: give image files or folders"):
-        predict(workshop.head.run, folder / "missing.jpg", cache_root=workshop.root)
+        predict(workshop.head.run, folder / "missing.jpg", workspace=workshop.root)
     (folder / "empty").mkdir()
     with pytest.raises(DataError, match="holds no images"):
-        predict(workshop.head.run, folder / "empty", cache_root=workshop.root)
+        predict(workshop.head.run, folder / "empty", workspace=workshop.root)
 
 
 def test_below_the_threshold_no_class_is_named(workshop: SimpleNamespace, folder: Path) -> None:
-    all_named = predict(workshop.head.run, folder / "ant", cache_root=workshop.root)
+    all_named = predict(workshop.head.run, folder / "ant", workspace=workshop.root)
     limit = max(p.probability for p in all_named if p.probability is not None)
-    some = predict(workshop.head.run, folder / "ant", threshold=limit, cache_root=workshop.root)
+    some = predict(workshop.head.run, folder / "ant", threshold=limit, workspace=workshop.root)
     assert [p.class_name for p in some] == [p.class_name if p.probability == limit else None for p in all_named]
     assert [p.top for p in some] == [p.top for p in all_named]
 
@@ -63,7 +63,7 @@ def test_below_the_threshold_no_class_is_named(workshop: SimpleNamespace, folder
 def test_csv_and_json_lines_hold_the_same_as_json(
     workshop: SimpleNamespace, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["predict", str(workshop.head.run), str(folder), "--top", "2", "--cache-root", str(workshop.root)]
+    words = ["predict", str(workshop.head.run), str(folder), "--top", "2", "--workspace", str(workshop.root)]
     assert main([*words, "--json"]) == 0
     expected = json.loads(capsys.readouterr().out)
     assert main([*words, "--format", "jsonl", "--quiet"]) == 0
@@ -82,7 +82,7 @@ def test_csv_and_json_lines_hold_the_same_as_json(
 def test_below_the_threshold_csv_still_names_the_likeliest(
     workshop: SimpleNamespace, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["predict", str(workshop.head.run), f"{folder}/ant/00.png", "--cache-root", str(workshop.root), "--quiet"]
+    words = ["predict", str(workshop.head.run), f"{folder}/ant/00.png", "--workspace", str(workshop.root), "--quiet"]
     assert main([*words, "--format", "csv", "--threshold", "0.999999"]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert row["class"] == "" and row["class1"] in ("ant", "bee", "cat") and float(row["probability1"]) < 0.999999
@@ -94,7 +94,7 @@ def test_a_path_on_standard_input_that_is_gone_is_a_row_with_its_reason(
 ) -> None:
     lines = f"{folder}/ant/00.png\n{folder}/gone.png\n".encode()
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(lines)))
-    there, gone = predict(workshop.head.run, "-", cache_root=workshop.root)
+    there, gone = predict(workshop.head.run, "-", workspace=workshop.root)
     assert there.class_name in ("ant", "bee", "cat") and there.error is None
     assert (gone.path, gone.class_name) == (f"{folder}/gone.png", None)
     assert gone.error == "the file is no longer there"
@@ -105,13 +105,13 @@ def test_paths_come_from_standard_input(
 ) -> None:
     lines = f"{folder}/ant/00.png\n\n{folder}/cat\n".encode()
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(lines)))
-    found = predict(workshop.head.run, "-", cache_root=workshop.root)
+    found = predict(workshop.head.run, "-", workspace=workshop.root)
     assert [Path(p.path).name for p in found] == ["00.png", "03.png"]
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"")))
     with pytest.raises(DataError, match="standard input named none"):
-        predict(workshop.head.run, "-", cache_root=workshop.root)
+        predict(workshop.head.run, "-", workspace=workshop.root)
 
 
 def test_a_trace_is_not_for_programs(workshop: SimpleNamespace, folder: Path) -> None:
     with pytest.raises(ConfigError, match="leave it out with --format csv"):
-        predict(workshop.head.run, folder, trace=True, format="csv", cache_root=workshop.root)
+        predict(workshop.head.run, folder, trace=True, format="csv", workspace=workshop.root)

@@ -1,0 +1,73 @@
+"""The workspace: the folder that holds what stages make, and who hears of it while they do.
+
+The one place that spells the names of its folders. Knows paths; makes none of them.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pipeline.base.watch import Watch
+
+VARIABLE = "PIPELINE_WORKSPACE"
+DEFAULT = "cache"
+HELP = f"folder for features, runs, weights and downloaded data (default: ${VARIABLE}, or {DEFAULT})"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where things lie (``root``), and who is told (``watch``): what every stage is handed besides its settings."""
+
+    root: Path
+    watch: Watch = field(default_factory=Watch)
+
+    @classmethod
+    def at(cls, root: str | os.PathLike[str] | None, watch: Watch | None = None) -> Workspace:
+        """The workspace at ``root``; None means what the environment variable PIPELINE_WORKSPACE says, or ``cache``."""
+        return cls(Path(root or os.environ.get(VARIABLE) or DEFAULT), watch or Watch())
+
+    def silent(self) -> Workspace:
+        """The same place, with nobody listening."""
+        return replace(self, watch=Watch())
+
+    @property
+    def features(self) -> Path:
+        """Feature caches."""
+        return self.root / "features"
+
+    @property
+    def runs(self) -> Path:
+        """What training leaves: a folder for each run."""
+        return self.root / "runs"
+
+    @property
+    def maps(self) -> Path:
+        """Maps before the stage that is fine-tuned."""
+        return self.root / "maps"
+
+    @property
+    def tuning(self) -> Path:
+        """States of fine-tunings that are under way."""
+        return self.root / "tuning"
+
+    @property
+    def weights(self) -> Path:
+        """Downloaded weights, and the identity of all that were used."""
+        return self.root / "weights"
+
+    @property
+    def data(self) -> Path:
+        """Sets of images that were downloaded or made."""
+        return self.root / "data"
+
+    @property
+    def engines(self) -> Path:
+        """Exported engines."""
+        return self.root / "engines"
+
+    @property
+    def bench(self) -> Path:
+        """Records of benchmarks."""
+        return self.root / "bench"

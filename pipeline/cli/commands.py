@@ -1,0 +1,35 @@
+"""The commands, in the order of the help: each is a door, the same function that Python calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.base.doors import Door
+from pipeline.bench.run import bench
+from pipeline.cli.demo import demo
+from pipeline.stages.extract.doors import extract
+from pipeline.stages.finetune.doors import finetune
+from pipeline.stages.learn.doors import baseline, search, train
+from pipeline.stages.score.doors import compare, evaluate
+from pipeline.stages.upkeep.doors import audit, inspect, relabel, verify
+from pipeline.stages.use.doors import export, predict, trace
+
+DOORS: tuple[Door[Any], ...] = (
+    extract,
+    train,
+    search,
+    baseline,
+    evaluate,
+    compare,
+    finetune,
+    predict,
+    export,
+    trace,
+    inspect,
+    verify,
+    audit,
+    relabel,
+    bench,
+    demo,
+)
+COMMANDS = {door.__name__: door for door in DOORS}

@@ -1,0 +1,27 @@
+"""The public functions of stage one. Imports no more than their settings: the work is imported when asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.base.doors import command
+from pipeline.base.workspace import Workspace
+from pipeline.stages.extract.settings import ExtractSettings
+
+if TYPE_CHECKING:
+    from pipeline.stages.extract.job import ExtractResult
+
+
+@command(ExtractSettings)
+def extract(settings: ExtractSettings, desk: Workspace) -> ExtractResult:
+    """Run images through the frozen trunk once, into a feature cache (stage one).
+
+    Does only what is not done yet, and returns where the cache lies.
+
+    Raises:
+        ConfigError, DataError, WeightsError, CacheError: before the first forward pass wherever it can be known.
+        Interrupted: after a signal; everything finished is kept and the same call resumes.
+    """
+    from pipeline.stages.extract.job import extract as work
+
+    return work(settings, desk)

@@ -1,0 +1,42 @@
+"""The public functions of scoring. Imports no more than their settings: the work is imported when asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.base.doors import command
+from pipeline.base.workspace import Workspace
+from pipeline.stages.score.settings import CompareSettings, EvaluateSettings
+
+if TYPE_CHECKING:
+    from pipeline.stages.score.compare import CompareResult
+    from pipeline.stages.score.evaluate import EvaluateResult
+
+
+@command(EvaluateSettings)
+def evaluate(settings: EvaluateSettings, desk: Workspace) -> EvaluateResult:
+    """Score a run on the test split, once.
+
+    Asked again, the recorded figures are given. Or score it on another cache (``data``).
+
+    Raises:
+        HeadError, CacheError: no rows, a cache that is not the one the run learned from or, with ``data``, one of
+            another key or with classes that the head does not know.
+    """
+    from pipeline.stages.score.evaluate import evaluate as work
+
+    return work(settings, desk)
+
+
+@command(CompareSettings)
+def compare(settings: CompareSettings, desk: Workspace) -> CompareResult:
+    """Compare two runs on the same test rows: better, or chance?
+
+    Evaluates where that is still to be done.
+
+    Raises:
+        HeadError, CacheError: a run without test figures to be had, or two that were tested on different rows.
+    """
+    from pipeline.stages.score.compare import compare as work
+
+    return work(settings, desk)

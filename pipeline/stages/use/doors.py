@@ -1,0 +1,58 @@
+"""The public functions of using a run. Imports no more than their settings: the work is imported when asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.base.doors import command
+from pipeline.base.workspace import Workspace
+from pipeline.stages.use.settings import ExportSettings, PredictSettings, TraceSettings
+
+if TYPE_CHECKING:
+    from pipeline.stages.use.export import ExportResult
+    from pipeline.stages.use.predict import Predictions
+    from pipeline.stages.use.trace import TraceReport
+
+
+@command(PredictSettings)
+def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
+    """Name the classes of images, with probabilities.
+
+    An image that cannot be used is there with its reason.
+
+    Raises:
+        DataError: a path that is not there, or not one image that can be used.
+        HeadError, WeightsError: the run or its weights are not to be had.
+    """
+    from pipeline.stages.use.predict import predict as work
+
+    return work(settings, desk)
+
+
+@command(ExportSettings)
+def export(settings: ExportSettings, desk: Workspace) -> ExportResult:
+    """Write a run's classifier as a file for other programs.
+
+    Trunk and head, in eval mode.
+
+    Raises:
+        ConfigError: a file that is there already, a folder that cannot be written, or a format that cannot hold it.
+        HeadError: the exported model does not give the model's logits; no file is left.
+    """
+    from pipeline.stages.use.export import export as work
+
+    return work(settings, desk)
+
+
+@command(TraceSettings)
+def trace(settings: TraceSettings, desk: Workspace) -> TraceReport:
+    """Show the model: load, remove head, add head, train.
+
+    Nothing is trained.
+
+    Raises:
+        ConfigError, CacheError, HeadError: the target is neither a cache nor a run.
+    """
+    from pipeline.stages.use.trace import trace as work
+
+    return work(settings, desk)
