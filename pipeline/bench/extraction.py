@@ -11,11 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.base.machine import resolve_device
 from pipeline.base.watch import Tracker, Watch
 from pipeline.bench.child import run_python
 from pipeline.bench.images import make_photographs
 from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio
 from pipeline.bench.trunk import WEIGHTS, random_trunk
+from pipeline.stages.extract.doors import extract
+from pipeline.trunk.engines.open import open_engine
+from pipeline.trunk.frozen import DEFAULT_BATCH
+from pipeline.trunk.identity import available_engines
 
 WHOLE_GOAL = Goal(floor=2.0)
 STEADY_GOAL = Goal(floor=0.92, aim=0.96)
@@ -63,11 +68,6 @@ def bench_extract(
     first batch's end to the published file, with the hashing that came before. Against the plain script both are timed
     whole. By default there are as many photographs as make one extraction take about 25 s.
     """
-    from pipeline.base.machine import resolve_device
-    from pipeline.trunk.engines.open import open_engine
-    from pipeline.trunk.frozen import DEFAULT_BATCH
-    from pipeline.trunk.identity import available_engines
-
     device = resolve_device("auto")
     engine, batch = engine or available_engines(device)[0], batch or DEFAULT_BATCH[device]
     info, model = random_trunk(trunk, image_size, bench.folder)
@@ -111,8 +111,6 @@ def bench_extract(
 
 def _extraction(source: Path, bench: Bench, options: dict[str, Any], whole: list[float]) -> Callable[[], float]:
     """A way that extracts afresh: images/s after the first batch; those of the whole job are put into ``whole``."""
-    from pipeline.stages.extract.doors import extract
-
     out = bench.folder / "extracted.h5"
 
     def way() -> float:

@@ -8,10 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.interrupt import StopRequest
+from pipeline.base.ranks import Ranks
+from pipeline.base.workspace import Workspace
 from pipeline.bench.child import run_python
 from pipeline.bench.images import SIZE, make_photographs
 from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio, seconds
-from pipeline.bench.trunk import WEIGHTS
+from pipeline.bench.trunk import WEIGHTS, random_trunk
+from pipeline.stages.extract.doors import extract
+from pipeline.stages.finetune.feeds import inputs_of
+from pipeline.stages.finetune.loop import Progress, Tuning
+from pipeline.stages.finetune.settings import FinetuneSettings
+from pipeline.stages.finetune.start import attach
+from pipeline.stages.learn.doors import train
 
 PREFIX_GOAL = Goal(floor=0.5, sense="most")
 FINETUNE_GOAL = Goal(floor=1.0)
@@ -77,9 +86,6 @@ def bench_finetune(
 
 def _head_run(folder: Path, trunk: str, image_size: int, photographs: int, size: tuple[int, int]) -> Path:
     """A head, trained on so many photographs and chosen on a few of another size."""
-    from pipeline.stages.extract.doors import extract
-    from pipeline.stages.learn.doors import train
-
     photos = folder / "photos"
     make_photographs(photos / "train", photographs, size=size)
     make_photographs(photos / "val", 4, size=(size[0] + 2, size[1] + 2))
@@ -97,14 +103,6 @@ def _head_run(folder: Path, trunk: str, image_size: int, photographs: int, size:
 
 def _epochs(folder: Path, run: Path, **options: Any) -> Callable[[], object]:
     """What trains one epoch at each call, and has trained one."""
-    from pipeline.base.interrupt import StopRequest
-    from pipeline.base.ranks import Ranks
-    from pipeline.base.workspace import Workspace
-    from pipeline.stages.finetune.feeds import inputs_of
-    from pipeline.stages.finetune.loop import Progress, Tuning
-    from pipeline.stages.finetune.settings import FinetuneSettings
-    from pipeline.stages.finetune.start import attach
-
     settings = FinetuneSettings(run=str(run), epochs=EPOCHS, **options)
     desk, ranks = Workspace(folder), Ranks()
     attached = attach(settings, desk)
@@ -119,6 +117,4 @@ def _epochs(folder: Path, run: Path, **options: Any) -> Callable[[], object]:
 
 
 def _resize(trunk: str, image_size: int, folder: Path) -> int:
-    from pipeline.bench.trunk import random_trunk
-
     return random_trunk(trunk, image_size, folder)[0].resize

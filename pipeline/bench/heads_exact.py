@@ -20,10 +20,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from pipeline.bench.child import observed
 from pipeline.bench.features import power_law
 from pipeline.bench.measure import Bench, Figure, Goal, ratio, seconds
+from pipeline.heads.exact.path import fit_exact
+from pipeline.heads.minibatch.config import PENALTIES
+from pipeline.stages.extract.doors import extract
+from pipeline.store import open_cache
 
 ONE_GOAL = Goal(floor=0.25, aim=0.12, sense="most")
 PATH_GOAL = Goal(floor=1.0, aim=0.3, sense="most")
@@ -87,9 +95,6 @@ def feature_sets(bench: Bench, *, rows: int = 10_000, dim: int = 2048, trunk: st
 def _extracted(
     bench: Bench, source: str | Path, trunk: str, image_size: int, **options: Any
 ) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
-    from pipeline.stages.extract.doors import extract
-    from pipeline.store import open_cache
-
     made = extract(source, trunk=trunk, weights="random:0", image_size=image_size, workspace=bench.folder, **options)
     train = open_cache(made.cache).split("train")
     return np.array(train.X), train.y.copy()
@@ -114,8 +119,6 @@ def bench_exact_one(bench: Bench, sets: Sequence[Rows] | None = None) -> list[Fi
 
 def bench_exact_path(bench: Bench, sets: Sequence[Rows] | None = None) -> list[Figure]:
     """The path of 45 penalties ÷ one scikit-learn fit; the worst objective beside scikit-learn's at ``compared``."""
-    from pipeline.heads.minibatch.config import PENALTIES
-
     found = []
     for rows in sets or feature_sets(bench):
         # Both ways run once: the fits that are compared take longer than all else.
@@ -144,8 +147,6 @@ def bench_exact_cv(bench: Bench, sets: Sequence[Rows] | None = None) -> list[Fig
 
     By default not on 100 classes, whose path alone takes more than a minute.
     """
-    from pipeline.heads.minibatch.config import PENALTIES
-
     found = []
     for rows in sets or [s for s in feature_sets(bench) if s.classes < MANY]:
         folds = np.random.default_rng(0).permutation(len(rows.y)) % FOLDS
@@ -211,8 +212,6 @@ def _turns(
     folds: NDArray[np.int64] | None = None,
     tols: Mapping[str, float] | None = None,
 ) -> _Turns:
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
     fits: list[Any] = []
     models: dict[str, Any] = {}
 
@@ -232,16 +231,10 @@ def _turns(
 
 
 def _ours(rows: Rows, Cs: Sequence[float], folds: NDArray[np.int64] | None = None) -> list[Any]:
-    from pipeline.heads.exact.path import fit_exact
-
     return list(fit_exact(rows.X, rows.y, n_classes=rows.classes, Cs=Cs, folds=folds))
 
 
 def _theirs(rows: Rows, C: float, tol: float = SAME) -> Any:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
     Z = StandardScaler().fit_transform(rows.X.astype(np.float32))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -252,8 +245,6 @@ class _Yardstick:
     """scikit-learn's objective in float64, of both sides' heads alike."""
 
     def __init__(self, rows: Rows) -> None:
-        from sklearn.preprocessing import StandardScaler
-
         self._scaler = StandardScaler()
         self._Z = self._scaler.fit_transform(rows.X.astype(np.float64))
         self._y = rows.y
@@ -286,8 +277,6 @@ def _peak(bench: Bench, what: str, rows: int, dim: int) -> float:
 
 def _process(what: str, rows: int, dim: int) -> None:
     """Makes rows, block by block, and fits them where asked to; both processes import the same."""
-    from pipeline.heads.exact.path import fit_exact
-
     rng = np.random.default_rng(0)
     X = np.empty((rows, dim), np.float16)
     for start in range(0, rows, 1000):

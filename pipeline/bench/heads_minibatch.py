@@ -5,18 +5,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
+from pipeline.base.machine import resolve_device
 from pipeline.bench.child import observed
 from pipeline.bench.features import power_law
 from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio, seconds
 from pipeline.bench.reading import make_cache
-
-if TYPE_CHECKING:
-    from pipeline.heads.minibatch.config import MinibatchConfig
+from pipeline.bench.trunk import random_trunk
+from pipeline.heads.minibatch.config import MinibatchConfig
+from pipeline.heads.minibatch.fit import fit_minibatch
+from pipeline.store import open_cache
+from pipeline.trunk.engines.open import open_engine
+from pipeline.trunk.frozen import DEFAULT_BATCH
+from pipeline.trunk.identity import available_engines
 
 BATCHED_GOAL = Goal(floor=5.0, aim=8.0)
 STREAMED_GOAL = Goal(floor=2000.0, sense="most")
@@ -40,9 +47,6 @@ def bench_batched(
     (``torch.nn.Linear``, ``torch.nn.functional.cross_entropy``, ``torch.optim.AdamW``) is its bare loop over rows that
     are standardised already, of which ``plain_heads`` are run in each repeat.
     """
-    from pipeline.heads.minibatch.config import MinibatchConfig
-    from pipeline.heads.minibatch.fit import fit_minibatch
-
     X, y = power_law(rows, dim, classes, seed=0)
     configs = [
         MinibatchConfig(lr=lr, weight_decay=decay, epochs=epochs, batch_size=BATCH)
@@ -72,9 +76,6 @@ def _plain_heads(
     features: NDArray[np.float16], labels: NDArray[np.int64], classes: int, configs: list[MinibatchConfig]
 ) -> Callable[[], object]:
     """The loop that anybody writes, without a DataLoader and without anything scored, logged or kept."""
-    import torch
-    from torch.nn import functional
-
     X, y = torch.from_numpy(features.astype(np.float32)), torch.from_numpy(labels)
     X = (X - X.mean(dim=0)) / X.std(dim=0)
 
@@ -110,14 +111,6 @@ def bench_epoch(
     The head's fit is timed whole and divided by its epochs. Of the trunk (the fastest engine that is installed) two
     batches are timed, without reading, decoding, backward pass or head.
     """
-    from pipeline.base.machine import resolve_device
-    from pipeline.bench.trunk import random_trunk
-    from pipeline.heads.minibatch.config import MinibatchConfig
-    from pipeline.heads.minibatch.fit import fit_minibatch
-    from pipeline.trunk.engines.open import open_engine
-    from pipeline.trunk.frozen import DEFAULT_BATCH
-    from pipeline.trunk.identity import available_engines
-
     X, y = power_law(rows, dim, 10, seed=0)
     config = MinibatchConfig(epochs=epochs, batch_size=BATCH)
     device = resolve_device("auto")
@@ -174,10 +167,6 @@ def bench_streamed(bench: Bench, *, rows: int = 1_000_000, dim: int = 2048, head
 
 
 def _train_streamed(path: str, heads: str) -> None:
-    from pipeline.heads.minibatch.config import MinibatchConfig
-    from pipeline.heads.minibatch.fit import fit_minibatch
-    from pipeline.store import open_cache
-
     cache = open_cache(Path(path))
     train, val = cache.split("train"), cache.split("val")
     configs = [MinibatchConfig(lr=lr, epochs=1) for lr in np.geomspace(1e-4, 1e-2, int(heads)).tolist()]

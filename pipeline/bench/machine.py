@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 PACKAGES = (
     "pipeline",
     "torch",
@@ -26,8 +28,6 @@ _VECTOR_UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")
 
 def hardware() -> dict[str, Any]:
     """Processor, its vector units, cores that this process may use, memory in bytes, GPUs, operating system."""
-    import torch
-
     described = _read("/proc/cpuinfo")
     model = re.search(r"^model name\s*:\s*(.+)$", described, re.MULTILINE)
     flags = set(re.findall(r"\b[a-z0-9_]+\b", described))

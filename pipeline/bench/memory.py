@@ -9,6 +9,7 @@ from pipeline.bench.child import observed
 from pipeline.bench.images import make_photographs
 from pipeline.bench.measure import Bench, Figure, Goal, ratio
 from pipeline.bench.reading import make_cache
+from pipeline.store import open_cache
 
 GROWTH_GOAL = Goal(floor=1.05, sense="most")
 READING_GOAL = Goal(floor=1000.0, sense="most")
@@ -66,8 +67,6 @@ def _peak(bench: Bench, module: str, words: list[str]) -> float:
 
 
 def _read_train_split(path: str) -> None:
-    from pipeline.store import open_cache
-
     total = 0.0
     for X, y in open_cache(path).split("train").batches(4096):
         total += float(X[:, ::64].sum(dtype="f8")) + float(y.sum())  # something from every page

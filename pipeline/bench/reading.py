@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline import store
 from pipeline.base.items import ITEM_STATES
 from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio
 
@@ -20,8 +21,6 @@ GOALS = {
 
 def make_cache(path: Path, *, rows: int, dim: int, block_rows: int, classes: int = 10) -> None:
     """A finished float16 cache of noise: 70 % train, 15 % val, 15 % test."""
-    from pipeline import store
-
     rng = np.random.default_rng(0)
     ids = [f"class{row % classes:02d}/{row:08d}.jpg".encode() for row in range(rows)]
     contents = store.Contents(
@@ -58,8 +57,6 @@ def bench_read(
     with every row copied into an array of the reader's own. Epochs go over the train split by ``__getitems__`` with
     ``picked`` indices at a time, as a DataLoader calls it.
     """
-    from pipeline import store
-
     path = bench.folder / "read.h5"
     make_cache(path, rows=rows, dim=dim, block_rows=128)
     features = store.open_cache(path).split("train")

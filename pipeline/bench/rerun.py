@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.bench.child import observed, run_python
 from pipeline.bench.images import make_small
 from pipeline.bench.measure import Bench, Figure, Goal, ratio, seconds
+from pipeline.stages.extract.doors import extract
 
 SECONDS_GOAL = Goal(floor=3.0, sense="most")
 OPTIONS: dict[str, Any] = {"trunk": "resnet18", "weights": "random:0", "image_size": 32, "engine": "torch"}
@@ -24,8 +25,6 @@ def bench_rerun(bench: Bench, *, files: int = 50_000, changed: int = 100) -> lis
     The source is ``files`` PNG images of 32 px in 10 classes. Seconds are of the whole process, with Python's
     start. Afterwards ``changed`` images are added, ``changed`` renamed, and a class folder moved.
     """
-    from pipeline.stages.extract.doors import extract
-
     source = bench.folder / "small"
     make_small(source, files)
     first = seconds(lambda: extract(source, batch_size=128, workspace=bench.folder, **OPTIONS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import shutil
 import statistics
@@ -14,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline.base import settings as st
-from pipeline.base.doors import command
 from pipeline.base.errors import ConfigError
 from pipeline.base.workspace import Workspace
+from pipeline.bench import machine
 from pipeline.bench.decoding import bench_decode
 from pipeline.bench.extraction import bench_extract
 from pipeline.bench.finetuning import bench_finetune, bench_prefix
@@ -33,9 +34,11 @@ from pipeline.bench.measure import Bench, Figure
 from pipeline.bench.memory import bench_memory
 from pipeline.bench.reading import bench_read
 from pipeline.bench.rerun import bench_rerun
+from pipeline.bench.settings import BenchSettings
 from pipeline.bench.trunk import bench_trunk
+from pipeline.show.bench import BenchRow, bench_table
 
-ENTRIES: dict[str, Callable[[Bench], list[Figure]]] = {
+MEASURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "trunk": bench_trunk,
     "decode": bench_decode,
     "extract": bench_extract,
@@ -51,31 +54,7 @@ ENTRIES: dict[str, Callable[[Bench], list[Figure]]] = {
     "finetune": bench_finetune,
     "memory": lambda bench: [*bench_memory(bench), *bench_exact_memory(bench), *bench_streamed(bench)],
 }
-ALL = "all"
 CALM = 0.35  # of the cores busy before the bench begins; above it the figures are of other programs as well
-
-
-@dataclass(frozen=True)
-class BenchSettings:
-    """Settings of the bench."""
-
-    entries: tuple[str, ...] = st.argument(f"what to measure: {', '.join(ENTRIES)}", default=(ALL,), metavar="ENTRY")
-    repeats: int = st.option(5, "how often each way is run; the ways take turns", minimum=1)
-    threads: int | None = st.option(None, "threads of the trunk; by default as many as PyTorch takes", minimum=1)
-    out: Path | None = st.option(None, "folder for the JSON record; by default bench/ under the workspace")
-
-    def __post_init__(self) -> None:
-        st.check(self)
-        for name in self.entries:
-            if name != ALL and name not in ENTRIES:
-                near = difflib.get_close_matches(name, ENTRIES, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise ConfigError(f"bench entry {name!r} is not known: choose from {', '.join(ENTRIES)}{hint}")
-
-    @property
-    def chosen(self) -> tuple[str, ...]:
-        """The entries to run, each once, in the order of ENTRIES."""
-        return tuple(name for name in ENTRIES if name in self.entries or ALL in self.entries)
 
 
 @dataclass(frozen=True)
@@ -91,7 +70,6 @@ class BenchReport:
         return {**self.record, "path": str(self.path)}
 
 
-@command(BenchSettings)
 def bench(settings: BenchSettings, desk: Workspace) -> BenchReport:
     """Measure, each entry as a ratio of two ways.
 
@@ -101,11 +79,6 @@ def bench(settings: BenchSettings, desk: Workspace) -> BenchReport:
         ConfigError: the folder for the record cannot be written.
         PipelineError: a measured process failed.
     """
-    import torch
-
-    from pipeline.bench import machine
-    from pipeline.show.bench import bench_table
-
     out = settings.out or desk.bench
     _make(out)
     load, threads_before = machine.load(), torch.get_num_threads()
@@ -148,7 +121,7 @@ def _measure(name: str, settings: BenchSettings, desk: Workspace) -> list[Figure
     _make(parent)
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent)).resolve()
     try:
-        return ENTRIES[name](Bench(settings.repeats, folder, desk.watch, settings.threads))
+        return MEASURES[name](Bench(settings.repeats, folder, desk.watch, settings.threads))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if not any(parent.iterdir()):
@@ -185,8 +158,6 @@ def _save(record: dict[str, Any], out: Path) -> Path:
 
 
 def _row(f: Figure) -> Any:
-    from pipeline.show.bench import BenchRow
-
     return BenchRow(
         entry=f.entry,
         name=f.name,

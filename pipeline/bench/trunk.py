@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.base.machine import resolve_device
 from pipeline.base.workspace import Workspace
 from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from pipeline.trunk.engines.base import Engine
-    from pipeline.trunk.identity import WeightsInfo
+from pipeline.trunk.engines.base import Engine
+from pipeline.trunk.engines.check import check_engine
+from pipeline.trunk.engines.open import open_engine
+from pipeline.trunk.frozen import DEFAULT_BATCH
+from pipeline.trunk.identity import WeightsInfo, available_engines, with_image_size
+from pipeline.trunk.lookup import find_weights
+from pipeline.trunk.surgery import behead, build
+from pipeline.trunk.weights import load_model
 
 WEIGHTS = "random:0"  # the numbers in the weights do not change the speed
 EAGER = "plain eager"
@@ -38,9 +43,6 @@ def bench_trunk(
     Engines take uint8 pixels and normalise; plain eager is given finished float32 images, to its advantage.
     ``product`` is the side of the square float32 matrices that ``torch.mm`` multiplies.
     """
-    from pipeline.base.machine import resolve_device
-    from pipeline.trunk.frozen import DEFAULT_BATCH
-
     device = resolve_device("auto")
     batch = batch or DEFAULT_BATCH[device]
     info, model = random_trunk(trunk, image_size, bench.folder)
@@ -67,10 +69,6 @@ def bench_trunk(
 
 def random_trunk(trunk: str, image_size: int, folder: Path) -> tuple[WeightsInfo, nn.Module]:
     """A torchvision ResNet with random weights, in eval mode, and the transform of images of ``image_size`` px."""
-    from pipeline.trunk.identity import with_image_size
-    from pipeline.trunk.lookup import find_weights
-    from pipeline.trunk.weights import load_model
-
     info = find_weights(WEIGHTS, trunk, Workspace(folder))
     if info.crop != image_size:
         info = with_image_size(info, image_size)
@@ -79,9 +77,6 @@ def random_trunk(trunk: str, image_size: int, folder: Path) -> tuple[WeightsInfo
 
 def gflop_per_image(model: nn.Module, image_size: int) -> float:
     """Floating-point operations of one image's forward pass, in 1e9, counted by PyTorch (a multiply-add is two)."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
     parameter = next(model.parameters())
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, image_size, image_size, device=parameter.device))
@@ -90,10 +85,6 @@ def gflop_per_image(model: nn.Module, image_size: int) -> float:
 
 def _engines(model: nn.Module, info: WeightsInfo, device: str, batch: int, folder: Path) -> dict[str, Engine]:
     """Every engine that is installed for the device, in every precision it has there, warmed up and checked."""
-    from pipeline.trunk.engines.check import check_engine
-    from pipeline.trunk.engines.open import open_engine
-    from pipeline.trunk.identity import available_engines
-
     pixels = np.random.default_rng(1).integers(0, 256, (batch, 3, info.crop, info.crop), dtype=np.uint8)
     found = {}
     for name in available_engines(device):
@@ -108,10 +99,6 @@ def _engines(model: nn.Module, info: WeightsInfo, device: str, batch: int, folde
 
 def _eager(info: WeightsInfo, pixels: NDArray[np.uint8], device: str, n: int) -> Callable[[], object]:
     """torchvision's own network as it comes, without its classifier, on float images."""
-    import torch
-
-    from pipeline.trunk.surgery import behead, build
-
     net = behead(build(info.trunk, num_classes=1000))[0].to(device)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (info.mean, info.std))
     images = (torch.from_numpy(pixels).float() / 255 - mean) / std
@@ -134,8 +121,6 @@ def _repeat(engine: Engine, pixels: NDArray[np.uint8], n: int) -> Callable[[], o
 
 def _products(side: int, device: str) -> Callable[[], object]:
     """Four products of square float32 matrices: what the same threads can do at best."""
-    import torch
-
     a, b = torch.rand(2, side, side, device=device).unbind()
 
     def work() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.base.doors import Door
-from pipeline.bench.run import bench
+from pipeline.bench.doors import bench
 from pipeline.cli.demo import demo
 from pipeline.stages.extract.doors import extract
 from pipeline.stages.finetune.doors import finetune

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import filelock
 
@@ -34,9 +34,7 @@ from pipeline.base.files import unwritable, write_json
 from pipeline.base.machine import hardware, versions
 from pipeline.base.settings import LATEST
 from pipeline.base.workspace import Workspace
-
-if TYPE_CHECKING:
-    from pipeline.store import Cache
+from pipeline.store import Cache, difference, open_cache
 
 FORMAT = "pipeline-run"
 FORMAT_VERSION = 1
@@ -211,8 +209,6 @@ def cache_of(run: Run) -> Cache:
     Raises:
         CacheError: it is gone, has another key, or other rows, labels or splits.
     """
-    from pipeline.store import open_cache
-
     recorded = run.config["cache"]
     cache = open_cache(recorded["path"])
     _require_key(run, cache, f"is not the cache that {run.folder.name} learned from", "train again")
@@ -223,8 +219,6 @@ def cache_of(run: Run) -> Cache:
 
 def _require_key(run: Run, cache: Cache, what: str, cure: str) -> None:
     """Raises CacheError with the difference field by field when the cache has another key than the run's."""
-    from pipeline.store import difference
-
     if cache.key != run.config["cache"]["key"]:
         fields = "; ".join(f"{n}: {a!r} -> {b!r}" for n, a, b in difference(run.config["provenance"], cache.provenance))
         raise CacheError(f"{cache.path} {what} ({fields}): {cure}")

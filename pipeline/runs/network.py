@@ -9,25 +9,27 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import safetensors
+import safetensors.torch
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from pipeline.base.errors import HeadError
 from pipeline.base.machine import resolve_device
 from pipeline.base.workspace import Workspace
+from pipeline.heads.artifact import load_head
+from pipeline.images import Geometry
 from pipeline.runs import folder as runs
 from pipeline.runs.pixels import image_root, labelled, pixel_batches
 from pipeline.runs.recipe import Recipe
+from pipeline.store import Cache
 from pipeline.trunk.frozen import FrozenTrunk
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from pipeline.images import Geometry
-    from pipeline.store import Cache
-    from pipeline.trunk.identity import WeightsInfo
+from pipeline.trunk.identity import WeightsInfo
+from pipeline.trunk.surgery import build, freeze
 
 MODEL_FILE = "model.safetensors"
 PREDICT_BATCH = 16  # images
@@ -45,8 +47,6 @@ class Classifier:
     """A run's network, ready for pixels; make it with :func:`load_classifier`."""
 
     def __init__(self, run: runs.Run, recipe: Recipe, *, device: str, work_dir: Path) -> None:
-        from pipeline.heads.artifact import load_head
-
         self.run, self.classes = run, tuple(run.config["classes"])
         # One image must not wait for an ONNX export: the torch engine gives the same features to about 1e-6.
         self.recipe = recipe.computed(engine="torch", device=device, precision="float32")
@@ -86,11 +86,6 @@ def load_network(run: runs.Run, info: WeightsInfo) -> nn.Module:
     Raises:
         HeadError: the file is missing, damaged or of another network.
     """
-    import safetensors
-    import safetensors.torch
-
-    from pipeline.trunk.surgery import build, freeze
-
     path = run.folder / MODEL_FILE
     try:
         data = path.read_bytes()
@@ -107,8 +102,6 @@ def load_network(run: runs.Run, info: WeightsInfo) -> nn.Module:
 
 def normalised(pixels: Any, info: WeightsInfo, device: Any) -> Any:
     """(n, 3, S, S) uint8 pixels as the float32 tensor that torchvision's preset makes of them."""
-    import torch
-
     x = torch.from_numpy(pixels).to(device).to(torch.float32).div_(255)
     mean, std = (torch.tensor(v, dtype=torch.float32, device=device).view(1, 3, 1, 1) for v in (info.mean, info.std))
     return x.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
@@ -118,8 +111,6 @@ def network_forward(
     network: nn.Module, pixels: NDArray[np.uint8], info: WeightsInfo
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Features (n, D) and logits (n, C), float32, of a whole torchvision network in the mode that it is in."""
-    import torch
-
     captured: list[Any] = []
     head = network.get_submodule("fc")
     handle = head.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))

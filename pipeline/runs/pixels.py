@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import DataError
-
-if TYPE_CHECKING:
-    from pipeline.images import Geometry, ImageFailure
-    from pipeline.store import Cache
+from pipeline.images import Geometry, ImageFailure, Loader, digest_many
+from pipeline.images.loader import load_one
+from pipeline.store import Cache
 
 
 def pixel_batches(
@@ -33,8 +31,6 @@ def pixels_of(
     cache: Cache, batches: Sequence[Sequence[int]], *, root: Path, geometry: Geometry, workers: int
 ) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
     """As :func:`pixel_batches`, for batches of rows as they are given."""
-    from pipeline.images import Loader
-
     ids, digests, folder = cache.ids, cache.digests, os.fsencode(root)
     ahead = 2 * max((len(batch) for batch in batches), default=1)
     with Loader(geometry, workers=workers, ahead=ahead) as loader:
@@ -66,9 +62,6 @@ def require_images(cache: Cache, rows: NDArray[np.int64], root: Path, *, workers
     Raises:
         DataError: one is gone or has changed.
     """
-    from pipeline.images import Geometry, digest_many
-    from pipeline.images.loader import load_one
-
     ids, digests, (sizes, times), folder = cache.ids, cache.digests, cache.stats, os.fsencode(root)
     touched = []
     for row in rows.tolist():

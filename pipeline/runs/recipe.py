@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.base.errors import WeightsError
 from pipeline.base.workspace import Workspace
-from pipeline.trunk.frozen import TrunkSpec
+from pipeline.images import DECODE_POLICY, Geometry, View
+from pipeline.trunk import identity
+from pipeline.trunk.identity import TrunkSpec
 from pipeline.trunk.lookup import find_weights
-
-if TYPE_CHECKING:
-    from pipeline.images import Geometry, View
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,6 @@ class Recipe:
 
     def provenance(self) -> dict[str, Any]:
         """Everything that decides a row's numbers, as JSON values: the cache's key is the hash of this (S1)."""
-        from pipeline.images import DECODE_POLICY
-        from pipeline.trunk import identity
-
         spec = self.trunk
         info = spec.info
         view = {"view": self.view.provenance()} if self.view else {}
@@ -51,8 +47,6 @@ class Recipe:
 
     def geometry(self) -> Geometry:
         """How an image becomes the square that the trunk sees."""
-        from pipeline.images import Geometry
-
         return Geometry(
             resize=self.trunk.info.resize,
             crop=self.trunk.info.crop,
@@ -67,9 +61,6 @@ class Recipe:
         Raises:
             WeightsError: the weights are not to be had, or are not the same bytes any more.
         """
-        from pipeline.images import View
-        from pipeline.trunk import identity
-
         name = provenance["trunk"]["name"]
         info = find_weights(weights, name, desk)
         if info.sha256 != provenance["weights"]["sha256"]:

@@ -6,33 +6,21 @@ because a job that finds nothing to do must not pay for importing torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from pipeline.base.errors import WeightsError
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from pipeline.trunk.engines.base import Engine
-    from pipeline.trunk.identity import WeightsInfo
+from pipeline.trunk.engines.base import Engine, is_out_of_memory
+from pipeline.trunk.engines.check import check_engine
+from pipeline.trunk.engines.open import open_engine
+from pipeline.trunk.identity import TrunkSpec
+from pipeline.trunk.surgery import behead, fingerprint, freeze, trunk_at
+from pipeline.trunk.weights import load_model
 
 DEFAULT_BATCH = {"cpu": 16, "cuda": 128}
-
-
-@dataclass(frozen=True)
-class TrunkSpec:
-    """What decides a trunk's numbers: which network with which weights, up to where, and what computes it."""
-
-    info: WeightsInfo
-    layer: str
-    engine: str
-    precision: str
-    device: str
 
 
 class FrozenTrunk:
@@ -43,9 +31,6 @@ class FrozenTrunk:
     """
 
     def __init__(self, spec: TrunkSpec, *, batch: int | None, work_dir: Path) -> None:
-        from pipeline.trunk.surgery import behead, fingerprint, freeze, trunk_at
-        from pipeline.trunk.weights import load_model
-
         self.spec, self._work_dir = spec, work_dir
         self.model: nn.Module = load_model(spec.info, trunk=spec.info.trunk)
         freeze(self.model)
@@ -56,8 +41,6 @@ class FrozenTrunk:
 
     def open(self, batch: int) -> Engine:
         """An engine of this trunk with another batch size; it becomes the one in use."""
-        from pipeline.trunk.engines.open import open_engine
-
         s = self.spec
         self.engine = open_engine(
             s.engine,
@@ -76,15 +59,11 @@ class FrozenTrunk:
 
         ``found`` is what the engine gave for them, where that is known already.
         """
-        from pipeline.trunk.engines.check import check_engine
-
         self.max_difference = check_engine(self.engine, self.model, self.spec.info, pixels, self.spec.layer, found)
         return self.max_difference
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features (n, D) float32 of (n, 3, S, S) uint8 pixels, any n; halves the batch when memory runs out (E4)."""
-        from pipeline.trunk.engines.base import is_out_of_memory
-
         parts, at = [np.zeros((0, self.dim), np.float32)], 0
         while at < len(pixels):
             try:
@@ -108,7 +87,5 @@ class FrozenTrunk:
 
     def assert_untouched(self) -> None:
         """Raise when a parameter or buffer of the trunk is not bit for bit what it was when it was loaded (F1)."""
-        from pipeline.trunk.surgery import fingerprint
-
         if fingerprint(self.trunk) != self._fingerprint:
             raise WeightsError("the frozen trunk changed while it ran: its features cannot be trusted; report this")

@@ -78,6 +78,17 @@ class WeightsInfo:
         }
 
 
+@dataclass(frozen=True)
+class TrunkSpec:
+    """What decides a trunk's numbers: which network with which weights, up to where, and what computes it."""
+
+    info: WeightsInfo
+    layer: str
+    engine: str
+    precision: str
+    device: str
+
+
 def check_trunk(trunk: str) -> None:
     """Raise ConfigError unless ``trunk`` is one of TRUNKS."""
     if trunk not in TRUNKS:

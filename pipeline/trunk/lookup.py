@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pipeline.base.workspace import Workspace
-
-if TYPE_CHECKING:
-    from pipeline.trunk.identity import WeightsInfo
+from pipeline.trunk import identity
+from pipeline.trunk.identity import WeightsInfo
 
 
 def find_weights(spec: str, trunk: str, desk: Workspace) -> WeightsInfo:
     """The weights' identity, from memory when the file is unchanged (then torch is not imported)."""
-    from pipeline.trunk import identity
-
     info = identity.recall(spec, trunk, desk)
     if info is None:
         from pipeline.trunk.weights import resolve_weights

@@ -6,9 +6,10 @@ import pytest
 from pipeline.base.errors import ConfigError
 from pipeline.base.watch import Watch
 from pipeline.base.workspace import Workspace
-from pipeline.bench import run
+from pipeline.bench import run, settings
+from pipeline.bench.doors import bench
 from pipeline.bench.measure import Figure, Goal, ratio
-from pipeline.bench.run import ENTRIES, BenchSettings, bench
+from pipeline.bench.settings import ENTRIES, BenchSettings
 
 
 class Ear(Watch):
@@ -39,8 +40,17 @@ def toys(monkeypatch):
     def bad(bench):
         return [Figure("bad", "taken", (math.inf,), {}, "", "s", Goal(3.0, sense="most"), "a note")]
 
-    monkeypatch.setattr(run, "ENTRIES", {"good": good, "bad": bad})
+    measures(monkeypatch, {"good": good, "bad": bad})
     return seen
+
+
+def measures(monkeypatch, entries):
+    monkeypatch.setattr(run, "MEASURES", entries)
+    monkeypatch.setattr(settings, "ENTRIES", tuple(entries))
+
+
+def test_every_entry_has_its_measure():
+    assert tuple(run.MEASURES) == ENTRIES
 
 
 def test_an_unknown_entry_is_refused_with_the_legal_ones():
@@ -73,8 +83,8 @@ def test_the_record_says_what_was_measured_where_and_with_what(tmp_path, toys):
 
 
 def test_a_second_run_keeps_the_first_record(tmp_path, toys):
-    settings = BenchSettings(entries=("good",), repeats=1, out=tmp_path / "kept")
-    paths = {bench.work(settings, Workspace(tmp_path, Ear())).path for _ in range(2)}
+    asked = BenchSettings(entries=("good",), repeats=1, out=tmp_path / "kept")
+    paths = {bench.work(asked, Workspace(tmp_path, Ear())).path for _ in range(2)}
     assert len(paths) == 2 and set((tmp_path / "kept").iterdir()) == paths
 
 
@@ -96,7 +106,7 @@ def test_temporary_files_are_removed_when_an_entry_fails(tmp_path, monkeypatch):
         (bench.folder / "left over").write_text("x")
         raise ConfigError("no")
 
-    monkeypatch.setattr(run, "ENTRIES", {"broken": broken})
+    measures(monkeypatch, {"broken": broken})
     with pytest.raises(ConfigError, match="no"):
         bench.work(BenchSettings(repeats=1), Workspace(tmp_path, Ear()))
     assert not (tmp_path / "bench" / "tmp").exists()

@@ -13,7 +13,8 @@ from pipeline.base.errors import PipelineError, WeightsError
 from pipeline.base.workspace import Workspace
 from pipeline.trunk import identity
 from pipeline.trunk.engines.torch import TorchEngine
-from pipeline.trunk.frozen import FrozenTrunk, TrunkSpec
+from pipeline.trunk.frozen import FrozenTrunk
+from pipeline.trunk.identity import TrunkSpec
 from pipeline.trunk.lookup import find_weights
 
 

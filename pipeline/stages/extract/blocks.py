@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +20,15 @@ from numpy.typing import NDArray
 from pipeline.base.interrupt import StopRequest, stop_requests
 from pipeline.base.items import ITEM_STATES
 from pipeline.base.machine import worker_count
+from pipeline.base.ranks import Ranks
 from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
 from pipeline.images import Loaded, Loader
 from pipeline.runs.recipe import Recipe
 from pipeline.stages.extract.donors import Origin, find_origin
+from pipeline.stages.extract.settings import ExtractSettings
 from pipeline.store import Failure, Writer, append_failures, open_partial, partial_failures_path, partial_path
 from pipeline.trunk.frozen import FrozenTrunk
-
-if TYPE_CHECKING:
-    from pipeline.base.ranks import Ranks
-    from pipeline.stages.extract.settings import ExtractSettings
 
 
 @dataclass

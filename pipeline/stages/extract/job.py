@@ -13,19 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import store
+from pipeline.base import words as numbers
 from pipeline.base.errors import DataError
 from pipeline.base.items import ITEM_STATES
+from pipeline.base.ranks import Ranks
 from pipeline.base.workspace import Workspace
+from pipeline.images import View
 from pipeline.runs import folder as runs
+from pipeline.stages.extract.plan import Plan
 from pipeline.stages.extract.settings import ExtractSettings
+from pipeline.store import Cache
 from pipeline.store.find import view_path
 
-if TYPE_CHECKING:
-    from pipeline.base.ranks import Ranks
-    from pipeline.images import View
+if TYPE_CHECKING:  # blocks imports torch, and a job that finds nothing to do does not
     from pipeline.stages.extract.blocks import Work
-    from pipeline.stages.extract.plan import Plan
-    from pipeline.store import Cache
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,6 @@ class ExtractResult:
 
 def extract(settings: ExtractSettings, desk: Workspace) -> ExtractResult:
     """Stage one with settings made. Under ``torchrun`` every process calls it."""
-    from pipeline.base.ranks import Ranks
-    from pipeline.images import View
-
     ranks = Ranks()
     ranks.join()
     try:
@@ -82,9 +81,6 @@ def _one_file(settings: ExtractSettings, desk: Workspace, ranks: Ranks, view: Vi
 
 def _first(settings: ExtractSettings, desk: Workspace, ranks: Ranks, view: View | None) -> ExtractResult:
     """The only process, or the one that plans, creates and publishes for all."""
-    from pipeline import store
-    from pipeline.stages.extract.plan import Plan
-
     began, announced = time.perf_counter(), False
 
     def announce(message: dict[str, Any] | None) -> None:
@@ -113,7 +109,6 @@ def _first(settings: ExtractSettings, desk: Workspace, ranks: Ranks, view: View 
 
 def _follow(settings: ExtractSettings, desk: Workspace, ranks: Ranks) -> ExtractResult:
     """Another process: does its blocks of the file that the first one made, and waits for it to be published."""
-    from pipeline import store
     from pipeline.stages.extract.blocks import do_blocks
 
     began = time.perf_counter()
@@ -129,8 +124,6 @@ def _follow(settings: ExtractSettings, desk: Workspace, ranks: Ranks) -> Extract
 
 
 def _nothing_to_do(plan: Plan, began: float) -> ExtractResult:
-    from pipeline import store
-
     assert plan.old is not None
     failed = sum(plan.old.failed().values())
     _refuse_too_many_failures(plan, failed, store.failures_path(plan.out))
@@ -140,8 +133,6 @@ def _nothing_to_do(plan: Plan, began: float) -> ExtractResult:
 
 
 def _work_and_publish(plan: Plan, ranks: Ranks, began: float) -> ExtractResult:
-    from pipeline import store
-    from pipeline.base import words as numbers
     from pipeline.stages.extract.blocks import do_blocks
 
     work = do_blocks(plan.out, plan.images_root, plan.settings, ranks=ranks, desk=plan.desk)
@@ -181,8 +172,6 @@ def _with_speed(result: ExtractResult, work: Work, desk: Workspace) -> ExtractRe
 
 def _refuse_too_many_failures(plan: Plan, failed: int, listed: Path) -> None:
     """Raises DataError when more than the share allowed failed (``listed`` says which); all good rows are kept."""
-    from pipeline import store
-
     rows, limit = len(plan.contents.ids), plan.settings.max_failures
     if failed <= limit * rows:
         return

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +20,10 @@ from pipeline.base.machine import resolve_device, worker_count
 from pipeline.base.workspace import Workspace
 from pipeline.runs.recipe import Recipe
 from pipeline.stages.extract.donors import _key_at, donor_files
+from pipeline.stages.extract.settings import ExtractSettings
 from pipeline.trunk import identity
-from pipeline.trunk.frozen import TrunkSpec
+from pipeline.trunk.identity import TrunkSpec, WeightsInfo
 from pipeline.trunk.lookup import find_weights
-
-if TYPE_CHECKING:
-    from pipeline.stages.extract.settings import ExtractSettings
-    from pipeline.trunk.identity import WeightsInfo
 
 BLOCK_ROWS = {"cpu": 128, "cuda": 1024}  # a few seconds of work each: what a kill can lose at most
 

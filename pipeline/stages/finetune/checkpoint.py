@@ -21,18 +21,19 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import safetensors
+import safetensors.torch
+import torch
 from filelock import FileLock, Timeout
 
 from pipeline.base.errors import HeadError
 from pipeline.base.files import unwritable, write_json
 from pipeline.base.workspace import Workspace
+from pipeline.store import sync_folder
 
-if TYPE_CHECKING:
-    import torch
-
-    Tensors = Mapping[str, torch.Tensor]
+Tensors = Mapping[str, torch.Tensor]
 
 STATE = "state.json"
 LOCK = "lock"
@@ -83,8 +84,6 @@ class Checkpoint:
         Raises:
             HeadError: the disk is full or the folder cannot be written; the state before is still there.
         """
-        from pipeline.store import sync_folder
-
         try:
             before = self.read()
             files = {"last": self._save("last", state["step"], last)}
@@ -103,8 +102,6 @@ class Checkpoint:
             raise unwritable(self.folder, error) from error
 
     def _save(self, kind: str, step: int, tensors: Tensors) -> dict[str, str]:
-        import safetensors.torch
-
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         data = safetensors.torch.save(plain)
         path = self.folder / f"{kind}-{step:08d}.safetensors"
@@ -138,9 +135,6 @@ class Checkpoint:
         Raises:
             HeadError: they are missing or damaged.
         """
-        import safetensors
-        import safetensors.torch
-
         state = self.read()
         record = (state or {"files": {}})["files"].get(kind)
         if record is None:

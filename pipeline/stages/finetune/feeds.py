@@ -12,24 +12,23 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from pipeline.base.ranks import Ranks
 from pipeline.base.workspace import Workspace
+from pipeline.images import Augmentation
+from pipeline.runs.network import normalised
+from pipeline.runs.pixels import pixels_of
+from pipeline.runs.recipe import Recipe
+from pipeline.stages.finetune.maps import PrefixMaps
 from pipeline.stages.finetune.settings import FinetuneSettings
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-    from torch import nn
-
-    from pipeline.base.ranks import Ranks
-    from pipeline.runs.recipe import Recipe
-    from pipeline.stages.finetune.start import Attached
-    from pipeline.store import Cache
+from pipeline.stages.finetune.start import Attached
+from pipeline.store import Cache
 
 Batches = Sequence[Sequence[int]]
 # What the random numbers of a row or an epoch are for, so that no two uses share them.
@@ -70,10 +69,6 @@ class Images:
         Raises:
             DataError: an image is gone or has changed.
         """
-        from pipeline.images import Augmentation
-        from pipeline.runs.network import normalised
-        from pipeline.runs.pixels import pixels_of
-
         geometry = self.recipe.geometry()
         if epoch is not None and (self.augment != "none" or self.randaugment):
             drawn = Augmentation(self.augment, self.seed, epoch, self.randaugment)
@@ -99,8 +94,6 @@ class Maps:
     seed: int
 
     def __post_init__(self) -> None:
-        from torch import nn
-
         parts = OrderedDict((name, self.network.get_submodule(name)) for name in ("layer4", "avgpool"))
         self.module: nn.Module = nn.Sequential(
             OrderedDict([*parts.items(), ("flatten", nn.Flatten(1)), ("fc", self.network.get_submodule("fc"))])
@@ -110,8 +103,6 @@ class Maps:
 
     def batches(self, batches: Batches, epoch: int | None) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Maps (n, C, H, W) float32; mirrored maps stand for the maps of a mirrored image."""
-        import torch
-
         for rows, found in _ahead(batches, self._read):
             x = torch.from_numpy(found).to(self.device).float()
             if epoch is not None and self.flip:
@@ -134,16 +125,12 @@ class CachedFeatures:
     device: str
 
     def __post_init__(self) -> None:
-        from torch import nn
-
         self.module: nn.Module = nn.Sequential(OrderedDict(fc=self.network.get_submodule("fc")))
         self.module.training = False
         self.description = f"cached features ({self.cache.path})"
 
     def batches(self, batches: Batches, epoch: int | None) -> Iterator[tuple[list[int], torch.Tensor]]:  # noqa: ARG002
         """Features (n, D) float32."""
-        import torch
-
         for rows in batches:
             found = np.take(self.cache.features, np.asarray(rows), axis=0).astype(np.float32)
             yield list(rows), torch.from_numpy(found).to(self.device)
@@ -189,8 +176,6 @@ def mixed(
     Returns the mixed inputs, each row's partner in the batch, and its own share (n,), at least one half. The order of
     the rows is random, so neighbours are; and a pair is the same however a batch is cut (see :func:`share`).
     """
-    import torch
-
     partner = [i ^ 1 if i ^ 1 < len(rows) else i for i in range(len(rows))]
     drawn = [float(draw(MIX, seed, epoch, rows[i & ~1]).beta(alpha, alpha)) for i in range(len(rows))]
     own = torch.tensor([max(d, 1 - d) if p != i else 1.0 for i, (d, p) in enumerate(zip(drawn, partner, strict=True))])
@@ -202,10 +187,6 @@ def mixed(
 
 def inputs_of(settings: FinetuneSettings, attached: Attached, ranks: Ranks, desk: Workspace) -> Inputs:
     """What training goes by: images, or what is cached of them."""
-    import numpy as np
-
-    from pipeline.stages.finetune.maps import PrefixMaps
-
     if settings.train == "head" and settings.prefix:
         return CachedFeatures(attached.network, attached.cache, attached.device)
     if settings.train != "layer4" or not settings.prefix:

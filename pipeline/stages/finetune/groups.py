@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline.stages.finetune.settings import LEARNING_RATES, PARTS, STAGES
+import torch
+from torch import nn
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from pipeline.stages.finetune.settings import FinetuneSettings
+from pipeline.stages.finetune.settings import LEARNING_RATES, PARTS, STAGES, FinetuneSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +85,6 @@ def frozen_counts(network: nn.Module) -> dict[str, int]:
 
 def batch_norms(network: nn.Module, train: str) -> Iterator[tuple[str, nn.Module]]:
     """The BatchNorm layers of the stages that learn, with their names."""
-    from torch import nn
-
     tops = {top for stage in trained_stages(train) for top in STAGES[stage]}
     for name, module in network.named_modules():
         if isinstance(module, nn.BatchNorm2d) and name.split(".")[0] in tops:

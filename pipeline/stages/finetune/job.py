@@ -8,29 +8,33 @@ split is read by the verdict alone, when all is chosen.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
+from pipeline.base.interrupt import stop_requests
+from pipeline.base.ranks import Ranks
+from pipeline.base.words import percent
 from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
-from pipeline.stages.finetune.feeds import _images, inputs_of
+from pipeline.show.tuning_tables import GroupRow, groups_table
+from pipeline.stages.finetune.checkpoint import Checkpoint, state_folder
+from pipeline.stages.finetune.feeds import CachedFeatures, Maps, _images, inputs_of
+from pipeline.stages.finetune.groups import frozen_counts
+from pipeline.stages.finetune.loop import Tensors, Tuning
+from pipeline.stages.finetune.mixtures import Mixture, best_mixture, between, score_mixtures
+from pipeline.stages.finetune.publish import Outcome
 from pipeline.stages.finetune.settings import _NOT_IDENTITY, FinetuneSettings
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from pipeline.base.ranks import Ranks
-    from pipeline.stages.finetune.checkpoint import Checkpoint
-    from pipeline.stages.finetune.loop import Tensors, Tuning
-    from pipeline.stages.finetune.mixtures import Mixture
-    from pipeline.stages.finetune.start import Attached
+from pipeline.stages.finetune.start import Attached, attach, to_random_head
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,6 @@ class FinetuneResult:
 
 def finetune(settings: FinetuneSettings, desk: Workspace) -> FinetuneResult:
     """Fine-tune with settings made. Under ``torchrun`` every process calls it."""
-    from pipeline.base.ranks import Ranks
-
     ranks = Ranks()
     if ranks.world > 1 and settings.bn == "train":
         raise ConfigError(
@@ -77,11 +79,6 @@ def finetune(settings: FinetuneSettings, desk: Workspace) -> FinetuneResult:
 
 
 def _finetune(settings: FinetuneSettings, ranks: Ranks, desk: Workspace) -> FinetuneResult:
-    from pipeline.base.interrupt import stop_requests
-    from pipeline.stages.finetune.checkpoint import Checkpoint, state_folder
-    from pipeline.stages.finetune.loop import Tuning
-    from pipeline.stages.finetune.start import attach, to_random_head
-
     attached = attach(settings, desk)
     checkpoint = Checkpoint(state_folder(desk, _identity(settings, attached)))
     with _held(checkpoint, ranks, fresh=settings.fresh):
@@ -136,8 +133,6 @@ def _held(checkpoint: Checkpoint, ranks: Ranks, *, fresh: bool) -> Iterator[None
 
 def _identity(settings: FinetuneSettings, attached: Attached) -> dict[str, Any]:
     """Everything that decides the weights that training gives, as plain JSON values."""
-    import hashlib
-
     tensors = attached.head.tensors
     head = hashlib.sha256(b"".join(tensors[name].tobytes() for name in sorted(tensors))).hexdigest()
     chosen = {name: value for name, value in st.record(settings).items() if name not in _NOT_IDENTITY}
@@ -155,8 +150,6 @@ def _certificate(tuning: Tuning) -> tuple[tuple[float, float], NDArray[np.float3
 
     Through what training goes by; where that is the cached features, through the images.
     """
-    from pipeline.stages.finetune.feeds import CachedFeatures, Maps
-
     attached, inputs = tuning.attached, tuning.inputs
     way = _images(tuning.settings, attached) if isinstance(inputs, CachedFeatures) else inputs
     logits = tuning.logits(attached.val, "certificate", way)
@@ -165,17 +158,12 @@ def _certificate(tuning: Tuning) -> tuple[tuple[float, float], NDArray[np.float3
 
 def _train_scores(tuning: Tuning) -> tuple[float, float]:
     """Loss and accuracy on train before the first step, by the cached features: no image is read for it."""
-    from pipeline.stages.finetune.feeds import CachedFeatures
-
     attached = tuning.attached
     cached = CachedFeatures(attached.network, attached.cache, attached.device)
     return tuning.scores(attached.train, tuning.logits(attached.train, "train", cached))
 
 
 def _show_groups(tuning: Tuning) -> None:
-    from pipeline.show.tuning_tables import GroupRow, groups_table
-    from pipeline.stages.finetune.groups import frozen_counts
-
     s = tuning.settings
     rows = [GroupRow(g.name, g.count, g.lr, g.weight_decay) for g in tuning.groups]
     rows += [GroupRow(stage, number) for stage, number in frozen_counts(tuning.attached.network).items()]
@@ -206,9 +194,6 @@ class _Choice:
 
 def _choose(tuning: Tuning, step0: tuple[float, float]) -> _Choice:
     """The best on val of step 0, the epochs and, with ``--interpolate``, what lies between; loads it."""
-    from pipeline.base.words import percent
-    from pipeline.stages.finetune.mixtures import best_mixture, between, score_mixtures
-
     best = tuning.progress.best
     if best is None or tuning.best is None:
         choice = _Choice(tuning.start, step0[1], 0, None)
@@ -231,8 +216,6 @@ def _choose(tuning: Tuning, step0: tuple[float, float]) -> _Choice:
 
 def _publish(tuning: Tuning, choice: _Choice, result: FinetuneResult, checkpoint: Checkpoint) -> FinetuneResult:
     """The run's folder, with the verdict in it; the first process writes, the others are told the result."""
-    from pipeline.stages.finetune.publish import Outcome
-
     attached, ranks = tuning.attached, tuning.ranks
     val_logits = tuning.logits(attached.val, "val")
     if not ranks.first:

@@ -13,27 +13,27 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.base.errors import ConfigError, Interrupted
 from pipeline.base.interrupt import StopRequest
+from pipeline.base.ranks import Ranks
 from pipeline.base.watch import TraceRow
 from pipeline.base.workspace import Workspace
+from pipeline.heads.scores.metrics import log_softmax
 from pipeline.show.trace import observe
+from pipeline.stages.finetune.checkpoint import Checkpoint
 from pipeline.stages.finetune.feeds import ORDER, Inputs, chunks, draw, mixed, share
 from pipeline.stages.finetune.groups import batch_norms, learnt_tensors, parameter_groups
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from pipeline.base.ranks import Ranks
-    from pipeline.stages.finetune.checkpoint import Checkpoint
-    from pipeline.stages.finetune.settings import FinetuneSettings
-    from pipeline.stages.finetune.start import Attached
+from pipeline.stages.finetune.settings import FinetuneSettings
+from pipeline.stages.finetune.start import Attached
+from pipeline.trunk.engines.base import is_out_of_memory
 
 EVAL_BATCH = 64
 Tensors = dict[str, torch.Tensor]
@@ -103,7 +103,6 @@ class Tuning:
     def _distributed(self, module: nn.Module) -> nn.Module:
         if self.ranks.world == 1:
             return module
-        from torch.nn.parallel import DistributedDataParallel
 
         # Statistics of BatchNorm are frozen here, so there are no buffers to keep the same.
         new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.13
@@ -127,8 +126,6 @@ class Tuning:
 
     def scores(self, rows: NDArray[np.int64], logits: NDArray[np.float32]) -> tuple[float, float]:
         """Mean cross-entropy and accuracy of logits (n, C) of cache rows (n,)."""
-        from pipeline.heads.scores.metrics import log_softmax
-
         y = self.attached.cache.labels[rows]
         loss = -float(log_softmax(logits)[np.arange(len(y)), y].mean())
         return loss, float((logits.argmax(axis=1) == y).mean())
@@ -273,8 +270,6 @@ class Tuning:
             losses, right = self._losses(rows, x)
             (losses.sum() * weight).backward()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
-            from pipeline.trunk.engines.base import is_out_of_memory
-
             if not is_out_of_memory(error):
                 raise
             s = self.settings

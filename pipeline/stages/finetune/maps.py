@@ -9,25 +9,30 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from pipeline import store
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.files import unwritable
 from pipeline.base.interrupt import stop_requests
 from pipeline.base.items import ITEM_STATES
+from pipeline.base.ranks import Ranks
+from pipeline.base.words import count, shape, size
 from pipeline.base.workspace import Workspace
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from pipeline.base.ranks import Ranks
-    from pipeline.runs.recipe import Recipe
-    from pipeline.store import Cache
+from pipeline.runs.network import normalised
+from pipeline.runs.pixels import pixels_of
+from pipeline.runs.recipe import Recipe
+from pipeline.store import Cache, key_of, partial_path
+from pipeline.trunk import identity
+from pipeline.trunk.surgery import STAGES
 
 LAYER = "layer3"  # the last stage that does not run in training
 DTYPE = np.dtype(np.float16)
@@ -47,8 +52,6 @@ class PrefixMaps:
     def __init__(
         self, network: nn.Module, recipe: Recipe, cache: Cache, rows: NDArray[np.int64], desk: Workspace
     ) -> None:
-        from pipeline.store import key_of
-
         self.network, self.recipe, self.cache, self.rows = network, recipe, cache, np.sort(rows)
         self.shape = maps_shape(network, recipe.trunk.info.crop)
         self.provenance = maps_provenance(recipe, self.shape)
@@ -77,7 +80,6 @@ class PrefixMaps:
         if self.path.exists():
             desk.watch.say(f"maps before layer4: {self.path}, made before")
             return
-        from pipeline.base.words import count, shape, size
 
         images = f"{count(len(self.rows))} images, {shape(self.shape)} each"
         what = f"the maps before layer4 of {images}, take {size(self.size)}"
@@ -94,8 +96,6 @@ class PrefixMaps:
         desk.watch.say(f"{what} ({self.path}; delete it when you are done)")
 
     def _begun(self) -> bool:
-        from pipeline.store import partial_path
-
         return partial_path(self.path).exists()
 
     def make(self, *, ranks: Ranks, root: Path, device: str, workers: int, desk: Workspace) -> Cache:
@@ -105,8 +105,6 @@ class PrefixMaps:
             Interrupted: after a signal; finished blocks are kept.
             CacheError, DataError: the disk is full, another process writes them, or an image has changed.
         """
-        from pipeline import store
-
         if not ranks.first:
             found = ranks.share(None)
             if found["make"]:
@@ -142,8 +140,6 @@ class PrefixMaps:
 
     def _begin(self) -> None:
         """Have an unfinished file of these maps."""
-        from pipeline import store
-
         partial = store.partial_path(self.path)
         if partial.exists():
             begun = store.open_partial(partial)
@@ -174,8 +170,6 @@ class PrefixMaps:
 
     def _fill(self, ranks: Ranks, root: Path, device: str, workers: int, desk: Workspace) -> None:
         """Compute this process's share of the blocks that are missing."""
-        from pipeline import store
-
         with store.Writer(self.path) as writer, stop_requests() as stop:
             todo = ranks.mine(np.flatnonzero(~writer.done).tolist())
             spans = [writer.span(block) for block in todo]
@@ -198,11 +192,6 @@ class PrefixMaps:
         self, spans: list[tuple[int, int]], root: Path, device: str, workers: int
     ) -> Iterator[NDArray[np.float32]]:
         """Maps (m, C·H·W) float32 of the images of the spans, in batches that never cross a block (F4)."""
-        import torch
-
-        from pipeline.runs.network import normalised
-        from pipeline.runs.pixels import pixels_of
-
         front = front_of(self.network)
         batches = [
             self.rows[start : min(last, start + BATCH)].tolist()
@@ -218,12 +207,6 @@ class PrefixMaps:
 
 def front_of(network: nn.Module) -> nn.Module:
     """The network up to and with LAYER, sharing its layers."""
-    from collections import OrderedDict
-
-    from torch import nn
-
-    from pipeline.trunk.surgery import STAGES
-
     names = STAGES[: STAGES.index(LAYER) + 1]
     front = nn.Sequential(OrderedDict((n, network.get_submodule(n)) for n in names))
     front.training = False  # not eval(), which would reach the network's own layers
@@ -232,8 +215,6 @@ def front_of(network: nn.Module) -> nn.Module:
 
 def maps_shape(network: nn.Module, image_size: int) -> tuple[int, int, int]:
     """(C, H, W) of one image's maps."""
-    import torch
-
     parameter = next(network.parameters())
     with torch.inference_mode():
         found = front_of(network)(torch.zeros(1, 3, image_size, image_size, device=parameter.device))
@@ -242,8 +223,6 @@ def maps_shape(network: nn.Module, image_size: int) -> tuple[int, int, int]:
 
 def maps_provenance(recipe: Recipe, shape: tuple[int, int, int]) -> Mapping[str, Any]:
     """What decides the maps' numbers: the feature cache's fields, with the layer, no pooling, and the plain network."""
-    from pipeline.trunk import identity
-
     told = recipe.provenance()
     return {
         **told,

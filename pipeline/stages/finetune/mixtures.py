@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
-    from pipeline.stages.finetune.loop import Tensors, Tuning
+from pipeline.stages.finetune.loop import Tensors, Tuning
 
 SHARES = tuple(i / 10 for i in range(11))
 

@@ -12,28 +12,26 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import safetensors.torch
 from numpy.typing import NDArray
 
 from pipeline.base.files import unwritable
+from pipeline.base.words import percent, points, seconds
 from pipeline.runs import folder as runs
 from pipeline.runs.network import MODEL_FILE
+from pipeline.show.mix_picture import mix_picture
 from pipeline.stages.finetune import verdict
-
-if TYPE_CHECKING:
-    from pipeline.stages.finetune.loop import Tuning
-    from pipeline.stages.finetune.mixtures import Mixture
-    from pipeline.stages.finetune.verdict import Verdict
+from pipeline.stages.finetune.loop import Tuning
+from pipeline.stages.finetune.mixtures import Mixture
+from pipeline.stages.finetune.verdict import Verdict
 
 
 class Outcome:
     """The network as it is now (the chosen one), on its way into a run's folder."""
 
     def __init__(self, tuning: Tuning, folder: Path) -> None:
-        import safetensors.torch
-
         self.tuning, self.folder = tuning, folder
         tuning.attached.network.eval()
         state = {n: t.detach().cpu().contiguous() for n, t in tuning.attached.network.state_dict().items()}
@@ -89,16 +87,12 @@ class Outcome:
 
     def write_mixtures(self, draft: runs.Draft, mixtures: Sequence[Mixture], chosen: float) -> None:
         """The scores of the weights between before and after, and their picture."""
-        from pipeline.show.mix_picture import mix_picture
-
         draft.write_lines("interpolation.jsonl", [asdict(m) for m in mixtures])
         picture = mix_picture([m.share for m in mixtures], [m.val for m in mixtures], chosen=chosen)
         (draft.folder / "interpolation.svg").write_text(picture, encoding="utf-8")
 
     def tell(self, found: Verdict, run: Path) -> None:
         """The verdict, and where the run is."""
-        from pipeline.base.words import percent, points, seconds
-
         verdict.show(found, self.tuning.desk)
         val = found.val
         text = f"val {percent(val.before)} -> {percent(val.after)} ({points(val.difference)})"

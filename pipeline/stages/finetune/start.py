@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.machine import resolve_device
 from pipeline.base.workspace import Workspace
+from pipeline.heads.artifact import Head, load_head, require_key
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_of, cache_record
 from pipeline.runs.pixels import image_root, labelled, require_images
 from pipeline.runs.recipe import Recipe
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from pipeline.heads.artifact import Head
-    from pipeline.stages.finetune.settings import FinetuneSettings
-    from pipeline.store import Cache
+from pipeline.stages.finetune.settings import FinetuneSettings
+from pipeline.store import Cache
+from pipeline.trunk.surgery import reattach
+from pipeline.trunk.weights import load_model
 
 # A stored feature is off by at most this share of itself (half a unit in the last place); the network's own arithmetic
 # differs by about 1e-5 between two orders of summation.
@@ -97,10 +97,6 @@ def attach(settings: FinetuneSettings, desk: Workspace) -> Attached:
         CacheError, DataError, WeightsError: the cache, an image or the weights are gone or not the same.
         ConfigError: bfloat16 without a GPU.
     """
-    from pipeline.heads.artifact import load_head, require_key
-    from pipeline.trunk.surgery import reattach
-    from pipeline.trunk.weights import load_model
-
     run = runs.find_run(settings.run, desk)
     if run.stage not in ("train", "search"):
         raise HeadError(f"{run.folder.name} is a {run.stage} run: give a run of `pipeline train` or `pipeline search`")
@@ -138,9 +134,6 @@ def attach(settings: FinetuneSettings, desk: Workspace) -> Attached:
 
 def to_random_head(network: nn.Module, seed: int) -> None:
     """Replace the head's numbers by those that ``torch.nn.Linear`` starts with, drawn from ``seed``."""
-    import torch
-    from torch import nn
-
     fc = network.get_submodule("fc")
     assert isinstance(fc, nn.Linear)
     with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -9,17 +9,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.words import points
 from pipeline.base.workspace import Workspace
+from pipeline.heads.scores.bootstrap import paired_bootstrap
 from pipeline.runs import folder as runs
+from pipeline.runs.network import network_forward
+from pipeline.runs.pixels import pixel_batches
+from pipeline.show.tuning_tables import ChangeRow, verdict_table
+from pipeline.stages.finetune.start import Attached
 from pipeline.stages.score.evaluate import scored_rows
-
-if TYPE_CHECKING:
-    from pipeline.stages.finetune.start import Attached
 
 DRIFT_ROWS = 256  # of each split: the mean of so many cosines is known to a hundredth of their spread
 FAR = 0.9  # features this far from the cached ones (mean cosine) have been made anew
@@ -83,8 +86,6 @@ class Course:
 
 def change(split: str, before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Change:
     """The change from which rows (n,) were right before and after."""
-    from pipeline.heads.scores.bootstrap import paired_bootstrap
-
     d = paired_bootstrap(before, after)
     return Change(split, len(before), float(before.mean()), float(after.mean()), d.value, d.low, d.high)
 
@@ -103,9 +104,6 @@ test_change.__test__ = False  # type: ignore[attr-defined]
 
 def drift(attached: Attached, *, workers: int, desk: Workspace) -> dict[str, float]:
     """Mean cosine of the cached features and the network's as it is now, by split, of rows spread over the split."""
-    from pipeline.runs.network import network_forward
-    from pipeline.runs.pixels import pixel_batches
-
     found = {}
     for split in ("train", "val", "test"):
         rows: NDArray[np.int64] = getattr(attached, split)
@@ -153,8 +151,6 @@ def judge(
 
 
 def _worth(val: Change, test: Change | None, course: Course) -> str:
-    from pipeline.base.words import points
-
     seen = test or val
     size = points(abs(seen.difference)).removeprefix("+")
     ends = f"95 % interval {points(seen.low).removesuffix(' points')} to {points(seen.high)}, {seen.n:,} images"
@@ -202,8 +198,6 @@ def _next(val: Change, test: Change | None, drift: dict[str, float], course: Cou
 
 def show(verdict: Verdict, desk: Workspace) -> None:
     """The table, and the words below it."""
-    from pipeline.show.tuning_tables import ChangeRow, verdict_table
-
     changes: Sequence[Change] = [c for c in (verdict.val, verdict.test) if c is not None]
     rows = [ChangeRow(c.split, c.n, c.before, c.after, c.low, c.high) for c in changes]
     desk.watch.show(

@@ -11,17 +11,18 @@ import json
 import time
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.workspace import Workspace
 from pipeline.heads.minibatch.config import MinibatchConfig
+from pipeline.heads.minibatch.fit import fit_minibatch
+from pipeline.heads.minibatch.passes import Epoch, FitResult
+from pipeline.heads.minibatch.space import WHOLE, sample_configs
+from pipeline.stages.learn.settings import SearchSettings
+from pipeline.stages.learn.trials import line_of
+from pipeline.store import Cache
 from pipeline.store.rows import Rows
-
-if TYPE_CHECKING:
-    from pipeline.heads.minibatch.passes import Epoch, FitResult
-    from pipeline.stages.learn.settings import SearchSettings
-    from pipeline.store import Cache
 
 LINE = "line"  # the attribute of a trial that holds its line of trials.jsonl
 
@@ -45,9 +46,6 @@ def optuna_trials(
     Raises:
         ConfigError: Optuna is not installed, the file is no journal that can be written, or the space is not one.
     """
-    from pipeline.heads.minibatch.space import sample_configs
-    from pipeline.stages.learn.trials import line_of
-
     try:
         import optuna
     except ImportError as error:
@@ -115,8 +113,6 @@ def _study(settings: SearchSettings, name: str) -> Any:
 
 def _suggest(trial: Any, space: Mapping[str, Any], base: MinibatchConfig) -> MinibatchConfig:
     """A configuration of the space: choices, and ranges as in ``pipeline.heads.minibatch.space``."""
-    from pipeline.heads.minibatch.space import WHOLE
-
     drawn: dict[str, Any] = {}
     for name, choice in space.items():
         if isinstance(choice, list):
@@ -140,8 +136,6 @@ def _fit(
     the budget cut it short.
     """
     from optuna.trial import TrialState
-
-    from pipeline.heads.minibatch.fit import fit_minibatch
 
     pruned = cut = False
 

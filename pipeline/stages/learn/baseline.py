@@ -11,24 +11,25 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
 from pipeline.base.items import SPLITS
 from pipeline.base.workspace import Workspace
+from pipeline.heads.baselines import SHUFFLED, BaselineResult, run_baselines
+from pipeline.images import Geometry
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
+from pipeline.runs.pixels import image_root, pixel_batches
+from pipeline.show.tables import Result, results_table
 from pipeline.stages.learn.settings import BaselineSettings
+from pipeline.store import Cache
 from pipeline.store.find import find_cache
 from pipeline.store.rows import Rows, load_rows
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from pipeline.heads.baselines import BaselineResult
-    from pipeline.store import Cache
 
 STATISTICS = "image-statistics"
 THUMBNAIL = 4  # cells in each direction
@@ -49,9 +50,6 @@ class BaselineReport:
 
 def baseline(settings: BaselineSettings, desk: Workspace) -> BaselineReport:
     """Baselines with settings made."""
-    from pipeline.heads.baselines import SHUFFLED
-    from pipeline.show.tables import Result, results_table
-
     cache = find_cache(settings.cache, desk)
     splits = {name: load_rows(cache, name) for name in SPLITS[1:]}
     if not len(splits["train"]):
@@ -92,8 +90,6 @@ def _fit(
     max_iter: int,
     one_done: Callable[[BaselineResult], None],
 ) -> list[BaselineResult]:
-    from pipeline.heads.baselines import run_baselines
-
     train, val, test = (splits[name] for name in SPLITS[1:])
     return run_baselines(
         train.X,
@@ -116,11 +112,6 @@ def _image_statistics(cache: Cache, desk: Workspace) -> dict[str, Rows]:
     Raises:
         DataError: an image is gone or has changed.
     """
-    import numpy as np
-
-    from pipeline.images import Geometry
-    from pipeline.runs.pixels import image_root, pixel_batches
-
     root, transform = image_root(cache), cache.provenance["transform"]
     geometry = Geometry(
         resize=transform["resize"], crop=transform["crop"], interpolation=transform["interpolation"], view=None
@@ -143,8 +134,6 @@ def _image_statistics(cache: Cache, desk: Workspace) -> dict[str, Rows]:
 
 def pixel_statistics(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Of images (n, 3, S, S), S >= 4, each colour's mean and deviation and a 4 × 4 thumbnail of their mean: (n, 22)."""
-    import numpy as np
-
     whole = pixels.astype(np.float32)
     edges = np.linspace(0, pixels.shape[-1], THUMBNAIL + 1).astype(int)
     grey = np.add.reduceat(np.add.reduceat(whole.mean(axis=1), edges[:-1], axis=1), edges[:-1], axis=2)

@@ -9,24 +9,25 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import tomllib
 
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.settings import record
 from pipeline.base.workspace import Workspace
 from pipeline.heads.minibatch.config import MinibatchConfig
+from pipeline.heads.minibatch.fit import fit_minibatch
+from pipeline.heads.minibatch.halving import successive_halving
+from pipeline.heads.minibatch.space import sample_configs
 from pipeline.stages.learn.kept import Fitted, minibatch_head, observed, trace_row
-from pipeline.stages.learn.trials import line_of, trial_of
+from pipeline.stages.learn.settings import SearchSettings
+from pipeline.stages.learn.trials import Trial, both, line_of, trial_of
+from pipeline.store import Cache
 from pipeline.store.rows import Rows
-
-if TYPE_CHECKING:
-    from pipeline.stages.learn.settings import SearchSettings
-    from pipeline.stages.learn.trials import Trial
-    from pipeline.store import Cache
 
 BRACKET = 27  # configurations that are halved together: 27 -> 9 -> 3 -> 1
 ETA = 3
@@ -90,8 +91,6 @@ def _halved(
     state: _State,
 ) -> list[dict[str, Any]]:
     """Random configurations in brackets of successive halving; one line for each."""
-    from pipeline.heads.minibatch.space import sample_configs
-
     configs = sample_configs(space, settings.trials, settings.seed, base)
     brackets = [configs[i : i + BRACKET] for i in range(0, len(configs), BRACKET)]
     done = state.finished()
@@ -120,10 +119,6 @@ def read_space(space: str) -> dict[str, Any]:
     """
     if space == "mlp":
         return MLP_SPACE
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
     path = Path(space)
     if path.suffix != ".toml":
         raise ConfigError(f"--space {space!r} is not known: choose from exact, mlp, or give a .toml file")
@@ -144,8 +139,6 @@ def _bracket(
     ends: float | None,
 ) -> list[dict[str, Any]]:
     """One bracket's trials as plain lines."""
-    from pipeline.heads.minibatch.halving import successive_halving
-
     fits = successive_halving(
         fitted.X,
         fitted.y,
@@ -166,9 +159,6 @@ def _bracket(
 
 def final_head(cache: Cache, fitted: Rows, chosen: Rows, settings: SearchSettings, config: MinibatchConfig) -> Fitted:
     """The chosen configuration trained once more: on train + val for all its epochs, or on train with val watching."""
-    from pipeline.heads.minibatch.fit import fit_minibatch
-    from pipeline.stages.learn.trials import both
-
     rows = both(fitted, chosen) if settings.refit else fitted
     fit = fit_minibatch(
         rows.X,

@@ -11,23 +11,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
 from pipeline.base.workspace import Workspace
+from pipeline.heads.exact.path import ExactFit, fit_exact
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
+from pipeline.show.tables import shots_table
 from pipeline.stages.learn.kept import learning_rows, linear_logits
+from pipeline.stages.learn.settings import SearchSettings
+from pipeline.stages.learn.trials import exact_trial, figures
+from pipeline.store import Cache
 from pipeline.store.rows import Rows, load_rows
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from pipeline.heads.exact.path import ExactFit
-    from pipeline.stages.learn.settings import SearchSettings
-    from pipeline.store import Cache
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,6 @@ def run_few_shot(cache: Cache, settings: SearchSettings, desk: Workspace) -> Few
     Raises:
         HeadError: no val rows to choose on.
     """
-    from pipeline.show.tables import shots_table
-
     fitted, chosen = learning_rows(cache, settings, desk)
     if not len(chosen):
         raise HeadError(f"{cache.path.name} has no val rows to choose on: extract with --val-fraction above 0")
@@ -91,8 +89,6 @@ def run_few_shot(cache: Cache, settings: SearchSettings, desk: Workspace) -> Few
 
 def drawn(rows: Rows, k: int, *, seed: tuple[int, int, int]) -> Rows:
     """k rows of each class, drawn without replacement; all of a class that has fewer."""
-    import numpy as np
-
     rng = np.random.default_rng(seed)
     picked = [rng.permutation(np.flatnonzero(rows.y == c))[:k] for c in np.unique(rows.y)]
     places: NDArray[np.int64] = np.sort(np.concatenate(picked))
@@ -101,9 +97,6 @@ def drawn(rows: Rows, k: int, *, seed: tuple[int, int, int]) -> Rows:
 
 def _choose(rows: Rows, chosen: Rows, settings: SearchSettings, cache: Cache) -> tuple[ExactFit, float]:
     """The best head on val of the path on the drawn rows, and its figure there."""
-    from pipeline.heads.exact.path import fit_exact
-    from pipeline.stages.learn.trials import exact_trial
-
     fits = fit_exact(
         rows.X,
         rows.y,
@@ -120,8 +113,6 @@ def _choose(rows: Rows, chosen: Rows, settings: SearchSettings, cache: Cache) ->
 
 
 def _score(fit: ExactFit, test: Rows | None, metric: str, cache: Cache) -> float | None:
-    from pipeline.stages.learn.trials import figures
-
     if test is None or not len(test):
         return None
     return figures(linear_logits(test.X, fit.weight, fit.bias), test.y, cache.classes)[metric]

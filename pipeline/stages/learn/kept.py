@@ -6,25 +6,25 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
 from pipeline.base.watch import TraceRow
+from pipeline.base.words import percent, seconds, setting
 from pipeline.base.workspace import Workspace
+from pipeline.heads.artifact import Head, save_head
+from pipeline.heads.minibatch.passes import Epoch
+from pipeline.heads.scores.metrics import log_softmax
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
 from pipeline.show.trace import observe
 from pipeline.stages.learn.settings import EXACT, HeadSettings
+from pipeline.store import Cache
 from pipeline.store.rows import Rows, load_rows, with_views
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from pipeline.heads.artifact import Head
-    from pipeline.heads.minibatch.passes import Epoch
-    from pipeline.store import Cache
 
 
 @dataclass(frozen=True)
@@ -113,27 +113,17 @@ def trace_row(epoch: Epoch) -> TraceRow:
 
 def linear_logits(X: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any]) -> NDArray[np.float32]:
     """Logits (n, C) float32 of rows (n, D) by a linear head on raw features."""
-    import numpy as np
-
     return np.asarray(X, np.float32) @ weight.T.astype(np.float32) + bias.astype(np.float32)
 
 
 def loss_and_accuracy(logits: NDArray[np.float32], y: NDArray[np.int64]) -> tuple[float, float]:
     """Mean cross-entropy and accuracy of logits (n, C)."""
-    import numpy as np
-
-    from pipeline.heads.scores.metrics import log_softmax
-
     loss = -log_softmax(logits)[np.arange(len(y)), y].mean()
     return float(loss), float((logits.argmax(axis=1) == y).mean())
 
 
 def make_head(cache: Cache, fitted: Fitted) -> Head:
     """The artifact of a fitted head."""
-    import numpy as np
-
-    from pipeline.heads.artifact import Head
-
     return Head(
         kind=fitted.kind,  # type: ignore[arg-type]  # the kinds are the same
         tensors={name: np.asarray(tensor, np.float32) for name, tensor in fitted.tensors.items()},
@@ -160,8 +150,6 @@ def save(
     files: Mapping[str, str] | None = None,
 ) -> TrainResult:
     """Keep a head as a run; ``val`` is what it was chosen by, where it may have learned from val, too."""
-    from pipeline.heads.artifact import save_head
-
     head = make_head(cache, fitted)
     if val is None and len(chosen):
         val = loss_and_accuracy(head.logits(chosen.X), chosen.y)[1]
@@ -193,8 +181,6 @@ def save(
 
 
 def _summary(result: TrainResult, fitted: Fitted) -> str:
-    from pipeline.base.words import percent, seconds, setting
-
     what = f"best of {result.trials}" if result.trials > 1 else "head"
     r = fitted.record
     if fitted.converged is None:

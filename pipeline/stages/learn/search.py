@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedKFold
 
 from pipeline.base.errors import HeadError
 from pipeline.base.workspace import Workspace
+from pipeline.heads.exact.path import ExactFit, fit_exact
+from pipeline.show import tables
+from pipeline.show.path_picture import path_picture
+from pipeline.stages.learn.brackets import minibatch_search
+from pipeline.stages.learn.few_shot import FewShotResult, run_few_shot
 from pipeline.stages.learn.kept import Fitted, TrainResult, exact_head, learning_rows, linear_logits, save
 from pipeline.stages.learn.settings import EXACT, SearchSettings
 from pipeline.stages.learn.trials import Trial, both, exact_trial, figures
+from pipeline.stages.score.evaluate import evaluate
+from pipeline.stages.score.settings import EvaluateSettings
+from pipeline.store import Cache
 from pipeline.store.find import find_cache
 from pipeline.store.rows import Rows
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from pipeline.heads.exact.path import ExactFit
-    from pipeline.stages.learn.few_shot import FewShotResult
-    from pipeline.store import Cache
 
 PATH_PICTURE = "path.svg"
 
@@ -33,8 +37,6 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
     """Search with settings made."""
     cache = find_cache(settings.cache, desk)
     if settings.shots:
-        from pipeline.stages.learn.few_shot import run_few_shot
-
         return run_few_shot(cache, settings, desk)
     fitted, chosen = learning_rows(cache, settings, desk)
     if not len(chosen) and not settings.cv:
@@ -45,8 +47,6 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
     if settings.space == EXACT:
         trials, best, files = _exact_search(cache, fitted, chosen, settings)
     else:
-        from pipeline.stages.learn.brackets import minibatch_search
-
         trials, best, files = minibatch_search(cache, fitted, chosen, settings, desk)
     seconds = time.perf_counter() - began
     show_ranking(trials, settings, desk)
@@ -66,9 +66,6 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
         files=files,
     )
     if settings.evaluate and len(cache.rows("test")):
-        from pipeline.stages.score.evaluate import evaluate
-        from pipeline.stages.score.settings import EvaluateSettings
-
         evaluate(EvaluateSettings(run=str(result.run)), desk)
     return result
 
@@ -77,9 +74,6 @@ def _exact_search(
     cache: Cache, fitted: Rows, chosen: Rows, settings: SearchSettings
 ) -> tuple[list[Trial], Fitted, dict[str, str]]:
     """The path of penalties, ranked, the chosen head, and the picture of the path."""
-    from pipeline.heads.exact.path import fit_exact
-    from pipeline.show.path_picture import path_picture
-
     options: dict[str, Any] = {
         "n_classes": len(cache.classes),
         "class_weight": settings.weighting,
@@ -109,8 +103,6 @@ def _exact_search(
 
 def _cross_validated(C: float, fits: Sequence[ExactFit], rows: Rows, folds: NDArray[np.int64], cache: Cache) -> Trial:
     """Figures of each row by the head that was fitted without its fold."""
-    import numpy as np
-
     held_out = np.empty((len(rows), len(cache.classes)), np.float32)
     used = [fit for fit in fits if fit.C == C]
     for fit in used:
@@ -130,9 +122,6 @@ def fold_numbers(y: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int6
     Raises:
         HeadError: a class has fewer rows than there are folds.
     """
-    import numpy as np
-    from sklearn.model_selection import StratifiedKFold
-
     fewest = int(np.bincount(y)[np.unique(y)].min())
     if fewest < folds:
         raise HeadError(f"--cv {folds}: the smallest class has {fewest} rows; give at most {fewest} folds")
@@ -145,8 +134,6 @@ def fold_numbers(y: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int6
 
 def show_ranking(trials: Sequence[Trial], settings: SearchSettings, desk: Workspace) -> None:
     """The ranked table."""
-    from pipeline.show import tables
-
     lines = [
         tables.Trial(
             {n: float(f"{v:.3g}") if isinstance(v, float) else v for n, v in t.settings.items()},

@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pipeline.base.errors import HeadError
 from pipeline.base.watch import TraceRow
 from pipeline.base.workspace import Workspace
+from pipeline.heads.exact.path import Step, fit_exact
+from pipeline.heads.minibatch.fit import fit_minibatch
+from pipeline.heads.minibatch.passes import Epoch
 from pipeline.show.trace import observe
 from pipeline.stages.learn.kept import (
     Fitted,
@@ -27,12 +29,9 @@ from pipeline.stages.learn.kept import (
     trace_row,
 )
 from pipeline.stages.learn.settings import EXACT, TrainSettings
+from pipeline.store import Cache
 from pipeline.store.find import find_cache
 from pipeline.store.rows import Rows
-
-if TYPE_CHECKING:
-    from pipeline.heads.minibatch.passes import Epoch
-    from pipeline.store import Cache
 
 SHOWN_STEPS = 20  # of an exact head's iterations; all of them are kept
 
@@ -52,8 +51,6 @@ def train(settings: TrainSettings, desk: Workspace) -> TrainResult:
 
 
 def _exact(cache: Cache, fitted: Rows, chosen: Rows, settings: TrainSettings, desk: Workspace) -> Fitted:
-    from pipeline.heads.exact.path import Step, fit_exact
-
     rows: list[TraceRow] = []
 
     def tell(step: Step) -> None:
@@ -90,8 +87,6 @@ def thinned(rows: Sequence[TraceRow]) -> list[TraceRow]:
 
 
 def _minibatch(cache: Cache, fitted: Rows, chosen: Rows, settings: TrainSettings, desk: Workspace) -> Fitted:
-    from pipeline.heads.minibatch.fit import fit_minibatch
-
     rows: list[TraceRow] = []
 
     def tell(_: int, epoch: Epoch) -> None:

@@ -5,23 +5,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.heads.exact.path import ExactFit
+from pipeline.heads.minibatch.passes import FitResult
+from pipeline.heads.scores.metrics import classification_report
 from pipeline.stages.learn.kept import (
     linear_logits,
     make_head,
     minibatch_head,
 )
 from pipeline.stages.learn.settings import METRICS
+from pipeline.store import Cache
 from pipeline.store.rows import Rows
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from pipeline.heads.exact.path import ExactFit
-    from pipeline.heads.minibatch.passes import FitResult
-    from pipeline.store import Cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,16 +52,12 @@ def exact_trial(fit: ExactFit, fitted: Rows, chosen: Rows, cache: Cache) -> Tria
 
 def figures(logits: NDArray[np.float32], y: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
     """The metrics that can be chosen by."""
-    from pipeline.heads.scores.metrics import classification_report
-
     scores = classification_report(y, logits, classes)
     return {name: getattr(scores, name) for name in METRICS}
 
 
 def both(fitted: Rows, chosen: Rows) -> Rows:
     """Train and val rows together."""
-    import numpy as np
-
     if not len(chosen):
         return fitted
     return Rows(np.concatenate([fitted.X, chosen.X]), np.concatenate([fitted.y, chosen.y]))

@@ -9,16 +9,19 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from pipeline.base.errors import HeadError
+from pipeline.base.words import points
 from pipeline.base.workspace import Workspace
+from pipeline.heads.scores.bootstrap import Difference, McNemar, mcnemar, paired_bootstrap
+from pipeline.heads.scores.metrics import classification_report
 from pipeline.runs import folder as runs
+from pipeline.show.figures import comparison_table
 from pipeline.stages.score.evaluate import ScoredRows, scored_rows
 from pipeline.stages.score.settings import CompareSettings
-
-if TYPE_CHECKING:
-    from pipeline.heads.scores.bootstrap import Difference, McNemar
 
 SIGNIFICANT = 0.05
 
@@ -45,9 +48,6 @@ class CompareResult:
 
 def compare(settings: CompareSettings, desk: Workspace) -> CompareResult:
     """Compare with settings made."""
-    from pipeline.heads.scores.bootstrap import mcnemar, paired_bootstrap
-    from pipeline.show.figures import comparison_table
-
     first, second = (runs.find_run(s, desk) for s in (settings.first, settings.second))
     _require_same_content(first, second)
     scored = [scored_rows(run, desk) for run in (first, second)]
@@ -73,8 +73,6 @@ def compare(settings: CompareSettings, desk: Workspace) -> CompareResult:
 
 def verdict(names: tuple[str, str], n: int, difference: Difference, test: McNemar) -> str:
     """What the comparison of two runs on n test rows means, in one sentence."""
-    from pipeline.base.words import points
-
     if test.p < SIGNIFICANT:
         second = test.c > test.b
         better, worse = names[::-1] if second else names
@@ -93,8 +91,6 @@ def verdict(names: tuple[str, str], n: int, difference: Difference, test: McNema
 
 
 def _figures(run: runs.Run, scored: ScoredRows) -> dict[str, float]:
-    from pipeline.heads.scores.metrics import classification_report
-
     scores = classification_report(scored.y, scored.logits, run.config["classes"])
     return {name: getattr(scores, name) for name in ("accuracy", "macro_f1", "log_loss", "ece")}
 
@@ -118,8 +114,6 @@ def _require_same_content(first: runs.Run, second: runs.Run) -> None:
 
 def _require_same_rows(first: runs.Run, second: runs.Run, a: ScoredRows, b: ScoredRows) -> None:
     """Raises HeadError when the two caches, of the same images, lack different ones (some failed in one of them)."""
-    import numpy as np
-
     if not np.array_equal(a.rows, b.rows) or not np.array_equal(a.y, b.y):
         apart = len(np.setxor1d(a.rows, b.rows))
         raise HeadError(

@@ -15,22 +15,31 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
 
 from pipeline.base.errors import CacheError, HeadError
 from pipeline.base.files import unwritable, write_json
+from pipeline.base.items import SPLITS
 from pipeline.base.workspace import Workspace
+from pipeline.heads.artifact import load_head, match_classes, require_key
+from pipeline.heads.scores.bootstrap import bootstrap_intervals
+from pipeline.heads.scores.calibration import calibrated, fit_temperature
+from pipeline.heads.scores.metrics import classification_report
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import _require_key, cache_of
+from pipeline.runs.network import logits_of_split
+from pipeline.show.confusion import ConfusionMatrix
+from pipeline.show.figures import figures_lines
+from pipeline.show.tables import per_class_table
 from pipeline.stages.score.settings import EvaluateSettings
+from pipeline.store import Cache
 from pipeline.store.find import find_cache
 from pipeline.store.rows import load_rows
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from pipeline.store import Cache
 
 EVALUATION = "evaluation.json"
 LOGITS = "evaluation.safetensors"
@@ -105,9 +114,6 @@ def scored_rows(run: runs.Run, desk: Workspace) -> ScoredRows:
     Raises:
         HeadError: the file is damaged; or see :func:`evaluate`.
     """
-    import safetensors
-    import safetensors.numpy
-
     evaluated(run, desk)
     path = run.folder / LOGITS
     if not path.exists():
@@ -128,8 +134,6 @@ def _require_head(run: runs.Run) -> None:
 
 def _elsewhere(run: runs.Run, data: str, split: str | None, desk: Workspace) -> EvaluateResult:
     """The run's figures on rows of another cache."""
-    from pipeline.heads.artifact import match_classes
-
     _require_head(run)
     began, cache = time.perf_counter(), find_cache(data, desk)
     _require_key(run, cache, f"has another key than {run.folder.name}", "extract it with the run's settings")
@@ -154,8 +158,6 @@ def _elsewhere(run: runs.Run, data: str, split: str | None, desk: Workspace) -> 
 
 def _splits(cache: Cache, asked: str | None) -> tuple[str, tuple[str, ...]]:
     """What was asked for, or test, or all where nothing is split; and the cache's splits with such rows."""
-    from pipeline.base.items import SPLITS
-
     there = [name for name in SPLITS if (cache.labels[cache.rows(name)] >= 0).any()]
     split = asked or ("all" if len(there) == 1 else "test")  # one split alone holds nothing apart
     chosen = tuple(name for name in there if split in (name, "all"))
@@ -183,10 +185,6 @@ def _score(run: runs.Run, cache: Cache, splits: tuple[str, ...], desk: Workspace
     Raises:
         HeadError: there are no such rows.
     """
-    import numpy as np
-
-    from pipeline.heads.artifact import load_head, require_key
-
     parts = []
     for split in splits:
         rows = cache.rows(split)
@@ -194,8 +192,6 @@ def _score(run: runs.Run, cache: Cache, splits: tuple[str, ...], desk: Workspace
         if not len(rows):
             raise HeadError(f"{cache.path.name} has no labelled {split} rows: extract with --{split}-fraction above 0")
         if run.stage == "finetune":
-            from pipeline.runs.network import logits_of_split
-
             logits = logits_of_split(run, cache, split, desk)
         else:
             head = load_head(run.folder)
@@ -207,8 +203,6 @@ def _score(run: runs.Run, cache: Cache, splits: tuple[str, ...], desk: Workspace
 
 def _temperature(run: runs.Run, cache: Cache, desk: Workspace) -> float | None:
     """The temperature that val gives; None without val rows, or where the head has learned from them."""
-    from pipeline.heads.scores.calibration import fit_temperature
-
     if "val" in run.config.get("learned_from", ()) or not (cache.labels[cache.rows("val")] >= 0).any():
         return None
     val = _score(run, cache, ("val",), desk)
@@ -217,10 +211,6 @@ def _temperature(run: runs.Run, cache: Cache, desk: Workspace) -> float | None:
 
 def _figures(scored: ScoredRows, classes: tuple[str, ...], temperature: float | None) -> dict[str, Any]:
     """Every figure as plain JSON values, with its interval; ``calibrated``: None without a temperature."""
-    from pipeline.heads.scores.bootstrap import bootstrap_intervals
-    from pipeline.heads.scores.calibration import calibrated
-    from pipeline.heads.scores.metrics import classification_report
-
     scores = classification_report(scored.y, scored.logits, classes)
     intervals = bootstrap_intervals(scored.y, scored.logits.argmax(axis=1), n_classes=len(classes))
     after = None
@@ -234,8 +224,6 @@ def _figures(scored: ScoredRows, classes: tuple[str, ...], temperature: float | 
 
 
 def _write_logits(run: runs.Run, scored: ScoredRows) -> None:
-    import safetensors.numpy
-
     draft = run.folder / f".{LOGITS}.draft"
     try:
         draft.write_bytes(safetensors.numpy.save(vars(scored)))
@@ -267,10 +255,6 @@ def _now() -> str:
 
 
 def _show(result: EvaluateResult, desk: Workspace) -> None:
-    from pipeline.show.confusion import ConfusionMatrix
-    from pipeline.show.figures import figures_lines
-    from pipeline.show.tables import per_class_table
-
     test = result.test
     rows = "all rows" if result.split == "all" else f"{result.split} split"
     title = rows.capitalize() if result.cache is None else f"{result.cache}, {rows}"

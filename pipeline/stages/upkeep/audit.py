@@ -11,19 +11,19 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.base.errors import DataError
+from pipeline.base.items import ITEM_STATES, SPLITS
 from pipeline.base.workspace import Workspace
+from pipeline.show.audit_tables import Place, balance_table, copies_table, names_table, near_table
 from pipeline.stages.upkeep.settings import AuditSettings
+from pipeline.store import Cache, failures_path, read_failures
 from pipeline.store.find import find_cache
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from pipeline.show.audit_tables import Place
-    from pipeline.store import Cache
+from pipeline.store.rewrite import kept, locked, rewrite
 
 TILE = 2048  # rows on each side of one product: 16 MiB of cosines, 16 MiB of rows of 2048 features on each side
 NEAR_KEPT = 1000  # pairs with the highest cosines that are named; the others are counted
@@ -97,10 +97,6 @@ def audit(settings: AuditSettings, desk: Workspace) -> AuditReport:
 
 
 def _report(cache: Cache, settings: AuditSettings, dropped: list[str], desk: Workspace) -> AuditReport:
-    import numpy as np
-
-    from pipeline.base.items import SPLITS
-
     good = _good(cache)
     present = [s for s in (1, 2, 3) if (good & (cache.splits == s)).any()]
     splits = present or [0]
@@ -159,8 +155,6 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _show(report: AuditReport, desk: Workspace) -> None:
-    from pipeline.show.audit_tables import balance_table, copies_table, names_table, near_table
-
     copies, near = report.copies, report.near
     first = next(iter(next(iter(report.classes.values()), {"train": 0})))
     ratio = f", largest class {report.imbalance:.1f} times the smallest" if report.imbalance else ""
@@ -186,8 +180,6 @@ def _show(report: AuditReport, desk: Workspace) -> None:
 
 
 def _good(cache: Cache) -> NDArray[np.bool_]:
-    from pipeline.base.items import ITEM_STATES
-
     good: NDArray[np.bool_] = cache.states == ITEM_STATES["good"]
     return good
 
@@ -201,11 +193,6 @@ def _small(counts: dict[str, dict[str, int]], low: int, high: int) -> dict[str, 
 
 def _failed(cache: Cache) -> dict[str, str]:
     """Path -> kind and reason of each failed image."""
-    import numpy as np
-
-    from pipeline.base.items import ITEM_STATES
-    from pipeline.store import failures_path, read_failures
-
     told = read_failures(failures_path(cache.path))
     kinds = {number: name for name, number in ITEM_STATES.items()}
     found = {}
@@ -217,8 +204,6 @@ def _failed(cache: Cache) -> dict[str, str]:
 
 
 def _place(cache: Cache, row: int) -> Place:
-    from pipeline.base.items import SPLITS
-
     label = int(cache.labels[row])
     name = cache.classes[label] if label >= 0 else ""
     return SPLITS[int(cache.splits[row])], name, os.fsdecode(cache.ids[row])
@@ -229,16 +214,12 @@ def _place(cache: Cache, row: int) -> Place:
 
 def _content(cache: Cache) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The good rows (n,), and for each a number (n,) that rows with the same bytes share."""
-    import numpy as np
-
     rows = np.flatnonzero(_good(cache))
     whole = np.ascontiguousarray(cache.digests[rows]).view("V32").ravel()
     return rows, np.unique(whole, return_inverse=True)[1].astype(np.int64).ravel()
 
 
 def _copies(cache: Cache) -> Copies:
-    import numpy as np
-
     rows, content = _content(cache)
     order = np.argsort(content, kind="stable")
     groups = np.split(rows[order], np.flatnonzero(np.diff(content[order])) + 1)
@@ -261,11 +242,6 @@ def _copies(cache: Cache) -> Copies:
 
 def _drop_leaks(found: Cache, settings: AuditSettings, desk: Workspace) -> tuple[Cache, list[str]]:
     """The cache without its leaking train rows, and their paths."""
-    import numpy as np
-
-    from pipeline.base.items import SPLITS
-    from pipeline.store.rewrite import kept, locked, rewrite
-
     train, val, test = (SPLITS.index(name) for name in ("train", "val", "test"))
     with locked(found, settings.out) as (cache, target):
         rows, content = _content(cache)
@@ -295,8 +271,6 @@ def _near(cache: Cache, threshold: float, desk: Workspace) -> Near:
 
     The rows' upper triangle is gone through in tiles of ``TILE`` squared, so memory does not grow with the rows.
     """
-    import numpy as np
-
     rows, content = _content(cache)
     cache.verify(rows)
     tiles = -(-len(rows) // TILE)
@@ -319,8 +293,6 @@ def _pairs(
     cache: Cache, rows: NDArray[np.int64], content: NDArray[np.int64], threshold: float, advance: Any
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
     """(left rows, right rows, cosines) of each tile that has any."""
-    import numpy as np
-
     for i in range(0, len(rows), TILE):
         here = _unit(cache, rows[i : i + TILE])
         for j in range(i, len(rows), TILE):
@@ -335,8 +307,6 @@ def _pairs(
 
 def _unit(cache: Cache, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """(n, D) float32: the rows at length 1. A good row is never all zero."""
-    import numpy as np
-
     X = np.asarray(cache.features[rows], np.float32)
     X /= np.linalg.norm(X, axis=1, keepdims=True)
     return X

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from pipeline.base.items import SPLITS
+from pipeline.base.words import count, size
 from pipeline.base.workspace import Workspace
+from pipeline.show.tables import difference_table, settings_panel
 from pipeline.stages.upkeep.settings import InspectSettings
+from pipeline.store import Cache, difference
 from pipeline.store.find import find_cache
-
-if TYPE_CHECKING:
-    from pipeline.store import Cache
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,6 @@ def inspect(settings: InspectSettings, desk: Workspace) -> InspectReport:
     Raises:
         CacheError: a cache is missing or damaged.
     """
-    from pipeline.show.tables import difference_table, settings_panel
-    from pipeline.store import difference
-
     opened = [find_cache(c, desk) for c in settings.caches]
     plain = [_contents(c) for c in opened]
     if len(opened) == 1:
@@ -49,10 +49,6 @@ def inspect(settings: InspectSettings, desk: Workspace) -> InspectReport:
 
 
 def _contents(cache: Cache) -> dict[str, Any]:
-    import numpy as np
-
-    from pipeline.base.items import SPLITS
-
     good = cache.states == 1
     by_class = {
         name: {
@@ -80,9 +76,6 @@ def _contents(cache: Cache) -> dict[str, Any]:
 
 def _lines(cache: Cache, plain: dict[str, Any]) -> dict[str, object]:
     """The view's lines: name -> text."""
-    from pipeline.base.words import count, size
-    from pipeline.store import difference
-
     splits = ", ".join(f"{count(n)} {name}" for name, n in plain["splits"].items() if n)
     failed = ", ".join(f"{n} {kind}" for kind, n in plain["failed"].items()) or "none"
     shown = [f"{name} ({sum(per.values()):,})" for name, per in plain["classes"].items()][:20]

@@ -12,19 +12,21 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import images
 from pipeline.base.errors import CacheError
+from pipeline.base.machine import worker_count
 from pipeline.base.workspace import Workspace
+from pipeline.images import Listing
+from pipeline.show.audit_tables import names_table
 from pipeline.stages.upkeep.settings import RelabelSettings
+from pipeline.store import Cache, Contents
 from pipeline.store.find import find_cache
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from pipeline.images import Listing
-    from pipeline.store import Cache, Contents
+from pipeline.store.rewrite import kept, locked, rewrite
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,6 @@ class RelabelResult:
 
 def relabel(settings: RelabelSettings, desk: Workspace) -> RelabelResult:
     """Relabel with settings made."""
-    from pipeline import images
-    from pipeline.base.machine import worker_count
-    from pipeline.store.rewrite import locked, rewrite
-
     found = find_cache(settings.cache, desk)
     listing = images.list_source(settings.source, desk)
     if listing.skipped:
@@ -87,8 +85,6 @@ def _match(cache: Cache, listing: Listing, digests: NDArray[np.uint8]) -> tuple[
     Same path and bytes first, then same bytes under another path, copies in the order of their paths; an unreadable
     file takes the row of its path.
     """
-    import numpy as np
-
     theirs = cache.digests
     at = {item: row for row, item in enumerate(cache.ids)}
     rows = np.array([at.get(item, -1) for item in listing.ids], np.int64)
@@ -114,8 +110,6 @@ def _match(cache: Cache, listing: Listing, digests: NDArray[np.uint8]) -> tuple[
 
 def _unmatched(cache: Cache, rows: NDArray[np.int64]) -> list[str]:
     """Paths of the rows that no item of the source has taken."""
-    import numpy as np
-
     left = np.setdiff1d(np.arange(len(cache)), rows)
     return [os.fsdecode(cache.ids[row]) for row in left.tolist()]
 
@@ -129,10 +123,6 @@ def _refuse(
     desk: Workspace,
 ) -> None:
     """Raise where the source and the cache do not hold the same images; nothing has been written yet."""
-    import numpy as np
-
-    from pipeline.show.audit_tables import names_table
-
     have = set(cache.ids)
     lacking = [listing.ids[i] for i in np.flatnonzero(rows < 0).tolist()]
     kinds = {
@@ -159,11 +149,6 @@ def _contents(
     cache: Cache, listing: Listing, rows: NDArray[np.int64], settings: RelabelSettings
 ) -> tuple[Contents, NDArray[np.int64]]:
     """What the new file says, in the order (split, id) of every cache, and the old row of each of its rows."""
-    import numpy as np
-
-    from pipeline import images
-    from pipeline.store.rewrite import kept
-
     plan = images.assign_splits(
         listing,
         cache.digests[rows],
@@ -221,8 +206,6 @@ def _result(
     written: bool,
 ) -> RelabelResult:
     """Classes are compared by name: a number means another class once a class has come or gone (S3)."""
-    import numpy as np
-
     before = np.array([*cache.classes, None], dtype=object)[cache.labels[rows]]  # -1 is the last: no class
     after = np.array([*contents.classes, None], dtype=object)[contents.labels]
     return RelabelResult(

@@ -13,21 +13,25 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import images
 from pipeline.base.errors import CacheError
-from pipeline.base.machine import resolve_device
+from pipeline.base.items import ITEM_STATES, SPLITS
+from pipeline.base.machine import resolve_device, worker_count
 from pipeline.base.workspace import Workspace
+from pipeline.images import Listing
+from pipeline.runs.recipe import Recipe
+from pipeline.show.audit_tables import names_table
 from pipeline.stages.upkeep.settings import VerifySettings
+from pipeline.store import Cache, difference
 from pipeline.store.find import find_cache
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from pipeline.images import Listing
-    from pipeline.runs.recipe import Recipe
-    from pipeline.store import Cache
+from pipeline.trunk import identity
+from pipeline.trunk.engines.base import TOLERANCE
+from pipeline.trunk.frozen import FrozenTrunk
 
 SHOWN = 10  # names of each kind of change in the result and on the screen
 
@@ -80,8 +84,6 @@ class VerifyReport:
 
 def verify(settings: VerifySettings, desk: Workspace) -> VerifyReport:
     """Verify with settings made."""
-    from pipeline.show.audit_tables import names_table
-
     cache = find_cache(settings.cache, desk)
     wrong = [*_contradictions(cache), *_damage(cache, desk)]
     if wrong:
@@ -146,10 +148,6 @@ def _sound(report: VerifyReport) -> str:
 
 def _contradictions(cache: Cache) -> list[str]:
     """What no finished cache may say; structure, ids' and labels' checksums raise when they are read."""
-    import numpy as np
-
-    from pipeline.base.items import ITEM_STATES, SPLITS
-
     good = cache.states == ITEM_STATES["good"]
     ids = cache.ids
     order = list(zip(cache.splits.tolist(), ids, strict=True))
@@ -170,8 +168,6 @@ def _contradictions(cache: Cache) -> list[str]:
 
 def _damage(cache: Cache, desk: Workspace) -> list[str]:
     """Each damaged block in words: all of them, so that one knows whether it is a bit or the disk."""
-    import numpy as np
-
     found = []
     with desk.watch.track("verify", len(cache), unit="rows") as bar:
         for first in range(0, len(cache), cache.block_rows):
@@ -188,12 +184,6 @@ def _damage(cache: Cache, desk: Workspace) -> list[str]:
 
 
 def _compare(cache: Cache, settings: VerifySettings, desk: Workspace) -> tuple[SourceChanges, Sample | None]:
-    import numpy as np
-
-    from pipeline import images
-    from pipeline.base.items import ITEM_STATES
-    from pipeline.base.machine import worker_count
-
     assert settings.source is not None
     listing = images.list_source(settings.source, desk)
     with desk.watch.track("hash", len(listing)) as bar:
@@ -214,8 +204,6 @@ def _changes(
     cache: Cache, listing: Listing, digests: NDArray[np.uint8], item: NDArray[np.int64], same: NDArray[np.bool_]
 ) -> SourceChanges:
     """``item`` (N,) is each row's place in the listing or -1, ``same`` (N,) whether its bytes are the same there."""
-    import numpy as np
-
     changes = SourceChanges()
     have = set(cache.ids)
     arrived: dict[bytes, list[int]] = {}
@@ -245,15 +233,11 @@ def _changes(
 
 def _split_agrees(ours: int, theirs: int, given: set[int]) -> bool:
     """A source that names no split claims none; one without val or test had them taken out of its train."""
-    from pipeline.base.items import SPLITS
-
     return theirs in (0, ours) or (theirs == SPLITS.index("train") and ours not in given)
 
 
 def _spread(rows: NDArray[np.int64], sample: int, seed: int) -> NDArray[np.int64]:
     """At most ``sample`` of the rows: one drawn from each of as many equal stretches."""
-    import numpy as np
-
     stretches = np.array_split(rows, min(sample, len(rows))) if sample and len(rows) else []
     rng = np.random.default_rng(seed)
     return np.array([rng.choice(stretch) for stretch in stretches], np.int64)
@@ -261,12 +245,6 @@ def _spread(rows: NDArray[np.int64], sample: int, seed: int) -> NDArray[np.int64
 
 def _afresh(cache: Cache, rows: NDArray[np.int64], paths: Mapping[int, bytes], desk: Workspace) -> Sample:
     """Extract ``rows`` again and compare."""
-    import numpy as np
-
-    from pipeline import images
-    from pipeline.base.machine import worker_count
-    from pipeline.trunk.frozen import FrozenTrunk
-
     recipe, tolerance = _recipe_here(cache, desk)
     trunk = FrozenTrunk(recipe.trunk, batch=None, work_dir=desk.engines)
     worst, pending = 0.0, []
@@ -294,8 +272,6 @@ def _afresh(cache: Cache, rows: NDArray[np.int64], paths: Mapping[int, bytes], d
 
 def _difference(stored: NDArray[Any], fresh: NDArray[np.float32]) -> float:
     """Largest difference of a feature as a share of the largest fresh feature of its image."""
-    import numpy as np
-
     reach = np.maximum(np.abs(fresh).max(axis=1), np.finfo(np.float32).tiny)
     return float((np.abs(stored.astype(np.float32) - fresh).max(axis=1) / reach).max())
 
@@ -306,13 +282,6 @@ def _recipe_here(cache: Cache, desk: Workspace) -> tuple[Recipe, float]:
     Storing rounds by half a unit in the last place (2^-11 of the value in float16, 2^-24 in float32), and the engine
     then and the engine now may each be off by their tolerance (``pipeline.trunk.engines.open``).
     """
-    import numpy as np
-
-    from pipeline.runs.recipe import Recipe
-    from pipeline.store import difference
-    from pipeline.trunk import identity
-    from pipeline.trunk.engines.base import TOLERANCE
-
     made = Recipe.of(cache.provenance, cache.about["weights"], desk)
     recipe = made
     if made.trunk.device == "cuda" and resolve_device("auto") == "cpu":

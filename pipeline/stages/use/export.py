@@ -7,27 +7,37 @@ The exported model takes what torchvision's transform gives, (n, 3, S, S) float3
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import safetensors.torch
+import torch
+import torchvision
+from numpy.typing import NDArray
+from torch import nn
 
 from pipeline.base.errors import ConfigError, HeadError
+from pipeline.base.files import temporary_beside
+from pipeline.base.words import percent, significant
 from pipeline.base.workspace import Workspace
+from pipeline.heads.artifact import load_head
 from pipeline.runs import folder as runs
+from pipeline.runs.network import load_network
+from pipeline.runs.recipe import Recipe
+from pipeline.show.tables import parity_table
+from pipeline.stages.score.evaluate import EVALUATION
 from pipeline.stages.use.settings import SUFFIXES, ExportSettings
+from pipeline.trunk.identity import TRUNKS
+from pipeline.trunk.surgery import freeze, reattach, trunk_at
+from pipeline.trunk.weights import load_model
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import nn
-
-    from pipeline.runs.recipe import Recipe
-
-    Images = NDArray[np.float32]
+Images = NDArray[np.float32]
 
 BATCHES = (1, 2, 7)  # that every export is run on: one image, and sizes it was not traced with
 TOLERANCE = 1e-4  # of the largest logit; other kernels add in another order
@@ -50,9 +60,6 @@ class ExportResult:
 
 def export(settings: ExportSettings, desk: Workspace) -> ExportResult:
     """Export with settings made."""
-    from pipeline.base.files import temporary_beside
-    from pipeline.show.tables import parity_table
-
     run = runs.find_run(settings.run, desk)
     if not (run.folder / "head.json").exists() and run.stage != "finetune":
         raise HeadError(f"{run.folder.name} is a {run.stage} run: give one of train, search or finetune")
@@ -91,14 +98,6 @@ def whole_network(run: runs.Run, format: str, desk: Workspace) -> tuple[nn.Modul
     Raises:
         ConfigError: a state dict of what plain torchvision has no place for.
     """
-    from torch import nn
-
-    from pipeline.heads.artifact import load_head
-    from pipeline.runs.network import load_network
-    from pipeline.runs.recipe import Recipe
-    from pipeline.trunk.surgery import freeze, reattach, trunk_at
-    from pipeline.trunk.weights import load_model
-
     weights = run.config["cache"]["about"]["weights"]
     recipe = Recipe.of(run.config["provenance"], weights, desk)
     if run.stage == "finetune":
@@ -141,8 +140,6 @@ def description(run: runs.Run, recipe: Recipe) -> dict[str, Any]:
 
 def compare(model: nn.Module, again: Callable[[Images], Images], images: Images) -> dict[str, float]:
     """Largest difference at each of BATCHES, as a share of the largest logit."""
-    import torch
-
     found = {}
     for size in BATCHES:
         with torch.inference_mode():
@@ -154,8 +151,6 @@ def compare(model: nn.Module, again: Callable[[Images], Images], images: Images)
 
 
 def _write_state_dict(model: nn.Module, _images: Images, path: Path, about: dict[str, Any]) -> None:
-    import safetensors.torch
-
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     # Not save_file, which has errors of its own kind and leaves a file that only its owner can read.
     path.write_bytes(safetensors.torch.save(tensors, metadata={name: json.dumps(v) for name, v in about.items()}))
@@ -163,10 +158,6 @@ def _write_state_dict(model: nn.Module, _images: Images, path: Path, about: dict
 
 def _open_state_dict(path: Path, model: nn.Module) -> Callable[[Images], Images]:
     """Into torchvision's own network, strictly."""
-    import safetensors.torch
-    import torch
-    import torchvision
-
     tensors = safetensors.torch.load_file(path)
     plain = torchvision.models.get_model(_name_of(model), weights=None, num_classes=len(tensors["fc.bias"]))
     plain.load_state_dict(tensors, strict=True)
@@ -182,11 +173,6 @@ def _open_state_dict(path: Path, model: nn.Module) -> Callable[[Images], Images]
 
 def _name_of(model: nn.Module) -> str:
     """torchvision's name of the network that has just these tensors."""
-    import torch
-    import torchvision
-
-    from pipeline.trunk.identity import TRUNKS
-
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items() if not name.startswith("fc.")}
     for name in TRUNKS:
         with torch.device("meta"):
@@ -198,8 +184,6 @@ def _name_of(model: nn.Module) -> str:
 
 def _write_onnx(model: nn.Module, images: Images, path: Path, about: dict[str, Any]) -> None:
     """With the batch left open, class names and transform in the metadata."""
-    import torch
-
     _need_onnx()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's remarks on its own parts, of no use to a reader
@@ -230,16 +214,12 @@ def _open_onnx(path: Path, _model: nn.Module) -> Callable[[Images], Images]:
 
 
 def _need_onnx() -> None:
-    import importlib.util
-
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"--format onnx needs {', '.join(missing)}: pip install 'pipeline[onnx]'")
 
 
 def _write_torch_export(model: nn.Module, images: Images, path: Path, about: dict[str, Any]) -> None:
-    import torch
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(
@@ -250,8 +230,6 @@ def _write_torch_export(model: nn.Module, images: Images, path: Path, about: dic
 
 
 def _open_torch_export(path: Path, _model: nn.Module) -> Callable[[Images], Images]:
-    import torch
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with path.open("rb") as file:
@@ -315,9 +293,6 @@ def model_card(run: runs.Run, about: dict[str, Any], format: str, file: str, par
 
 
 def _figures(run: runs.Run) -> str:
-    from pipeline.base.words import percent, significant
-    from pipeline.stages.score.evaluate import EVALUATION
-
     path = run.folder / EVALUATION
     if not path.exists():
         return f"Not tested yet (`pipeline evaluate {run.folder.name}`)."

@@ -10,21 +10,23 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
+from pipeline import images
 from pipeline.base.errors import DataError
 from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
+from pipeline.heads.scores.metrics import softmax
+from pipeline.images import IMAGE_EXTENSIONS, Loaded
 from pipeline.runs import folder as runs
+from pipeline.runs.network import PREDICT_BATCH, Answer, Classifier, load_classifier, normalised
+from pipeline.show.pipeline_trace import PredictionTrace, TopClass, prediction_trace
+from pipeline.show.tables import predictions_table
 from pipeline.stages.use.settings import PredictSettings
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from pipeline.images import Loaded
-    from pipeline.runs.network import Answer, Classifier
 
 STANDARD_INPUT = "-"
 SHOWN = 50  # predictions of a table; a file or --format has all
@@ -61,10 +63,6 @@ class Predictions(list[Prediction]):
 
 def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
     """Predict with settings made."""
-    from pipeline import images
-    from pipeline.runs.network import PREDICT_BATCH, load_classifier
-    from pipeline.show.tables import predictions_table
-
     run = runs.find_run(settings.run, desk)
     paths = find_images(settings.images)
     classifier = load_classifier(run, desk, device=settings.device)
@@ -99,8 +97,6 @@ def find_images(asked: Sequence[str]) -> list[bytes]:
     Raises:
         DataError: a path on the command line that is not there, or a folder without images.
     """
-    from pipeline.images import IMAGE_EXTENSIONS
-
     found: list[bytes] = []
     for name in asked:
         if name == STANDARD_INPUT:
@@ -148,8 +144,6 @@ def _predict_batch(
     desk: Workspace,
 ) -> list[Prediction]:
     """A prediction for each image of a batch, in order."""
-    from pipeline.heads.scores.metrics import softmax
-
     good = [i for i, item in enumerate(batch) if item.pixels is not None]
     predictions = [
         Prediction(os.fsdecode(path), None, None, (), None if item.failure is None else item.failure.reason)
@@ -209,11 +203,6 @@ def _show_trace(
     top: int,
     desk: Workspace,
 ) -> None:
-    from PIL import Image
-
-    from pipeline.runs.network import normalised
-    from pipeline.show.pipeline_trace import PredictionTrace, TopClass, prediction_trace
-
     with Image.open(os.fsdecode(path)) as image:
         width, height, mode = image.width, image.height, image.mode
     seen = normalised(pixels[None], classifier.recipe.trunk.info, "cpu").numpy()[0]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from pipeline.base.errors import CacheError, ConfigError, HeadError
 from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
+from pipeline.show.pipeline_trace import Layer, Step, model_trace
 from pipeline.stages.use.settings import TraceSettings
 from pipeline.store.find import find_cache
-
-if TYPE_CHECKING:
-    from pipeline.show.pipeline_trace import Step
+from pipeline.trunk.surgery import behead, build, describe, reattach
 
 UNTRAINED = "random:0"  # shapes and counts do not depend on the numbers, so nothing is downloaded to show them
 
@@ -37,8 +38,6 @@ def trace(settings: TraceSettings, desk: Workspace) -> TraceReport:
     Raises:
         ConfigError, CacheError, HeadError: the target is neither a cache nor a run.
     """
-    from pipeline.show.pipeline_trace import model_trace
-
     trunk, size, classes = _subject(settings, desk)
     steps = _steps(trunk, size, classes)
     desk.watch.show(model_trace(steps))
@@ -73,11 +72,6 @@ def _subject(settings: TraceSettings, desk: Workspace) -> tuple[str, int, int]:
 
 
 def _steps(trunk: str, size: int, classes: int) -> list[Step]:
-    import numpy as np
-
-    from pipeline.show.pipeline_trace import Layer, Step
-    from pipeline.trunk.surgery import behead, build, describe, reattach
-
     model = build(trunk, num_classes=1000)
     loaded = [Layer(s.name, s.shape_out, s.params, "") for s in describe(model, size)]
     beheaded, dim = behead(model)

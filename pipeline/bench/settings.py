@@ -1,0 +1,51 @@
+"""Settings of the bench, and the names of its entries."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.base import settings as st
+from pipeline.base.errors import ConfigError
+
+ENTRIES = (
+    "trunk",
+    "decode",
+    "extract",
+    "rerun",
+    "read",
+    "exact-one",
+    "exact-path",
+    "exact-cv",
+    "evals",
+    "batched",
+    "epoch",
+    "prefix",
+    "finetune",
+    "memory",
+)
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """Settings of the bench."""
+
+    entries: tuple[str, ...] = st.argument(f"what to measure: {', '.join(ENTRIES)}", default=(ALL,), metavar="ENTRY")
+    repeats: int = st.option(5, "how often each way is run; the ways take turns", minimum=1)
+    threads: int | None = st.option(None, "threads of the trunk; by default as many as PyTorch takes", minimum=1)
+    out: Path | None = st.option(None, "folder for the JSON record; by default bench/ under the workspace")
+
+    def __post_init__(self) -> None:
+        st.check(self)
+        for name in self.entries:
+            if name != ALL and name not in ENTRIES:
+                near = difflib.get_close_matches(name, ENTRIES, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise ConfigError(f"bench entry {name!r} is not known: choose from {', '.join(ENTRIES)}{hint}")
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The entries to run, each once, in the order of ENTRIES."""
+        return tuple(name for name in ENTRIES if name in self.entries or ALL in self.entries)
