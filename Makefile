@@ -74,7 +74,7 @@ check: $(READY) ## lint, format, types, import rule
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest tests/test_imports.py
+	$(VENV)/bin/python -m pytest tests/test_order.py
 
 clean: ## remove what the tools made (not cache/)
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -18,6 +18,7 @@ from pipeline.base.watch import Watch
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the slow tests too")
+    parser.addoption("--write-stub", action="store_true", help="make pipeline/__init__.pyi anew from the settings")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,0 +1,168 @@
+"""The order of the house: imports go strictly down, no files import each other in a circle, what is deferred is listed.
+
+Every import is counted, wherever it stands: on top, in a function, under TYPE_CHECKING.
+"""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "pipeline"
+
+# From the ground up; rooms on one floor do not know each other.
+FLOORS = (
+    ("base",),
+    ("images", "trunk", "store", "heads", "show"),
+    ("runs",),
+    ("stages.extract", "stages.score"),
+    ("stages.learn", "stages.finetune", "stages.upkeep", "stages.use"),
+    ("bench", "__init__"),
+    ("cli",),
+    ("__main__",),
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+# file -> what it imports where it is needed and not on top. The reasons: help, and an extraction that finds nothing to
+# do, must import no torch; optional packages are imported where they are asked for.
+DEFERRED = {
+    "base/machine.py": {"torch"},
+    "base/ranks.py": {"numpy", "numpy.typing", "torch", "torch.distributed"},
+    "bench/doors.py": {"pipeline.bench.run"},
+    "heads/__init__.py": {"pipeline.heads.estimators"},
+    "images/sources/digits.py": {"sklearn.datasets"},
+    "images/sources/torchvision.py": {"torchvision.datasets"},
+    "stages/extract/doors.py": {"pipeline.stages.extract.job"},
+    "stages/extract/job.py": {"pipeline.stages.extract.blocks"},
+    "stages/finetune/doors.py": {"pipeline.stages.finetune.job"},
+    "stages/learn/adaptive.py": {"optuna", "optuna.storages", "optuna.storages.journal", "optuna.trial"},
+    "stages/learn/brackets.py": {"pipeline.stages.learn.adaptive"},
+    "stages/learn/doors.py": {
+        "pipeline.stages.learn.baseline",
+        "pipeline.stages.learn.few_shot",
+        "pipeline.stages.learn.kept",
+        "pipeline.stages.learn.search",
+        "pipeline.stages.learn.train",
+    },
+    "stages/score/doors.py": {"pipeline.stages.score.compare", "pipeline.stages.score.evaluate"},
+    "stages/upkeep/doors.py": {f"pipeline.stages.upkeep.{verb}" for verb in ("audit", "inspect", "relabel", "verify")},
+    "stages/use/doors.py": {f"pipeline.stages.use.{verb}" for verb in ("export", "predict", "trace")},
+    "stages/use/export.py": {"onnxruntime"},
+    "trunk/engines/open.py": {"pipeline.trunk.engines.onnx"},
+    "trunk/lookup.py": {"pipeline.trunk.weights"},
+}
+
+
+class Import(NamedTuple):
+    module: str  # as written
+    target: str  # what it is a name of, where that is a file of ours
+    line: int
+    deferred: bool
+
+
+def files() -> list[Path]:
+    found = sorted(PACKAGE.rglob("*.py"))
+    assert len(found) > 100
+    return found
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in files()}
+
+
+def imports(path: Path) -> Iterator[Import]:
+    """Every import of a file; ``deferred`` where it is not on the top of the file."""
+
+    def walk(node: ast.AST, inside: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                for alias in child.names:
+                    yield Import(alias.name, alias.name, child.lineno, inside)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{path}: relative import"
+                for alias in child.names:
+                    full = f"{child.module}.{alias.name}"
+                    yield Import(
+                        str(child.module), full if full in MODULES else str(child.module), child.lineno, inside
+                    )
+            elif isinstance(child, ast.Call) and ast.unparse(child.func) in ("importlib.import_module", "__import__"):
+                assert path == PACKAGE / "__init__.py", f"{path}:{child.lineno}: an import that nobody can read"
+            else:
+                deeper = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.If, ast.Try))
+                yield from walk(child, inside or deeper)
+
+    yield from walk(ast.parse(path.read_text(encoding="utf-8")), inside=False)
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")
+    if len(parts) == 1:
+        return "__init__"
+    return ".".join(parts[1:3]) if parts[1] == "stages" and len(parts) > 2 else parts[1]
+
+
+@pytest.mark.parametrize("room", sorted({room_of(m) for m in MODULES} - {"stages"}))
+def test_a_room_imports_only_what_is_below_it(room: str) -> None:
+    assert room in FLOOR, f"{room} has no floor: give it one"
+    for module, path in MODULES.items():
+        if room_of(module) != room:
+            continue
+        for found in imports(path):
+            there = room_of(found.target)
+            if found.target.split(".")[0] != "pipeline" or there == room:
+                continue
+            assert FLOOR[there] < FLOOR[room], f"{path.relative_to(PACKAGE)}:{found.line} imports {found.target}"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    graph = {module: {i.target for i in imports(path) if i.target in MODULES} for module, path in MODULES.items()}
+    try:
+        tuple(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as circle:
+        raise AssertionError(" -> ".join(circle.args[1])) from None
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_stand_on_top_but_for_those_on_the_list(path: Path) -> None:
+    listed = DEFERRED.get(str(path.relative_to(PACKAGE)), set())
+    deferred = {i.module for i in imports(path) if i.deferred}
+    assert deferred == listed
+
+
+def test_the_list_of_deferred_imports_names_files_that_are_there() -> None:
+    assert [name for name in DEFERRED if not (PACKAGE / name).is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("library", "room"), [("h5py", "store"), ("argparse", "cli"), ("rich", "show"), ("optuna", "stages.learn")]
+)
+def test_a_library_is_known_to_one_room(library: str, room: str) -> None:
+    users = {room_of(m) for m, path in MODULES.items() if any(i.module.split(".")[0] == library for i in imports(path))}
+    assert users == {room}
+
+
+def test_nothing_unpickles() -> None:
+    """No pickle, joblib, or torch.load without weights_only=True."""
+    for path in files():
+        assert not {i.module.split(".")[0] for i in imports(path)} & {"pickle", "joblib", "dill", "cloudpickle"}, path
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load", "numpy.load"):
+                safe = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                assert safe.get("weights_only") == "True" or safe.get("allow_pickle") == "False", (
+                    f"{path}:{node.lineno}"
+                )
+
+
+def test_the_package_has_few_rooms_and_files_at_its_top() -> None:
+    inside = [p for p in PACKAGE.iterdir() if p.name != "__pycache__"]
+    assert len([p for p in inside if p.is_dir()]) <= 11
+    assert len([p for p in inside if p.is_file()]) <= 5
