@@ -20,7 +20,7 @@ class MixSettings:
     """Settings of a toy verb."""
 
     first: str = st.argument("what to begin with")
-    others: tuple[str, ...] = st.argument("what to add", default=())
+    others: tuple[str, ...] = st.argument("what to add", default=("z",))
     times: int = st.option(2, "how often", minimum=1)
     how: str = st.option("fast", "the way", choices=("fast", "slow"))
 
@@ -43,7 +43,7 @@ def test_arguments_come_by_place_and_options_by_name(tmp_path: Path) -> None:
     assert settings == MixSettings("a", ("b", "c"), 3, "fast")
     assert desk.root == tmp_path
     assert mix(Path("a"))[0].first == "a"
-    assert mix(first="a")[0] == MixSettings("a")
+    assert mix(first="a")[0] == MixSettings("a", ("z",), 2, "fast")
 
 
 def test_the_signature_has_the_settings_defaults_then_workspace_and_watch() -> None:
