@@ -233,8 +233,9 @@ def _turns(
 
 def _ours(rows: Rows, Cs: Sequence[float], folds: NDArray[np.int64] | None = None) -> list[Any]:
     from pipeline.heads.exact.path import fit_exact
+    from pipeline.heads.problem import Problem
 
-    return list(fit_exact(rows.X, rows.y, n_classes=rows.classes, Cs=Cs, folds=folds))
+    return list(fit_exact(Problem(rows.X, rows.y, rows.classes, folds=folds), Cs))
 
 
 def _theirs(rows: Rows, C: float, tol: float = SAME) -> Any:
@@ -287,6 +288,7 @@ def _peak(bench: Bench, what: str, rows: int, dim: int) -> float:
 def _process(what: str, rows: int, dim: int) -> None:
     """Makes rows, block by block, and fits them where asked to; both processes import the same."""
     from pipeline.heads.exact.path import fit_exact
+    from pipeline.heads.problem import Problem
 
     rng = np.random.default_rng(0)
     X = np.empty((rows, dim), np.float16)
@@ -295,7 +297,7 @@ def _process(what: str, rows: int, dim: int) -> None:
     y = np.arange(rows) % 10
     X[np.arange(rows), y] += 1
     if what == "fit":
-        assert fit_exact(X, y, n_classes=10, Cs=[0.01])[0].converged
+        assert fit_exact(Problem(X, y, 10), [0.01])[0].converged
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.base.errors import ConfigError
 from pipeline.base.workspace import Workspace
 from pipeline.heads.minibatch.config import MinibatchConfig
+from pipeline.stages.learn.kept import problem_of
 from pipeline.store.rows import Rows
 
 if TYPE_CHECKING:
@@ -155,19 +156,7 @@ def _fit(
         cut = not pruned and time.monotonic() >= ends
         return pruned or cut
 
-    fit = fit_minibatch(
-        fitted.X,
-        fitted.y,
-        n_classes=len(cache.classes),
-        configs=[config],
-        X_val=chosen.X,
-        y_val=chosen.y,
-        class_weight=settings.weighting,
-        class_names=cache.classes,
-        device=settings.device,
-        on_epoch=tell,
-        should_stop=stop,
-    )[0]
+    fit = fit_minibatch(problem_of(cache, fitted, settings, val=chosen), [config], on_epoch=tell, should_stop=stop)[0]
     if cut:
         return fit, TrialState.FAIL
     return fit, TrialState.PRUNED if pruned or fit.diverged else TrialState.COMPLETE

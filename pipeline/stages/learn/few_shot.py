@@ -18,7 +18,7 @@ from pipeline.base.errors import HeadError
 from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
-from pipeline.stages.learn.kept import learning_rows, linear_logits
+from pipeline.stages.learn.kept import learning_rows, linear_logits, problem_of
 from pipeline.store.rows import Rows, load_rows
 
 if TYPE_CHECKING:
@@ -104,15 +104,7 @@ def _choose(rows: Rows, chosen: Rows, settings: SearchSettings, cache: Cache) ->
     from pipeline.heads.exact.path import fit_exact
     from pipeline.stages.learn.trials import exact_trial
 
-    fits = fit_exact(
-        rows.X,
-        rows.y,
-        n_classes=len(cache.classes),
-        Cs=settings.penalties,
-        class_weight=settings.weighting,
-        class_names=cache.classes,
-        device=settings.device,
-    )
+    fits = fit_exact(problem_of(cache, rows, settings), settings.penalties)
     trials = [exact_trial(fit, rows, chosen, cache) for fit in fits]
     # Equal figures go to the stronger penalty, as everywhere in the search.
     best = min(range(len(fits)), key=lambda i: (*trials[i].rank(settings.metric), fits[i].C))

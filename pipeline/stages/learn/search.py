@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.base.errors import HeadError
 from pipeline.base.workspace import Workspace
-from pipeline.stages.learn.kept import Fitted, TrainResult, exact_head, learning_rows, linear_logits, save
+from pipeline.stages.learn.kept import Fitted, TrainResult, exact_head, learning_rows, linear_logits, problem_of, save
 from pipeline.stages.learn.settings import EXACT, SearchSettings
 from pipeline.stages.learn.trials import Trial, both, exact_trial, figures
 from pipeline.store.find import find_cache
@@ -80,20 +80,14 @@ def _exact_search(
     from pipeline.heads.exact.path import fit_exact
     from pipeline.show.path_picture import path_picture
 
-    options: dict[str, Any] = {
-        "n_classes": len(cache.classes),
-        "class_weight": settings.weighting,
-        "class_names": cache.classes,
-        "device": settings.device,
-    }
     if settings.cv:
         rows = both(fitted, chosen)
         folds = fold_numbers(rows.y, settings.cv, settings.seed)
-        fits = fit_exact(rows.X, rows.y, Cs=settings.penalties, folds=folds, **options)
+        fits = fit_exact(problem_of(cache, rows, settings, folds=folds), settings.penalties)
         trials = [_cross_validated(C, fits, rows, folds, cache) for C in settings.penalties]
     else:
         rows = fitted
-        fits = fit_exact(fitted.X, fitted.y, Cs=settings.penalties, **options)
+        fits = fit_exact(problem_of(cache, fitted, settings), settings.penalties)
         trials = [exact_trial(fit, fitted, chosen, cache) for fit in fits]
     # Equal figures go to the stronger penalty: the simpler head.
     ranked = sorted(trials, key=lambda t: (*t.rank(settings.metric), t.settings["C"]))
@@ -101,7 +95,7 @@ def _exact_search(
     best = next(fit for fit in fits if fit.fold < 0 and best_C == fit.C)
     if settings.refit and not settings.cv:  # with cross-validation it has learned from both already
         rows = both(fitted, chosen)
-        best = fit_exact(rows.X, rows.y, Cs=[best_C], **options)[0]
+        best = fit_exact(problem_of(cache, rows, settings), [best_C])[0]
     curves = {name: [getattr(t, name)[settings.metric] for t in trials] for name in ("train", "val")}
     picture = path_picture(list(settings.penalties), curves, chosen=best_C, metric=settings.metric.replace("_", " "))
     return ranked, exact_head(best), {PATH_PICTURE: picture}

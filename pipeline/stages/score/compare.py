@@ -45,7 +45,7 @@ class CompareResult:
 
 def compare(settings: CompareSettings, desk: Workspace) -> CompareResult:
     """Compare with settings made."""
-    from pipeline.heads.scores.bootstrap import mcnemar, paired_bootstrap
+    from pipeline.heads.scores.bootstrap import Resampling, mcnemar, paired_bootstrap
     from pipeline.show.figures import comparison_table
 
     first, second = (runs.find_run(s, desk) for s in (settings.first, settings.second))
@@ -53,7 +53,7 @@ def compare(settings: CompareSettings, desk: Workspace) -> CompareResult:
     scored = [scored_rows(run, desk) for run in (first, second)]
     _require_same_rows(first, second, *scored)
     right = [s.logits.argmax(axis=1) == s.y for s in scored]
-    difference = paired_bootstrap(*right, n=settings.resamples, seed=settings.seed)
+    difference = paired_bootstrap(*right, resampling=Resampling(settings.resamples, settings.seed))
     test = mcnemar(*right)
     names = (first.folder.name, second.folder.name)
     result = CompareResult(
