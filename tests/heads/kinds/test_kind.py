@@ -6,19 +6,23 @@
 
 import dataclasses
 import itertools
+import sys
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
+from pipeline.base.errors import ConfigError
 from pipeline.heads.artifact import Head
 from pipeline.heads.kinds import KINDS, readers
 from pipeline.heads.kinds.batched import decays
 from pipeline.heads.kinds.kind import Kind, kind_of
 from pipeline.heads.minibatch.config import MinibatchConfig
+from pipeline.heads.minibatch.fit import fit_minibatch
 from pipeline.heads.minibatch.noise import Noise
 from pipeline.heads.minibatch.passes import Labelling, softmax_loss
+from pipeline.heads.problem import Problem
 from pipeline.heads.standardize import Standardization
 
 D, C, N, K = 7, 4, 12, 3
@@ -154,6 +158,19 @@ def test_each_kind_of_the_list_is_tested_and_has_a_file_that_can_do_all_that_a_k
     assert len(names) == 7
     for kind in KINDS:
         assert all(callable(getattr(kind_of(kind), name)) for name in names)
+
+
+def test_a_new_kind_is_one_file_and_one_entry_in_the_list(monkeypatch):
+    """Another name for linear.py, as if its file were ``affine.py``: it trains, is saved and is scored."""
+    monkeypatch.setitem(sys.modules, "pipeline.heads.kinds.affine", kind_of("linear"))
+    with pytest.raises(ConfigError, match="kind 'affine' is not known: choose from linear, mlp, cosine"):
+        MinibatchConfig(kind="affine")
+    monkeypatch.setitem(KINDS, "affine", ())
+    x, _ = rows()
+    problem = Problem(x.float().numpy(), np.arange(N) % C, C)
+    mine, linear = fit_minibatch(problem, [MinibatchConfig(kind=kind, epochs=2) for kind in ("affine", "linear")])
+    head = Head(mine.config.kind, mine.tensors, tuple("abcd"), key="", dim=D)
+    np.testing.assert_array_equal(head.logits(problem.X), problem.X @ linear.weight.T + linear.bias)
 
 
 def test_settings_of_some_kinds_are_settings_and_others_are_of_every_kind():
