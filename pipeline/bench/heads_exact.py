@@ -30,6 +30,7 @@ from pipeline.bench.features import power_law
 from pipeline.bench.measure import Bench, Figure, Goal, ratio, seconds
 from pipeline.heads.exact.path import fit_exact
 from pipeline.heads.minibatch.config import PENALTIES
+from pipeline.heads.problem import Problem
 from pipeline.stages.extract.doors import extract
 from pipeline.store import open_cache
 
@@ -231,7 +232,7 @@ def _turns(
 
 
 def _ours(rows: Rows, Cs: Sequence[float], folds: NDArray[np.int64] | None = None) -> list[Any]:
-    return list(fit_exact(rows.X, rows.y, n_classes=rows.classes, Cs=Cs, folds=folds))
+    return list(fit_exact(Problem(rows.X, rows.y, rows.classes, folds=folds), Cs))
 
 
 def _theirs(rows: Rows, C: float, tol: float = SAME) -> Any:
@@ -284,7 +285,7 @@ def _process(what: str, rows: int, dim: int) -> None:
     y = np.arange(rows) % 10
     X[np.arange(rows), y] += 1
     if what == "fit":
-        assert fit_exact(X, y, n_classes=10, Cs=[0.01])[0].converged
+        assert fit_exact(Problem(X, y, 10), [0.01])[0].converged
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pipeline.bench.reading import make_cache
 from pipeline.bench.trunk import random_trunk
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch
+from pipeline.heads.problem import Problem, Split
 from pipeline.store import open_cache
 from pipeline.trunk.engines.open import open_engine
 from pipeline.trunk.frozen import DEFAULT_BATCH
@@ -57,7 +58,7 @@ def bench_batched(
     plain = _plain_heads(X, y, classes, chosen)
     one_pass, others = f"{len(configs)} heads in one pass", "one after another, plain torch"
     ways: dict[str, Callable[[], float]] = {
-        one_pass: rate(len(configs), lambda: fit_minibatch(X, y, n_classes=classes, configs=configs)),
+        one_pass: rate(len(configs), lambda: fit_minibatch(Problem(X, y, classes), configs)),
         others: rate(len(chosen), plain),
     }
     for way in ways.values():
@@ -121,7 +122,7 @@ def bench_epoch(
     pixels = np.random.default_rng(0).integers(0, 256, (batch, 3, image_size, image_size), dtype=np.uint8)
     cached, through = "head on cached features", f"{trunk} forward, {name}"
     ways: dict[str, Callable[[], float]] = {
-        cached: rate(rows * epochs, lambda: fit_minibatch(X, y, n_classes=10, configs=[config])),
+        cached: rate(rows * epochs, lambda: fit_minibatch(Problem(X, y, 10), [config])),
         through: rate(2 * batch, lambda: [engine(pixels) for _ in range(2)]),
     }
     for way in ways.values():
@@ -170,7 +171,7 @@ def _train_streamed(path: str, heads: str) -> None:
     cache = open_cache(Path(path))
     train, val = cache.split("train"), cache.split("val")
     configs = [MinibatchConfig(lr=lr, epochs=1) for lr in np.geomspace(1e-4, 1e-2, int(heads)).tolist()]
-    fit_minibatch(train.X, train.y, n_classes=len(cache.classes), configs=configs, X_val=val.X, y_val=val.y)
+    fit_minibatch(Problem(train.X, train.y, len(cache.classes), val=Split(val.X, val.y)), configs)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The saved head: ``head.safetensors`` (tensors) and ``head.json`` (what they are). No pickle anywhere (E7).
+"""The saved head: ``head.safetensors`` (tensors) and ``head.json`` (what they are). No pickle anywhere.
 
 Knows arrays, names and a folder's two files; nothing of runs, caches or trunks beyond the key it is given. The files
 load without this package, a linear head as::
@@ -6,20 +6,18 @@ load without this package, a linear head as::
     head = torch.nn.Linear(dim, len(classes))
     head.load_state_dict(safetensors.torch.load_file("head.safetensors"))
 
-and an MLP as ``torch.nn.Sequential(Linear, ReLU, Linear, ...)``. A cosine head's logits of a row x are
-``scale * normalize((x - mean) * inv_scale) @ normalize(weight).T``, normalize being ``torch.nn.functional``'s.
+and others as their file in ``kinds`` says.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,13 +27,13 @@ import torch
 from torch import nn
 
 from pipeline.base.errors import HeadError
-from pipeline.heads.minibatch.config import KINDS
+from pipeline.heads.kinds import KINDS
+from pipeline.heads.kinds.kind import kind_of
 from pipeline.heads.rows import Array
 from pipeline.heads.standardize import row_chunks
 
 FORMAT = "pipeline-head"
 VERSION = 1
-EPS = 1e-12  # of a length that is divided by, torch.nn.functional.normalize's
 TENSORS_FILE = "head.safetensors"
 RECORD_FILE = "head.json"
 
@@ -44,14 +42,13 @@ RECORD_FILE = "head.json"
 class Head:
     """A classifier on raw features (standardisation folded in or kept), and the features it belongs to.
 
-    ``tensors`` are float32. linear: weight (C, D), bias (C,). mlp: 0.weight (H, D), 0.bias (H,), 2.weight ... as in
-    ``torch.nn.Sequential``, ReLU between. cosine: weight (C, D), scale (1,), mean (D,) and inv_scale (D,).
+    ``tensors`` are float32, of the names and shapes that the kind's file in ``kinds`` says.
 
     Raises:
         HeadError: tensors that do not fit the kind, the dimension and the classes, or are not finite.
     """
 
-    kind: Literal["linear", "mlp", "cosine"]
+    kind: str  # of KINDS
     tensors: dict[str, npt.NDArray[np.float32]]
     classes: tuple[str, ...]  # class c's name, each once
     key: str  # of the cache whose features it was trained on
@@ -68,26 +65,12 @@ class Head:
                 f"{len(self.classes)} class names, {different} different: at least 2, each once, are needed"
             )
         found = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
-        expected = self._shapes(found)
+        expected = kind_of(self.kind).shapes(found, self.dim, len(self.classes))
         if found != expected:
             raise HeadError(f"head tensors are {found}: {expected} is needed for these classes and features")
         for name, tensor in self.tensors.items():
             if tensor.dtype != np.float32 or not np.isfinite(tensor).all():
                 raise HeadError(f"head tensor {name!r} is {tensor.dtype} or not finite: finite float32 is needed")
-
-    def _shapes(self, found: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-        """The shapes that the tensors must have; of an MLP the hidden sizes are taken from those found."""
-        c, d = len(self.classes), self.dim
-        if self.kind == "linear":
-            return {"weight": (c, d), "bias": (c,)}
-        if self.kind == "cosine":
-            return {"weight": (c, d), "scale": (1,), "mean": (d,), "inv_scale": (d,)}
-        biases = [found.get(f"{2 * layer}.bias", ()) for layer in range(max(2, len(found) // 2) - 1)]
-        sizes = [d, *(max(1, *shape[:1], 0) for shape in biases), c]
-        shapes: dict[str, tuple[int, ...]] = {}
-        for layer, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
-            shapes |= {f"{2 * layer}.weight": (outputs, inputs), f"{2 * layer}.bias": (outputs,)}
-        return shapes
 
     def logits(self, X: Array) -> npt.NDArray[np.float32]:
         """Logits (n, C) float32 of raw features X (n, D), which may be a memory map.
@@ -97,62 +80,21 @@ class Head:
         """
         if X.ndim != 2 or X.shape[1] != self.dim:
             raise HeadError(f"features have shape {tuple(X.shape)}: this head needs (rows, {self.dim})")
-        out = np.empty((len(X), len(self.classes)), dtype=np.float32)
+        kind, out = kind_of(self.kind), np.empty((len(X), len(self.classes)), dtype=np.float32)
         for start, chunk in row_chunks(X):
-            out[start : start + len(chunk)] = self._logits(chunk.astype(np.float32))
+            out[start : start + len(chunk)] = kind.logits(self.tensors, chunk.astype(np.float32))
         return out
 
-    def _logits(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        t = self.tensors
-        if self.kind == "linear":
-            return x @ t["weight"].T + t["bias"]
-        if self.kind == "cosine":
-            rows = _unit((x - t["mean"]) * t["inv_scale"])
-            return t["scale"] * (rows @ _unit(t["weight"]).T)
-        for layer in range(0, len(t), 2):
-            x = (np.maximum(x, 0) if layer else x) @ t[f"{layer}.weight"].T + t[f"{layer}.bias"]
-        return x
+    @property
+    def layer(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:
+        """Weight (C, D) and bias (C,) where the head is one linear layer on raw features, otherwise None."""
+        return kind_of(self.kind).layer(self.tensors)
 
     def module(self) -> nn.Module:
-        """The head as a plain module with its own copy of the numbers: a Linear, a Sequential or a :class:`Cosine`."""
-        module: nn.Module
-        if self.kind == "linear":
-            module = nn.Linear(self.dim, len(self.classes))
-        elif self.kind == "cosine":
-            module = Cosine(self.dim, len(self.classes))
-        else:
-            layers: list[nn.Module] = []
-            for layer in range(0, len(self.tensors), 2):
-                outputs, inputs = self.tensors[f"{layer}.weight"].shape
-                layers += [*([nn.ReLU()] if layer else []), nn.Linear(inputs, outputs)]
-            module = nn.Sequential(*layers)
+        """The head as a plain module with its own copy of the numbers."""
+        module = kind_of(self.kind).module(self.tensors)
         module.load_state_dict({name: torch.from_numpy(tensor.copy()) for name, tensor in self.tensors.items()})
         return module
-
-
-def _unit(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    lengths: npt.NDArray[np.float32] = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: npt.NDArray[np.float32] = rows / lengths.clip(min=EPS)
-    return unit
-
-
-class Cosine(nn.Module):
-    """Logits scale · cos((x - mean) · inv_scale, weight) of rows (n, D); mean and inv_scale are not trained."""
-
-    def __init__(self, dim: int, n_classes: int) -> None:
-        """All zeros: its numbers are to be loaded."""
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(n_classes, dim))
-        self.scale = nn.Parameter(torch.zeros(1))
-        self.mean: torch.Tensor
-        self.inv_scale: torch.Tensor
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("inv_scale", torch.zeros(dim))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, C)."""
-        rows = nn.functional.normalize((x - self.mean) * self.inv_scale, dim=1)
-        return self.scale * nn.functional.linear(rows, nn.functional.normalize(self.weight, dim=1))
 
 
 def save_head(folder: Path, head: Head) -> None:
@@ -174,7 +116,7 @@ def save_head(folder: Path, head: Head) -> None:
         "versions": {"torch": torch.__version__, "numpy": np.__version__, "safetensors": safetensors.__version__},
         "meta": head.meta,
     }
-    # ASCII only: class names come from folders, whose bytes need not be UTF-8 (I6).
+    # ASCII only: class names come from folders, whose bytes need not be UTF-8.
     text = json.dumps(record, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
     _write(folder / TENSORS_FILE, data)
     _write(folder / RECORD_FILE, text.encode("ascii"))
@@ -270,7 +212,7 @@ def require_key(head: Head, key: str, what: str) -> None:
 
 
 def match_classes(head_classes: Sequence[str], cache_classes: Sequence[str]) -> npt.NDArray[np.int64]:
-    """The head's class number for each class of the cache (len(cache_classes),) int64, matched by NAME (S3).
+    """The head's class number for each class of the cache (len(cache_classes),) int64, matched by NAME.
 
     Raises:
         HeadError: a class that the head does not know, by name.

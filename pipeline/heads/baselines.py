@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,9 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.neighbors import NearestCentroid
 
 from pipeline.base.errors import ConfigError, HeadError
+from pipeline.heads.problem import Problem, Split
 from pipeline.heads.ridge import LAMBDAS, RidgeFit, ridge_path
-from pipeline.heads.rows import Array, StandardRows, check_classes, check_features, check_labels
+from pipeline.heads.rows import Array, StandardRows
 from pipeline.heads.standardize import Standardization, fit_standardization, row_chunks
 
 NEIGHBOURS = {"knn10": 10, "knn20": 20, "knn100": 100, "knn200": 200}
@@ -53,108 +54,84 @@ class BaselineResult:
 
 
 def run_baselines(
-    X_train: Array,
-    y_train: Array,
-    X_val: Array | None,
-    y_val: Array | None,
-    X_test: Array | None,
-    y_test: Array | None,
-    *,
-    n_classes: int,
-    names: Sequence[str] = BASELINES,
-    max_iter: int = MAX_ITER,
-    class_names: Sequence[str] | None = None,
-    on_result: Callable[[BaselineResult], None] | None = None,
-) -> list[BaselineResult]:
-    """One result for each name, in their order; X: (N, D) float, y: (N,) class numbers, no rows or None: no figure.
+    problem: Problem, test: Split | None = None, *, names: Sequence[str] = BASELINES, max_iter: int = MAX_ITER
+) -> Iterator[BaselineResult]:
+    """A result for each name, in their order, each as soon as it is there; no figure for a split that is not given.
 
-    ``shuffled`` is ridge on train labels in random order: what chance looks like on these rows. Each split is copied
-    once as standardised float32; k-NN takes a normalised float32 copy of train while it runs. ``on_result`` hears each
-    result as soon as it is there.
+    Of the problem the rows, the classes and the val rows count, not weights or device. ``shuffled`` is ridge on train
+    labels in random order: what chance looks like on these rows. Each split is copied once as standardised float32;
+    k-NN takes a normalised float32 copy of train while it runs.
 
     Raises:
         ConfigError: an unknown name, or max_iter below 1.
-        HeadError: features or labels that cannot be learned from or scored.
+        HeadError: every train row has the same features, or test rows that cannot be scored.
     """
     for name in names:
         if name not in (*BASELINES, SHUFFLED):
             raise ConfigError(f"baseline {name!r} is not known: choose from {', '.join((*BASELINES, SHUFFLED))}")
     if max_iter < 1:
         raise ConfigError(f"max_iter is {max_iter}: it must be at least 1")
-    check_features(X_train, "train")
-    y = check_labels(y_train, len(X_train), n_classes, "train")
-    check_classes(y, n_classes, class_names)
-    s = fit_standardization(X_train)
-    train = _Split(X_train, _standard(X_train, s), y)
-    if not train.standard.any():
+    if test is not None:
+        test = test.checked("test", problem.X.shape[1], problem.n_classes)
+    rows = _Splits(problem, test)
+    if not rows.train.standard.any():
         raise HeadError(
             "every train row has the same features: nothing can be told apart, check the images and weights"
         )
-    val, test = _scored(X_val, y_val, s, n_classes, "val"), _scored(X_test, y_test, s, n_classes, "test")
+    return _results(rows, names, max_iter)
+
+
+def _results(rows: _Splits, names: Sequence[str], max_iter: int) -> Iterator[BaselineResult]:
     neighbours = {name: k for name, k in NEIGHBOURS.items() if name in names}
     done: dict[str, BaselineResult] = {}
-    results = []
     for name in names:
         if name in neighbours and name not in done:
-            done |= _neighbours(neighbours, train, val, test, n_classes)
+            done |= _neighbours(neighbours, rows)
         elif name in ("ridge", SHUFFLED):
-            done[name] = _ridge(name, train, val, test, n_classes)
+            done[name] = _ridge(name, rows)
         elif name not in neighbours:
-            done[name] = _scikit_learn(name, train, val, test, max_iter)
-        results.append(done[name])
-        if on_result is not None:
-            on_result(done[name])
-    return results
+            done[name] = _scikit_learn(name, rows, max_iter)
+        yield done[name]
 
 
-@dataclass(frozen=True, eq=False)
-class _Split:
-    raw: Array  # (N, D), as given
-    standard: npt.NDArray[np.float32]  # (N, D)
-    y: npt.NDArray[np.int64]  # (N,)
+class _Rows:
+    """One split: rows as given (N, D), standardised float32 (N, D), and class numbers (N,)."""
+
+    def __init__(self, split: Split | Problem, s: Standardization) -> None:
+        self.raw, self.y = split.X, split.y
+        rows = StandardRows(split.X, s, torch.device("cpu"), resident=True)
+        self.standard = np.concatenate([piece.numpy() for _, piece in rows.chunks()])
 
 
-def _standard(X: Array, s: Standardization) -> npt.NDArray[np.float32]:
-    rows = StandardRows(X, s, torch.device("cpu"), resident=True)
-    return np.concatenate([piece.numpy() for _, piece in rows.chunks()])
+class _Splits:
+    """Train rows, and val and test rows where there are any."""
 
+    def __init__(self, problem: Problem, test: Split | None) -> None:
+        s = fit_standardization(problem.X)
+        self.n_classes, self.train = problem.n_classes, _Rows(problem, s)
+        self.val, self.test = (None if split is None else _Rows(split, s) for split in (problem.val, test))
 
-def _scored(X: Array | None, y: Array | None, s: Standardization, n_classes: int, what: str) -> _Split | None:
-    if X is None or y is None or len(X) == 0:
-        return None
-    check_features(X, what)
-    if X.shape[1] != len(s.mean):
-        raise HeadError(f"{what} rows have {X.shape[1]} features, train rows {len(s.mean)}: one trunk gives both")
-    return _Split(X, _standard(X, s), check_labels(y, len(X), n_classes, what))
+    def guessed(self, guess: Callable[[_Rows], Guess]) -> tuple[Guess | None, Guess | None]:
+        """Class numbers of val and test rows."""
+        val, test = (None if rows is None else guess(rows) for rows in (self.val, self.test))
+        return val, test
 
 
 def _result(
-    name: str,
-    val: tuple[_Split | None, Guess | None],
-    test: tuple[_Split | None, Guess | None],
-    *,
-    start: float,
-    note: str,
-    converged: bool | None = None,
+    name: str, rows: _Splits, guesses: tuple[Guess | None, Guess | None], *, start: float, note: str
 ) -> BaselineResult:
-    """The figures of guesses, timed from ``start`` until now."""
+    """The figures of guesses on val and test, timed from ``start`` until now."""
     seconds = time.perf_counter() - start
-    (val_rows, on_val), (test_rows, on_test) = val, test
-    macro = None
-    if test_rows is not None:
-        macro = float(f1_score(test_rows.y, on_test, average="macro", zero_division=0))
-    return BaselineResult(
-        name=name,
-        val=float(accuracy_score(val_rows.y, on_val)) if val_rows is not None else None,
-        test=float(accuracy_score(test_rows.y, on_test)) if test_rows is not None else None,
-        macro_f1=macro,
-        seconds=seconds,
-        converged=converged,
-        note=note,
-    )
+    val, test, macro = None, None, None
+    if rows.val is not None:
+        val = float(accuracy_score(rows.val.y, guesses[0]))
+    if rows.test is not None:
+        test = float(accuracy_score(rows.test.y, guesses[1]))
+        macro = float(f1_score(rows.test.y, guesses[1], average="macro", zero_division=0))
+    return BaselineResult(name, val, test, macro, seconds, converged=None, note=note)
 
 
-def _scikit_learn(name: str, train: _Split, val: _Split | None, test: _Split | None, max_iter: int) -> BaselineResult:
+def _scikit_learn(name: str, rows: _Splits, max_iter: int) -> BaselineResult:
     start = time.perf_counter()
     model: Any
     if name == "majority":
@@ -167,7 +144,7 @@ def _scikit_learn(name: str, train: _Split, val: _Split | None, test: _Split | N
         warnings.simplefilter("always")
         # Says that a feature is the same in all rows of a class, which does no harm to a centroid.
         warnings.filterwarnings("ignore", message="self.within_class_std_dev_ has at least 1 zero")
-        model.fit(train.standard, train.y)
+        model.fit(rows.train.standard, rows.train.y)
     stopped = [w for w in caught if issubclass(w.category, ConvergenceWarning)]
     for other in (w for w in caught if w not in stopped):
         warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
@@ -175,18 +152,17 @@ def _scikit_learn(name: str, train: _Split, val: _Split | None, test: _Split | N
     if name == "logreg":
         converged = not stopped
         note += f", {int(np.max(model.n_iter_))} iterations" + ("" if converged else f" of {max_iter}: not converged")
-    guesses = [model.predict(split.standard) if split is not None else None for split in (val, test)]
-    return _result(name, (val, guesses[0]), (test, guesses[1]), start=start, note=note, converged=converged)
+    guesses = rows.guessed(lambda split: model.predict(split.standard))
+    return replace(_result(name, rows, guesses, start=start, note=note), converged=converged)
 
 
-def _ridge(name: str, train: _Split, val: _Split | None, test: _Split | None, n_classes: int) -> BaselineResult:
-    start = time.perf_counter()
+def _ridge(name: str, rows: _Splits) -> BaselineResult:
+    start, train = time.perf_counter(), rows.train
     y = np.random.default_rng(0).permutation(train.y) if name == SHUFFLED else train.y
-    fit = ridge_path(train.raw, y, n_classes=n_classes).best
+    fit = ridge_path(Problem(train.raw, y, rows.n_classes)).best
     chosen = f"λ = {fit.lam:.4g} of {len(LAMBDAS)} by leave-one-out, standardised"
     note = f"ridge on shuffled train labels: chance; {chosen}" if name == SHUFFLED else chosen
-    guesses = [_linear(fit, split.raw) if split is not None else None for split in (val, test)]
-    return _result(name, (val, guesses[0]), (test, guesses[1]), start=start, note=note)
+    return _result(name, rows, rows.guessed(lambda split: _linear(fit, split.raw)), start=start, note=note)
 
 
 def _linear(fit: RidgeFit, X: Array) -> Guess:
@@ -194,22 +170,19 @@ def _linear(fit: RidgeFit, X: Array) -> Guess:
     return np.concatenate(parts)
 
 
-def _neighbours(
-    neighbours: dict[str, int], train: _Split, val: _Split | None, test: _Split | None, n_classes: int
-) -> dict[str, BaselineResult]:
+def _neighbours(neighbours: dict[str, int], rows: _Splits) -> dict[str, BaselineResult]:
     start = time.perf_counter()
-    rows = len(train.y)
-    ks = sorted({min(k, rows) for k in neighbours.values()})
+    train = rows.train
+    ks = sorted({min(k, len(train.y)) for k in neighbours.values()})
     known, labels = _unit(train.raw), torch.from_numpy(train.y)
-    guesses = [
-        _votes(known, labels, split.raw, ks, n_classes) if split is not None else dict.fromkeys(ks)
-        for split in (val, test)
-    ]
+    val, test = (
+        {} if split is None else _votes(known, labels, split.raw, ks, rows.n_classes) for split in (rows.val, rows.test)
+    )
     found = {}
     for name, asked in neighbours.items():
-        k = min(asked, rows)
+        k = min(asked, len(train.y))
         note = f"k = {k}{' (every train row)' if k < asked else ''}, cosine, temperature {TEMPERATURE}, raw features"
-        found[name] = _result(name, (val, guesses[0][k]), (test, guesses[1][k]), start=start, note=note)
+        found[name] = _result(name, rows, (val.get(k), test.get(k)), start=start, note=note)
     return found
 
 
@@ -222,9 +195,7 @@ def _unit(X: Array) -> torch.Tensor:
     return rows
 
 
-def _votes(
-    known: torch.Tensor, labels: torch.Tensor, X: Array, ks: Sequence[int], n_classes: int
-) -> dict[int, Guess | None]:
+def _votes(known: torch.Tensor, labels: torch.Tensor, X: Array, ks: Sequence[int], n_classes: int) -> dict[int, Guess]:
     """The class (n,) with the most votes among the k nearest of ``known``, for each ascending k, in one pass."""
     parts: dict[int, list[Guess]] = {k: [] for k in ks}
     queries, size = _unit(X), max(1, SIMILARITIES // len(known))

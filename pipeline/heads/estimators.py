@@ -19,15 +19,17 @@ from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import get_scorer
-from sklearn.model_selection import StratifiedKFold, check_cv
+from sklearn.model_selection import StratifiedKFold, check_cv, train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from pipeline.base.errors import ConfigError, HeadError
+from pipeline.heads.artifact import Head
 from pipeline.heads.exact.path import MAX_ITER, ExactFit, fit_exact
 from pipeline.heads.minibatch.config import PENALTIES, MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch
+from pipeline.heads.problem import Problem, Split
 
 DEFAULTS = MinibatchConfig()
 
@@ -101,6 +103,11 @@ class _Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         return found
 
 
+def _coefficients(weight: Floats, bias: Floats) -> tuple[Floats, Floats]:
+    """A layer (C, D), (C,) as scikit-learn gives it: of two classes the difference, in one row."""
+    return (weight[1:] - weight[:1], bias[1:] - bias[:1]) if len(bias) == 2 else (weight, bias)
+
+
 class _Linear(_Head):
     """A head with ``coef_`` and ``intercept_``; for two classes one row, as scikit-learn's."""
 
@@ -108,9 +115,7 @@ class _Linear(_Head):
     intercept_: Floats
 
     def _keep(self, weight: Floats, bias: Floats) -> None:
-        if len(self.classes_) == 2:
-            weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
-        self.coef_, self.intercept_ = weight, bias
+        self.coef_, self.intercept_ = _coefficients(weight, bias)
 
     def _logits(self, X: Floats) -> Floats:
         scores: Floats = X @ self.coef_.T.astype(X.dtype) + self.intercept_.astype(X.dtype)
@@ -120,21 +125,23 @@ class _Linear(_Head):
 class _Exact(_Linear):
     """What both exact heads take from a fit."""
 
-    def _solve(self, X: Floats, numbers: npt.NDArray[np.int64], weight: Any, **options: Any) -> list[ExactFit]:
+    def _solve(
+        self, X: Floats, numbers: npt.NDArray[np.int64], Cs: Sequence[float], weight: Any, folds: Any = None
+    ) -> list[ExactFit]:
+        class_weight = self._weighting(self.class_weight)
         with _as_value_error():
-            return fit_exact(
+            problem = Problem(
                 X,
                 numbers,
-                n_classes=len(self.classes_),
-                standardize=self.standardize,
-                class_weight=self._weighting(self.class_weight),
+                len(self.classes_),
+                class_weight=class_weight,
                 sample_weight=weight,
-                tol=self.tol,
-                max_iter=self.max_iter,
+                folds=folds,
+                standardize=self.standardize,
                 device=self.device,
                 dtype=torch.float64 if X.dtype == np.float64 else torch.float32,
-                **options,
             )
+            return fit_exact(problem, Cs, tol=self.tol, max_iter=self.max_iter)
 
     def _take(self, fit: ExactFit) -> None:
         self._keep(fit.weight, fit.bias)
@@ -191,7 +198,7 @@ class ExactLinearHead(_Exact):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ExactLinearHead:
         """Fit on X (n, D) and labels y (n,); ``sample_weight`` (n,) multiplies each row's loss."""
         rows, numbers = self._begin(X, y)
-        self._take(self._solve(rows, numbers, _weights(sample_weight, rows), Cs=[self.C])[0])
+        self._take(self._solve(rows, numbers, [self.C], _weights(sample_weight, rows))[0])
         return self
 
 
@@ -209,7 +216,7 @@ class ExactLinearHeadCV(_Exact):
         coef_, intercept_, classes_, n_iter_, converged_, grad_norm_, objective_: of the refit on all rows.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (scikit-learn: an estimator has one argument for each parameter)
         self,
         Cs: int | Sequence[float] = PENALTIES,
         *,
@@ -240,7 +247,7 @@ class ExactLinearHeadCV(_Exact):
             np.logspace(-6, 5, self.Cs) if isinstance(self.Cs, Integral) else np.asarray(self.Cs, dtype=np.float64)
         )
         folds = self._folds(rows, numbers)
-        fits = self._solve(rows, numbers, weight, Cs=self.Cs_.tolist(), folds=folds)
+        fits = self._solve(rows, numbers, self.Cs_.tolist(), weight, folds)
         scorer = get_scorer(self.scoring)
         n_folds = int(folds.max()) + 1
         self.scores_ = np.empty((n_folds, len(self.Cs_)))
@@ -284,13 +291,13 @@ class MinibatchHead(_Head):
         classes_, n_features_in_: as scikit-learn's.
         n_iter_: epochs run.
         tensors_: the parameters by name, for features as they are given.
-        coef_, intercept_: of a linear head.
+        coef_, intercept_: of a head that is one linear layer.
     """
 
     _FIELDS: ClassVar = ("kind", "solver", "lr", "weight_decay", "epochs", "batch_size", "schedule", "momentum")
     _MORE: ClassVar = ("label_smoothing", "mixup", "width", "depth", "dropout", "scale", "patience")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (scikit-learn: an estimator has one argument for each parameter)
         self,
         kind: str = DEFAULTS.kind,
         *,
@@ -337,33 +344,28 @@ class MinibatchHead(_Head):
 
     def fit(self, X: Any, y: Any) -> MinibatchHead:
         """Fit on X (n, D) and labels y (n,)."""
-        from pipeline.heads.artifact import Head
-
         rows, numbers = self._begin(X, y)
         options = {name: getattr(self, name) for name in (*self._FIELDS, *self._MORE)}
         seed = self._seed()
         inside, outside = self._held_out(numbers, seed)
         with _as_value_error():
-            fit = fit_minibatch(
+            problem = Problem(
                 rows[inside],
                 numbers[inside],
-                n_classes=len(self.classes_),
-                configs=[MinibatchConfig(**options, seed=seed)],
-                X_val=rows[outside] if len(outside) else None,
-                y_val=numbers[outside] if len(outside) else None,
-                standardize=self.standardize,
+                len(self.classes_),
                 class_weight=self._weighting(self.class_weight),
+                val=Split(rows[outside], numbers[outside]) if len(outside) else None,
+                standardize=self.standardize,
                 device=self.device,
-            )[0]
+            )
+            fit = fit_minibatch(problem, [MinibatchConfig(**options, seed=seed)])[0]
         if fit.diverged:
             raise ValueError(f"training diverged after {fit.n_iter} steps: lr = {self.lr} is too high")
         self.tensors_, self.n_iter_ = fit.tensors, len(fit.trace)
         names = tuple(str(i) for i in range(len(self.classes_)))
-        self._head = Head(self.kind, fit.tensors, names, key="", dim=rows.shape[1])  # type: ignore[arg-type]
-        if self.kind == "linear":
-            two = len(self.classes_) == 2
-            self.coef_ = fit.weight[1:] - fit.weight[:1] if two else fit.weight
-            self.intercept_ = fit.bias[1:] - fit.bias[:1] if two else fit.bias
+        self._head = Head(self.kind, fit.tensors, names, key="", dim=rows.shape[1])
+        if self._head.layer is not None:
+            self.coef_, self.intercept_ = _coefficients(*self._head.layer)
         return self
 
     def _seed(self) -> int:
@@ -375,8 +377,6 @@ class MinibatchHead(_Head):
     def _held_out(
         self, numbers: npt.NDArray[np.int64], seed: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        from sklearn.model_selection import train_test_split
-
         places = np.arange(len(numbers))
         if not self.validation_fraction:
             return places, places[:0]

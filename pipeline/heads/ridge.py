@@ -24,17 +24,8 @@ import numpy.typing as npt
 import torch
 
 from pipeline.base.errors import ConfigError
-from pipeline.heads.rows import (
-    Array,
-    ClassWeight,
-    check_classes,
-    check_device,
-    check_features,
-    check_labels,
-    check_sample_weight,
-    class_weights,
-)
-from pipeline.heads.standardize import Standardization, fit_standardization, fold, row_chunks
+from pipeline.heads.problem import Problem
+from pipeline.heads.standardize import fit_standardization, fold, identity, row_chunks
 
 LAMBDAS = tuple(10.0 ** (k / 2) for k in range(-6, 13))  # 10^-3 ... 10^6; scikit-learn's alpha
 NOTHING_LEFT = 1e-9  # 1 - h below this: the row alone decides its own fit
@@ -67,18 +58,8 @@ class RidgePath:
         return min(self.fits, key=lambda fit: (-fit.loo_accuracy, fit.loo_squared_error))
 
 
-def ridge_path(
-    X: Array,
-    y: Array,
-    *,
-    n_classes: int,
-    lambdas: Sequence[float] = LAMBDAS,
-    standardize: bool = True,
-    class_weight: ClassWeight = None,
-    sample_weight: Array | None = None,
-    device: str = "cpu",
-) -> RidgePath:
-    """Ridge heads of every penalty; X: (N, D) float, perhaps a float16 memory map, y: (N,) class numbers.
+def ridge_path(problem: Problem, lambdas: Sequence[float] = LAMBDAS) -> RidgePath:
+    """Ridge heads of every penalty.
 
     All arithmetic is float64; rows are read in pieces, and with N > D + 1 never held. Features are standardised on
     train and the layer given for raw ones. Lambda 0 is least squares by the pseudo-inverse: directions whose eigenvalue
@@ -86,56 +67,41 @@ def ridge_path(
     given. Leave-one-out keeps the standardisation of all rows, as scikit-learn's ``RidgeCV`` behind a scaler does.
 
     Raises:
-        ConfigError: no penalty, a negative one or one that is not finite, or an unknown class weight.
-        HeadError: features, labels or weights that cannot be learned from.
+        ConfigError: no penalty, a negative one or one that is not finite.
     """
     if not len(lambdas) or not all(0 <= lam < np.inf for lam in lambdas):
         raise ConfigError(f"lambdas are {', '.join(map(str, lambdas)) or 'none'}: finite ones of at least 0 are needed")
-    check_features(X, "train")
-    labels = check_labels(y, len(X), n_classes, "train")
-    check_classes(labels, n_classes, None)
-    weights = class_weights(labels, n_classes, class_weight)[labels]
-    if sample_weight is not None:
-        weights = weights * check_sample_weight(sample_weight, len(X))
-    s = fit_standardization(X) if standardize else Standardization(np.zeros(X.shape[1]), np.ones(X.shape[1]))
-    problem = _Problem(X, labels, n_classes, weights, s, check_device(device))
-    wide = len(X) <= X.shape[1] + 1  # from there on least squares may pass through every row
-    layers, left_out = _wide(problem, lambdas) if wide else _tall(problem, lambdas)
+    rows = _Centred(problem)
+    wide = rows.shape[0] <= rows.shape[1] + 1  # from there on least squares may pass through every row
+    layers, left_out = _wide(rows, lambdas) if wide else _tall(rows, lambdas)
     fits = []
     for lam, layer, predicted in zip(lambdas, layers, left_out, strict=True):
-        bias = problem.target_mean - layer @ problem.mean
-        weight, bias_ = fold(layer.cpu().numpy(), bias.cpu().numpy(), s)
-        fits.append(RidgeFit(float(lam), weight, bias_, *problem.score(predicted)))
+        bias = rows.target_mean - layer @ rows.mean
+        weight, bias_ = fold(layer.cpu().numpy(), bias.cpu().numpy(), rows.standardization)
+        fits.append(RidgeFit(float(lam), weight, bias_, *rows.score(predicted)))
     return RidgePath(tuple(fits))
 
 
-class _Problem:
+class _Centred:
     """The weighted, centred rows and targets of the module's header, in pieces on the device."""
 
-    def __init__(
-        self,
-        X: Array,
-        y: npt.NDArray[np.int64],
-        n_classes: int,
-        weights: npt.NDArray[np.float64],
-        s: Standardization,
-        device: torch.device,
-    ) -> None:
-        self._X, self._s, self.device = X, s, device
-        self.y = torch.from_numpy(y).to(device)
-        self.w = torch.from_numpy(weights).to(device)
+    def __init__(self, problem: Problem) -> None:
+        X, self.device, self.shape = problem.X, problem.target, problem.X.shape
+        self._X = X
+        self.standardization = fit_standardization(X) if problem.standardize else identity(X.shape[1])
+        self.y = torch.from_numpy(problem.y).to(self.device)
+        self.w = torch.from_numpy(problem.loss_weight).to(self.device)
         self.share = self.w / self.w.sum()
-        self.targets = torch.full((len(y), n_classes), -1.0, dtype=torch.float64, device=device)
-        self.targets[torch.arange(len(y), device=device), self.y] = 1.0
+        self.targets = torch.full((len(X), problem.n_classes), -1.0, dtype=torch.float64, device=self.device)
+        self.targets[torch.arange(len(X), device=self.device), self.y] = 1.0
         self.target_mean = self.share @ self.targets
-        self.mean = torch.zeros(X.shape[1], dtype=torch.float64, device=device)
+        self.mean = torch.zeros(X.shape[1], dtype=torch.float64, device=self.device)
         for at, rows in self._standard():
             self.mean += self.share[at] @ rows
-        self.shape = X.shape
 
     def _standard(self) -> Iterator[tuple[slice, torch.Tensor]]:
         for start, chunk in row_chunks(self._X):
-            rows = (chunk.astype(np.float64) - self._s.mean) / self._s.scale
+            rows = (chunk.astype(np.float64) - self.standardization.mean) / self.standardization.scale
             yield slice(start, start + len(chunk)), torch.from_numpy(rows).to(self.device)
 
     def pieces(self) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
@@ -170,48 +136,48 @@ class _Problem:
 Tensors: TypeAlias = list[torch.Tensor]
 
 
-def _tall(problem: _Problem, lambdas: Sequence[float]) -> tuple[Tensors, Tensors]:
+def _tall(rows: _Centred, lambdas: Sequence[float]) -> tuple[Tensors, Tensors]:
     """Layers (C, D) and left-out predictions (N, C) of each penalty by the D x D matrix, in two passes."""
-    d = problem.shape[1]
-    gram = torch.zeros(d, d, dtype=torch.float64, device=problem.device)
-    moment = torch.zeros(d, problem.targets.shape[1], dtype=torch.float64, device=problem.device)
-    for _, a, t in problem.pieces():
+    d = rows.shape[1]
+    gram = torch.zeros(d, d, dtype=torch.float64, device=rows.device)
+    moment = torch.zeros(d, rows.targets.shape[1], dtype=torch.float64, device=rows.device)
+    for _, a, t in rows.pieces():
         gram.addmm_(a.T, a)
         moment.addmm_(a.T, t)
     values, vectors = torch.linalg.eigh(gram)
     rotated = vectors.T @ moment
-    inverses = [problem.inverse(values, lam) for lam in lambdas]
+    inverses = [rows.inverse(values, lam) for lam in lambdas]
     solutions = [inverse[:, None] * rotated for inverse in inverses]
-    predictions = [torch.empty_like(problem.targets) for _ in lambdas]
-    for at, a, t in problem.pieces():
+    predictions = [torch.empty_like(rows.targets) for _ in lambdas]
+    for at, a, t in rows.pieces():
         u = a @ vectors
-        leverages = (u * u) @ torch.stack(inverses, dim=1) + problem.share[at, None]
+        leverages = (u * u) @ torch.stack(inverses, dim=1) + rows.share[at, None]
         for out, solution, leverage in zip(predictions, solutions, leverages.T, strict=True):
             rest = 1 - leverage
             defined = rest > NOTHING_LEFT
-            out[at] = problem.left_out(at, (t - u @ solution) / torch.where(defined, rest, 1.0)[:, None], defined)
+            out[at] = rows.left_out(at, (t - u @ solution) / torch.where(defined, rest, 1.0)[:, None], defined)
     return [(vectors @ solution).T for solution in solutions], predictions
 
 
-def _wide(problem: _Problem, lambdas: Sequence[float]) -> tuple[Tensors, Tensors]:
+def _wide(rows: _Centred, lambdas: Sequence[float]) -> tuple[Tensors, Tensors]:
     """The same by the N x N matrix, its rows held."""
-    pieces = list(problem.pieces())
+    pieces = list(rows.pieces())
     a, t = torch.cat([piece[1] for piece in pieces]), torch.cat([piece[2] for piece in pieces])
     values, vectors = torch.linalg.eigh(a @ a.T)
     # sqrt(w) is an eigenvector of eigenvalue 0, the intercept's: leaving rows out does not see it.
-    intercept = problem.share.sqrt()
+    intercept = rows.share.sqrt()
     free = vectors - intercept[:, None] * (intercept @ vectors)
     rotated = vectors.T @ t
     layers, predictions = [], []
     for lam in lambdas:
-        inverse = problem.inverse(values, lam)
+        inverse = rows.inverse(values, lam)
         layers.append((a.T @ (vectors @ (inverse[:, None] * rotated))).T)
-        predictions.append(_left_out_wide(problem, free, rotated, inverse, least_squares=lam == 0))
+        predictions.append(_left_out_wide(rows, free, rotated, inverse, least_squares=lam == 0))
     return layers, predictions
 
 
 def _left_out_wide(
-    problem: _Problem, free: torch.Tensor, rotated: torch.Tensor, inverse: torch.Tensor, *, least_squares: bool
+    rows: _Centred, free: torch.Tensor, rotated: torch.Tensor, inverse: torch.Tensor, *, least_squares: bool
 ) -> torch.Tensor:
     """Left-out predictions (N, C) from the header's second formula; ``free`` (N, N): Q without the intercept.
 
@@ -224,4 +190,4 @@ def _left_out_wide(
     rest = (free * free) @ f
     defined = rest > (NOTHING_LEFT if overdetermined else 0)
     scaled = (free @ (f[:, None] * rotated)) / torch.where(defined, rest, 1.0)[:, None]
-    return problem.left_out(slice(None), scaled, defined)
+    return rows.left_out(slice(None), scaled, defined)

@@ -1,7 +1,7 @@
 """Standardisation of features, and its exact folding into a linear layer.
 
 Knows arrays only. Statistics are sums in float64 over pieces of the rows, so that features in float16 or in a memory
-map larger than memory are never copied whole (L3).
+map larger than memory are never copied whole.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ class Standardization:
 
     mean: npt.NDArray[np.float64]  # (D,)
     scale: npt.NDArray[np.float64]  # (D,), positive; 1 for a constant column
+
+
+def identity(dim: int) -> Standardization:
+    """Leaves ``dim`` columns as they are."""
+    return Standardization(np.zeros(dim), np.ones(dim))
 
 
 def row_chunks(X: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
@@ -59,7 +64,7 @@ def fit_standardization(X: npt.NDArray[Any], weight: npt.NDArray[np.float64] | N
 def fold(
     weight: npt.NDArray[Any], bias: npt.NDArray[Any], s: Standardization, dtype: type[np.floating[Any]] = np.float32
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """The layer on raw features that equals (weight (C, D), bias (C,)) on standardised ones (P5).
+    """The layer on raw features that equals (weight (C, D), bias (C,)) on standardised ones.
 
     W ((x - mean) / scale) + b = (W / scale) x + (b - (W / scale) mean); computed in float64, given as ``dtype``.
     """

@@ -15,6 +15,7 @@ from pipeline.bench import heads_exact
 from pipeline.bench.heads_exact import Rows
 from pipeline.bench.measure import Bench
 from pipeline.heads.exact.path import fit_exact
+from pipeline.heads.problem import Problem
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_gradients_are_divided_by_scikit_learns_iterations(bench, rows):
     figure = by_name(heads_exact.bench_evals(bench, [rows]))["toy"]
     Z = StandardScaler().fit_transform(rows.X.astype(np.float32))
     iterations = LogisticRegression(tol=1e-6, max_iter=1000).fit(Z, rows.y).n_iter_[0]
-    evals = fit_exact(rows.X, rows.y, n_classes=3, Cs=[1.0])[0].n_evals
+    evals = fit_exact(Problem(rows.X, rows.y, 3), [1.0])[0].n_evals
     assert figure.value == evals / iterations
 
 
@@ -79,7 +80,7 @@ def test_a_worse_head_lies_above_by_what_its_objective_is_worse(rows):
         return 0.1 * log_loss(rows.y, m.predict_proba(Z), normalize=False) + 0.5 * (m.coef_**2).sum()
 
     other = LogisticRegression(C=10.0, max_iter=1000).fit(Z, rows.y)
-    (fit,) = fit_exact(rows.X, rows.y, n_classes=3, Cs=[0.1])
+    (fit,) = fit_exact(Problem(rows.X, rows.y, 3), [0.1])
     above = heads_exact._Yardstick(rows).above(fit, other)
     assert above == pytest.approx(objective(model) / objective(other) - 1, rel=1e-4) and above < -0.1
 

@@ -79,14 +79,13 @@ def test_saving_leaves_only_the_two_files(tmp_path):
 
 
 def test_class_names_that_are_not_utf8_read_back(tmp_path):
-    """I6: a folder's name may hold any bytes."""
+    """A folder's name may hold any bytes."""
     names = (b"\xff\xfe".decode("utf-8", "surrogateescape"), "новый\nряд", "🐝")
     save_head(tmp_path, head(classes=names))
     assert load_head(tmp_path).classes == names
 
 
 def test_tensors_with_one_bit_turned_are_refused(tmp_path):
-    """E7."""
     save_head(tmp_path, head())
     data = bytearray((tmp_path / "head.safetensors").read_bytes())
     data[-1] ^= 1
@@ -103,7 +102,6 @@ class Bomb:
 
 
 def test_pickle_is_refused_unread_even_with_its_own_hash(tmp_path):
-    """E7."""
     save_head(tmp_path, head())
     data = pickle.dumps(Bomb())
     (tmp_path / "head.safetensors").write_bytes(data)
@@ -159,7 +157,7 @@ def test_folder_that_cannot_be_written_is_one_line(tmp_path):
 
 
 def test_failed_write_leaves_the_older_head_whole(tmp_path, monkeypatch):
-    """H1 for heads: a full disk while the new tensors are written."""
+    """A full disk while the new tensors are written."""
     save_head(tmp_path, head())
 
     def full(descriptor):
@@ -187,18 +185,16 @@ def test_head_refuses_features_of_another_key():
 
 
 def test_classes_are_matched_by_name_not_by_place():
-    """S3."""
     np.testing.assert_array_equal(match_classes(["a", "b", "10", "9"], ["9", "a", "10"]), [3, 0, 2])
 
 
 def test_class_that_the_head_does_not_know_is_named():
-    """S3."""
     with pytest.raises(HeadError, match="'dog'"):
         match_classes(["ant", "bee"], ["bee", "dog"])
 
 
 def test_head_without_its_record_is_never_published(tmp_path, monkeypatch):
-    """H1 for heads: the record, written last, is absent or whole."""
+    """The record, written last, is absent or whole."""
     synced = []
 
     def full_later(descriptor):

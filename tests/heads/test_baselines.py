@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier
@@ -9,6 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.baselines import BASELINES, run_baselines
+from pipeline.heads.problem import Problem, Split
 
 
 def blobs(n=150, d=12, c=3, seed=0, noise=2.0):
@@ -20,7 +22,7 @@ def blobs(n=150, d=12, c=3, seed=0, noise=2.0):
 
 def run(**options):
     train, val, test = blobs(), blobs(60, seed=1), blobs(60, seed=2)
-    return {r.name: r for r in run_baselines(*train, *val, *test, n_classes=3, **options)}
+    return {r.name: r for r in run_baselines(Problem(*train, 3, val=Split(*val)), Split(*test), **options)}
 
 
 def test_logistic_regression_scores_as_scikit_learn_in_float64():
@@ -35,7 +37,6 @@ def test_logistic_regression_scores_as_scikit_learn_in_float64():
 
 
 def test_logistic_regression_that_stops_early_says_so():
-    """L2."""
     result = run(names=["logreg"], max_iter=2)["logreg"]
     assert result.converged is False
     assert "not converged" in result.note
@@ -45,13 +46,13 @@ def test_majority_scores_the_share_of_the_most_frequent_class():
     X, y = blobs(90)
     y = np.where(np.arange(90) < 60, 1, y)
     _, y_test = blobs(60, seed=2)
-    (result,) = run_baselines(X, y, None, None, X[:60], y_test, n_classes=3, names=["majority"])
+    (result,) = run_baselines(Problem(X, y, 3), Split(X[:60], y_test), names=["majority"])
     assert result.test == pytest.approx((y_test == 1).mean())
 
 
 def test_separable_classes_are_found_by_every_baseline_but_majority():
     train, test = blobs(noise=0.05), blobs(60, seed=2, noise=0.05)
-    results = run_baselines(*train, *test, *test, n_classes=3)
+    results = list(run_baselines(Problem(*train, 3, val=Split(*test)), Split(*test)))
     assert [r.name for r in results] == list(BASELINES)
     assert results[0].test == pytest.approx(1 / 3)
     assert {r.test for r in results[1:]} == {1.0}
@@ -59,24 +60,25 @@ def test_separable_classes_are_found_by_every_baseline_but_majority():
 
 def test_splits_without_rows_have_no_figures():
     X, y = blobs()
-    (result,) = run_baselines(X, y, None, None, X[:0], y[:0], n_classes=3, names=["centroid"])
+    (result,) = run_baselines(Problem(X, y, 3), names=["centroid"])
     assert (result.val, result.test, result.macro_f1) == (None, None, None)
 
 
 def test_neighbours_are_no_more_than_the_train_rows():
     X, y = blobs(15)
-    results = run_baselines(X, y, X, y, None, None, n_classes=3, names=["knn10", "knn20", "knn200"])
+    results = run_baselines(Problem(X, y, 3, val=Split(X, y)), names=["knn10", "knn20", "knn200"])
     assert [r.note.split(",")[0] for r in results] == ["k = 10", *["k = 15 (every train row)"] * 2]
 
 
 @pytest.mark.parametrize("rows_at_once", [None, 7])
 def test_neighbours_vote_as_scikit_learns_on_raw_features(rows_at_once, monkeypatch):
-    """L5: a baseline is not weakened; k-NN scored higher on raw features than on standardised ones."""
+    """A baseline is not weakened; k-NN scored higher on raw features than on standardised ones."""
     if rows_at_once:
         monkeypatch.setattr("pipeline.heads.baselines.SIMILARITIES", rows_at_once * 300)
     (X, y), (X_test, y_test) = blobs(300), blobs(60, seed=2)
     X, X_test = X * np.linspace(0.1, 5, 12), X_test * np.linspace(0.1, 5, 12)
-    results = run_baselines(X, y, X_test, y_test, X_test, y_test, n_classes=3, names=["knn200", "knn10", "knn100"])
+    scored = Split(X_test, y_test)
+    results = list(run_baselines(Problem(X, y, 3, val=scored), scored, names=["knn200", "knn10", "knn100"]))
     assert [r.name for r in results] == ["knn200", "knn10", "knn100"]
     for result, k in zip(results, (200, 10, 100), strict=True):
         model = KNeighborsClassifier(k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
@@ -106,34 +108,43 @@ def test_ridge_scores_as_scikit_learns_at_the_penalty_with_the_best_left_out_acc
 
 def test_shuffled_labels_score_as_chance_where_true_ones_score_full():
     train, test = blobs(900, noise=0.05), blobs(900, seed=2, noise=0.05)
-    results = run_baselines(*train, None, None, *test, n_classes=3, names=["ridge", "shuffled"])
+    results = list(run_baselines(Problem(*train, 3), Split(*test), names=["ridge", "shuffled"]))
     assert results[0].test == 1.0
     assert results[1].test < 0.7  # three tight blobs, each of which gets one of three classes by chance
     assert "chance" in results[1].note
 
 
-def test_each_result_is_told_when_it_is_there():
-    heard = []
-    results = run(on_result=heard.append)
-    assert heard == list(results.values())
+def test_each_result_is_there_before_the_next_is_worked_out(monkeypatch):
+    fitted = []
+
+    class Counted(DummyClassifier):
+        def fit(self, *arguments):
+            fitted.append(self.strategy)
+            return super().fit(*arguments)
+
+    monkeypatch.setattr("pipeline.heads.baselines.DummyClassifier", Counted)
+    results = run_baselines(Problem(*blobs(), 3), names=["majority", "majority"])
+    assert fitted == []
+    assert next(results).name == "majority" and len(fitted) == 1
+    assert next(results).name == "majority" and len(fitted) == 2
 
 
 def test_constant_columns_do_no_harm():
     X, y = blobs(noise=0.05)
     X[:, 3] = 7
-    assert all(r.val == 1.0 for r in run_baselines(X, y, X, y, None, None, n_classes=3)[1:])
+    assert all(r.val == 1.0 for r in list(run_baselines(Problem(X, y, 3, val=Split(X, y))))[1:])
 
 
 def test_rows_that_are_all_the_same_are_refused():
     X, y = blobs()
     with pytest.raises(HeadError, match="the same features"):
-        run_baselines(np.ones_like(X), y, None, None, None, None, n_classes=3)
+        run_baselines(Problem(np.ones_like(X), y, 3))
 
 
 def test_test_rows_of_another_trunk_are_refused():
     X, y = blobs()
     with pytest.raises(HeadError, match="test rows have 11 features, train rows 12"):
-        run_baselines(X, y, None, None, X[:, :11], y, n_classes=3)
+        run_baselines(Problem(X, y, 3), Split(X[:, :11], y))
 
 
 def test_unknown_baseline_is_refused_with_the_legal_ones():

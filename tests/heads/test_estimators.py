@@ -134,7 +134,6 @@ def test_what_the_solvers_refuse_is_a_value_error_as_scikit_learns_users_expect(
 
 
 def test_rows_that_are_all_the_same_are_a_value_error():
-    """L6"""
     with pytest.raises(ValueError, match="the same features"):
         ExactLinearHead().fit(np.full((12, 3), 0.1), np.arange(12) % 2)
 

@@ -1,14 +1,13 @@
-"""What is refused before a solver starts, and the rows that a solver sees."""
+"""The rows that a solver sees: standardised, and of a memory map no pages that stay."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.class_weight import compute_class_weight
 
-from pipeline.base.errors import ConfigError, HeadError
-from pipeline.heads import standardize
-from pipeline.heads.rows import StandardRows, check_classes, check_features, check_labels, class_weights
+from pipeline.heads.rows import MappedRows, StandardRows, unkept
 from pipeline.heads.standardize import fit_standardization
 
 CPU = torch.device("cpu")
@@ -16,72 +15,6 @@ CPU = torch.device("cpu")
 
 def features(n=40, d=6):
     return np.random.default_rng(0).standard_normal((n, d)).astype(np.float32)
-
-
-def test_non_finite_rows_are_counted_and_the_first_named():
-    """H3."""
-    X = features()
-    X[3, 1], X[3, 2], X[17, 0] = np.nan, np.inf, -np.inf
-    with pytest.raises(HeadError, match=r"2 of 40 train rows .* first is row 3"):
-        check_features(X, "train")
-
-
-def test_first_bad_row_is_counted_from_the_start_in_later_pieces_too(monkeypatch):
-    monkeypatch.setattr(standardize, "CHUNK_ROWS", 7)
-    X = features()
-    X[30] = np.nan
-    with pytest.raises(HeadError, match=r"1 of 40 train rows .* first is row 30"):
-        check_features(X, "train")
-
-
-@pytest.mark.parametrize("shape", [(0, 6), (6, 0), (6,), (2, 3, 4)])
-def test_features_that_are_not_a_filled_matrix_are_refused(shape):
-    with pytest.raises(HeadError, match="shape"):
-        check_features(np.zeros(shape, dtype=np.float32), "train")
-
-
-def test_features_that_are_not_numbers_are_refused():
-    with pytest.raises(HeadError, match="float16, float32 or float64"):
-        check_features(np.array([["a", "b"]]), "train")
-
-
-@pytest.mark.parametrize("wrong", [-1, 3])
-def test_label_outside_the_classes_is_named(wrong):
-    with pytest.raises(HeadError, match=rf"val label {wrong} .* outside 0 \.\.\. 2"):
-        check_labels(np.array([0, wrong, 2]), 3, 3, "val")
-
-
-def test_labels_that_are_not_whole_numbers_are_refused():
-    with pytest.raises(HeadError, match="whole class numbers"):
-        check_labels(np.array([0.0, 1.0]), 2, 2, "train")
-
-
-def test_labels_of_another_count_than_the_rows_are_refused():
-    with pytest.raises(HeadError, match=r"\(4,\) is needed"):
-        check_labels(np.zeros(3, dtype=np.int64), 4, 2, "train")
-
-
-def test_class_without_train_rows_is_named():
-    """L6."""
-    with pytest.raises(HeadError, match="no train rows for class 'bee'"):
-        check_classes(np.array([0, 2, 2]), 3, ["ant", "bee", "cat"])
-
-
-def test_one_class_alone_is_refused():
-    with pytest.raises(HeadError, match="at least 2"):
-        check_classes(np.zeros(5, dtype=np.int64), 1, None)
-
-
-def test_balanced_weights_are_scikit_learns():
-    """L5."""
-    y = np.array([0] * 7 + [1] * 2 + [2] * 11)
-    expected = compute_class_weight("balanced", classes=np.arange(3), y=y)
-    np.testing.assert_allclose(class_weights(y, 3, "balanced"), expected)
-
-
-def test_unknown_class_weight_is_refused():
-    with pytest.raises(ConfigError, match="'even' is not known"):
-        class_weights(np.array([0, 1]), 2, "even")
 
 
 @pytest.mark.parametrize("resident", [True, False])
@@ -104,3 +37,60 @@ def test_held_rows_are_a_copy():
     before = X.copy()
     StandardRows(X, fit_standardization(X), CPU, resident=True)
     np.testing.assert_array_equal(X, before)
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((3000, 2048)).astype(np.float16)
+    with (tmp_path / "rows.bin").open("wb") as file:
+        file.write(bytes(100))  # rows that begin in the middle of a page
+        file.write(rows.tobytes())
+    return rows, np.memmap(tmp_path / "rows.bin", np.float16, mode="r", offset=100, shape=rows.shape)
+
+
+def mapped_bytes(path):
+    """Resident bytes of this process's maps of a file."""
+    text, found, ours = Path("/proc/self/smaps").read_text(), 0, False
+    for line in text.splitlines():
+        if line.endswith(str(path)):
+            ours = True
+        elif line.startswith("Rss:") and ours:
+            found, ours = found + 1024 * int(line.split()[1]), False
+    return found
+
+
+def test_rows_are_those_of_the_map(mapped):
+    rows, X = mapped
+    part = X[10:2900]  # a split is a run of the cache's rows
+    found = unkept(part)
+    assert isinstance(found, MappedRows)
+    assert (found.shape, found.dtype, found.ndim, found.size, len(found)) == ((2890, 2048), X.dtype, 2, part.size, 2890)
+    np.testing.assert_array_equal(found[5:700], rows[15:710])
+    picked = np.array([0, 3, 2889])
+    np.testing.assert_array_equal(found[picked], rows[10 + picked])
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="resident pages are read from Linux's smaps")
+def test_pages_that_were_read_are_let_go(mapped, tmp_path):
+    _, X = mapped
+    path = tmp_path / "rows.bin"
+    assert float(np.asarray(X).sum(dtype="f8")) and mapped_bytes(path) > 10e6  # 12 MB, the usual way
+    found = unkept(X)
+    total = sum(float(found[start : start + 500].sum(dtype="f8")) for start in range(0, 3000, 500))
+    assert total == pytest.approx(float(np.asarray(X, "f8").sum()))
+    found[np.arange(0, 3000, 7)]
+    assert mapped_bytes(path) == 0
+
+
+@pytest.mark.parametrize("mode", ["c", "r+"])
+def test_a_map_that_can_be_written_is_left_alone(mapped, tmp_path, mode):
+    """Of a copy-on-write map, letting pages go would lose what was written."""
+    X = np.memmap(tmp_path / "rows.bin", np.float16, mode=mode, offset=100, shape=(3000, 2048))
+    X.setflags(write=False)
+    assert unkept(X) is X
+    assert unkept(X[5:]) is not None and not isinstance(unkept(X[5:]), MappedRows)
+
+
+def test_an_array_in_memory_is_left_alone():
+    X = np.zeros((4, 3), np.float32)
+    assert unkept(X) is X

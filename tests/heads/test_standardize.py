@@ -16,7 +16,7 @@ def test_mean_and_scale_are_scikit_learns():
 
 
 def test_float16_sums_do_not_overflow():
-    """H9: the sum of float16 rows passes 65,504 long before the rows end."""
+    """The sum of float16 rows passes 65,504 long before the rows end."""
     X = np.full((4000, 2), 60.0, dtype=np.float16)
     X[::2, 1] = 64.0
     s = fit_standardization(X)
@@ -41,7 +41,6 @@ def test_statistics_do_not_depend_on_the_size_of_the_pieces(monkeypatch):
 
 
 def test_folded_layer_on_raw_rows_equals_the_layer_on_standardised_rows():
-    """P5."""
     rng = np.random.default_rng(0)
     X = (rng.standard_normal((50, 20)) * rng.uniform(0.01, 10, 20) + rng.uniform(-5, 5, 20)).astype(np.float32)
     weight, bias = rng.standard_normal((3, 20)), rng.standard_normal(3)

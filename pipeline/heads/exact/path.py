@@ -1,19 +1,19 @@
 """Exact linear heads: multinomial logistic regression at its optimum, many penalties (and folds) at once.
 
 Knows arrays only. The objective is scikit-learn's, ``C · Σ w_i CE_i + ½‖W‖²`` with a free intercept; with two classes
-scikit-learn penalises one vector W₁ - W₀, which is the same head as two columns under twice the penalty. All problems
-advance together in the eigenbasis of the features' covariance (``spectrum``), where
+scikit-learn penalises one vector W₁ - W₀, which is the same head as two columns under twice the penalty. All cases (a
+penalty, and the fold left out) advance together in the eigenbasis of the features' covariance (``spectrum``), where
 
-* the Hessian's blocks are nearly diagonal, so that dividing by ``h_c Λ + λ`` (h_c the mean of p_c (1 - p_c), the actual
-  curvature in place of Böhning's bound of 1/2: Böhning 1992, doi 10.1007/BF00048682) makes the number of iterations
-  nearly independent of the features' conditioning;
+* the Hessian is nearly ``S ⊗ Λ + λ`` (S the mean of diag(p) - p pᵀ, the actual curvature in place of Böhning's bound:
+  Böhning 1992, doi 10.1007/BF00048682), dividing by which makes the number of iterations nearly independent of the
+  features' conditioning;
 * limited-memory BFGS (Nocedal 1980) corrects what that leaves out;
 * a step's length is found on the logits alone, by Newton's method in one dimension: a trial costs no product;
-* one product for the logits and one for the gradient serve all problems, whose columns lie side by side. Wide products
+* one product for the logits and one for the gradient serve all cases, whose columns lie side by side. Wide products
   run at ten times the speed of narrow ones.
 
 Penalties are solved in waves from strong to weak, each started from the path of those before, continued or
-interpolated; a problem that has converged leaves the arrays. Each result is certified by its gradient on the
+interpolated; a case that has converged leaves the arrays. Each result is certified by its gradient on the
 standardised rows in float64.
 """
 
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,20 +29,11 @@ import numpy.typing as npt
 import torch
 
 from pipeline.base.errors import ConfigError
-from pipeline.heads.exact.minimise import Objective, Progress, minimise
+from pipeline.heads.exact.minimise import Minimum, Objective, Progress, minimise
 from pipeline.heads.exact.products import Held, Streamed
 from pipeline.heads.exact.spectrum import decompose
-from pipeline.heads.rows import (
-    Array,
-    ClassWeight,
-    StandardRows,
-    check_classes,
-    check_device,
-    check_features,
-    check_labels,
-    check_sample_weight,
-    class_weights,
-)
+from pipeline.heads.problem import Problem
+from pipeline.heads.rows import StandardRows
 from pipeline.heads.standardize import fit_standardization, fold
 
 TOL = {torch.float32: 1e-5, torch.float64: 1e-10}  # see ExactFit.converged
@@ -50,7 +41,7 @@ FALL_SHARE = 0.03  # the objective may still fall by this times tol, as a share 
 FOLD_SLACK = 100  # a fold's head is only scored: its objective may still fall by 3e-5 of it in float32
 MAX_ITER = 1000
 HELD_BYTES = 8 << 30  # of rotated rows that are held; past it rows are read anew for each product
-LOGITS_BYTES = 1 << 28  # of the logits of the problems that advance together
+LOGITS_BYTES = 1 << 28  # of the logits of the cases that advance together
 STRIDE = 4  # of the penalties that the others are interpolated from: a decade on the default path
 EASY = 1000.0  # C times the weight of all rows, up to which a head is found from zero in a few steps
 NEIGHBOURS = 4  # solved penalties that a start is interpolated from
@@ -82,7 +73,7 @@ class ExactFit:
 
 @dataclass(frozen=True)
 class Step:
-    """One iteration of a single problem; ``objective`` is divided by C · Σw: the mean loss and its penalty."""
+    """One iteration of a single case; ``objective`` is divided by C · Σw: the mean loss and its penalty."""
 
     n_iter: int
     objective: float
@@ -91,49 +82,27 @@ class Step:
 
 
 def fit_exact(
-    X: Array,
-    y: Array,
-    *,
-    n_classes: int,
+    problem: Problem,
     Cs: Sequence[float],
-    folds: npt.NDArray[np.int64] | None = None,
-    standardize: bool = True,
-    class_weight: ClassWeight | Mapping[int, float] = None,
-    sample_weight: npt.NDArray[np.float64] | None = None,
+    *,
     tol: float | None = None,
     max_iter: int = MAX_ITER,
-    class_names: Sequence[str] | None = None,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
     held_bytes: int = HELD_BYTES,
     on_step: Callable[[Step], None] | None = None,
 ) -> list[ExactFit]:
     """The optimum for each C, in their order; the same input gives the same bits.
 
-    X: (N, D) float, may be a memory map; y: (N,) class numbers. With ``folds`` (N,), a fold's number for each row, the
-    fits of all rows are followed by those without fold 0 for each C, without fold 1, ...; standardisation is that of
-    all rows, which no label enters, and these fits are held to 100 ``tol``. ``dtype`` is that of the products and of
-    the head; sums are float64. ``tol`` None means 1e-5 in float32, 1e-10 in float64. ``on_step`` hears each iteration
-    where there is one problem only.
+    With ``problem.folds``, the fits of all rows are followed by those without fold 0 for each C, without fold 1, ...;
+    standardisation is that of all rows, which no label enters, and these fits are held to 100 ``tol``. Products and the
+    head are of ``problem.dtype``, sums of float64. ``tol`` None means 1e-5 in float32, 1e-10 in float64. Rows are held
+    in the eigenbasis where they fit in ``held_bytes``, otherwise read anew for each product. ``on_step`` hears each
+    iteration where there is one case only.
 
     Raises:
-        HeadError: features or labels that cannot be learned from.
-        ConfigError: a C, weight, tolerance or device that is not legal.
+        ConfigError: a C, tolerance or number of iterations that is not legal.
+        HeadError: every train row has the same features.
     """
-    job = _Job(
-        X,
-        y,
-        n_classes=n_classes,
-        standardize=standardize,
-        class_weight=class_weight,
-        sample_weight=sample_weight,
-        folds=folds,
-        class_names=class_names,
-        device=device,
-        dtype=dtype,
-        held_bytes=held_bytes,
-    )
-    tol = TOL[dtype] if tol is None else tol
+    tol = TOL[problem.dtype] if tol is None else tol
     if not (tol > 0 and math.isfinite(tol)):
         raise ConfigError(f"tol is {tol}: it must be above 0 and finite")
     if max_iter < 1:
@@ -143,49 +112,31 @@ def fit_exact(
             raise ConfigError(f"C is {C}: it must be above 0 and finite")
     if not len(Cs):
         raise ConfigError("no C: give at least one")
-    tell = on_step if len(Cs) == 1 and folds is None else None
+    job = _Job(problem, held_bytes)
+    tell = on_step if len(Cs) == 1 and problem.folds is None else None
     job.solve(sorted(set(map(float, Cs))), tol=tol, max_iter=max_iter, on_step=tell)
-    return [job.fits[number, float(C)] for number in range(-1, job.n_folds) for C in Cs]
+    return [job.fits[number, float(C)] for number in range(-1, problem.n_folds) for C in Cs]
 
 
 class _Job:
-    """Rows made ready once, and the fits that there are so far, by (fold, C)."""
+    """Rows made ready once, and the fits that there are so far, by case: (fold, C), the fold that is left out or -1."""
 
-    def __init__(
-        self,
-        X: Array,
-        y: Array,
-        *,
-        n_classes: int,
-        standardize: bool,
-        class_weight: ClassWeight | Mapping[int, float],
-        sample_weight: npt.NDArray[np.float64] | None,
-        folds: npt.NDArray[np.int64] | None,
-        class_names: Sequence[str] | None,
-        device: str | torch.device,
-        dtype: torch.dtype,
-        held_bytes: int,
-    ) -> None:
-        self.device, self.dtype, self.n_classes = check_device(device), dtype, n_classes
-        check_features(X, "train")
-        labels = check_labels(y, len(X), n_classes, "train")
-        check_classes(labels, n_classes, class_names)
-        given = check_sample_weight(sample_weight, len(X))
-        self.n_folds = 0 if folds is None else int(folds.max()) + 1
-        self.X, self.standardization = X, fit_standardization(X, given) if standardize else None
-        rows = StandardRows(X, self.standardization, self.device, resident=False, dtype=dtype)
-        each = class_weights(labels, n_classes, class_weight)[labels] * given
+    def __init__(self, problem: Problem, held_bytes: int) -> None:
+        X, n = problem.X, len(problem.X)
+        self.X, self.n_classes, self.n_folds = X, problem.n_classes, problem.n_folds
+        self.device, self.dtype = problem.target, problem.dtype
+        self.standardization = fit_standardization(X, problem.row_weight) if problem.standardize else None
+        rows = StandardRows(X, self.standardization, self.device, resident=False, dtype=self.dtype)
         # Row 0 of the weights is for all rows, row 1 + f leaves fold f out.
-        left_in = np.ones((1 + self.n_folds, len(X)), bool)
+        left_in = np.ones((1 + self.n_folds, n), bool)
         for number in range(self.n_folds):
-            left_in[1 + number] = folds != number
-            check_classes(labels[left_in[1 + number]], n_classes, class_names)
-        weights = left_in * each
+            left_in[1 + number] = problem.folds != number
+        weights = left_in * problem.loss_weight
         self.total = weights.sum(axis=1)  # (1 + folds,)
-        self.weights = torch.from_numpy(weights / self.total[:, None]).to(self.device, dtype)
-        self.y = torch.from_numpy(labels).to(self.device)
+        self.weights = torch.from_numpy(weights / self.total[:, None]).to(self.device, self.dtype)
+        self.y = torch.from_numpy(problem.y).to(self.device)
         self.spectrum = decompose(rows, self.weights[0])
-        wide = len(X) * len(self.spectrum.values) * self.weights.element_size()
+        wide = n * len(self.spectrum.values) * self.weights.element_size()
         self.product: Held | Streamed
         if wide <= held_bytes:
             self.product = Held(self.spectrum.rotate(rows))
@@ -205,22 +156,22 @@ class _Job:
             self._solve(some, FOLD_SLACK * tol, max_iter, None)
 
     def _solve(
-        self, problems: Sequence[tuple[int, float]], tol: float, max_iter: int, on_step: Callable[[Step], None] | None
+        self, cases: Sequence[tuple[int, float]], tol: float, max_iter: int, on_step: Callable[[Step], None] | None
     ) -> None:
         at_once = max(1, LOGITS_BYTES // (len(self.X) * self.n_classes * self.weights.element_size()))
-        for first in range(0, len(problems), at_once):
-            some = problems[first : first + at_once]
+        for first in range(0, len(cases), at_once):
+            some = cases[first : first + at_once]
             objective = self._objective(some)
             start = torch.stack([self._start(number, C) for number, C in some])
             follow = None if on_step is None else self._follower(on_step)
             end = minimise(objective, start, tol=tol, fall_tol=FALL_SHARE * tol, max_iter=max_iter, on_iteration=follow)
-            for k, problem in enumerate(some):
-                self.theta[problem] = end.theta[k]
-            self._certify(some, end.n_iter.tolist(), end.n_evals.tolist(), end.converged.tolist(), tol)
+            for k, case in enumerate(some):
+                self.theta[case] = end.theta[k]
+            self._certify(some, end, tol)
 
-    def _objective(self, problems: Sequence[tuple[int, float]]) -> Objective:
-        weighting = [1 + number for number, _ in problems]
-        penalty = [self._penalty(*problem) for problem in problems]
+    def _objective(self, cases: Sequence[tuple[int, float]]) -> Objective:
+        weighting = [1 + number for number, _ in cases]
+        penalty = [self._penalty(*case) for case in cases]
         return Objective(
             self.product,
             self.variance,
@@ -279,19 +230,12 @@ class _Job:
             return weight.astype(kind), bias.astype(kind)
         return fold(weight, bias, self.standardization, kind)
 
-    def _certify(
-        self,
-        problems: Sequence[tuple[int, float]],
-        n_iter: Sequence[int],
-        n_evals: Sequence[int],
-        near: Sequence[bool],
-        tol: float,
-    ) -> None:
-        """Objective and gradient of each problem on the standardised rows, in float64, not through the eigenbasis."""
+    def _certify(self, cases: Sequence[tuple[int, float]], end: Minimum, tol: float) -> None:
+        """Objective and gradient of each case on the standardised rows, in float64, not through the eigenbasis."""
         per = max(1, CERTIFIED_COLUMNS // self.n_classes)
-        for first in range(0, len(problems), per):
-            some = problems[first : first + per]
-            weight, bias = self._standard_head(torch.stack([self.theta[p] for p in some]))
+        for first in range(0, len(cases), per):
+            some = cases[first : first + per]
+            weight, bias = self._standard_head(end.theta[first : first + per])
             penalty = np.array([self._penalty(*p) for p in some])
             loss, gradient, slope = self._float64_gradient(some, weight, bias)
             gradient += penalty[:, None, None] * weight
@@ -307,13 +251,13 @@ class _Job:
                     objective=float(C * self.total[1 + number] * (loss[k] + half[k])),
                     loss=float(loss[k]),
                     grad_norm=float(norm[k]),
-                    n_iter=n_iter[first + k],
-                    n_evals=n_evals[first + k],
-                    converged=near[first + k] and bool(norm[k] <= tol),
+                    n_iter=int(end.n_iter[first + k]),
+                    n_evals=int(end.n_evals[first + k]),
+                    converged=bool(end.converged[first + k]) and bool(norm[k] <= tol),
                 )
 
     def _float64_gradient(
-        self, problems: Sequence[tuple[int, float]], weight: Float, bias: Float
+        self, cases: Sequence[tuple[int, float]], weight: Float, bias: Float
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Mean loss (K,), its gradient in the weights (K, C, D) and in the biases (K, C), at heads (K, C, D)."""
         k, c, d = weight.shape
@@ -322,7 +266,7 @@ class _Job:
         loss = torch.zeros(k, dtype=torch.float64, device=self.device)
         gradient, slope = torch.zeros_like(W), torch.zeros_like(b).view(k, c)
         rows = StandardRows(self.X, self.standardization, self.device, resident=False, dtype=torch.float64)
-        weighting = torch.tensor([1 + number for number, _ in problems], device=self.device)
+        weighting = torch.tensor([1 + number for number, _ in cases], device=self.device)
         for start, piece in rows.chunks():
             stop = start + len(piece)
             w = self.weights[:, start:stop].double()[weighting]  # (K, n)

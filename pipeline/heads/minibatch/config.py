@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.base.errors import ConfigError
+from pipeline.heads.kinds import KINDS, readers
 
 PENALTIES = tuple(10.0 ** (-6 + i / 4) for i in range(45))  # C of a path: 10^-6 ... 10^5, four a decade
-KINDS = ("linear", "mlp", "cosine")
 SOLVERS = ("adamw", "sgd")
 SCHEDULES = ("cosine", "constant")
 
@@ -29,7 +29,7 @@ class MinibatchConfig:
     before the head stops, None never.
     """
 
-    kind: Literal["linear", "mlp", "cosine"] = "linear"
+    kind: str = "linear"  # of KINDS
     lr: float = 1e-3
     weight_decay: float = 1e-2
     epochs: int = 30
@@ -49,7 +49,7 @@ class MinibatchConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that are not legal."""
-        for name, legal in (("kind", KINDS), ("solver", SOLVERS), ("schedule", SCHEDULES)):
+        for name, legal in (("kind", tuple(KINDS)), ("solver", SOLVERS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in legal:
                 raise ConfigError(f"{name} {getattr(self, name)!r} is not known: choose from {', '.join(legal)}")
         for name, least in LEAST.items():
@@ -64,9 +64,10 @@ class MinibatchConfig:
         for name in SHARES:
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 0 and below 1")
-        if self.dropout and self.kind != "mlp":
+        if self.dropout and self.kind not in readers("dropout"):
+            with_units = ", ".join(readers("dropout"))
             raise ConfigError(
-                f"dropout is {self.dropout} for kind {self.kind}: only mlp has hidden units, leave it at 0"
+                f"dropout is {self.dropout} for kind {self.kind}: only {with_units} has hidden units, leave it at 0"
             )
         if self.order_seed is not None and self.order_seed < 0:
             raise ConfigError(f"order_seed is {self.order_seed}: it must be at least 0, or None for that of seed")

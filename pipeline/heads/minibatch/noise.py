@@ -1,6 +1,6 @@
 """What is random in a head's training, drawn from each head's own streams: first weights, mixup, dropout.
 
-A head's streams depend on its seed alone, so that it draws the same numbers whoever trains beside it (E9).
+A head's streams depend on its seed alone, so that it draws the same numbers whoever trains beside it.
 """
 
 from __future__ import annotations

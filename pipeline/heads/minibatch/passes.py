@@ -1,6 +1,6 @@
 """Heads that train together: batches, loss, updates, what is remembered of each head, and when one leaves.
 
-Knows arrays only; what a head is lies in ``networks``. A :class:`Pass` can be advanced epoch by epoch and cut down to
+Knows arrays only; what a head is lies in ``kinds``. A :class:`Pass` can be advanced epoch by epoch and cut down to
 some of its heads, which is what early stopping, diverging heads and successive halving (``halving``) need.
 """
 
@@ -16,11 +16,13 @@ import numpy.typing as npt
 import torch
 
 from pipeline.base.errors import HeadError
+from pipeline.heads.kinds.batched import Parameters, decays
+from pipeline.heads.kinds.kind import kind_of
 from pipeline.heads.minibatch.config import MinibatchConfig
-from pipeline.heads.minibatch.networks import Parameters, decays, make_network
 from pipeline.heads.minibatch.noise import Mix, Noise
 from pipeline.heads.minibatch.updates import AdamW, Sgd, Update
 from pipeline.heads.rows import StandardRows
+from pipeline.heads.standardize import Standardization
 
 LOGITS_BYTES = 32 << 20  # of one product when a split is scored
 
@@ -44,7 +46,7 @@ class Epoch:
 class FitResult:
     """A fitted head: the epoch with the best val accuracy (then the lowest val loss), without val the last one.
 
-    ``tensors`` are ``pipeline.heads.artifact``'s for its kind, on raw features.
+    ``tensors`` are those of its kind (see ``kinds``), for raw features.
     """
 
     config: MinibatchConfig
@@ -64,7 +66,7 @@ class FitResult:
         Raises:
             HeadError: a head of another kind.
         """
-        return self._linear("weight")
+        return self._layer[0]
 
     @property
     def bias(self) -> npt.NDArray[np.float32]:
@@ -73,12 +75,14 @@ class FitResult:
         Raises:
             HeadError: a head of another kind.
         """
-        return self._linear("bias")
+        return self._layer[1]
 
-    def _linear(self, name: str) -> npt.NDArray[np.float32]:
-        if self.config.kind != "linear":
-            raise HeadError(f"a head of kind {self.config.kind} has no single {name}: take its tensors")
-        return self.tensors[name]
+    @property
+    def _layer(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        layer = kind_of(self.config.kind).layer(self.tensors)
+        if layer is None:
+            raise HeadError(f"a head of kind {self.config.kind} has no single weight and bias: take its tensors")
+        return layer
 
 
 def epoch_batches(n: int, *, batch_size: int, seed: int, epoch: int) -> list[npt.NDArray[np.int64]]:
@@ -91,8 +95,8 @@ def epoch_batches(n: int, *, batch_size: int, seed: int, epoch: int) -> list[npt
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
-    """Rows with their labels (N,) int64 on the same device."""
+class Labelled:
+    """Standardised rows with their labels (N,) int64 on the same device."""
 
     rows: StandardRows
     y: torch.Tensor
@@ -100,13 +104,14 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """What passes learn from; ``row_weight`` (N,) float32 multiplies the train rows' losses."""
+    """What passes learn from; ``loss_weight`` (N,) float32 multiplies the train rows' losses."""
 
     n_classes: int
     dim: int
-    row_weight: torch.Tensor
-    train: Split
-    val: Split | None
+    loss_weight: torch.Tensor
+    train: Labelled
+    val: Labelled | None
+    standardization: Standardization  # of the rows; heads are given for raw ones
     device: torch.device
 
 
@@ -179,16 +184,16 @@ class Pass:
         """The heads as they begin."""
         self.configs, self.alive = configs, list(range(len(configs)))
         self._data = data
-        self._network = make_network(configs, data.dim, data.n_classes, data.device)
+        self._kind = kind_of(configs[0].kind)
+        self._heads = self._kind.heads(configs, data.dim, data.n_classes, data.device)
         self._noise = Noise(configs, data.device)
         self._lr, self._decay, self._smoothing = (
             torch.tensor([getattr(c, name) for c in configs], device=data.device, dtype=torch.float32)
             for name in ("lr", "weight_decay", "label_smoothing")
         )
-        self._updates = {name: self._update(p) for name, p in self._network.parameters.items()}
+        self._updates = {name: self._update(p) for name, p in self._heads.parameters.items()}
         self._records = [
-            _Record({name: p[k].clone() for name, p in self._network.parameters.items()}, [])
-            for k in range(len(configs))
+            _Record({name: p[k].clone() for name, p in self._heads.parameters.items()}, []) for k in range(len(configs))
         ]
         self._batches = math.ceil(len(data.train.rows) / configs[0].batch_size)
         self._epoch, self._steps, self._seconds = 0, 0, 0.0
@@ -233,21 +238,21 @@ class Pass:
         """One batch: add its summed losses and hits, then update."""
         data, at = self._data, torch.from_numpy(index).to(self._data.device)
         x, mix = data.train.rows.take(index), self._noise.mix(len(index))
-        logits = self._network.forward(x, mix, self._noise)
-        labellings = _labellings(data.train.y[at], data.row_weight[at], mix)
+        logits = self._heads.forward(x, mix, self._noise)
+        labellings = _labellings(data.train.y[at], data.loss_weight[at], mix)
         for one in labellings:
             hits += (one.share * _hits(logits, one.y)).sum(dim=1)
         lost, gradient = softmax_loss(logits, labellings, self._smoothing)
         loss += lost
         lr = self._lr * self._factor()
-        for name, found in self._network.backward(gradient).items():
+        for name, found in self._heads.backward(gradient).items():
             decay = self._decay if decays(name) else torch.zeros_like(self._decay)
-            self._updates[name].step(self._network.parameters[name], found, lr, decay)
+            self._updates[name].step(self._heads.parameters[name], found, lr, decay)
         self._steps += 1
 
     def _close(self, factor: float, loss: torch.Tensor, accuracy: torch.Tensor, tell: OnEpoch) -> None:
         """Score the epoch on val, remember the better heads, drop those that diverged or have waited long enough."""
-        parameters = self._network.parameters
+        parameters = self._heads.parameters
         finite = torch.isfinite(loss)
         for p in parameters.values():
             finite &= torch.isfinite(p.flatten(1).sum(dim=1))
@@ -281,39 +286,39 @@ class Pass:
         self.alive = [self.alive[j] for j in stay]
         for name in ("_lr", "_decay", "_smoothing"):
             setattr(self, name, getattr(self, name)[places])
-        self._network.parameters = {name: p[places] for name, p in self._network.parameters.items()}
+        self._heads.parameters = {name: p[places] for name, p in self._heads.parameters.items()}
         for update in self._updates.values():
             update.keep(places)
         self._noise.keep(stay)
 
-    def _score(self, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean cross-entropy (K,) float64 and accuracy (K,) of the network's heads over all rows of a split."""
-        first = next(iter(self._network.parameters.values()))
+    def _score(self, split: Labelled) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean cross-entropy (K,) float64 and accuracy (K,) of the heads over all rows of a split."""
+        first = next(iter(self._heads.parameters.values()))
         loss = torch.zeros(len(first), dtype=torch.float64, device=self._data.device)
         hits = torch.zeros_like(loss)
-        widest = max(p.shape[1] for p in self._network.parameters.values())
+        widest = max(p.shape[1] for p in self._heads.parameters.values())
         at_once = max(1, LOGITS_BYTES // (4 * len(first) * max(widest, self._data.n_classes)))
         for start, piece in split.rows.chunks():
             labels = split.y[start : start + len(piece)]
             for x, y in zip(torch.split(piece, at_once), torch.split(labels, at_once), strict=True):
-                logits = self._network.forward(x)
+                logits = self._heads.forward(x)
                 hits += _hits(logits, y).sum(dim=1)
                 at_label = torch.log_softmax(logits, dim=1).gather(1, y.expand(len(first), 1, len(y)))
                 loss -= at_label.sum(dim=(1, 2), dtype=torch.float64)
         return loss / len(split.rows), hits / len(split.rows)
 
     def results(self) -> list[FitResult]:
-        """What each config has reached, its tensors on standardised rows; the pass ends with this."""
+        """What each config has reached, its tensors for raw rows; the pass ends with this."""
         began, records = time.perf_counter(), self._records
-        self._network.parameters = {
-            name: torch.stack([r.tensors[name] for r in records]) for name in records[0].tensors
-        }
+        self._heads.parameters = {name: torch.stack([r.tensors[name] for r in records]) for name in records[0].tensors}
         _, accuracy = self._score(self._data.train)
         seconds = self._seconds + time.perf_counter() - began
         return [
             FitResult(
                 config=config,
-                tensors={name: tensor.cpu().numpy() for name, tensor in record.tensors.items()},
+                tensors=self._kind.folded(
+                    {name: tensor.cpu().numpy() for name, tensor in record.tensors.items()}, self._data.standardization
+                ),
                 trace=record.trace,
                 best_epoch=record.best.epoch if record.best is not None else 0,
                 val_accuracy=record.best.val_accuracy if record.best is not None else None,
@@ -328,8 +333,8 @@ class Pass:
 
 def shared(config: MinibatchConfig) -> tuple[object, ...]:
     """What heads of one pass have in common."""
-    shape = (config.width, config.depth) if config.kind == "mlp" else ()
-    return (config.kind, *shape, config.epochs, config.batch_size, config.solver, config.schedule, config.order)
+    c = config
+    return (c.kind, kind_of(c.kind).hidden(c), c.epochs, c.batch_size, c.solver, c.schedule, c.order)
 
 
 def _labellings(y: torch.Tensor, weight: torch.Tensor, mix: Mix | None) -> list[Labelling]:

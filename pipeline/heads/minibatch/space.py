@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.base.errors import ConfigError
+from pipeline.heads.kinds import readers
 from pipeline.heads.minibatch.config import MinibatchConfig
 
 RANGE_KEYS = {"low", "high", "log"}
 REAL = {f.name for f in fields(MinibatchConfig) if f.type == "float"}
 WHOLE = {f.name for f in fields(MinibatchConfig) if str(f.type).startswith("int")}
-MLP = MinibatchConfig(kind="mlp")  # the kind for which every setting has a meaning
 DRAWS_EACH = 100  # for one that is new, before a small space counts as used up
 
 
@@ -72,7 +72,7 @@ def _check(name: str, choice: Any) -> None:
 
 
 def _check_type(name: str, value: Any) -> None:
-    """Pass a value of the setting's type that is legal beside the defaults."""
+    """Pass a value of the setting's type that is legal beside the defaults, of a kind that the setting is for."""
     if name in REAL:
         what, right = "a finite number", isinstance(value, (int, float)) and math.isfinite(value)
     elif name in WHOLE:
@@ -82,7 +82,7 @@ def _check_type(name: str, value: Any) -> None:
     if not right or isinstance(value, bool):
         raise ConfigError(f"space {name} has {value!r}: {what} is needed")
     try:
-        replace(MLP, **{name: value})
+        MinibatchConfig(**{"kind": (*readers(name), MinibatchConfig.kind)[0], name: value})
     except ConfigError as error:
         raise ConfigError(f"space: {error}") from error
 

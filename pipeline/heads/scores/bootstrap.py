@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.special import bdtr
 
 from pipeline.base.errors import ConfigError, HeadError
-from pipeline.heads.rows import check_labels
+from pipeline.heads.problem import check_labels
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -24,6 +24,34 @@ METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 RESAMPLES = 2000
 LEVEL = 0.95
 DRAWN_AT_ONCE = 4_000_000  # counts
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How rows are drawn anew: ``n`` times from ``seed``; an interval holds the share ``level`` of the draws' figures.
+
+    Raises:
+        ConfigError: n below 1 or a level outside 0 ... 1.
+    """
+
+    n: int = RESAMPLES
+    seed: int = 0
+    level: float = LEVEL
+
+    def __post_init__(self) -> None:
+        """Refuse what gives no interval."""
+        if self.n < 1:
+            raise ConfigError(f"{self.n} resamples: at least 1 is needed")
+        if not 0 < self.level < 1:
+            raise ConfigError(f"interval level is {self.level}: it must be above 0 and below 1")
+
+    def interval(self, values: Floats) -> tuple[float, float]:
+        """The percentile interval of the draws' figures (n,)."""
+        low, high = np.quantile(values, [(1 - self.level) / 2, (1 + self.level) / 2])
+        return float(low), float(high)
+
+
+PLAIN = Resampling()
 
 
 @dataclass(frozen=True)
@@ -50,9 +78,7 @@ def bootstrap_intervals(
     *,
     n_classes: int,
     metrics: Sequence[str] = METRICS,
-    n: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    resampling: Resampling = PLAIN,
 ) -> dict[str, tuple[float, float]]:
     """The percentile interval (low, high) of each figure of predictions (N,) against labels (N,), both class numbers.
 
@@ -60,44 +86,38 @@ def bootstrap_intervals(
     happens to miss is left out of its means. Same seed, same intervals.
 
     Raises:
-        ConfigError: an unknown figure, n below 1 or a level outside 0 ... 1.
+        ConfigError: an unknown figure.
         HeadError: no rows, or labels or predictions out of range.
     """
     for name in metrics:
         if name not in METRICS:
             raise ConfigError(f"no bootstrap interval for {name!r}: choose from {', '.join(METRICS)}")
-    _check(n, level, len(y))
+    _require_rows(len(y))
     true = check_labels(y, len(y), n_classes, "scored")
     guess = check_labels(predicted, len(y), n_classes, "predicted")
     cells, counts = np.unique(true * n_classes + guess, return_counts=True)
-    rng, parts = np.random.default_rng(seed), []
+    rng, parts = np.random.default_rng(resampling.seed), []
     step = max(1, DRAWN_AT_ONCE // len(cells))
-    for start in range(0, n, step):
-        drawn = rng.multinomial(len(y), counts / len(y), size=min(step, n - start))
+    for start in range(0, resampling.n, step):
+        drawn = rng.multinomial(len(y), counts / len(y), size=min(step, resampling.n - start))
         parts.append(_figures(drawn, cells // n_classes, cells % n_classes, n_classes))
-    return {name: _interval(np.concatenate([part[name] for part in parts]), level) for name in metrics}
+    return {name: resampling.interval(np.concatenate([part[name] for part in parts])) for name in metrics}
 
 
 def paired_bootstrap(
-    correct_a: npt.NDArray[np.bool_],
-    correct_b: npt.NDArray[np.bool_],
-    *,
-    n: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    correct_a: npt.NDArray[np.bool_], correct_b: npt.NDArray[np.bool_], *, resampling: Resampling = PLAIN
 ) -> Difference:
     """The difference of two accuracies on the same rows (N,), b - a, rows drawn in pairs; same seed, same interval.
 
     Raises:
-        ConfigError: n below 1 or a level outside 0 ... 1.
         HeadError: no rows, or not the same number of both.
     """
-    _check(n, level, len(correct_a))
+    _require_rows(len(correct_a))
     only_a, only_b = _disagreements(correct_a, correct_b)
     rows = len(correct_a)
     shares = np.array([only_a, only_b, rows - only_a - only_b]) / rows
-    drawn = np.random.default_rng(seed).multinomial(rows, shares, size=n)
-    low, high = _interval((drawn[:, 1] - drawn[:, 0]) / rows, level)
+    drawn = np.random.default_rng(resampling.seed).multinomial(rows, shares, size=resampling.n)
+    low, high = resampling.interval((drawn[:, 1] - drawn[:, 0]) / rows)
     return Difference(value=(only_b - only_a) / rows, low=low, high=high)
 
 
@@ -115,11 +135,7 @@ def mcnemar(correct_a: npt.NDArray[np.bool_], correct_b: npt.NDArray[np.bool_]) 
     return McNemar(only_a, only_b, min(1.0, 2 * tail))
 
 
-def _check(n: int, level: float, rows: int) -> None:
-    if n < 1:
-        raise ConfigError(f"{n} resamples: at least 1 is needed")
-    if not 0 < level < 1:
-        raise ConfigError(f"interval level is {level}: it must be above 0 and below 1")
+def _require_rows(rows: int) -> None:
     if not rows:
         raise HeadError("no rows to resample: at least one is needed")
 
@@ -150,8 +166,3 @@ def _by_class(drawn: Counts, of: Counts, n_classes: int) -> Counts:
     sums = np.zeros((len(drawn), n_classes), dtype=np.int64)
     sums[:, classes] = np.add.reduceat(drawn[:, order], starts, axis=1)
     return sums
-
-
-def _interval(values: Floats, level: float) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.base.errors import HeadError
-from pipeline.heads.rows import check_labels
+from pipeline.heads.problem import check_labels
 
 Floats = npt.NDArray[np.float64]
 

@@ -104,7 +104,7 @@ def attach(settings: FinetuneSettings, desk: Workspace) -> Attached:
     cache = cache_of(run)
     head = load_head(run.folder)
     require_key(head, cache.key, str(cache.path))
-    if head.kind != "linear":
+    if head.layer is None:
         raise HeadError(f"{run.folder.name} has a head of kind {head.kind}: fine-tuning starts from a linear one")
     if "val" in run.config.get("learned_from", ()):
         desk.watch.warn(
@@ -125,9 +125,7 @@ def attach(settings: FinetuneSettings, desk: Workspace) -> Attached:
         raise ConfigError("--precision bfloat16 needs a GPU: leave it out on a CPU")
     require_images(cache, np.concatenate(list(rows.values())), root, workers=settings.threads)
     cache.verify(np.concatenate([rows["train"], rows["val"]]))
-    network = reattach(
-        load_model(recipe.trunk.info, trunk=recipe.trunk.info.trunk), head.tensors["weight"], head.tensors["bias"]
-    )
+    network = reattach(load_model(recipe.trunk.info, trunk=recipe.trunk.info.trunk), *head.layer)
     network.to(device).eval()
     return Attached(run, cache, head, recipe.computed(device=device), root, device, network, **rows)
 

@@ -19,6 +19,7 @@ from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch
 from pipeline.heads.minibatch.passes import Epoch, FitResult
 from pipeline.heads.minibatch.space import WHOLE, sample_configs
+from pipeline.stages.learn.kept import problem_of
 from pipeline.stages.learn.settings import SearchSettings
 from pipeline.stages.learn.trials import line_of
 from pipeline.store import Cache
@@ -149,19 +150,7 @@ def _fit(
         cut = not pruned and time.monotonic() >= ends
         return pruned or cut
 
-    fit = fit_minibatch(
-        fitted.X,
-        fitted.y,
-        n_classes=len(cache.classes),
-        configs=[config],
-        X_val=chosen.X,
-        y_val=chosen.y,
-        class_weight=settings.weighting,
-        class_names=cache.classes,
-        device=settings.device,
-        on_epoch=tell,
-        should_stop=stop,
-    )[0]
+    fit = fit_minibatch(problem_of(cache, fitted, settings, val=chosen), [config], on_epoch=tell, should_stop=stop)[0]
     if cut:
         return fit, TrialState.FAIL
     return fit, TrialState.PRUNED if pruned or fit.diverged else TrialState.COMPLETE

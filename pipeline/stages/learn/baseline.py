@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,10 @@ from numpy.typing import NDArray
 from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
 from pipeline.base.items import SPLITS
+from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
 from pipeline.heads.baselines import SHUFFLED, BaselineResult, run_baselines
+from pipeline.heads.problem import Problem, Split
 from pipeline.images import Geometry
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
@@ -60,13 +61,9 @@ def baseline(settings: BaselineSettings, desk: Workspace) -> BaselineReport:
     statistics = _image_statistics(cache, desk) if settings.floors else None
     names = (*settings.names, SHUFFLED) if settings.floors else settings.names
     with desk.watch.track("baselines", len(names) + settings.floors, unit="fits") as tracker:
-
-        def one_done(_: BaselineResult) -> None:
-            tracker.advance()
-
-        results = _fit(cache, splits, names, settings.max_iter, one_done)
+        results = _fit(cache, splits, names, settings.max_iter, tracker)
         if statistics is not None:
-            (plain,) = _fit(cache, statistics, ("logreg",), settings.max_iter, one_done)
+            (plain,) = _fit(cache, statistics, ("logreg",), settings.max_iter, tracker)
             note = f"mean and deviation of each colour, {THUMBNAIL} × {THUMBNAIL} grey thumbnail; {plain.note}"
             results.append(dataclasses.replace(plain, name=STATISTICS, note=note))
     lines = [
@@ -84,26 +81,15 @@ def baseline(settings: BaselineSettings, desk: Workspace) -> BaselineReport:
 
 
 def _fit(
-    cache: Cache,
-    splits: dict[str, Rows],
-    names: tuple[str, ...],
-    max_iter: int,
-    one_done: Callable[[BaselineResult], None],
+    cache: Cache, splits: dict[str, Rows], names: tuple[str, ...], max_iter: int, tracker: Tracker
 ) -> list[BaselineResult]:
-    train, val, test = (splits[name] for name in SPLITS[1:])
-    return run_baselines(
-        train.X,
-        train.y,
-        val.X,
-        val.y,
-        test.X,
-        test.y,
-        n_classes=len(cache.classes),
-        names=names,
-        max_iter=max_iter,
-        class_names=cache.classes,
-        on_result=one_done,
-    )
+    val, test = (Split(rows.X, rows.y) if len(rows) else None for rows in (splits["val"], splits["test"]))
+    problem = Problem(splits["train"].X, splits["train"].y, len(cache.classes), class_names=cache.classes, val=val)
+    results = []
+    for result in run_baselines(problem, test, names=names, max_iter=max_iter):
+        results.append(result)
+        tracker.advance()
+    return results
 
 
 def _image_statistics(cache: Cache, desk: Workspace) -> dict[str, Rows]:

@@ -21,9 +21,9 @@ from pipeline.base.settings import record
 from pipeline.base.workspace import Workspace
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch
-from pipeline.heads.minibatch.halving import successive_halving
+from pipeline.heads.minibatch.halving import Halving, successive_halving
 from pipeline.heads.minibatch.space import sample_configs
-from pipeline.stages.learn.kept import Fitted, minibatch_head, observed, trace_row
+from pipeline.stages.learn.kept import Fitted, minibatch_head, observed, problem_of, trace_row
 from pipeline.stages.learn.settings import SearchSettings
 from pipeline.stages.learn.trials import Trial, both, line_of, trial_of
 from pipeline.store import Cache
@@ -140,18 +140,9 @@ def _bracket(
 ) -> list[dict[str, Any]]:
     """One bracket's trials as plain lines."""
     fits = successive_halving(
-        fitted.X,
-        fitted.y,
-        chosen.X,
-        chosen.y,
-        n_classes=len(cache.classes),
-        configs=configs,
-        eta=ETA,
-        min_epochs=max(1, settings.epochs // ETA**RUNGS),
-        max_epochs=settings.epochs,
-        class_weight=settings.weighting,
-        class_names=cache.classes,
-        device=settings.device,
+        problem_of(cache, fitted, settings, val=chosen),
+        configs,
+        Halving(max(1, settings.epochs // ETA**RUNGS), settings.epochs, ETA),
         should_stop=None if ends is None else lambda: time.monotonic() >= ends,
     )
     return [line_of(cache, fitted, chosen, fit) for fit in fits]
@@ -160,17 +151,8 @@ def _bracket(
 def final_head(cache: Cache, fitted: Rows, chosen: Rows, settings: SearchSettings, config: MinibatchConfig) -> Fitted:
     """The chosen configuration trained once more: on train + val for all its epochs, or on train with val watching."""
     rows = both(fitted, chosen) if settings.refit else fitted
-    fit = fit_minibatch(
-        rows.X,
-        rows.y,
-        n_classes=len(cache.classes),
-        configs=[dataclasses.replace(config, patience=None) if settings.refit else config],
-        X_val=None if settings.refit else chosen.X,
-        y_val=None if settings.refit else chosen.y,
-        class_weight=settings.weighting,
-        class_names=cache.classes,
-        device=settings.device,
-    )[0]
+    problem = problem_of(cache, rows, settings, val=None if settings.refit else chosen)
+    fit = fit_minibatch(problem, [dataclasses.replace(config, patience=None) if settings.refit else config])[0]
     if fit.diverged:
         raise HeadError("the chosen head diverged on train + val: search with --no-refit, or lower learning rates")
     return minibatch_head(fit, observed([trace_row(e) for e in fit.trace], len(cache.classes)))

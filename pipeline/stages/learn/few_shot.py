@@ -23,7 +23,7 @@ from pipeline.heads.exact.path import ExactFit, fit_exact
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
 from pipeline.show.tables import shots_table
-from pipeline.stages.learn.kept import learning_rows, linear_logits
+from pipeline.stages.learn.kept import learning_rows, linear_logits, problem_of
 from pipeline.stages.learn.settings import SearchSettings
 from pipeline.stages.learn.trials import exact_trial, figures
 from pipeline.store import Cache
@@ -97,15 +97,7 @@ def drawn(rows: Rows, k: int, *, seed: tuple[int, int, int]) -> Rows:
 
 def _choose(rows: Rows, chosen: Rows, settings: SearchSettings, cache: Cache) -> tuple[ExactFit, float]:
     """The best head on val of the path on the drawn rows, and its figure there."""
-    fits = fit_exact(
-        rows.X,
-        rows.y,
-        n_classes=len(cache.classes),
-        Cs=settings.penalties,
-        class_weight=settings.weighting,
-        class_names=cache.classes,
-        device=settings.device,
-    )
+    fits = fit_exact(problem_of(cache, rows, settings), settings.penalties)
     trials = [exact_trial(fit, rows, chosen, cache) for fit in fits]
     # Equal figures go to the stronger penalty, as everywhere in the search.
     best = min(range(len(fits)), key=lambda i: (*trials[i].rank(settings.metric), fits[i].C))

@@ -17,7 +17,9 @@ from pipeline.base.watch import TraceRow
 from pipeline.base.words import percent, seconds, setting
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import Head, save_head
+from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.passes import Epoch
+from pipeline.heads.problem import Problem, Split
 from pipeline.heads.scores.metrics import log_softmax
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
@@ -82,6 +84,32 @@ def learning_rows(cache: Cache, settings: HeadSettings, desk: Workspace) -> tupl
     return fitted, chosen
 
 
+def problem_of(
+    cache: Cache,
+    rows: Rows,
+    settings: HeadSettings,
+    *,
+    val: Rows | None = None,
+    folds: NDArray[np.int64] | None = None,
+) -> Problem:
+    """What the solvers are handed: rows to learn from, and val rows to watch where there are any.
+
+    Raises:
+        HeadError: rows that cannot be learned from.
+        ConfigError: a device that is not there.
+    """
+    return Problem(
+        rows.X,
+        rows.y,
+        len(cache.classes),
+        class_names=cache.classes,
+        class_weight=settings.weighting,
+        folds=folds,
+        val=Split(val.X, val.y) if val is not None and len(val) else None,
+        device=settings.device,
+    )
+
+
 def exact_head(fit: Any, trace: Sequence[TraceRow] = ()) -> Fitted:
     """An exact fit as what a run keeps."""
     names = ("C", "objective", "loss", "grad_norm", "n_iter", "n_evals", "converged")
@@ -125,7 +153,7 @@ def loss_and_accuracy(logits: NDArray[np.float32], y: NDArray[np.int64]) -> tupl
 def make_head(cache: Cache, fitted: Fitted) -> Head:
     """The artifact of a fitted head."""
     return Head(
-        kind=fitted.kind,  # type: ignore[arg-type]  # the kinds are the same
+        kind=fitted.kind,
         tensors={name: np.asarray(tensor, np.float32) for name, tensor in fitted.tensors.items()},
         classes=cache.classes,
         key=cache.key,
@@ -184,7 +212,7 @@ def _summary(result: TrainResult, fitted: Fitted) -> str:
     what = f"best of {result.trials}" if result.trials > 1 else "head"
     r = fitted.record
     if fitted.converged is None:
-        kind = "" if fitted.kind == "linear" else f"{fitted.kind}, "
+        kind = "" if fitted.kind == MinibatchConfig.kind else f"{fitted.kind}, "
         lr, decay = setting(r["lr"]), setting(r["weight_decay"])
         config = f"{kind}{r['solver']}, lr {lr}, weight decay {decay}; epoch {result.steps}"
     else:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from pipeline.show import tables
 from pipeline.show.path_picture import path_picture
 from pipeline.stages.learn.brackets import minibatch_search
 from pipeline.stages.learn.few_shot import FewShotResult, run_few_shot
-from pipeline.stages.learn.kept import Fitted, TrainResult, exact_head, learning_rows, linear_logits, save
+from pipeline.stages.learn.kept import Fitted, TrainResult, exact_head, learning_rows, linear_logits, problem_of, save
 from pipeline.stages.learn.settings import EXACT, SearchSettings
 from pipeline.stages.learn.trials import Trial, both, exact_trial, figures
 from pipeline.stages.score.evaluate import evaluate
@@ -74,20 +73,14 @@ def _exact_search(
     cache: Cache, fitted: Rows, chosen: Rows, settings: SearchSettings
 ) -> tuple[list[Trial], Fitted, dict[str, str]]:
     """The path of penalties, ranked, the chosen head, and the picture of the path."""
-    options: dict[str, Any] = {
-        "n_classes": len(cache.classes),
-        "class_weight": settings.weighting,
-        "class_names": cache.classes,
-        "device": settings.device,
-    }
     if settings.cv:
         rows = both(fitted, chosen)
         folds = fold_numbers(rows.y, settings.cv, settings.seed)
-        fits = fit_exact(rows.X, rows.y, Cs=settings.penalties, folds=folds, **options)
+        fits = fit_exact(problem_of(cache, rows, settings, folds=folds), settings.penalties)
         trials = [_cross_validated(C, fits, rows, folds, cache) for C in settings.penalties]
     else:
         rows = fitted
-        fits = fit_exact(fitted.X, fitted.y, Cs=settings.penalties, **options)
+        fits = fit_exact(problem_of(cache, fitted, settings), settings.penalties)
         trials = [exact_trial(fit, fitted, chosen, cache) for fit in fits]
     # Equal figures go to the stronger penalty: the simpler head.
     ranked = sorted(trials, key=lambda t: (*t.rank(settings.metric), t.settings["C"]))
@@ -95,7 +88,7 @@ def _exact_search(
     best = next(fit for fit in fits if fit.fold < 0 and best_C == fit.C)
     if settings.refit and not settings.cv:  # with cross-validation it has learned from both already
         rows = both(fitted, chosen)
-        best = fit_exact(rows.X, rows.y, Cs=[best_C], **options)[0]
+        best = fit_exact(problem_of(cache, rows, settings), [best_C])[0]
     curves = {name: [getattr(t, name)[settings.metric] for t in trials] for name in ("train", "val")}
     picture = path_picture(list(settings.penalties), curves, chosen=best_C, metric=settings.metric.replace("_", " "))
     return ranked, exact_head(best), {PATH_PICTURE: picture}

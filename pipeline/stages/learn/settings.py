@@ -10,7 +10,8 @@ from typing import Any
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
 from pipeline.base.settings import CACHE_HELP, LATEST
-from pipeline.heads.minibatch.config import KINDS, PENALTIES, SCHEDULES, SOLVERS, MinibatchConfig
+from pipeline.heads.kinds import KINDS
+from pipeline.heads.minibatch.config import PENALTIES, SCHEDULES, SOLVERS, MinibatchConfig
 
 EXACT = "exact"
 DEFAULT_C = 0.01  # the README says on which figures
@@ -45,7 +46,7 @@ class TrainSettings(HeadSettings):
         EXACT, "exact: the optimum of penalised logistic regression; adamw, sgd: minibatches", choices=(EXACT, *SOLVERS)
     )
     C: float = st.option(DEFAULT_C, "exact: inverse of the penalty, as scikit-learn's", above=0)
-    kind: str = st.option(MinibatchConfig.kind, "minibatch: the head", choices=KINDS)
+    kind: str = st.option(MinibatchConfig.kind, "minibatch: the head", choices=tuple(KINDS))
     lr: float = st.option(MinibatchConfig.lr, "minibatch: learning rate at the start", above=0)
     weight_decay: float = st.option(
         MinibatchConfig.weight_decay, "minibatch: decoupled decay of weights, not of biases", minimum=0

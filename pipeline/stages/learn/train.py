@@ -25,6 +25,7 @@ from pipeline.stages.learn.kept import (
     loss_and_accuracy,
     minibatch_head,
     observed,
+    problem_of,
     save,
     trace_row,
 )
@@ -62,16 +63,7 @@ def _exact(cache: Cache, fitted: Rows, chosen: Rows, settings: TrainSettings, de
             TraceRow(step.n_iter, step.objective, step.accuracy, val_accuracy, observation="", val_loss=val_loss)
         )
 
-    fit = fit_exact(
-        fitted.X,
-        fitted.y,
-        n_classes=len(cache.classes),
-        Cs=[settings.C],
-        class_weight=settings.weighting,
-        class_names=cache.classes,
-        device=settings.device,
-        on_step=tell,
-    )[0]
+    fit = fit_exact(problem_of(cache, fitted, settings), [settings.C], on_step=tell)[0]
     rows = observed(rows, len(cache.classes), "iteration")
     for row in thinned(rows):
         desk.watch.trace(row, step="Iteration")
@@ -94,18 +86,7 @@ def _minibatch(cache: Cache, fitted: Rows, chosen: Rows, settings: TrainSettings
         rows.append(dataclasses.replace(row, observation=observe([*rows, row], len(cache.classes))))
         desk.watch.trace(rows[-1])
 
-    fit = fit_minibatch(
-        fitted.X,
-        fitted.y,
-        n_classes=len(cache.classes),
-        configs=[settings.config()],
-        X_val=chosen.X if len(chosen) else None,
-        y_val=chosen.y if len(chosen) else None,
-        class_weight=settings.weighting,
-        class_names=cache.classes,
-        device=settings.device,
-        on_epoch=tell,
-    )[0]
+    fit = fit_minibatch(problem_of(cache, fitted, settings, val=chosen), [settings.config()], on_epoch=tell)[0]
     if fit.diverged:
         desk.watch.end_trace()
         raise HeadError(

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.base.errors import HeadError
 from pipeline.base.words import points
 from pipeline.base.workspace import Workspace
-from pipeline.heads.scores.bootstrap import Difference, McNemar, mcnemar, paired_bootstrap
+from pipeline.heads.scores.bootstrap import Difference, McNemar, Resampling, mcnemar, paired_bootstrap
 from pipeline.heads.scores.metrics import classification_report
 from pipeline.runs import folder as runs
 from pipeline.show.figures import comparison_table
@@ -53,7 +53,7 @@ def compare(settings: CompareSettings, desk: Workspace) -> CompareResult:
     scored = [scored_rows(run, desk) for run in (first, second)]
     _require_same_rows(first, second, *scored)
     right = [s.logits.argmax(axis=1) == s.y for s in scored]
-    difference = paired_bootstrap(*right, n=settings.resamples, seed=settings.seed)
+    difference = paired_bootstrap(*right, resampling=Resampling(settings.resamples, settings.seed))
     test = mcnemar(*right)
     names = (first.folder.name, second.folder.name)
     result = CompareResult(

@@ -104,8 +104,8 @@ def whole_network(run: runs.Run, format: str, desk: Workspace) -> tuple[nn.Modul
         return load_network(run, recipe.trunk.info), recipe
     head = load_head(run.folder)
     model = load_model(recipe.trunk.info, trunk=recipe.trunk.info.trunk)
-    if head.kind == "linear" and recipe.trunk.layer == "avgpool":
-        whole = reattach(model, head.tensors["weight"], head.tensors["bias"])
+    if head.layer is not None and recipe.trunk.layer == "avgpool":
+        whole = reattach(model, *head.layer)
     elif format == "state_dict":
         raise ConfigError(
             f"a {head.kind} head on {recipe.trunk.layer} has no place in torchvision's {recipe.trunk.info.trunk}: give "

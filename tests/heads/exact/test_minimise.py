@@ -106,7 +106,6 @@ def test_too_few_iterations_are_counted_and_not_called_converged():
 
 
 def test_what_rounding_forbids_is_given_up_and_not_called_converged():
-    """L2"""
     end = solve(objective_of([1e-2], dtype=torch.float32)[0], max_iter=10_000, tol=1e-14)
     assert not end.converged.any()
     assert PATIENCE < end.n_iter.item() < 10_000
@@ -132,7 +131,6 @@ def test_each_iteration_tells_its_point_objective_and_logits_and_never_rises():
 
 
 def test_separable_rows_in_float32_end_finite_near_the_float64_minimum():
-    """L2"""
     narrow = objective_of([1e-7], dtype=torch.float32, spread=1000.0)[0]
     _, U, y, weights = objective_of([1e-7], spread=1000.0)
     end = minimise(narrow, torch.zeros(1, C, R + 1), tol=1e-5, fall_tol=1e-7, max_iter=2000)

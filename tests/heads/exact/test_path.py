@@ -10,6 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.exact.path import fit_exact, lagrange, waves
+from pipeline.heads.problem import Problem
 
 
 def data(n=240, d=30, c=3, seed=0, noise=3.0):
@@ -47,13 +48,13 @@ def predictions(fit, X):
 @pytest.mark.parametrize("C", [1e-3, 1.0, 100.0])
 def test_the_objective_is_scikit_learns_optimum_and_the_predictions_too(n, d, c, C):
     X, y = data(n, d, c)
-    fit = fit_exact(X, y, n_classes=c, Cs=[C])[0]
+    fit = fit_exact(Problem(X, y, c), [C])[0]
     model, Z = reference(X, y, C)
     best = objective(Z, y, C, model.coef_, model.intercept_)
     assert fit.converged
     assert fit.objective <= best * (1 + 5e-6)
     assert (predictions(fit, X) == model.predict(Z)).mean() >= 0.999
-    wide = fit_exact(X, y, n_classes=c, Cs=[C], dtype=torch.float64)[0]
+    wide = fit_exact(Problem(X, y, c, dtype=torch.float64), [C])[0]
     assert wide.converged and wide.objective == pytest.approx(best, rel=1e-9)
 
 
@@ -61,7 +62,7 @@ def test_the_objective_is_scikit_learns_optimum_and_the_predictions_too(n, d, c,
 def test_in_float64_the_coefficients_are_scikit_learns(c):
     X, y = data(c=c)
     X = X.astype(np.float64)
-    fit = fit_exact(X, y, n_classes=c, Cs=[0.5], standardize=False, dtype=torch.float64)[0]
+    fit = fit_exact(Problem(X, y, c, standardize=False, dtype=torch.float64), [0.5])[0]
     model = LogisticRegression(C=0.5, tol=1e-12, max_iter=100_000).fit(X, y)
     ours = fit.weight if c > 2 else fit.weight[1:] - fit.weight[:1]
     np.testing.assert_allclose(ours, model.coef_, atol=2e-4 * np.abs(model.coef_).max())
@@ -73,7 +74,7 @@ def test_balanced_classes_weigh_as_scikit_learns(c):
     X, y = data(noise=4, c=c)
     keep = (y != c - 1) | (np.arange(len(y)) % 5 == 0)
     X, y = X[keep], y[keep]
-    fit = fit_exact(X, y, n_classes=c, Cs=[0.1], class_weight="balanced")[0]
+    fit = fit_exact(Problem(X, y, c, class_weight="balanced"), [0.1])[0]
     model, Z = reference(X, y, 0.1, class_weight="balanced")
     w = len(y) / (c * np.bincount(y))[y]
     assert len(set(w)) > 1
@@ -85,16 +86,16 @@ def test_a_weight_of_two_is_a_row_given_twice_and_zero_one_left_out():
     X, y = data(n=120)
     w = np.tile([0.0, 1.0, 2.0, 1.0], 30)
     X, w = X.astype(np.float64), w
-    once = fit_exact(X, y, n_classes=3, Cs=[0.3], sample_weight=w, dtype=torch.float64)[0]
+    once = fit_exact(Problem(X, y, 3, sample_weight=w, dtype=torch.float64), [0.3])[0]
     rows = np.repeat(np.arange(120), w.astype(int))
-    given = fit_exact(X[rows], y[rows], n_classes=3, Cs=[0.3], dtype=torch.float64)[0]
+    given = fit_exact(Problem(X[rows], y[rows], 3, dtype=torch.float64), [0.3])[0]
     np.testing.assert_allclose(once.weight, given.weight, rtol=1e-6, atol=1e-9)
     assert once.objective == pytest.approx(given.objective, rel=1e-12)
 
 
 def test_the_gradient_reported_is_the_one_recomputed_here():
     X, y = data()
-    fit = fit_exact(X, y, n_classes=3, Cs=[1.0], standardize=False, dtype=torch.float64, max_iter=5)[0]
+    fit = fit_exact(Problem(X, y, 3, standardize=False, dtype=torch.float64), [1.0], max_iter=5)[0]
     Z = X.astype(np.float64)
     scores = Z @ fit.weight.T + fit.bias
     p = np.exp(scores - np.logaddexp.reduce(scores, axis=1)[:, None])
@@ -107,10 +108,10 @@ def test_the_gradient_reported_is_the_one_recomputed_here():
 def test_a_path_gives_each_penalty_what_it_gives_alone():
     X, y = data(n=150, c=10, d=20)
     Cs = np.logspace(-4, 4, 17)
-    path = fit_exact(X, y, n_classes=10, Cs=Cs)
+    path = fit_exact(Problem(X, y, 10), Cs)
     assert [f.C for f in path] == Cs.tolist()
     for i in (0, 5, 9, 16):
-        solo = fit_exact(X, y, n_classes=10, Cs=[Cs[i]])[0]
+        solo = fit_exact(Problem(X, y, 10), [Cs[i]])[0]
         assert path[i].converged and solo.converged
         assert path[i].objective == pytest.approx(solo.objective, rel=5e-6)
 
@@ -119,24 +120,24 @@ def test_a_fold_is_the_fit_of_the_rows_left_in():
     X, y = data(n=120, c=3)
     X = StandardScaler().fit_transform(X.astype(np.float64))
     folds = np.arange(120) // 3 % 4
-    fits = fit_exact(X, y, n_classes=3, Cs=[0.1, 2.0], folds=folds, standardize=False, dtype=torch.float64)
+    fits = fit_exact(Problem(X, y, 3, folds=folds, standardize=False, dtype=torch.float64), [0.1, 2.0])
     assert [(f.fold, f.C) for f in fits] == [(k, C) for k in (-1, 0, 1, 2, 3) for C in (0.1, 2.0)]
     for fit in fits[2:]:
         inside = folds != fit.fold
-        solo = fit_exact(X[inside], y[inside], n_classes=3, Cs=[fit.C], standardize=False, dtype=torch.float64)[0]
+        solo = fit_exact(Problem(X[inside], y[inside], 3, standardize=False, dtype=torch.float64), [fit.C])[0]
         np.testing.assert_allclose(fit.weight, solo.weight, atol=1e-7 * np.abs(solo.weight).max())
         assert fit.objective == pytest.approx(solo.objective, rel=1e-12)
 
 
 def test_streamed_rows_give_what_held_ones_give():
     X, y = data(n=300, d=25)
-    held = fit_exact(X, y, n_classes=3, Cs=[0.1, 1.0])
-    streamed = fit_exact(X, y, n_classes=3, Cs=[0.1, 1.0], held_bytes=0)
+    held = fit_exact(Problem(X, y, 3), [0.1, 1.0])
+    streamed = fit_exact(Problem(X, y, 3), [0.1, 1.0], held_bytes=0)
     for a, b in zip(held, streamed, strict=True):
         assert b.converged
         assert b.objective == pytest.approx(a.objective, rel=1e-5)
     held, streamed = (
-        fit_exact(X, y, n_classes=3, Cs=[0.1], dtype=torch.float64, held_bytes=size)[0] for size in (1 << 30, 0)
+        fit_exact(Problem(X, y, 3, dtype=torch.float64), [0.1], held_bytes=size)[0] for size in (1 << 30, 0)
     )
     np.testing.assert_allclose(streamed.weight, held.weight, atol=1e-7 * np.abs(held.weight).max())
     assert streamed.objective == pytest.approx(held.objective, rel=1e-9)
@@ -144,7 +145,7 @@ def test_streamed_rows_give_what_held_ones_give():
 
 def test_the_same_input_gives_the_same_bits():
     X, y = data(c=10)
-    first, second = (fit_exact(X, y, n_classes=10, Cs=np.logspace(-3, 3, 13)) for _ in range(2))
+    first, second = (fit_exact(Problem(X, y, 10), np.logspace(-3, 3, 13)) for _ in range(2))
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a.weight, b.weight)
         assert a.objective == b.objective
@@ -152,9 +153,8 @@ def test_the_same_input_gives_the_same_bits():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_separable_rows_with_hardly_a_penalty_converge_to_a_finite_head(dtype):
-    """L2"""
     X, y = data(n=60, d=80, noise=0.5)
-    fit = fit_exact(X, y, n_classes=3, Cs=[1e5], dtype=dtype)[0]
+    fit = fit_exact(Problem(X, y, 3, dtype=dtype), [1e5])[0]
     model, Z = reference(X, y, 1e5)
     assert fit.converged and np.isfinite(fit.weight).all()
     assert fit.objective <= objective(Z, y, 1e5, model.coef_, model.intercept_) * (1 + 5e-6)
@@ -162,13 +162,12 @@ def test_separable_rows_with_hardly_a_penalty_converge_to_a_finite_head(dtype):
 
 
 def test_constant_and_doubled_columns_and_a_class_of_one_row_do_no_harm():
-    """L6"""
     X, y = data(n=90)
     X = np.hstack([X, X[:, :5], np.full((90, 3), 2.5, np.float32)])
     y = y.copy()
     y[y == 2] = 0
     y[4] = 2
-    fit = fit_exact(X, y, n_classes=3, Cs=[1.0])[0]
+    fit = fit_exact(Problem(X, y, 3), [1.0])[0]
     model, Z = reference(X, y, 1.0)
     assert fit.converged
     assert fit.objective <= objective(Z, y, 1.0, model.coef_, model.intercept_) * (1 + 5e-6)
@@ -181,28 +180,29 @@ def test_what_cannot_be_learned_from_is_refused_by_name():
     bad = X.copy()
     bad[3, 4] = np.nan
     with pytest.raises(HeadError, match="1 of 30 train rows hold NaN.*row 3"):
-        fit_exact(bad, y, n_classes=3, Cs=[1.0])
+        fit_exact(Problem(bad, y, 3), [1.0])
     with pytest.raises(HeadError, match="no train rows for class 'dog'"):
-        fit_exact(X, y % 2, n_classes=3, Cs=[1.0], class_names=["ant", "bee", "dog"])
+        fit_exact(Problem(X, y % 2, 3, class_names=["ant", "bee", "dog"]), [1.0])
     with pytest.raises(HeadError, match="the same features"):
-        fit_exact(np.ones((9, 4), np.float32), np.arange(9) % 3, n_classes=3, Cs=[1.0])
+        fit_exact(Problem(np.ones((9, 4), np.float32), np.arange(9) % 3, 3), [1.0])
     with pytest.raises(HeadError, match="the same features"):
-        fit_exact(np.ones((3, 4), np.float32), np.arange(3), n_classes=3, Cs=[1.0])
-    for options, words in (
-        ({"Cs": [0.0]}, "C is 0.0"),
-        ({"Cs": []}, "no C"),
-        ({"Cs": [1.0], "tol": 0.0}, "tol is 0"),
-        ({"Cs": [1.0], "max_iter": 0}, "max_iter is 0"),
-        ({"Cs": [1.0], "class_weight": "odd"}, "class weight 'odd'"),
+        fit_exact(Problem(np.ones((3, 4), np.float32), np.arange(3), 3), [1.0])
+    for Cs, options, words in (
+        ([0.0], {}, "C is 0.0"),
+        ([], {}, "no C"),
+        ([1.0], {"tol": 0.0}, "tol is 0"),
+        ([1.0], {"max_iter": 0}, "max_iter is 0"),
     ):
         with pytest.raises(ConfigError, match=words):
-            fit_exact(X, y, n_classes=3, **options)
+            fit_exact(Problem(X, y, 3), Cs, **options)
+    with pytest.raises(ConfigError, match="class weight 'odd'"):
+        fit_exact(Problem(X, y, 3, class_weight="odd"), [1.0])
 
 
 def test_each_iteration_is_told_with_its_head_and_the_objective_falls():
     X, y = data()
     steps = []
-    fit = fit_exact(X, y, n_classes=3, Cs=[0.5], standardize=False, on_step=lambda s: steps.append((s, s.head)))[0]
+    fit = fit_exact(Problem(X, y, 3, standardize=False), [0.5], on_step=lambda s: steps.append((s, s.head)))[0]
     assert [s.n_iter for s, _ in steps] == list(range(1, fit.n_iter + 1))
     values = [s.objective for s, _ in steps]
     assert all(after <= before * (1 + 1e-6) for before, after in itertools.pairwise(values))
@@ -244,6 +244,6 @@ def test_far_outside_the_nearest_alone_stands_in():
 @pytest.mark.gpu
 def test_on_a_gpu_the_optimum_is_the_same():
     X, y = data(c=10)
-    ours, there = (fit_exact(X, y, n_classes=10, Cs=[0.01, 1.0], device=d) for d in ("cpu", "cuda"))
+    ours, there = (fit_exact(Problem(X, y, 10, device=d), [0.01, 1.0]) for d in ("cpu", "cuda"))
     for a, b in zip(ours, there, strict=True):
         assert b.converged and b.objective == pytest.approx(a.objective, rel=5e-6)

@@ -89,7 +89,6 @@ def test_in_float32_few_rows_are_rotated_with_vectors_in_float64():
 @pytest.mark.parametrize(("n", "d"), [(9, 4), (3, 4), (100, 7), (7, 100)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rows_that_are_all_the_same_are_refused_though_their_mean_is_rounded(n, d, value, dtype):
-    """L6"""
     X, weight = np.full((n, d), value), torch.full((n,), 1 / n, dtype=dtype)
     with pytest.raises(HeadError, match="every train row has the same features"):
         decompose(StandardRows(X, None, CPU, resident=False, dtype=dtype), weight)

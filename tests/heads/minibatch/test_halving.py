@@ -5,10 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline.base.errors import ConfigError
+from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch
-from pipeline.heads.minibatch.halving import rungs, successive_halving
+from pipeline.heads.minibatch.halving import Halving, successive_halving
+from pipeline.heads.problem import Problem, Split
 
 BASE = MinibatchConfig(batch_size=32, order_seed=0, width=16)
 
@@ -19,7 +20,8 @@ def blobs(n, seed, noise=3.0, d=24):
     return (centres[y] + noise * np.random.default_rng(seed).standard_normal((n, d))).astype(np.float32), y
 
 
-DATA = (*blobs(120, 0), *blobs(90, 1))
+NINE = Halving(min_epochs=1, max_epochs=9)
+PROBLEM = Problem(*blobs(120, 0), 3, val=Split(*blobs(90, 1)))
 
 
 def space():
@@ -28,10 +30,8 @@ def space():
     return linear + [dataclasses.replace(BASE, lr=lr, kind="mlp", seed=i, dropout=0.1) for i, lr in enumerate(rates)]
 
 
-def halve(configs, **options):
-    return successive_halving(
-        *DATA, n_classes=3, configs=configs, **{"eta": 3, "min_epochs": 1, "max_epochs": 9, **options}
-    )
+def halve(configs, schedule=NINE, **options):
+    return successive_halving(PROBLEM, configs, schedule, **options)
 
 
 def best_so_far(result, epochs):
@@ -42,13 +42,7 @@ def best_so_far(result, epochs):
 def test_the_best_third_goes_on_and_continues_as_if_alone(schedule):
     configs = [dataclasses.replace(c, schedule=schedule) for c in space()]
     results = halve(configs)
-    full = fit_minibatch(
-        *DATA[:2],
-        n_classes=3,
-        configs=[dataclasses.replace(c, epochs=9) for c in configs],
-        X_val=DATA[2],
-        y_val=DATA[3],
-    )
+    full = fit_minibatch(PROBLEM, [dataclasses.replace(c, epochs=9) for c in configs])
     # Worked out from full runs of all: 12, of which 4 go on, of which 1.
     after_one = sorted(range(12), key=lambda i: best_so_far(full[i], 1), reverse=True)[:4]
     after_three = max(after_one, key=lambda i: best_so_far(full[i], 3))
@@ -67,9 +61,8 @@ def test_heads_left_behind_keep_their_best_epoch():
 
 
 def test_a_diverged_head_takes_nobodys_place():
-    """E9."""
     configs = [dataclasses.replace(BASE, solver="sgd", lr=lr) for lr in (1e38, 1e-3, 1e-2, 1e38)]
-    results = halve(configs, eta=2, max_epochs=2)
+    results = halve(configs, Halving(min_epochs=1, max_epochs=2, eta=2))
     assert [r.diverged for r in results] == [True, False, False, True]
     assert sorted(len(r.trace) for r in results) == [0, 0, 1, 2]
 
@@ -89,8 +82,8 @@ def test_the_same_seeds_give_the_same_bits():
 
 
 def test_rungs_grow_by_eta_up_to_the_end():
-    assert rungs(eta=3, min_epochs=2, max_epochs=30) == [2, 6, 18, 30]
-    assert rungs(eta=2, min_epochs=4, max_epochs=4) == [4]
+    assert Halving(min_epochs=2, max_epochs=30, eta=3).rungs() == [2, 6, 18, 30]
+    assert Halving(min_epochs=4, max_epochs=4, eta=2).rungs() == [4]
 
 
 @pytest.mark.parametrize(
@@ -99,9 +92,18 @@ def test_rungs_grow_by_eta_up_to_the_end():
         ({"eta": 1}, "eta is 1: it must be at least 2"),
         ({"min_epochs": 0}, "min_epochs is 0: it must be at least 1"),
         ({"min_epochs": 10}, "at most max_epochs, 9"),
-        ({"configs": []}, "at least one is needed"),
     ],
 )
 def test_what_cannot_be_halved_is_refused(changes, words):
     with pytest.raises(ConfigError, match=words):
-        halve(**{"configs": [BASE], **changes})
+        Halving(**{"min_epochs": 1, "max_epochs": 9, **changes})
+
+
+def test_no_configs_are_refused():
+    with pytest.raises(ConfigError, match="at least one is needed"):
+        halve([])
+
+
+def test_a_problem_without_val_rows_is_refused():
+    with pytest.raises(HeadError, match="no val rows"):
+        successive_halving(dataclasses.replace(PROBLEM, val=None), [BASE], NINE)

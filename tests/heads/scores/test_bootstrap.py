@@ -6,7 +6,7 @@ import scipy.stats
 from sklearn import metrics
 
 from pipeline.base.errors import ConfigError, HeadError
-from pipeline.heads.scores.bootstrap import bootstrap_intervals, mcnemar, paired_bootstrap
+from pipeline.heads.scores.bootstrap import Resampling, bootstrap_intervals, mcnemar, paired_bootstrap
 
 
 def answers(n=200, c=5, right=0.7, seed=0):
@@ -29,7 +29,7 @@ def plain(y, guess, n=2000):
 
 def test_intervals_are_those_of_resampled_rows():
     y, guess = answers()
-    found = bootstrap_intervals(y, guess, n_classes=5, n=4000)
+    found = bootstrap_intervals(y, guess, n_classes=5, resampling=Resampling(n=4000))
     # Two bootstraps of hundreds of resamples differ by chance: about a tenth of a half-width of 0.06.
     np.testing.assert_allclose(list(found.values()), plain(y, guess, n=400), atol=0.015)
 
@@ -39,32 +39,37 @@ def test_interval_of_the_accuracy_is_the_binomials():
     y, guess = answers(n=400)
     share = (y == guess).mean()
     expected = scipy.stats.binom.ppf([0.025, 0.975], 400, share) / 400
-    found = bootstrap_intervals(y, guess, n_classes=5, n=20000, metrics=["accuracy"])
+    found = bootstrap_intervals(y, guess, n_classes=5, resampling=Resampling(20000), metrics=["accuracy"])
     np.testing.assert_allclose(found["accuracy"], expected, atol=1.5 / 400)
 
 
 def test_a_higher_level_gives_a_wider_interval():
     y, guess = answers()
-    narrow, wide = (bootstrap_intervals(y, guess, n_classes=5, level=level)["macro_f1"] for level in (0.5, 0.99))
+    narrow, wide = (
+        bootstrap_intervals(y, guess, n_classes=5, resampling=Resampling(level=level))["macro_f1"]
+        for level in (0.5, 0.99)
+    )
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
 
 
 def test_same_seed_gives_the_same_intervals_and_another_seed_others():
     y, guess = answers()
-    first, again, other = (bootstrap_intervals(y, guess, n_classes=5, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (
+        bootstrap_intervals(y, guess, n_classes=5, resampling=Resampling(seed=seed)) for seed in (0, 0, 1)
+    )
     assert first == again
     assert first != other
 
 
 def test_resamples_drawn_in_parts_are_those_drawn_at_once(monkeypatch):
     y, guess = answers()
-    whole = bootstrap_intervals(y, guess, n_classes=5, n=100)
+    whole = bootstrap_intervals(y, guess, n_classes=5, resampling=Resampling(n=100))
     monkeypatch.setattr("pipeline.heads.scores.bootstrap.DRAWN_AT_ONCE", 7 * 25)
-    assert bootstrap_intervals(y, guess, n_classes=5, n=100) == whole
+    assert bootstrap_intervals(y, guess, n_classes=5, resampling=Resampling(n=100)) == whole
 
 
 def test_classes_without_rows_change_nothing():
-    """L6"""
+    """A class that has no rows is left out of the means."""
     y, guess = answers()
     assert bootstrap_intervals(y, guess, n_classes=9) == bootstrap_intervals(y, guess, n_classes=5)
 
@@ -77,7 +82,7 @@ def test_a_perfect_score_has_no_spread():
 def test_difference_of_two_heads_is_that_of_resampled_pairs():
     y, a = answers()
     b = np.where(np.random.default_rng(3).random(200) < 0.3, y, a)
-    found = paired_bootstrap(a == y, b == y, n=20000)
+    found = paired_bootstrap(a == y, b == y, resampling=Resampling(20000))
     rows = np.random.default_rng(4).integers(0, 200, (20000, 200))
     differences = ((b == y).astype(int) - (a == y))[rows].mean(axis=1)
     assert found.value == pytest.approx((b == y).mean() - (a == y).mean())
@@ -114,6 +119,6 @@ def test_wrong_options_name_the_legal_ones():
     with pytest.raises(ConfigError, match="'auroc': choose from accuracy, balanced_accuracy, macro_f1"):
         bootstrap_intervals(y, guess, n_classes=5, metrics=["auroc"])
     with pytest.raises(ConfigError, match="level is 95"):
-        bootstrap_intervals(y, guess, n_classes=5, level=95)
+        bootstrap_intervals(y, guess, n_classes=5, resampling=Resampling(level=95))
     with pytest.raises(ConfigError, match="0 resamples"):
-        bootstrap_intervals(y, guess, n_classes=5, n=0)
+        bootstrap_intervals(y, guess, n_classes=5, resampling=Resampling(n=0))

@@ -78,7 +78,6 @@ def test_equal_logits_need_no_temperature():
 
 
 def test_a_class_absent_from_val_does_no_harm():
-    """L6"""
     logits, y = overconfident()
     rows = y != 2
     assert fit_temperature(logits[rows], y[rows]) == pytest.approx(5, rel=0.5)

@@ -14,6 +14,7 @@ import pytest
 from pipeline import extract, open_cache, search
 from pipeline.base.errors import HeadError
 from pipeline.heads.exact.path import fit_exact
+from pipeline.heads.problem import Problem
 from pipeline.stages.learn.few_shot import drawn
 from pipeline.store.rows import Rows, load_rows
 
@@ -60,7 +61,7 @@ def test_a_draws_figures_are_those_of_the_head_that_is_best_on_val(cache: Path, 
 
     for number, draw in enumerate(draws_of(found.run)):
         few = drawn(fitted, 3, seed=(7, 3, number))
-        best = min(fit_exact(few.X, few.y, n_classes=3, Cs=FEW), key=lambda fit: log_loss(val, fit))
+        best = min(fit_exact(Problem(few.X, few.y, 3), FEW), key=lambda fit: log_loss(val, fit))
         assert draw["C"] == best.C
         assert draw["val"] == pytest.approx(log_loss(val, best), rel=1e-4)
         assert draw["test"] == pytest.approx(log_loss(test, best), rel=1e-4)

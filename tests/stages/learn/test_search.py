@@ -16,6 +16,7 @@ from pipeline import extract, open_cache, search, train
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.artifact import load_head
 from pipeline.heads.exact.path import fit_exact
+from pipeline.heads.problem import Problem, Split
 from pipeline.stages.learn.search import fold_numbers
 from pipeline.store import Writer, create_partial
 from pipeline.store.rewrite import kept
@@ -40,7 +41,7 @@ def test_trials_are_ranked_by_the_metric_as_scikit_learn_computes_it(cache: Path
     """S6"""
     found = search(cache, Cs=FEW, metric=metric, evaluate=False, workspace=tmp_path)
     fitted, val = (load_rows(open_cache(cache), split) for split in ("train", "val"))
-    fits = fit_exact(fitted.X, fitted.y, n_classes=3, Cs=FEW)
+    fits = fit_exact(Problem(fitted.X, fitted.y, 3), FEW)
     expected = {}
     for fit in fits:
         logits = val.X.astype(np.float64) @ fit.weight.T.astype(np.float64) + fit.bias
@@ -63,11 +64,11 @@ def test_the_chosen_penalty_is_refitted_on_train_and_val_and_the_run_says_so(cac
     fitted, val = (load_rows(open_cache(cache), split) for split in ("train", "val"))
     best = trials_of(found.run)[0]["C"]
     X, y = np.concatenate([fitted.X, val.X]), np.concatenate([fitted.y, val.y])
-    expected = fit_exact(X, y, n_classes=3, Cs=[best])[0]
+    expected = fit_exact(Problem(X, y, 3), [best])[0]
     np.testing.assert_array_equal(load_head(found.run).tensors["weight"], expected.weight)
     assert json.loads((found.run / "config.json").read_text())["learned_from"] == ["train", "val"]
     kept = search(cache, Cs=FEW, evaluate=False, refit=False, workspace=tmp_path)
-    alone = next(f for f in fit_exact(fitted.X, fitted.y, n_classes=3, Cs=FEW) if best == f.C)
+    alone = next(f for f in fit_exact(Problem(fitted.X, fitted.y, 3), FEW) if best == f.C)
     np.testing.assert_array_equal(load_head(kept.run).tensors["weight"], alone.weight)
     assert json.loads((kept.run / "config.json").read_text())["learned_from"] == ["train"]
 
@@ -145,7 +146,7 @@ def test_cross_validation_needs_no_val_rows_and_gives_sound_figures(photos: Path
     rows = load_rows(open_cache(made.cache), "train")
     folds = fold_numbers(rows.y, 4, 3)
     right = dict.fromkeys(FEW, 0)
-    for fit in fit_exact(rows.X, rows.y, n_classes=3, Cs=FEW, folds=folds):
+    for fit in fit_exact(Problem(rows.X, rows.y, 3, folds=folds), FEW):
         if fit.fold >= 0:
             out = folds == fit.fold
             right[fit.C] += int(((rows.X[out] @ fit.weight.T + fit.bias).argmax(axis=1) == rows.y[out]).sum())
@@ -297,11 +298,11 @@ def test_the_chosen_minibatch_head_is_the_solo_head_of_its_settings(cache: Path,
     fitted, val = (load_rows(open_cache(cache), split) for split in ("train", "val"))
     X, y = np.concatenate([fitted.X, val.X]), np.concatenate([fitted.y, val.y])
     for refit, learned, watched in (
-        (True, (X, y), {}),
-        (False, (fitted.X, fitted.y), {"X_val": val.X, "y_val": val.y}),
+        (True, (X, y), None),
+        (False, (fitted.X, fitted.y), Split(val.X, val.y)),
     ):
         found = search(cache, space="mlp", trials=3, epochs=3, refit=refit, evaluate=False, workspace=tmp_path)
         config = MinibatchConfig(**trials_of(found.run)[0]["config"])
-        solo = fit_minibatch(*learned, n_classes=3, configs=[config], **watched)[0]
+        solo = fit_minibatch(Problem(*learned, 3, val=watched), [config])[0]
         for name, tensor in load_head(found.run).tensors.items():
             np.testing.assert_array_equal(tensor, solo.tensors[name])
