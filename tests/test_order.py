@@ -35,7 +35,6 @@ DEFERRED = {
     "base/ranks.py": {"numpy", "numpy.typing", "torch", "torch.distributed"},
     "bench/doors.py": {"pipeline.bench.run"},
     "heads/__init__.py": {"pipeline.heads.estimators"},
-    "heads/estimators.py": {"pipeline.heads.artifact", "sklearn.model_selection"},
     "images/sources/digits.py": {"sklearn.datasets"},
     "images/sources/torchvision.py": {"torchvision.datasets"},
     "stages/extract/doors.py": {"pipeline.stages.extract.job"},

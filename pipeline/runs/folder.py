@@ -59,10 +59,24 @@ class Draft:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._written: dict[str, Any] = {}
+        self._run: Run | None = None
+
+    @property
+    def run(self) -> Run:
+        """The run that it has become."""
+        assert self._run is not None, "asked for before it was whole"
+        return self._run
+
+    def become(self, final: Path) -> None:
+        """Take the run's name: from now on it is there."""
+        self.folder.rename(final)
+        self._run = Run(final, self._written["config.json"], self._written.get("metrics.json", {}))
 
     def write_json(self, name: str, value: Any) -> None:
         """Write one JSON file of the run."""
         write_json(self.folder / name, value)
+        self._written[name] = value
 
     def write_lines(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write one JSON-lines file of the run."""
@@ -105,7 +119,7 @@ def new_run(
             "hardware": hardware(),
         }
         draft.write_json("config.json", config)
-        folder.rename(final)
+        draft.become(final)
     except OSError as error:
         raise unwritable(runs, error) from error
     finally:

@@ -14,29 +14,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.base.errors import ConfigError
-from pipeline.base.workspace import Workspace
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch
 from pipeline.heads.minibatch.passes import Epoch, FitResult
 from pipeline.heads.minibatch.space import WHOLE, sample_configs
-from pipeline.stages.learn.kept import problem_of
 from pipeline.stages.learn.settings import SearchSettings
+from pipeline.stages.learn.task import Task
 from pipeline.stages.learn.trials import line_of
-from pipeline.store import Cache
-from pipeline.store.rows import Rows
 
 LINE = "line"  # the attribute of a trial that holds its line of trials.jsonl
 
 
 def optuna_trials(
-    cache: Cache,
-    fitted: Rows,
-    chosen: Rows,
-    settings: SearchSettings,
-    desk: Workspace,
-    space: Mapping[str, Any],
-    base: MinibatchConfig,
-    name: str,
+    task: Task[SearchSettings], space: Mapping[str, Any], base: MinibatchConfig, name: str
 ) -> list[dict[str, Any]]:
     """Try until the study ``name`` has ``settings.trials`` finished trials of all processes; a line for each of them.
 
@@ -51,6 +41,7 @@ def optuna_trials(
         import optuna
     except ImportError as error:
         raise ConfigError("--optuna needs Optuna: pip install 'pipeline[optuna]'") from error
+    settings, watch = task.settings, task.desk.watch
     sample_configs(space, settings.trials, settings.seed, base)  # names what is wrong with the space
     study = _study(settings, name)
     states = optuna.trial.TrialState
@@ -62,18 +53,18 @@ def optuna_trials(
     ends = time.monotonic() + settings.budget if settings.budget else float("inf")
     lines = finished()
     if lines:
-        desk.watch.say(f"the journal holds {len(lines)} finished trials of this search")
-    with desk.watch.track("search", settings.trials, unit="heads", done=min(len(lines), settings.trials)) as tracker:
+        watch.say(f"the journal holds {len(lines)} finished trials of this search")
+    with watch.track("search", settings.trials, unit="heads", done=min(len(lines), settings.trials)) as tracker:
         while len(lines) < settings.trials and time.monotonic() < ends:
             trial = study.ask()
             # Seeded by the trial's number, which no two processes share.
             study.sampler = optuna.samplers.TPESampler(seed=(settings.seed * 1_000_003 + trial.number) % 2**32)
             try:
-                fit, state = _fit(cache, fitted, chosen, settings, _suggest(trial, space, base), trial, ends)
+                fit, state = _fit(task, _suggest(trial, space, base), trial, ends)
             except BaseException:
                 study.tell(trial, state=states.FAIL)  # or it would look as if it were still running somewhere
                 raise
-            line = line_of(cache, fitted, chosen, fit)
+            line = line_of(task, fit)
             trial.set_user_attr(LINE, json.dumps(line))
             study.tell(trial, line["val"][settings.metric] if state == states.COMPLETE else None, state=state)
             if state == states.FAIL:
@@ -124,15 +115,7 @@ def _suggest(trial: Any, space: Mapping[str, Any], base: MinibatchConfig) -> Min
     return dataclasses.replace(base, **drawn)
 
 
-def _fit(
-    cache: Cache,
-    fitted: Rows,
-    chosen: Rows,
-    settings: SearchSettings,
-    config: MinibatchConfig,
-    trial: Any,
-    ends: float,
-) -> tuple[FitResult, Any]:
+def _fit(task: Task[SearchSettings], config: MinibatchConfig, trial: Any, ends: float) -> tuple[FitResult, Any]:
     """One head, and how its trial ends: PRUNED where others were better at the same epoch or it diverged, FAIL where
     the budget cut it short.
     """
@@ -142,7 +125,7 @@ def _fit(
 
     def tell(_: int, epoch: Epoch) -> None:
         nonlocal pruned
-        trial.report(epoch.val_loss if settings.metric == "log_loss" else epoch.val_accuracy, epoch.epoch)
+        trial.report(epoch.val_loss if task.settings.metric == "log_loss" else epoch.val_accuracy, epoch.epoch)
         pruned = epoch.epoch < config.epochs and trial.should_prune()
 
     def stop() -> bool:  # asked before each epoch that is still to come
@@ -150,7 +133,7 @@ def _fit(
         cut = not pruned and time.monotonic() >= ends
         return pruned or cut
 
-    fit = fit_minibatch(problem_of(cache, fitted, settings, val=chosen), [config], on_epoch=tell, should_stop=stop)[0]
+    fit = fit_minibatch(task.problem(task.train, val=task.val), [config], on_epoch=tell, should_stop=stop)[0]
     if cut:
         return fit, TrialState.FAIL
     return fit, TrialState.PRUNED if pruned or fit.diverged else TrialState.COMPLETE

@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,14 @@ import tomllib
 
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.settings import record
-from pipeline.base.workspace import Workspace
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch
 from pipeline.heads.minibatch.halving import Halving, successive_halving
 from pipeline.heads.minibatch.space import sample_configs
-from pipeline.stages.learn.kept import Fitted, minibatch_head, observed, problem_of, trace_row
+from pipeline.stages.learn.kept import Fit, minibatch_fit, observed, trace_row
 from pipeline.stages.learn.settings import SearchSettings
-from pipeline.stages.learn.trials import Trial, both, line_of, trial_of
-from pipeline.store import Cache
+from pipeline.stages.learn.task import Task
+from pipeline.stages.learn.trials import Ranking, line_of, trial_of
 from pipeline.store.rows import Rows
 
 BRACKET = 27  # configurations that are halved together: 27 -> 9 -> 3 -> 1
@@ -43,9 +43,25 @@ MLP_SPACE: dict[str, Any] = {
 }
 
 
-def minibatch_search(
-    cache: Cache, fitted: Rows, chosen: Rows, settings: SearchSettings, desk: Workspace
-) -> tuple[list[Trial], Fitted, dict[str, str]]:
+@dataclass(frozen=True)
+class Space:
+    """What is tried: the settings that vary, each with its choices or range, and what the others are (``base``)."""
+
+    varied: Mapping[str, Any]
+    base: MinibatchConfig
+
+    @classmethod
+    def of(cls, settings: SearchSettings) -> Space:
+        """The space that the settings name.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        seed = settings.seed
+        return cls(read_space(settings.space), MinibatchConfig(epochs=settings.epochs, seed=seed, order_seed=seed))
+
+
+def minibatch_search(task: Task[SearchSettings]) -> Ranking:
     """The trials, ranked; the chosen configuration's head, trained alone on what it is to learn from; no pictures.
 
     With ``settings.optuna`` the configurations are Optuna's, one after the other; otherwise random ones in brackets.
@@ -54,56 +70,48 @@ def minibatch_search(
         ConfigError: a space that is not one.
         HeadError: every head diverged, or the budget ended before the first epoch.
     """
-    space = read_space(settings.space)
-    base = MinibatchConfig(epochs=settings.epochs, seed=settings.seed, order_seed=settings.seed)
-    state = _State(cache, settings, space, desk)
+    settings, space = task.settings, Space.of(task.settings)
+    state = _State(task, space)
     if settings.optuna is None:
-        done = _halved(cache, fitted, chosen, settings, desk, space, base, state)
+        done = _halved(task, space, state)
     else:
         from pipeline.stages.learn.adaptive import optuna_trials
 
-        done = optuna_trials(cache, fitted, chosen, settings, desk, space, base, state.name)
+        done = optuna_trials(task, space.varied, space.base, state.name)
     trials = sorted(
-        (trial_of(line, space) for line in done if line["epochs"] or line["note"]),
+        (trial_of(line, space.varied) for line in done if line["epochs"] or line["note"]),
         key=lambda t: (bool(t.note), *t.rank(settings.metric)),
     )
     if not trials:
         raise HeadError("the search ended before the first epoch: give a longer --budget")
     if trials[0].note:
         raise HeadError("every head diverged: lower the learning rates of --space")
-    best = final_head(cache, fitted, chosen, settings, MinibatchConfig(**trials[0].record["config"]))
+    learned = task.both if settings.refit else task.train
+    fit = _final_fit(task, learned, MinibatchConfig(**trials[0].record["config"]))
     tried = len(done) if settings.optuna else sum(map(len, state.finished()))
     if tried >= settings.trials:
         state.forget()
     else:
-        desk.watch.say(f"{tried} of {settings.trials} heads were tried to the end: the same command goes on from there")
-    return trials, best, {}
+        task.desk.watch.say(
+            f"{tried} of {settings.trials} heads were tried to the end: the same command goes on from there"
+        )
+    return Ranking(trials, fit, learned)
 
 
-def _halved(
-    cache: Cache,
-    fitted: Rows,
-    chosen: Rows,
-    settings: SearchSettings,
-    desk: Workspace,
-    space: Mapping[str, Any],
-    base: MinibatchConfig,
-    state: _State,
-) -> list[dict[str, Any]]:
+def _halved(task: Task[SearchSettings], space: Space, state: _State) -> list[dict[str, Any]]:
     """Random configurations in brackets of successive halving; one line for each."""
-    configs = sample_configs(space, settings.trials, settings.seed, base)
+    settings, watch = task.settings, task.desk.watch
+    configs = sample_configs(space.varied, settings.trials, settings.seed, space.base)
     brackets = [configs[i : i + BRACKET] for i in range(0, len(configs), BRACKET)]
     done = state.finished()
     if done:
-        desk.watch.say(f"resuming: {len(done)} of {len(brackets)} brackets are done")
+        watch.say(f"resuming: {len(done)} of {len(brackets)} brackets are done")
     ends = time.monotonic() + settings.budget if settings.budget else None
-    with desk.watch.track(
-        "search", len(configs), unit="heads", done=sum(len(b) for b in brackets[: len(done)])
-    ) as tracker:
+    with watch.track("search", len(configs), unit="heads", done=sum(len(b) for b in brackets[: len(done)])) as tracker:
         for bracket in brackets[len(done) :]:
             if ends is not None and time.monotonic() >= ends:
                 break
-            lines = _bracket(cache, fitted, chosen, settings, bracket, ends)
+            lines = _bracket(task, bracket, ends)
             if ends is None or time.monotonic() < ends:  # what the budget cut short is done again next time
                 state.add(lines)
             done.append(lines)
@@ -131,31 +139,27 @@ def read_space(space: str) -> dict[str, Any]:
 
 
 def _bracket(
-    cache: Cache,
-    fitted: Rows,
-    chosen: Rows,
-    settings: SearchSettings,
-    configs: Sequence[MinibatchConfig],
-    ends: float | None,
+    task: Task[SearchSettings], configs: Sequence[MinibatchConfig], ends: float | None
 ) -> list[dict[str, Any]]:
     """One bracket's trials as plain lines."""
+    epochs = task.settings.epochs
     fits = successive_halving(
-        problem_of(cache, fitted, settings, val=chosen),
+        task.problem(task.train, val=task.val),
         configs,
-        Halving(max(1, settings.epochs // ETA**RUNGS), settings.epochs, ETA),
+        Halving(max(1, epochs // ETA**RUNGS), epochs, ETA),
         should_stop=None if ends is None else lambda: time.monotonic() >= ends,
     )
-    return [line_of(cache, fitted, chosen, fit) for fit in fits]
+    return [line_of(task, fit) for fit in fits]
 
 
-def final_head(cache: Cache, fitted: Rows, chosen: Rows, settings: SearchSettings, config: MinibatchConfig) -> Fitted:
+def _final_fit(task: Task[SearchSettings], learned: Rows, config: MinibatchConfig) -> Fit:
     """The chosen configuration trained once more: on train + val for all its epochs, or on train with val watching."""
-    rows = both(fitted, chosen) if settings.refit else fitted
-    problem = problem_of(cache, rows, settings, val=None if settings.refit else chosen)
-    fit = fit_minibatch(problem, [dataclasses.replace(config, patience=None) if settings.refit else config])[0]
-    if fit.diverged:
+    refit = task.settings.refit
+    problem = task.problem(learned, val=None if refit else task.val)
+    found = fit_minibatch(problem, [dataclasses.replace(config, patience=None) if refit else config])[0]
+    if found.diverged:
         raise HeadError("the chosen head diverged on train + val: search with --no-refit, or lower learning rates")
-    return minibatch_head(fit, observed([trace_row(e) for e in fit.trace], len(cache.classes)))
+    return minibatch_fit(found, observed([trace_row(e) for e in found.trace], len(task.cache.classes)))
 
 
 class _State:
@@ -166,14 +170,15 @@ class _State:
     not what Optuna tries: more of them go on with the same study.
     """
 
-    def __init__(self, cache: Cache, settings: SearchSettings, space: Mapping[str, Any], desk: Workspace) -> None:
+    def __init__(self, task: Task[SearchSettings], space: Space) -> None:
+        settings, cache = task.settings, task.cache
         beside = {"budget", "cache", "device", "evaluate", "optuna", "refit", "space"}
         if settings.optuna is not None:
             beside.add("trials")
         counted = {k: v for k, v in record(settings).items() if k not in beside}
-        subject = json.dumps([cache.key, cache.content, counted, space], sort_keys=True)
+        subject = json.dumps([cache.key, cache.content, counted, space.varied], sort_keys=True)
         self.name = f"search-{hashlib.sha256(subject.encode()).hexdigest()[:16]}"
-        self._path = desk.runs / f".{self.name}.jsonl"
+        self._path = task.desk.runs / f".{self.name}.jsonl"
 
     def finished(self) -> list[list[dict[str, Any]]]:
         """Their trials; a line that a kill cut short is left out."""

@@ -18,15 +18,14 @@ from numpy.typing import NDArray
 
 from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
-from pipeline.base.workspace import Workspace
 from pipeline.heads.exact.path import ExactFit, fit_exact
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
 from pipeline.show.tables import shots_table
-from pipeline.stages.learn.kept import learning_rows, linear_logits, problem_of
+from pipeline.stages.learn.kept import linear_logits
 from pipeline.stages.learn.settings import SearchSettings
+from pipeline.stages.learn.task import Task
 from pipeline.stages.learn.trials import exact_trial, figures
-from pipeline.store import Cache
 from pipeline.store.rows import Rows, load_rows
 
 
@@ -43,14 +42,14 @@ class FewShotResult:
         return {**dataclasses.asdict(self), "run": str(self.run)}
 
 
-def run_few_shot(cache: Cache, settings: SearchSettings, desk: Workspace) -> FewShotResult:
+def few_shot(task: Task[SearchSettings]) -> FewShotResult:
     """Draw, fit, choose on val; then score on test.
 
     Raises:
         HeadError: no val rows to choose on.
     """
-    fitted, chosen = learning_rows(cache, settings, desk)
-    if not len(chosen):
+    settings, cache, desk = task.settings, task.cache, task.desk
+    if not len(task.val):
         raise HeadError(f"{cache.path.name} has no val rows to choose on: extract with --val-fraction above 0")
     assert settings.shots is not None
     began = time.perf_counter()
@@ -58,13 +57,13 @@ def run_few_shot(cache: Cache, settings: SearchSettings, desk: Workspace) -> Few
     heads: list[tuple[int, int, ExactFit, float]] = []
     with desk.watch.track("few-shot", len(plan), unit="draws") as tracker:
         for k, draw in plan:
-            rows = drawn(fitted, k, seed=(settings.seed, k, draw))
-            heads.append((k, draw, *_choose(rows, chosen, settings, cache)))
+            rows = drawn(task.train, k, seed=(settings.seed, k, draw))
+            heads.append((k, draw, *_choose(task, rows)))
             tracker.advance()
     seconds = time.perf_counter() - began
     test = load_rows(cache, "test") if settings.evaluate else None
     draws = [
-        {"shots": k, "draw": draw, "C": fit.C, "val": val, "test": _score(fit, test, settings.metric, cache)}
+        {"shots": k, "draw": draw, "C": fit.C, "val": val, "test": _score(fit, test, settings.metric)}
         for k, draw, fit, val in heads
     ]
     results = [_summary(k, [d for d in draws if d["shots"] == k]) for k in sorted(set(settings.shots))]
@@ -95,19 +94,20 @@ def drawn(rows: Rows, k: int, *, seed: tuple[int, int, int]) -> Rows:
     return Rows(rows.X[places], rows.y[places])
 
 
-def _choose(rows: Rows, chosen: Rows, settings: SearchSettings, cache: Cache) -> tuple[ExactFit, float]:
+def _choose(task: Task[SearchSettings], rows: Rows) -> tuple[ExactFit, float]:
     """The best head on val of the path on the drawn rows, and its figure there."""
-    fits = fit_exact(problem_of(cache, rows, settings), settings.penalties)
-    trials = [exact_trial(fit, rows, chosen, cache) for fit in fits]
+    metric = task.settings.metric
+    fits = fit_exact(task.problem(rows), task.settings.penalties)
+    trials = [exact_trial(task, fit, rows) for fit in fits]
     # Equal figures go to the stronger penalty, as everywhere in the search.
-    best = min(range(len(fits)), key=lambda i: (*trials[i].rank(settings.metric), fits[i].C))
-    return fits[best], trials[best].val[settings.metric]
+    best = min(range(len(fits)), key=lambda i: (*trials[i].rank(metric), fits[i].C))
+    return fits[best], trials[best].val[metric]
 
 
-def _score(fit: ExactFit, test: Rows | None, metric: str, cache: Cache) -> float | None:
+def _score(fit: ExactFit, test: Rows | None, metric: str) -> float | None:
     if test is None or not len(test):
         return None
-    return figures(linear_logits(test.X, fit.weight, fit.bias), test.y, cache.classes)[metric]
+    return figures(linear_logits(test.X, fit.weight, fit.bias), test.y)[metric]
 
 
 def _summary(k: int, draws: Sequence[dict[str, Any]]) -> dict[str, Any]:

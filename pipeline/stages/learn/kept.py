@@ -12,21 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base import settings as st
-from pipeline.base.errors import HeadError
 from pipeline.base.watch import TraceRow
 from pipeline.base.words import percent, seconds, setting
-from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import Head, save_head
+from pipeline.heads.exact.path import ExactFit
 from pipeline.heads.minibatch.config import MinibatchConfig
-from pipeline.heads.minibatch.passes import Epoch
-from pipeline.heads.problem import Problem, Split
+from pipeline.heads.minibatch.passes import Epoch, FitResult
 from pipeline.heads.scores.metrics import log_softmax
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
 from pipeline.show.trace import observe
-from pipeline.stages.learn.settings import EXACT, HeadSettings
+from pipeline.stages.learn.settings import EXACT
+from pipeline.stages.learn.task import Task
 from pipeline.store import Cache
-from pipeline.store.rows import Rows, load_rows, with_views
+from pipeline.store.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class TrainResult:
 
 
 @dataclass(frozen=True, eq=False)
-class Fitted:
+class Fit:
     """A head as a solver gives it: tensors on raw features, the trace, and what the run's record says of it."""
 
     kind: str
@@ -63,58 +62,28 @@ class Fitted:
     record: Mapping[str, Any]
 
 
-def learning_rows(cache: Cache, settings: HeadSettings, desk: Workspace) -> tuple[Rows, Rows]:
-    """The train and val rows, checked before long work.
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """A head that is to be kept, and how it came about; ``val`` is what it was chosen by, where that was something.
 
-    Raises:
-        HeadError: no train rows, or a folder that cannot be written.
+    ``learned`` are the rows that it has learned from, ``learned_from`` the splits that they are of; ``trials`` the
+    lines of a search, best first; ``files`` more files of the run, name -> text.
     """
-    runs.require_writable(desk)
-    fitted, chosen = load_rows(cache, "train"), load_rows(cache, "val")
-    if settings.views:
-        fitted = with_views(cache, fitted, settings.views)
-    if not len(fitted):
-        raise HeadError(
-            f"{cache.path.name} has no labelled train rows: name another cache, or extract a source with train images"
-        )
-    desk.watch.say(
-        f"{cache.path.name}: {len(fitted):,} train rows, {len(chosen):,} val rows, {cache.dim:,} features, "
-        f"{len(cache.classes)} classes"
-    )
-    return fitted, chosen
+
+    fit: Fit
+    learned: Rows
+    seconds: float
+    learned_from: Sequence[str] = ("train",)
+    val: float | None = None
+    trials: Sequence[Mapping[str, Any]] = ()
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def problem_of(
-    cache: Cache,
-    rows: Rows,
-    settings: HeadSettings,
-    *,
-    val: Rows | None = None,
-    folds: NDArray[np.int64] | None = None,
-) -> Problem:
-    """What the solvers are handed: rows to learn from, and val rows to watch where there are any.
-
-    Raises:
-        HeadError: rows that cannot be learned from.
-        ConfigError: a device that is not there.
-    """
-    return Problem(
-        rows.X,
-        rows.y,
-        len(cache.classes),
-        class_names=cache.classes,
-        class_weight=settings.weighting,
-        folds=folds,
-        val=Split(val.X, val.y) if val is not None and len(val) else None,
-        device=settings.device,
-    )
-
-
-def exact_head(fit: Any, trace: Sequence[TraceRow] = ()) -> Fitted:
+def exact_fit(found: ExactFit, trace: Sequence[TraceRow] = ()) -> Fit:
     """An exact fit as what a run keeps."""
     names = ("C", "objective", "loss", "grad_norm", "n_iter", "n_evals", "converged")
-    record = {"solver": EXACT, **{name: getattr(fit, name) for name in names}}
-    return Fitted("linear", {"weight": fit.weight, "bias": fit.bias}, trace, fit.n_iter, fit.converged, record)
+    record = {"solver": EXACT, **{name: getattr(found, name) for name in names}}
+    return Fit("linear", {"weight": found.weight, "bias": found.bias}, trace, found.n_iter, found.converged, record)
 
 
 def observed(rows: Sequence[TraceRow], n_classes: int, step: str = "epoch") -> list[TraceRow]:
@@ -122,9 +91,9 @@ def observed(rows: Sequence[TraceRow], n_classes: int, step: str = "epoch") -> l
     return [dataclasses.replace(row, observation=observe(rows[: i + 1], n_classes, step)) for i, row in enumerate(rows)]
 
 
-def minibatch_head(fit: Any, trace: Sequence[TraceRow]) -> Fitted:
+def minibatch_fit(found: FitResult, trace: Sequence[TraceRow]) -> Fit:
     """A minibatch fit as what a run keeps."""
-    return Fitted(fit.config.kind, fit.tensors, trace, fit.best_epoch, None, dataclasses.asdict(fit.config))
+    return Fit(found.config.kind, found.tensors, trace, found.best_epoch, None, dataclasses.asdict(found.config))
 
 
 def trace_row(epoch: Epoch) -> TraceRow:
@@ -150,69 +119,57 @@ def loss_and_accuracy(logits: NDArray[np.float32], y: NDArray[np.int64]) -> tupl
     return float(loss), float((logits.argmax(axis=1) == y).mean())
 
 
-def make_head(cache: Cache, fitted: Fitted) -> Head:
-    """The artifact of a fitted head."""
+def make_head(cache: Cache, fit: Fit) -> Head:
+    """The artifact of a head."""
     return Head(
-        kind=fitted.kind,
-        tensors={name: np.asarray(tensor, np.float32) for name, tensor in fitted.tensors.items()},
+        kind=fit.kind,
+        tensors={name: np.asarray(tensor, np.float32) for name, tensor in fit.tensors.items()},
         classes=cache.classes,
         key=cache.key,
         dim=cache.dim,
-        meta={"solver": fitted.record["solver"], "pretrained": cache.about["pretrained"]},
+        meta={"solver": fit.record["solver"], "pretrained": cache.about["pretrained"]},
     )
 
 
-def save(
-    cache: Cache,
-    stage: str,
-    settings: HeadSettings,
-    fitted: Fitted,
-    learned: Rows,
-    chosen: Rows,
-    seconds: float,
-    desk: Workspace,
-    *,
-    trials: Sequence[Mapping[str, Any]] = (),
-    val: float | None = None,
-    learned_from: Sequence[str] = ("train",),
-    files: Mapping[str, str] | None = None,
-) -> TrainResult:
-    """Keep a head as a run; ``val`` is what it was chosen by, where it may have learned from val, too."""
-    head = make_head(cache, fitted)
-    if val is None and len(chosen):
-        val = loss_and_accuracy(head.logits(chosen.X), chosen.y)[1]
-    name = cache.path.name.removesuffix(".h5")
-    about = {**cache_record(cache), "learned_from": list(learned_from)}
-    with runs.new_run(desk, stage=stage, name=name, settings=st.record(settings), about=about) as (
-        draft,
-        folder,
-    ):
+def keep(task: Task[Any], stage: str, choice: Choice) -> tuple[runs.Run, TrainResult]:
+    """Keep a head as a run.
+
+    Raises:
+        HeadError: the run cannot be written.
+    """
+    cache, fit, val = task.cache, choice.fit, choice.val
+    head = make_head(cache, fit)
+    if val is None and len(task.val):
+        val = loss_and_accuracy(head.logits(task.val.X), task.val.y)[1]
+    about = {**cache_record(cache), "learned_from": list(choice.learned_from)}
+    settings, name = st.record(task.settings), cache.path.name.removesuffix(".h5")
+    with runs.new_run(task.desk, stage=stage, name=name, settings=settings, about=about) as (draft, folder):
         result = TrainResult(
             run=folder,
-            solver=str(fitted.record["solver"]),
+            solver=str(fit.record["solver"]),
             val=val,
-            train=loss_and_accuracy(head.logits(learned.X), learned.y)[1],
-            seconds=seconds,
-            steps=fitted.steps,
-            converged=fitted.converged,
-            trials=max(1, len(trials)),
+            train=loss_and_accuracy(head.logits(choice.learned.X), choice.learned.y)[1],
+            seconds=choice.seconds,
+            steps=fit.steps,
+            converged=fit.converged,
+            trials=max(1, len(choice.trials)),
         )
         save_head(draft.folder, head)
-        draft.write_lines("trace.jsonl", [dataclasses.asdict(row) for row in fitted.trace])
-        if trials:
-            draft.write_lines("trials.jsonl", trials)
-        for file, text in (files or {}).items():
+        draft.write_lines("trace.jsonl", [dataclasses.asdict(row) for row in fit.trace])
+        if choice.trials:
+            draft.write_lines("trials.jsonl", choice.trials)
+        for file, text in choice.files.items():
             (draft.folder / file).write_text(text, encoding="utf-8")
-        draft.write_json("metrics.json", {**result.to_json(), "config": dict(fitted.record)})
-    desk.watch.say(_summary(result, fitted))
-    return result
+        draft.write_json("metrics.json", {**result.to_json(), "config": dict(fit.record)})
+    task.desk.watch.say(_summary(result, fit))
+    return draft.run, result
 
 
-def _summary(result: TrainResult, fitted: Fitted) -> str:
+def _summary(result: TrainResult, fit: Fit) -> str:
     what = f"best of {result.trials}" if result.trials > 1 else "head"
-    r = fitted.record
-    if fitted.converged is None:
-        kind = "" if fitted.kind == MinibatchConfig.kind else f"{fitted.kind}, "
+    r = fit.record
+    if fit.converged is None:
+        kind = "" if fit.kind == MinibatchConfig.kind else f"{fit.kind}, "
         lr, decay = setting(r["lr"]), setting(r["weight_decay"])
         config = f"{kind}{r['solver']}, lr {lr}, weight decay {decay}; epoch {result.steps}"
     else:

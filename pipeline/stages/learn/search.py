@@ -1,7 +1,7 @@
 """Stage two: the best of many heads, chosen on val or by cross-validation, refitted on train + val, then tested once.
 
-The functions that fit and choose are handed train and val rows and nothing else (S6): the test split is read by
-``pipeline.stages.score.evaluate`` alone, once, when the head is fixed.
+The functions that fit and choose are handed train and val rows and nothing else: the test split is read by
+``pipeline.stages.score`` alone, once, when the head is fixed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from pipeline.heads.exact.path import ExactFit, fit_exact
 from pipeline.show import tables
 from pipeline.show.path_picture import path_picture
 from pipeline.stages.learn.brackets import minibatch_search
-from pipeline.stages.learn.few_shot import FewShotResult, run_few_shot
-from pipeline.stages.learn.kept import Fitted, TrainResult, exact_head, learning_rows, linear_logits, problem_of, save
+from pipeline.stages.learn.few_shot import FewShotResult, few_shot
+from pipeline.stages.learn.kept import Choice, TrainResult, exact_fit, keep, linear_logits
 from pipeline.stages.learn.settings import EXACT, SearchSettings
-from pipeline.stages.learn.trials import Trial, both, exact_trial, figures
-from pipeline.stages.score.evaluate import evaluate
-from pipeline.stages.score.settings import EvaluateSettings
-from pipeline.store import Cache
-from pipeline.store.find import find_cache
+from pipeline.stages.learn.task import Task, task_of
+from pipeline.stages.learn.trials import Ranking, Trial, exact_trial, figures
+from pipeline.stages.score.evaluate import score
 from pipeline.store.rows import Rows
 
 PATH_PICTURE = "path.svg"
@@ -34,79 +32,69 @@ PATH_PICTURE = "path.svg"
 
 def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotResult:
     """Search with settings made."""
-    cache = find_cache(settings.cache, desk)
+    task = task_of(settings, desk)
     if settings.shots:
-        return run_few_shot(cache, settings, desk)
-    fitted, chosen = learning_rows(cache, settings, desk)
-    if not len(chosen) and not settings.cv:
+        return few_shot(task)
+    if not len(task.val) and not settings.cv:
         raise HeadError(
-            f"{cache.path.name} has no val rows to choose on: extract with --val-fraction above 0, or give --cv 5"
+            f"{task.cache.path.name} has no val rows to choose on: extract with --val-fraction above 0, or give --cv 5"
         )
     began = time.perf_counter()
-    if settings.space == EXACT:
-        trials, best, files = _exact_search(cache, fitted, chosen, settings)
-    else:
-        trials, best, files = minibatch_search(cache, fitted, chosen, settings, desk)
+    found = _exact_search(task) if settings.space == EXACT else minibatch_search(task)
     seconds = time.perf_counter() - began
-    show_ranking(trials, settings, desk)
-    learned = both(fitted, chosen) if settings.refit or settings.cv else fitted
-    result = save(
-        cache,
-        "search",
-        settings,
-        best,
-        learned,
-        chosen,
+    show_ranking(found.trials, settings, desk)
+    choice = Choice(
+        found.fit,
+        found.learned,
         seconds,
-        desk,
-        trials=[t.line() for t in trials],
-        val=trials[0].val["accuracy"],
-        learned_from=("train", "val") if len(learned) > len(fitted) else ("train",),
-        files=files,
+        learned_from=("train", "val") if len(found.learned) > len(task.train) else ("train",),
+        val=found.trials[0].val["accuracy"],
+        trials=[t.line() for t in found.trials],
+        files=found.files,
     )
-    if settings.evaluate and len(cache.rows("test")):
-        evaluate(EvaluateSettings(run=str(result.run)), desk)
+    run, result = keep(task, "search", choice)
+    if settings.evaluate and len(task.cache.rows("test")):
+        score(run, desk)
     return result
 
 
-def _exact_search(
-    cache: Cache, fitted: Rows, chosen: Rows, settings: SearchSettings
-) -> tuple[list[Trial], Fitted, dict[str, str]]:
+def _exact_search(task: Task[SearchSettings]) -> Ranking:
     """The path of penalties, ranked, the chosen head, and the picture of the path."""
+    settings = task.settings
     if settings.cv:
-        rows = both(fitted, chosen)
+        rows = task.both
         folds = fold_numbers(rows.y, settings.cv, settings.seed)
-        fits = fit_exact(problem_of(cache, rows, settings, folds=folds), settings.penalties)
-        trials = [_cross_validated(C, fits, rows, folds, cache) for C in settings.penalties]
+        fits = fit_exact(task.problem(rows, folds=folds), settings.penalties)
+        trials = [_cross_validated(C, fits, rows, folds) for C in settings.penalties]
     else:
-        rows = fitted
-        fits = fit_exact(problem_of(cache, fitted, settings), settings.penalties)
-        trials = [exact_trial(fit, fitted, chosen, cache) for fit in fits]
+        rows = task.train
+        fits = fit_exact(task.problem(rows), settings.penalties)
+        trials = [exact_trial(task, fit, rows) for fit in fits]
     # Equal figures go to the stronger penalty: the simpler head.
     ranked = sorted(trials, key=lambda t: (*t.rank(settings.metric), t.settings["C"]))
-    best_C = ranked[0].settings["C"]
-    best = next(fit for fit in fits if fit.fold < 0 and best_C == fit.C)
+    C = ranked[0].settings["C"]
+    best = next(fit for fit in fits if fit.fold < 0 and fit.C == C)
     if settings.refit and not settings.cv:  # with cross-validation it has learned from both already
-        rows = both(fitted, chosen)
-        best = fit_exact(problem_of(cache, rows, settings), [best_C])[0]
+        rows = task.both
+        best = fit_exact(task.problem(rows), [C])[0]
     curves = {name: [getattr(t, name)[settings.metric] for t in trials] for name in ("train", "val")}
-    picture = path_picture(list(settings.penalties), curves, chosen=best_C, metric=settings.metric.replace("_", " "))
-    return ranked, exact_head(best), {PATH_PICTURE: picture}
+    picture = path_picture(list(settings.penalties), curves, chosen=C, metric=settings.metric.replace("_", " "))
+    return Ranking(ranked, exact_fit(best), rows, {PATH_PICTURE: picture})
 
 
-def _cross_validated(C: float, fits: Sequence[ExactFit], rows: Rows, folds: NDArray[np.int64], cache: Cache) -> Trial:
+def _cross_validated(C: float, fits: Sequence[ExactFit], rows: Rows, folds: NDArray[np.int64]) -> Trial:
     """Figures of each row by the head that was fitted without its fold."""
-    held_out = np.empty((len(rows), len(cache.classes)), np.float32)
     used = [fit for fit in fits if fit.C == C]
+    whole = next(fit for fit in used if fit.fold < 0)
+    held_out = np.empty((len(rows), len(whole.bias)), np.float32)
     for fit in used:
         if fit.fold >= 0:
             out = folds == fit.fold
             held_out[out] = linear_logits(rows.X[out], fit.weight, fit.bias)
-    whole = next(fit for fit in used if fit.fold < 0)
-    train = figures(linear_logits(rows.X, whole.weight, whole.bias), rows.y, cache.classes)
+    train = figures(linear_logits(rows.X, whole.weight, whole.bias), rows.y)
     note = "" if all(fit.converged for fit in used) else "not converged"
     record = {"n_iter": sum(fit.n_iter for fit in used), "grad_norm": max(fit.grad_norm for fit in used)}
-    return Trial({"C": C}, figures(held_out, rows.y, cache.classes), train, note, record)
+    return Trial({"C": C}, figures(held_out, rows.y), train, note, record)
 
 
 def fold_numbers(y: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:

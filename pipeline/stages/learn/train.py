@@ -17,57 +17,52 @@ from pipeline.heads.minibatch.fit import fit_minibatch
 from pipeline.heads.minibatch.passes import Epoch
 from pipeline.show.trace import observe
 from pipeline.stages.learn.kept import (
-    Fitted,
+    Choice,
+    Fit,
     TrainResult,
-    exact_head,
-    learning_rows,
+    exact_fit,
+    keep,
     linear_logits,
     loss_and_accuracy,
-    minibatch_head,
+    minibatch_fit,
     observed,
-    problem_of,
-    save,
     trace_row,
 )
 from pipeline.stages.learn.settings import EXACT, TrainSettings
-from pipeline.store import Cache
-from pipeline.store.find import find_cache
-from pipeline.store.rows import Rows
+from pipeline.stages.learn.task import Task, task_of
 
 SHOWN_STEPS = 20  # of an exact head's iterations; all of them are kept
 
 
 def train(settings: TrainSettings, desk: Workspace) -> TrainResult:
     """Train one head with settings made."""
-    cache = find_cache(settings.cache, desk)
-    fitted, chosen = learning_rows(cache, settings, desk)
+    task = task_of(settings, desk)
     began = time.perf_counter()
-    fit = _exact if settings.solver == EXACT else _minibatch
-    head = fit(cache, fitted, chosen, settings, desk)
+    fit = _exact(task) if settings.solver == EXACT else _minibatch(task)
     seconds = time.perf_counter() - began
     desk.watch.end_trace()
-    if head.converged is False:
-        desk.watch.warn(f"not converged: gradient {head.record['grad_norm']:.1e}; a lower --C converges sooner")
-    return save(cache, "train", settings, head, fitted, chosen, seconds, desk)
+    if fit.converged is False:
+        desk.watch.warn(f"not converged: gradient {fit.record['grad_norm']:.1e}; a lower --C converges sooner")
+    return keep(task, "train", Choice(fit, task.train, seconds))[1]
 
 
-def _exact(cache: Cache, fitted: Rows, chosen: Rows, settings: TrainSettings, desk: Workspace) -> Fitted:
+def _exact(task: Task[TrainSettings]) -> Fit:
     rows: list[TraceRow] = []
 
     def tell(step: Step) -> None:
         val_loss, val_accuracy = None, None
-        if len(chosen):
+        if len(task.val):
             weight, bias = step.head()
-            val_loss, val_accuracy = loss_and_accuracy(linear_logits(chosen.X, weight, bias), chosen.y)
+            val_loss, val_accuracy = loss_and_accuracy(linear_logits(task.val.X, weight, bias), task.val.y)
         rows.append(
             TraceRow(step.n_iter, step.objective, step.accuracy, val_accuracy, observation="", val_loss=val_loss)
         )
 
-    fit = fit_exact(problem_of(cache, fitted, settings), [settings.C], on_step=tell)[0]
-    rows = observed(rows, len(cache.classes), "iteration")
+    found = fit_exact(task.problem(task.train), [task.settings.C], on_step=tell)[0]
+    rows = observed(rows, len(task.cache.classes), "iteration")
     for row in thinned(rows):
-        desk.watch.trace(row, step="Iteration")
-    return exact_head(fit, rows)
+        task.desk.watch.trace(row, step="Iteration")
+    return exact_fit(found, rows)
 
 
 def thinned(rows: Sequence[TraceRow]) -> list[TraceRow]:
@@ -78,18 +73,19 @@ def thinned(rows: Sequence[TraceRow]) -> list[TraceRow]:
     return [rows[i] for i in places]
 
 
-def _minibatch(cache: Cache, fitted: Rows, chosen: Rows, settings: TrainSettings, desk: Workspace) -> Fitted:
+def _minibatch(task: Task[TrainSettings]) -> Fit:
     rows: list[TraceRow] = []
+    settings, watch = task.settings, task.desk.watch
 
     def tell(_: int, epoch: Epoch) -> None:
         row = trace_row(epoch)
-        rows.append(dataclasses.replace(row, observation=observe([*rows, row], len(cache.classes))))
-        desk.watch.trace(rows[-1])
+        rows.append(dataclasses.replace(row, observation=observe([*rows, row], len(task.cache.classes))))
+        watch.trace(rows[-1])
 
-    fit = fit_minibatch(problem_of(cache, fitted, settings, val=chosen), [settings.config()], on_epoch=tell)[0]
-    if fit.diverged:
-        desk.watch.end_trace()
+    found = fit_minibatch(task.problem(task.train, val=task.val), [settings.config()], on_epoch=tell)[0]
+    if found.diverged:
+        watch.end_trace()
         raise HeadError(
-            f"training diverged after {fit.n_iter} steps: --lr {settings.lr:g} is too high; try {settings.lr / 10:g}"
+            f"training diverged after {found.n_iter} steps: --lr {settings.lr:g} is too high; try {settings.lr / 10:g}"
         )
-    return minibatch_head(fit, rows)
+    return minibatch_fit(found, rows)

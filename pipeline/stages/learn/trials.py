@@ -13,13 +13,9 @@ from numpy.typing import NDArray
 from pipeline.heads.exact.path import ExactFit
 from pipeline.heads.minibatch.passes import FitResult
 from pipeline.heads.scores.metrics import classification_report
-from pipeline.stages.learn.kept import (
-    linear_logits,
-    make_head,
-    minibatch_head,
-)
+from pipeline.stages.learn.kept import Fit, linear_logits, make_head, minibatch_fit
 from pipeline.stages.learn.settings import METRICS
-from pipeline.store import Cache
+from pipeline.stages.learn.task import Task
 from pipeline.store.rows import Rows
 
 
@@ -43,31 +39,37 @@ class Trial:
         return {**self.settings, "val": self.val, "train": self.train, "note": self.note, **self.record}
 
 
-def exact_trial(fit: ExactFit, fitted: Rows, chosen: Rows, cache: Cache) -> Trial:
-    """An exact head with its figures on train and val."""
-    val, train = (figures(linear_logits(r.X, fit.weight, fit.bias), r.y, cache.classes) for r in (chosen, fitted))
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """What a search came to: the trials, best first; the best one's head, fitted once more on all it is to learn from.
+
+    ``learned`` are those rows; ``files`` more files of the run, name -> text.
+    """
+
+    trials: Sequence[Trial]
+    fit: Fit
+    learned: Rows
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def exact_trial(task: Task[Any], fit: ExactFit, train: Rows) -> Trial:
+    """An exact head with its figures on val and on the rows ``train`` that it has learned from."""
+    val, own = (figures(linear_logits(r.X, fit.weight, fit.bias), r.y) for r in (task.val, train))
     note = "" if fit.converged else "not converged"
-    return Trial({"C": fit.C}, val, train, note, {"n_iter": fit.n_iter, "grad_norm": fit.grad_norm})
+    return Trial({"C": fit.C}, val, own, note, {"n_iter": fit.n_iter, "grad_norm": fit.grad_norm})
 
 
-def figures(logits: NDArray[np.float32], y: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
+def figures(logits: NDArray[np.float32], y: NDArray[np.int64]) -> dict[str, float]:
     """The metrics that can be chosen by."""
-    scores = classification_report(y, logits, classes)
+    scores = classification_report(y, logits, [str(c) for c in range(logits.shape[1])])
     return {name: getattr(scores, name) for name in METRICS}
 
 
-def both(fitted: Rows, chosen: Rows) -> Rows:
-    """Train and val rows together."""
-    if not len(chosen):
-        return fitted
-    return Rows(np.concatenate([fitted.X, chosen.X]), np.concatenate([fitted.y, chosen.y]))
-
-
-def line_of(cache: Cache, fitted: Rows, chosen: Rows, fit: FitResult) -> dict[str, Any]:
+def line_of(task: Task[Any], fit: FitResult) -> dict[str, Any]:
     """A fit as one line: its configuration, its figures on val and train, and the epochs it got."""
 
-    head = make_head(cache, minibatch_head(fit, ()))
-    val, train = (figures(head.logits(rows.X), rows.y, cache.classes) for rows in (chosen, fitted))
+    head = make_head(task.cache, minibatch_fit(fit, ()))
+    val, train = (figures(head.logits(rows.X), rows.y) for rows in (task.val, task.train))
     config = dataclasses.asdict(fit.config)
     note = "diverged" if fit.diverged else ""
     return {"config": config, "val": val, "train": train, "note": note, "epochs": len(fit.trace)}

@@ -79,9 +79,19 @@ def evaluate(settings: EvaluateSettings, desk: Workspace) -> EvaluateResult:
     """Score with settings made."""
     run = runs.find_run(settings.run, desk)
     if settings.data is None:
-        result = evaluated(run, desk)
-    else:
-        result = _elsewhere(run, settings.data, settings.split, desk)
+        return score(run, desk)
+    result = _elsewhere(run, settings.data, settings.split, desk)
+    _show(result, desk)
+    return result
+
+
+def score(run: runs.Run, desk: Workspace) -> EvaluateResult:
+    """A run that is at hand on its own test split, once, and shown.
+
+    Raises:
+        HeadError, CacheError: see ``pipeline.evaluate``.
+    """
+    result = evaluated(run, desk)
     _show(result, desk)
     return result
 

@@ -70,12 +70,11 @@ def test_a_draws_figures_are_those_of_the_head_that_is_best_on_val(cache: Path, 
 def test_test_rows_are_asked_for_only_when_all_heads_are_fixed(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S6"""
-    import pipeline.heads.exact.path
+    import pipeline.stages.learn.few_shot as module
     from pipeline.store.reader import Cache
 
     told: list[str] = []
-    rows, fit = Cache.rows, pipeline.heads.exact.path.fit_exact
+    rows, fit = Cache.rows, module.fit_exact
 
     def asked(self: Cache, split: str) -> Any:
         told.append(split)
@@ -86,7 +85,7 @@ def test_test_rows_are_asked_for_only_when_all_heads_are_fixed(
         return fit(*arguments, **options)
 
     monkeypatch.setattr(Cache, "rows", asked)
-    monkeypatch.setattr(pipeline.heads.exact.path, "fit_exact", fitting)
+    monkeypatch.setattr(module, "fit_exact", fitting)
     search(cache, shots=(1, 2), draws=2, Cs=FEW, workspace=tmp_path)
     assert told == ["train", "val", "fit", "fit", "fit", "fit", "test"]
 
@@ -94,7 +93,6 @@ def test_test_rows_are_asked_for_only_when_all_heads_are_fixed(
 def test_without_evaluation_test_rows_are_not_asked_for(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S6"""
     from pipeline.store.reader import Cache
 
     rows = Cache.rows

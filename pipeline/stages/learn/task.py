@@ -1,0 +1,83 @@
+"""What stage two works on: a cache's train and val rows, the settings, and the desk; one object for all its verbs.
+
+Test rows are not in it: what fits and chooses is handed nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.base.errors import HeadError
+from pipeline.base.workspace import Workspace
+from pipeline.heads.problem import Problem, Split
+from pipeline.runs import folder as runs
+from pipeline.stages.learn.settings import HeadSettings
+from pipeline.store import Cache
+from pipeline.store.find import find_cache
+from pipeline.store.rows import Rows, load_rows, with_views
+
+S = TypeVar("S", bound=HeadSettings)
+
+
+@dataclass(frozen=True, eq=False)
+class Task(Generic[S]):
+    """The labelled good rows of a cache to learn from (``train``) and to choose by (``val``, perhaps none)."""
+
+    cache: Cache
+    train: Rows
+    val: Rows
+    settings: S
+    desk: Workspace
+
+    @property
+    def both(self) -> Rows:
+        """Train and val rows together."""
+        if not len(self.val):
+            return self.train
+        X = np.concatenate([self.train.X, self.val.X])
+        return Rows(X, np.concatenate([self.train.y, self.val.y]))
+
+    def problem(self, rows: Rows, *, val: Rows | None = None, folds: NDArray[np.int64] | None = None) -> Problem:
+        """What the solvers are handed: ``rows`` to learn from, and val rows to watch where there are any.
+
+        Raises:
+            HeadError: rows that cannot be learned from.
+            ConfigError: a device that is not there.
+        """
+        return Problem(
+            rows.X,
+            rows.y,
+            len(self.cache.classes),
+            class_names=self.cache.classes,
+            class_weight=self.settings.weighting,
+            folds=folds,
+            val=Split(val.X, val.y) if val is not None and len(val) else None,
+            device=self.settings.device,
+        )
+
+
+def task_of(settings: S, desk: Workspace) -> Task[S]:
+    """The rows that the settings name, checked before long work.
+
+    Raises:
+        CacheError: no such cache, or a damaged one.
+        HeadError: no train rows, or a folder that cannot be written.
+    """
+    cache = find_cache(settings.cache, desk)
+    runs.require_writable(desk)
+    train, val = load_rows(cache, "train"), load_rows(cache, "val")
+    if settings.views:
+        train = with_views(cache, train, settings.views)
+    if not len(train):
+        raise HeadError(
+            f"{cache.path.name} has no labelled train rows: name another cache, or extract a source with train images"
+        )
+    desk.watch.say(
+        f"{cache.path.name}: {len(train):,} train rows, {len(val):,} val rows, {cache.dim:,} features, "
+        f"{len(cache.classes)} classes"
+    )
+    return Task(cache, train, val, settings, desk)
