@@ -20,7 +20,7 @@ from pipeline.bench.trunk import WEIGHTS, random_trunk
 from pipeline.stages.extract.doors import extract
 from pipeline.trunk.engines.open import open_engine
 from pipeline.trunk.frozen import DEFAULT_BATCH
-from pipeline.trunk.identity import available_engines
+from pipeline.trunk.identity import TrunkSpec, available_engines
 
 WHOLE_GOAL = Goal(floor=2.0)
 STEADY_GOAL = Goal(floor=0.92, aim=0.96)
@@ -71,16 +71,8 @@ def bench_extract(
     device = resolve_device("auto")
     engine, batch = engine or available_engines(device)[0], batch or DEFAULT_BATCH[device]
     info, model = random_trunk(trunk, image_size, bench.folder)
-    pure = open_engine(
-        engine,
-        model,
-        info,
-        device=device,
-        precision="float32",
-        batch=batch,
-        layer="avgpool",
-        work_dir=bench.folder / "engines",
-    )
+    spec = TrunkSpec(info, "avgpool", engine, "float32", device)
+    pure = open_engine(spec, model, batch=batch, work_dir=bench.folder / "engines")
     pixels = np.random.default_rng(0).integers(0, 256, (batch, 3, image_size, image_size), dtype=np.uint8)
     pure(pixels)
     speed = max(rate(batch, lambda: pure(pixels))() for _ in range(3))  # what others take is not ours

@@ -24,7 +24,7 @@ from pipeline.heads.problem import Problem, Split
 from pipeline.store import open_cache
 from pipeline.trunk.engines.open import open_engine
 from pipeline.trunk.frozen import DEFAULT_BATCH
-from pipeline.trunk.identity import available_engines
+from pipeline.trunk.identity import TrunkSpec, available_engines
 
 BATCHED_GOAL = Goal(floor=5.0, aim=8.0)
 STREAMED_GOAL = Goal(floor=2000.0, sense="most")
@@ -117,8 +117,8 @@ def bench_epoch(
     device = resolve_device("auto")
     batch, name = batch or DEFAULT_BATCH[device], available_engines(device)[0]
     info, model = random_trunk(trunk, image_size, bench.folder)
-    options: dict[str, Any] = {"device": device, "precision": "float32", "batch": batch, "layer": "avgpool"}
-    engine = open_engine(name, model, info, work_dir=bench.folder, **options)
+    spec = TrunkSpec(info, "avgpool", name, "float32", device)
+    engine = open_engine(spec, model, batch=batch, work_dir=bench.folder)
     pixels = np.random.default_rng(0).integers(0, 256, (batch, 3, image_size, image_size), dtype=np.uint8)
     cached, through = "head on cached features", f"{trunk} forward, {name}"
     ways: dict[str, Callable[[], float]] = {

@@ -18,7 +18,7 @@ from pipeline.trunk.engines.base import Engine
 from pipeline.trunk.engines.check import check_engine
 from pipeline.trunk.engines.open import open_engine
 from pipeline.trunk.frozen import DEFAULT_BATCH
-from pipeline.trunk.identity import WeightsInfo, available_engines, with_image_size
+from pipeline.trunk.identity import TrunkSpec, WeightsInfo, available_engines, with_image_size
 from pipeline.trunk.lookup import find_weights
 from pipeline.trunk.surgery import behead, build
 from pipeline.trunk.weights import load_model
@@ -89,9 +89,8 @@ def _engines(model: nn.Module, info: WeightsInfo, device: str, batch: int, folde
     found = {}
     for name in available_engines(device):
         for precision in ("float32",) if device == "cpu" else ("float32", "bfloat16"):
-            engine = open_engine(
-                name, model, info, device=device, precision=precision, batch=batch, layer="avgpool", work_dir=folder
-            )
+            spec = TrunkSpec(info, "avgpool", name, precision, device)
+            engine = open_engine(spec, model, batch=batch, work_dir=folder)
             check_engine(engine, model, info, pixels, "avgpool")
             found[name if precision == "float32" else f"{name} {precision}"] = engine
     return found

@@ -6,7 +6,6 @@ Shared by prediction, evaluation and fine-tuning.
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.base.errors import HeadError
-from pipeline.base.machine import resolve_device
+from pipeline.base.machine import resolve_device, worker_count
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import load_head
 from pipeline.images import Geometry
@@ -122,27 +121,22 @@ def network_forward(
     return captured[0].float().cpu().numpy(), logits.float().cpu().numpy()
 
 
-def logits_of_rows(
-    network: nn.Module, recipe: Recipe, cache: Cache, rows: NDArray[np.int64], *, root: Path, what: str, desk: Workspace
-) -> NDArray[np.float32]:
-    """Logits (n, C) float32 of the images of cache rows, through a whole network."""
-    parts = []
-    workers = len(os.sched_getaffinity(0))
+def logits_of_split(run: runs.Run, cache: Cache, split: str, desk: Workspace) -> NDArray[np.float32]:
+    """Logits (n, C) float32 of a fine-tuned run on the images of the labelled good rows of a split.
+
+    Raises:
+        HeadError, WeightsError: the run's network is not to be had.
+        DataError: an image is gone or has changed.
+    """
+    recipe = Recipe.of(cache.provenance, run.config["cache"]["about"]["weights"], desk)
+    network = load_network(run, recipe.trunk.info).to(resolve_device("auto"))
+    rows, parts = labelled(cache, split), []
+    root, geometry = image_root(cache), recipe.geometry()
     batches = pixel_batches(
-        cache, rows.tolist(), root=root, geometry=recipe.geometry(), size=4 * PREDICT_BATCH, workers=workers
+        cache, rows.tolist(), root=root, geometry=geometry, size=4 * PREDICT_BATCH, workers=worker_count(None)
     )
-    with desk.watch.track(what, len(rows)) as tracker:
+    with desk.watch.track(split, len(rows)) as tracker:
         for part, pixels in batches:
             parts.append(network_forward(network, pixels, recipe.trunk.info)[1])
             tracker.advance(len(part))
     return np.concatenate(parts)
-
-
-def logits_of_split(run: runs.Run, cache: Cache, split: str, desk: Workspace) -> NDArray[np.float32]:
-    """Logits (n, C) float32 of a fine-tuned run on the labelled good rows of a split."""
-
-    weights = run.config["cache"]["about"]["weights"]
-    recipe = Recipe.of(cache.provenance, weights, desk)
-    network = load_network(run, recipe.trunk.info).to(resolve_device("auto"))
-    rows = labelled(cache, split)
-    return logits_of_rows(network, recipe, cache, rows, root=image_root(cache), what=split, desk=desk)

@@ -23,7 +23,7 @@ class Recipe:
     view: View | None = None
 
     def provenance(self) -> dict[str, Any]:
-        """Everything that decides a row's numbers, as JSON values: the cache's key is the hash of this (S1)."""
+        """Everything that decides a row's numbers, as JSON values: the cache's key is the hash of this."""
         spec = self.trunk
         info = spec.info
         view = {"view": self.view.provenance()} if self.view else {}

@@ -27,7 +27,7 @@ class FrozenTrunk:
     """A beheaded, frozen network behind an engine.
 
     Calling :meth:`features` on (n, 3, S, S) uint8 pixels gives (n, D) float32. The first batch is checked against plain
-    eager torchvision; :meth:`assert_untouched` shows that parameters and buffers are what they were (F1).
+    eager torchvision; :meth:`assert_untouched` shows that parameters and buffers are what they were.
     """
 
     def __init__(self, spec: TrunkSpec, *, batch: int | None, work_dir: Path) -> None:
@@ -41,17 +41,7 @@ class FrozenTrunk:
 
     def open(self, batch: int) -> Engine:
         """An engine of this trunk with another batch size; it becomes the one in use."""
-        s = self.spec
-        self.engine = open_engine(
-            s.engine,
-            self.model,
-            s.info,
-            device=s.device,
-            precision=s.precision,
-            batch=batch,
-            layer=s.layer,
-            work_dir=self._work_dir,
-        )
+        self.engine = open_engine(self.spec, self.model, batch=batch, work_dir=self._work_dir)
         return self.engine
 
     def check(self, pixels: NDArray[np.uint8], found: NDArray[np.float32] | None = None) -> float:
@@ -63,7 +53,7 @@ class FrozenTrunk:
         return self.max_difference
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Features (n, D) float32 of (n, 3, S, S) uint8 pixels, any n; halves the batch when memory runs out (E4)."""
+        """Features (n, D) float32 of (n, 3, S, S) uint8 pixels, any n; halves the batch when memory runs out."""
         parts, at = [np.zeros((0, self.dim), np.float32)], 0
         while at < len(pixels):
             try:
@@ -86,6 +76,6 @@ class FrozenTrunk:
         return np.concatenate(parts)
 
     def assert_untouched(self) -> None:
-        """Raise when a parameter or buffer of the trunk is not bit for bit what it was when it was loaded (F1)."""
+        """Raise when a parameter or buffer of the trunk is not bit for bit what it was when it was loaded."""
         if fingerprint(self.trunk) != self._fingerprint:
             raise WeightsError("the frozen trunk changed while it ran: its features cannot be trusted; report this")

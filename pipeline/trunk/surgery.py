@@ -114,7 +114,7 @@ def reattach(model: nn.Module, weight: NDArray[np.float32], bias: NDArray[np.flo
 
 
 def freeze(model: nn.Module) -> None:
-    """Eval mode and no gradients, to stay: calling ``train()`` on it or on a part of it changes nothing (F1)."""
+    """Eval mode and no gradients, to stay: calling ``train()`` on it or on a part of it changes nothing."""
     model.requires_grad_(False).eval()
     for module in model.modules():
         # On the instance, so that names, types and state dict remain the model's own.

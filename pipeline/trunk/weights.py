@@ -1,7 +1,7 @@
 """Weights: a name of torchvision's, a local file or a seed -> which bytes exactly, and a model that holds them.
 
 Reads weights files and writes one folder (``weights/`` under the cache root). A state dict is only ever read without
-unpickling code (E7), and the bytes loaded are the bytes whose SHA-256 was recorded (F5).
+unpickling code, and the bytes loaded are the bytes whose SHA-256 was recorded.
 """
 
 from __future__ import annotations

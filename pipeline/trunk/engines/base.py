@@ -61,7 +61,7 @@ def fill(buffer: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an engine's error means that a smaller batch may fit (E4)."""
+    """Whether an engine's error means that a smaller batch may fit."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()

@@ -1,6 +1,6 @@
 """Engines: what runs a trunk on pixels, at one fixed batch shape, and the check that it computes the trunk.
 
-One shape, because another one changes the last bits (F4): a short batch is padded with black images. The onnxruntime
+One shape, because another one changes the last bits: a short batch is padded with black images. The onnxruntime
 engine is in ``pipeline.trunk.engines.onnx`` and is imported only when it is asked for.
 """
 
@@ -14,21 +14,11 @@ from pipeline.base.errors import ConfigError
 from pipeline.trunk.engines.base import TOLERANCE, Engine
 from pipeline.trunk.engines.fold import FoldedTrunk
 from pipeline.trunk.engines.torch import TorchEngine
-from pipeline.trunk.identity import WeightsInfo, choose_engine
+from pipeline.trunk.identity import TrunkSpec, choose_engine
 
 
-def open_engine(
-    name: str,
-    model: nn.Module,
-    info: WeightsInfo,
-    *,
-    device: str,
-    precision: str,
-    batch: int,
-    layer: str,
-    work_dir: Path,
-) -> Engine:
-    """An engine (``torch`` or ``onnxruntime``) of a torchvision ResNet's features; the model is left as it is.
+def open_engine(spec: TrunkSpec, model: nn.Module, *, batch: int, work_dir: Path) -> Engine:
+    """The engine that the spec names, for ``model``'s features, ``batch`` images at a time; the model stays as it is.
 
     ``work_dir`` is where an engine keeps what it has prepared.
 
@@ -36,15 +26,16 @@ def open_engine(
         ConfigError: an engine, precision, device or batch that cannot be had.
         WeightsError: a prepared file that is damaged, or cannot be written.
     """
-    choose_engine(name, device=device, n_images=batch)
+    info, device, precision = spec.info, spec.device, spec.precision
+    choose_engine(spec.engine, device=device, n_images=batch)
     if precision not in TOLERANCE:
         raise ConfigError(f"--precision {precision!r} is not known: choose from {', '.join(TOLERANCE)}")
     if precision != "float32" and device == "cpu":
         raise ConfigError(f"--precision {precision} needs a GPU: give --precision float32")
     if batch < 1:
         raise ConfigError(f"--batch-size is {batch}: it must be at least 1")
-    net = FoldedTrunk(model, info, layer)
-    if name == "onnxruntime":
+    net = FoldedTrunk(model, info, spec.layer)
+    if spec.engine == "onnxruntime":
         from pipeline.trunk.engines.onnx import OnnxEngine  # an optional dependency
 
         return OnnxEngine(net, trunk=info.trunk, image_size=info.crop, batch=batch, work_dir=work_dir)

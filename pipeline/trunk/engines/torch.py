@@ -37,7 +37,7 @@ class TorchEngine:
                 # .cpu() waits for the GPU, so the host buffer is free again when this returns.
                 features = self._net(x)[: len(pixels)].cpu()
         except torch.OutOfMemoryError as error:
-            # The frames of the failed forward hold its maps: without them a smaller batch finds room (E4).
+            # The frames of the failed forward hold its maps: without them a smaller batch finds room.
             traceback.clear_frames(error.__traceback__)
             torch.cuda.empty_cache()
             raise

@@ -19,7 +19,7 @@ from pipeline.trunk.engines.check import check_engine, eager_features
 from pipeline.trunk.engines.fold import FoldedTrunk
 from pipeline.trunk.engines.open import open_engine
 from pipeline.trunk.engines.torch import TorchEngine
-from pipeline.trunk.identity import WeightsInfo
+from pipeline.trunk.identity import TrunkSpec, WeightsInfo
 from pipeline.trunk.surgery import fingerprint, freeze
 
 Pixels = NDArray[np.uint8]
@@ -89,8 +89,11 @@ Open = Callable[..., Engine]
 @pytest.fixture(scope="module")
 def opened(model: nn.Module, info: WeightsInfo, work_dir: Path) -> Open:
     def open_it(name: str, **changed: Any) -> Engine:
-        options = {"device": "cpu", "precision": "float32", "batch": BATCH, "layer": "avgpool", "work_dir": work_dir}
-        return open_engine(name, model, info, **{**options, **changed})
+        given = {"batch": BATCH, "work_dir": work_dir} | {
+            k: changed.pop(k) for k in ("batch", "work_dir") if k in changed
+        }
+        asked = {"layer": "avgpool", "precision": "float32", "device": "cpu", **changed}
+        return open_engine(TrunkSpec(info, engine=name, **asked), model, **given)
 
     return open_it
 
@@ -284,10 +287,8 @@ def test_an_exported_trunk_is_kept_and_used_again(opened: Open, work_dir: Path, 
 def test_exporting_says_nothing(
     model: nn.Module, info: WeightsInfo, tmp_path: Path, pixels: Pixels, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    engine = open_engine(
-        *("onnxruntime", model, dataclasses.replace(info, crop=32)),
-        **{"device": "cpu", "precision": "float32", "batch": 1, "layer": "layer3", "work_dir": tmp_path},
-    )
+    spec = TrunkSpec(dataclasses.replace(info, crop=32), "layer3", "onnxruntime", "float32", "cpu")
+    engine = open_engine(spec, model, batch=1, work_dir=tmp_path)
     small = np.ascontiguousarray(pixels[:1, :, :32, :32])
     assert_close(engine(small), torchvision_features(model, small, "layer3"), 1e-5)
     assert capfd.readouterr() == ("", "")
@@ -322,10 +323,8 @@ def test_other_weights_never_meet_an_export_of_these(
     other = made("resnet18")
     other.get_parameter("conv1.weight").data[0, 0, 0, 0] += 1e-3
     with pytest.raises(Exported):
-        open_engine(
-            *("onnxruntime", other, info),
-            **{"device": "cpu", "precision": "float32", "batch": BATCH, "layer": "avgpool", "work_dir": work_dir},
-        )
+        spec = TrunkSpec(info, "avgpool", "onnxruntime", "float32", "cpu")
+        open_engine(spec, other, batch=BATCH, work_dir=work_dir)
 
 
 def test_a_folder_that_cannot_be_written_is_named(
@@ -337,10 +336,8 @@ def test_a_folder_that_cannot_be_written_is_named(
 
     monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: Program())
     with pytest.raises(WeightsError, match="cannot be written to .*No space left on device.*--engine torch"):
-        open_engine(
-            *("onnxruntime", model, info),
-            **{"device": "cpu", "precision": "float32", "batch": 1, "layer": "layer3", "work_dir": tmp_path},
-        )
+        spec = TrunkSpec(info, "layer3", "onnxruntime", "float32", "cpu")
+        open_engine(spec, model, batch=1, work_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
