@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,9 +28,8 @@ import torch
 from filelock import FileLock, Timeout
 
 from pipeline.base.errors import HeadError
-from pipeline.base.files import unwritable, write_json
+from pipeline.base.files import write_bytes, write_json, writing
 from pipeline.base.workspace import Workspace
-from pipeline.store import sync_folder
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -61,16 +59,16 @@ class Checkpoint:
         """
         path = self.folder / LOCK
         lock = FileLock(path)
-        try:
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             path.touch()  # the lock takes "permission denied" for "somebody holds it"
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise HeadError(
-                f"another process is at this very fine-tuning ({self.folder}): wait for it, or stop it and run again"
-            ) from None
-        except OSError as error:
-            raise unwritable(self.folder, error) from error
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise HeadError(
+                    f"another process is at this very fine-tuning ({self.folder}): wait for it, or stop it and run "
+                    "again"
+                ) from None
         try:
             yield
         finally:
@@ -84,32 +82,24 @@ class Checkpoint:
         Raises:
             HeadError: the disk is full or the folder cannot be written; the state before is still there.
         """
-        try:
+        with writing(self.folder):
             before = self.read()
             files = {"last": self._save("last", state["step"], last)}
             if best is not None:
                 files["best"] = self._save("best", state["step"], best)
             elif before and "best" in before["files"]:
                 files["best"] = before["files"]["best"]
-            sync_folder(self.folder)
             write_json(self.folder / STATE, {"format_version": FORMAT_VERSION, **state, "files": files})
-            sync_folder(self.folder)
             named = {record["name"] for record in files.values()}
             for path in self.folder.glob("*.safetensors*"):
                 if path.name not in named:
                     path.unlink()
-        except OSError as error:
-            raise unwritable(self.folder, error) from error
 
     def _save(self, kind: str, step: int, tensors: Tensors) -> dict[str, str]:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         data = safetensors.torch.save(plain)
         path = self.folder / f"{kind}-{step:08d}.safetensors"
-        with path.with_name(path.name + ".draft").open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(file.name).replace(path)
+        write_bytes(path, data)
         return {"name": path.name, "sha256": hashlib.sha256(data).hexdigest()}
 
     def read(self) -> dict[str, Any] | None:

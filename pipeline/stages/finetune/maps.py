@@ -21,7 +21,7 @@ from torch import nn
 
 from pipeline import store
 from pipeline.base.errors import CacheError, ConfigError
-from pipeline.base.files import unwritable
+from pipeline.base.files import writing
 from pipeline.base.interrupt import stop_requests
 from pipeline.base.items import ITEM_STATES
 from pipeline.base.ranks import Ranks
@@ -86,11 +86,9 @@ class PrefixMaps:
         way_out = "or --no-prefix to go through the whole trunk in each epoch"
         if self.size > CONFIRMED_BYTES and not confirmed:
             raise ConfigError(f"{what} in {self.path.parent}: give --yes to keep them there, {way_out}")
-        try:
+        with writing(self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.path.parent).free
-        except OSError as error:
-            raise unwritable(self.path.parent, error) from error
         if self.size > free and not self._begun():
             raise ConfigError(f"{what}, and {self.path.parent} has {size(free)} left: free space, {way_out}")
         desk.watch.say(f"{what} ({self.path}; delete it when you are done)")

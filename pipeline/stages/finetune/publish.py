@@ -7,7 +7,6 @@ test split that has been read is not read again.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,7 +16,7 @@ import numpy as np
 import safetensors.torch
 from numpy.typing import NDArray
 
-from pipeline.base.files import unwritable
+from pipeline.base.files import move, write_bytes, write_text, writing
 from pipeline.base.words import percent, points, seconds
 from pipeline.runs import folder as runs
 from pipeline.runs.network import MODEL_FILE
@@ -38,17 +37,12 @@ class Outcome:
         data = safetensors.torch.save(state, metadata={"trunk": tuning.attached.recipe.trunk.info.trunk})
         self.sha256 = hashlib.sha256(data).hexdigest()
         model = folder / MODEL_FILE
-        try:
+        with writing(folder):
             if not model.exists() or model.read_bytes() != data:
                 # Figures that are there are of other weights.
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
-                with model.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-        except OSError as error:
-            raise unwritable(folder, error) from error
+                write_bytes(model, data)
 
     def verdict(self, val_logits: NDArray[np.float32], *, kept: int, share: float | None) -> Verdict:
         """Test is read here, once, with everything chosen; ``val_logits`` (n, C) are of the chosen network."""
@@ -83,13 +77,13 @@ class Outcome:
     def move_to(self, folder: Path) -> None:
         """Move the files into a run's folder."""
         for path in sorted(self.folder.iterdir()):
-            path.replace(folder / path.name)
+            move(path, folder / path.name)
 
     def write_mixtures(self, draft: runs.Draft, mixtures: Sequence[Mixture], chosen: float) -> None:
         """The scores of the weights between before and after, and their picture."""
         draft.write_lines("interpolation.jsonl", [asdict(m) for m in mixtures])
         picture = mix_picture([m.share for m in mixtures], [m.val for m in mixtures], chosen=chosen)
-        (draft.folder / "interpolation.svg").write_text(picture, encoding="utf-8")
+        write_text(draft.folder / "interpolation.svg", picture)
 
     def tell(self, found: Verdict, run: Path) -> None:
         """The verdict, and where the run is."""
