@@ -119,17 +119,3 @@ def writing(folder: Path, kind: type[PipelineError] = HeadError, or_else: str = 
     except OSError as error:
         why = error.strerror or error
         raise kind(f"cannot write in {folder}: {why}; free space, permit writing there, or {or_else}") from error
-
-
-def unwritable(folder: Path, error: OSError) -> HeadError:
-    """The error for a run that the system will not let us write."""
-    return HeadError(
-        f"cannot write in {folder}: {error.strerror or error}; free space, permit writing there, or choose --workspace"
-    )
-
-
-@contextlib.contextmanager
-def temporary_beside(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that becomes ``path`` when the block ends well, and is removed when not."""
-    with whole(path) as draft:
-        yield draft

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ import torch
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
+from pipeline.base.files import write_text, writing
 from pipeline.base.workspace import Workspace
 from pipeline.bench import machine
 from pipeline.bench.decoding import bench_decode
@@ -129,10 +130,8 @@ def _measure(name: str, settings: BenchSettings, desk: Workspace) -> list[Figure
 
 
 def _make(folder: Path) -> None:
-    try:
+    with writing(folder, ConfigError, "give another --out or --workspace"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be made ({error.strerror}): give another --out or --workspace") from error
 
 
 def _command(settings: BenchSettings) -> str:
@@ -142,19 +141,13 @@ def _command(settings: BenchSettings) -> str:
 
 
 def _save(record: dict[str, Any], out: Path) -> Path:
+    """Write the record under the time that it began, with a number where that is taken."""
     stem = record["started"].replace(":", "").replace("-", "")
-    try:
-        for number in range(1, sys.maxsize):
-            path = out / (f"{stem}.json" if number == 1 else f"{stem}-{number}.json")
-            try:
-                with path.open("x", encoding="utf-8") as file:
-                    file.write(json.dumps(record, indent=1, allow_nan=False) + "\n")
-            except FileExistsError:
-                continue
-            return path
-    except OSError as error:
-        raise ConfigError(f"the record cannot be written to {out} ({error.strerror}): give another --out") from error
-    raise AssertionError("unreachable")
+    names = itertools.chain([f"{stem}.json"], (f"{stem}-{number}.json" for number in itertools.count(2)))
+    path = next(path for name in names if not (path := out / name).exists())
+    with writing(out, ConfigError, "give another --out"):
+        write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    return path
 
 
 def _row(f: Figure) -> Any:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ import torch
 from torch import nn
 
 from pipeline.base.errors import HeadError
+from pipeline.base.files import write_bytes, write_text, writing
 from pipeline.heads.kinds import KINDS
 from pipeline.heads.kinds.kind import kind_of
 from pipeline.heads.rows import Array
@@ -118,27 +118,9 @@ def save_head(folder: Path, head: Head) -> None:
     }
     # ASCII only: class names come from folders, whose bytes need not be UTF-8.
     text = json.dumps(record, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
-    _write(folder / TENSORS_FILE, data)
-    _write(folder / RECORD_FILE, text.encode("ascii"))
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        if temporary.exists():
-            temporary.unlink()
-        raise HeadError(f"cannot write {path}: {error.strerror}; free space or choose another folder") from error
+    with writing(folder, or_else="choose another folder"):
+        write_bytes(folder / TENSORS_FILE, data)
+        write_text(folder / RECORD_FILE, text)
 
 
 def load_head(folder: Path) -> Head:

@@ -30,7 +30,7 @@ from typing import Any
 import filelock
 
 from pipeline.base.errors import CacheError, HeadError
-from pipeline.base.files import unwritable, write_json
+from pipeline.base.files import move, write_json, write_text, writing
 from pipeline.base.machine import hardware, versions
 from pipeline.base.settings import LATEST
 from pipeline.base.workspace import Workspace
@@ -70,7 +70,7 @@ class Draft:
 
     def become(self, final: Path) -> None:
         """Take the run's name: from now on it is there."""
-        self.folder.rename(final)
+        move(self.folder, final)
         self._run = Run(final, self._written["config.json"], self._written.get("metrics.json", {}))
 
     def write_json(self, name: str, value: Any) -> None:
@@ -80,7 +80,11 @@ class Draft:
 
     def write_lines(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write one JSON-lines file of the run."""
-        (self.folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        self.write_text(name, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write one file of the run."""
+        write_text(self.folder / name, text)
 
 
 @contextmanager
@@ -94,34 +98,31 @@ def new_run(
     """
     runs = desk.runs
     began, clock = time.time(), time.perf_counter()
-    try:
+    with writing(runs):
         runs.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(runs / ".numbers.lock"):  # of two that begin at once each gets a number of its own
             number = _next_number(runs)
             folder = Path(tempfile.mkdtemp(prefix=f".draft-{number:04d}-", dir=runs))
         folder.chmod(0o755)
-    except OSError as error:
-        raise unwritable(runs, error) from error
     try:
-        final = runs / f"{number:04d}-{stage}-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}"
-        draft = Draft(folder)
-        yield draft, final
-        config = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "stage": stage,
-            "settings": dict(settings),
-            **about,
-            "command": sys.argv,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
-            "seconds": time.perf_counter() - clock,
-            "versions": versions(),
-            "hardware": hardware(),
-        }
-        draft.write_json("config.json", config)
-        draft.become(final)
-    except OSError as error:
-        raise unwritable(runs, error) from error
+        with writing(runs):
+            final = runs / f"{number:04d}-{stage}-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}"
+            draft = Draft(folder)
+            yield draft, final
+            config = {
+                "format": FORMAT,
+                "format_version": FORMAT_VERSION,
+                "stage": stage,
+                "settings": dict(settings),
+                **about,
+                "command": sys.argv,
+                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
+                "seconds": time.perf_counter() - clock,
+                "versions": versions(),
+                "hardware": hardware(),
+            }
+            draft.write_json("config.json", config)
+            draft.become(final)
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # only there when something above failed
 
@@ -132,12 +133,10 @@ def require_writable(desk: Workspace) -> None:
     Raises:
         HeadError: it cannot.
     """
-    try:
+    with writing(desk.runs):
         desk.runs.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=desk.runs):
             pass
-    except OSError as error:
-        raise unwritable(desk.runs, error) from error
 
 
 def _next_number(runs: Path) -> int:

@@ -16,7 +16,7 @@ from pipeline.store.failures import (
 from pipeline.store.format import FORMAT_VERSION, Contents, difference, key_of, partial_path
 from pipeline.store.lock import writing_lock
 from pipeline.store.reader import Cache, Features, open_cache, open_partial
-from pipeline.store.writer import Writer, create_partial, retire_partial, stale_partials, sync_folder, update_stats
+from pipeline.store.writer import Writer, create_partial, retire_partial, stale_partials, update_stats
 
 __all__ = [
     "FORMAT_VERSION",
@@ -39,7 +39,6 @@ __all__ = [
     "read_failures",
     "retire_partial",
     "stale_partials",
-    "sync_folder",
     "update_stats",
     "write_failures",
     "writing_lock",

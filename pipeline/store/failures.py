@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.base.errors import CacheError
+from pipeline.base.files import append_text, write_text
 from pipeline.store.format import partial_path
-from pipeline.store.lock import unwritable
+from pipeline.store.lock import writing_beside
 
 
 @dataclass(frozen=True)
@@ -51,30 +52,20 @@ def partial_failures(cache: Path) -> dict[bytes, Failure]:
 
 def append_failures(path: Path, failures: Iterable[Failure]) -> None:
     """Add lines to the file at ``path``; flushed to disk before returning."""
-    lines = [_line(f) for f in failures]
-    if not lines:
-        return
-    try:
-        with path.open("a", encoding="ascii") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise unwritable(path, error) from error
+    text = "".join(_line(f) for f in failures)
+    if text:
+        with writing_beside(path):
+            append_text(path, text)
 
 
 def write_failures(path: Path, failures: Iterable[Failure]) -> None:
     """Replace the file at ``path`` (or remove it, when nothing failed)."""
-    lines = [_line(f) for f in failures]
-    try:
-        if not lines:
+    text = "".join(_line(f) for f in failures)
+    with writing_beside(path):
+        if text:
+            write_text(path, text)
+        else:
             path.unlink(missing_ok=True)
-            return
-        draft = path.with_name(path.name + ".draft")
-        draft.write_text("".join(lines), encoding="ascii")
-        draft.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
 
 
 def read_failures(path: Path) -> dict[bytes, Failure]:
@@ -101,7 +92,7 @@ def read_failures(path: Path) -> dict[bytes, Failure]:
 
 
 def _line(failure: Failure) -> str:
-    # surrogateescape carries bytes that are not UTF-8 through JSON and back (I6).
+    # surrogateescape carries bytes that are not UTF-8 through JSON and back; the line itself is ASCII.
     entry = {
         "id": os.fsdecode(failure.id),
         "kind": failure.kind,

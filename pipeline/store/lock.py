@@ -12,12 +12,13 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from pipeline.base.errors import CacheError
+from pipeline.base.files import write_text, writing
 
 
 def _beside(cache: Path, ending: str) -> Path:
@@ -33,12 +34,9 @@ def _describe(holder: Path) -> str:
         return "another process"
 
 
-def unwritable(cache: Path, error: OSError) -> CacheError:
-    """The error for a cache that the system will not let us write: full disk, read-only folder, quota."""
-    return CacheError(
-        f"cannot write {cache}: {error.strerror or error}; free space or permit writing there, or choose another place "
-        "with --out; what was done so far is kept"
-    )
+def writing_beside(cache: Path) -> AbstractContextManager[None]:
+    """Within it, the system's refusal to write a cache, or a file beside it, is a CacheError of one line."""
+    return writing(cache.parent, CacheError, "choose another place with --out; what was done so far is kept")
 
 
 @contextmanager
@@ -49,24 +47,21 @@ def writing_lock(cache: Path) -> Iterator[str | None]:
         CacheError: another job holds it (at once, naming host and process), or the folder cannot be written.
     """
     lock, holder = FileLock(_beside(cache, "lock")), _beside(cache, "holder.json")
-    try:
+    with writing_beside(cache):
         cache.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache.parent):  # the lock takes "permission denied" for "somebody holds it"
             pass
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise CacheError(
-            f"{cache} is being written by {_describe(holder)}: wait for it, stop it, or give another --out"
-        ) from None
-    except OSError as error:
-        raise unwritable(cache, error) from error
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise CacheError(
+                f"{cache} is being written by {_describe(holder)}: wait for it, stop it, or give another --out"
+            ) from None
     try:
         dead = _describe(holder) if holder.exists() else None
         who = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
-        try:
-            holder.write_text(json.dumps(who))
-        except OSError as error:
-            raise unwritable(cache, error) from error
+        with writing_beside(cache):
+            write_text(holder, json.dumps(who))
         yield dead
     finally:
         holder.unlink(missing_ok=True)

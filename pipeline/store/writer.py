@@ -8,7 +8,6 @@ processes can write disjoint blocks of one file.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 import zlib
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import CacheError
+from pipeline.base.files import move, remove_drafts, reserve, sync, sync_data, whole
 from pipeline.base.items import GOOD, ITEM_STATES, PENDING
 from pipeline.store.check import read_structure
 from pipeline.store.format import (
@@ -35,7 +35,7 @@ from pipeline.store.format import (
     labels_sha256,
     partial_path,
 )
-from pipeline.store.lock import unwritable
+from pipeline.store.lock import writing_beside
 
 MOST_ATTRIBUTES = 64
 VERSIONED = ("torch", "torchvision", "numpy", "h5py", "pillow")
@@ -50,7 +50,7 @@ def retire_partial(cache: Path) -> None:
     """Move the unfinished file aside, because the source has changed since; its rows remain usable."""
     taken = {p.name for p in stale_partials(cache)}
     number = next(n for n in range(1, len(taken) + 2) if f"{cache.name}.partial.old-{n}" not in taken)
-    partial_path(cache).rename(cache.with_name(f"{cache.name}.partial.old-{number}"))
+    move(partial_path(cache), cache.with_name(f"{cache.name}.partial.old-{number}"))
 
 
 def _glob_safe(name: str) -> str:
@@ -70,38 +70,15 @@ def create_partial(cache: Path, contents: Contents) -> Path:
         CacheError: the disk is full or the folder cannot be written; nothing is left behind.
     """
     partial = partial_path(cache)
-    draft = cache.with_name(cache.name + ".draft")
-    try:
-        _write_container(draft, contents)
-        structure = read_structure(draft)
-        with draft.open("r+b") as file:
-            # The file is sparse until now: reserve its room, so that a full disk is found before the first forward.
-            _reserve(file.fileno(), structure.offset("/features"), structure.nbytes("/features"))
-            os.fsync(file.fileno())
-        draft.rename(partial)
-        sync_folder(cache.parent)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise unwritable(cache, error) from error
+    with writing_beside(cache):
+        remove_drafts(partial)  # of a killed job: its room may be reserved
+        with whole(partial) as draft:
+            _write_container(draft, contents)
+            structure = read_structure(draft)
+            with draft.open("r+b") as file:
+                # The file is sparse until now: a full disk is found before the first forward.
+                reserve(file.fileno(), structure.offset("/features"), structure.nbytes("/features"))
     return partial
-
-
-def _reserve(fd: int, offset: int, length: int) -> None:
-    try:
-        os.posix_fallocate(fd, offset, length)
-    except OSError as error:
-        # File systems without reservation say so; the rows then claim their room as they are written.
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names of the folder on the disk, not only its files."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _write_container(path: Path, c: Contents) -> None:
@@ -222,16 +199,14 @@ class Writer:
             row = start + int(np.argmax(zero & good))
             raise CacheError(f"row {row}: all {self.dim} features are zero; the trunk's weights are not sound")
         payload = stored.tobytes()
-        try:
+        with writing_beside(self.cache):
             self._write("/features", start, stop, payload)
             self._write("/items/digest", start, stop, np.ascontiguousarray(digests, "u1").tobytes())
             self._write("/items/state", start, stop, np.ascontiguousarray(states, "u1").tobytes())
-            os.fdatasync(self._fd)
+            sync_data(self._fd)
             self._write("/blocks/crc32", block, block + 1, np.array([zlib.crc32(payload)], "<u4").tobytes())
             self._write("/blocks/state", block, block + 1, b"\x01")
-            os.fdatasync(self._fd)
-        except OSError as error:
-            raise unwritable(self.cache, error) from error
+            sync_data(self._fd)
         self.done[block] = True
 
     def states(self) -> NDArray[np.uint8]:
@@ -251,12 +226,9 @@ class Writer:
         flags = np.frombuffer(self._read("/blocks/state"), "u1")
         if not flags.all() or (self.states() == PENDING).any():
             raise CacheError(f"{self.path} is not finished: {int((flags == 0).sum())} of {len(flags)} blocks are to do")
-        try:
-            os.fsync(self._fd)
-            self.path.replace(self.cache)
-            sync_folder(self.cache.parent)
-        except OSError as error:
-            raise unwritable(self.cache, error) from error
+        with writing_beside(self.cache):
+            sync(self.path)
+            move(self.path, self.cache)
 
     def close(self) -> None:
         """Close the file; safe to call twice."""
@@ -304,10 +276,7 @@ def update_stats(cache: Path, sizes: NDArray[np.int64], mtimes_ns: NDArray[np.in
     To be called under the writing lock, for files whose digests were found unchanged.
     """
     structure = read_structure(cache)
-    try:
-        with cache.open("r+b") as file:
-            for name, values in (("/items/size", sizes), ("/items/mtime_ns", mtimes_ns)):
-                os.pwrite(file.fileno(), np.ascontiguousarray(values, "<i8").tobytes(), structure.offset(name))
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise unwritable(cache, error) from error
+    with writing_beside(cache), cache.open("r+b") as file:
+        for name, values in (("/items/size", sizes), ("/items/mtime_ns", mtimes_ns)):
+            os.pwrite(file.fileno(), np.ascontiguousarray(values, "<i8").tobytes(), structure.offset(name))
+        sync_data(file.fileno())

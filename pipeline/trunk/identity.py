@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import ConfigError
-from pipeline.base.files import temporary_beside
+from pipeline.base.files import write_text
 from pipeline.base.workspace import Workspace
 
 TRUNKS = (
@@ -184,8 +184,7 @@ def remember(info: WeightsInfo, desk: Workspace) -> None:
         entry = {"info": info.provenance(), "stat": None if info.path is None else _stat(info.path)}
         entries = {**_read(path), _entry_name(info.spec, info.trunk): entry}
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary_beside(path) as draft:
-            draft.write_text(json.dumps(entries, indent=1, sort_keys=True), encoding="utf-8")
+        write_text(path, json.dumps(entries, indent=1, sort_keys=True))
 
 
 def is_file_spec(spec: str) -> bool:

@@ -24,7 +24,7 @@ import torchvision
 from torch import nn
 
 from pipeline.base.errors import WeightsError
-from pipeline.base.files import temporary_beside
+from pipeline.base.files import whole
 from pipeline.base.workspace import Workspace
 from pipeline.trunk import identity
 from pipeline.trunk.identity import WeightsInfo
@@ -166,7 +166,7 @@ def _download(url: str, path: Path, prefix: str) -> str:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    with temporary_beside(path) as draft:
+    with whole(path) as draft:
         with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as source, draft.open("wb") as target:
             while chunk := source.read(_CHUNK):
                 digest.update(chunk)

@@ -1,8 +1,11 @@
-"""Runs' folders: their numbers."""
+"""Runs' folders: their numbers, and that they are whole."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
+
+import pytest
 
 from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
@@ -32,3 +35,25 @@ def test_a_run_that_fails_leaves_nothing_but_its_number(tmp_path: Path) -> None:
     except KeyboardInterrupt:
         pass
     assert [p.name for p in (tmp_path / "runs").iterdir() if p.is_dir()] == []
+
+
+def test_every_file_of_a_run_is_on_the_disk_before_the_folder_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: set[int] = set()
+    fsync = os.fsync
+
+    def told(fd: int) -> None:
+        flushed.add(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", told)
+    with runs.new_run(Workspace(tmp_path), stage="train", name="digits", settings={}, about={}) as (draft, final):
+        draft.write_json("metrics.json", {})
+        draft.write_lines("trace.jsonl", [{"epoch": 1}, {"epoch": 2}])
+        draft.write_text("picture.svg", "<svg/>")
+    written = {p.name: p.stat().st_ino for p in final.iterdir()}
+    assert set(written) == {"config.json", "metrics.json", "trace.jsonl", "picture.svg"}
+    assert set(written.values()) <= flushed
+    assert final.parent.stat().st_ino in flushed
+    assert (final / "trace.jsonl").read_text() == '{"epoch": 1}\n{"epoch": 2}\n'

@@ -113,6 +113,12 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_job_left_of_a_file_it_was_making_is_removed(tmp_path: Path, made: Contents) -> None:
+    (tmp_path / ".a.h5.partial.0123abcd.draft").write_bytes(b"half")
+    create_partial(tmp_path / "a.h5", made)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.h5.partial"]
+
+
 def test_a_disk_that_fills_up_keeps_the_blocks_before(
     tmp_path: Path, made: Contents, X: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,6 @@ import torchvision
 
 from pipeline.base import machine
 from pipeline.base.errors import ConfigError
-from pipeline.base.files import temporary_beside
 from pipeline.base.machine import resolve_device
 from pipeline.base.workspace import Workspace
 from pipeline.trunk import identity
@@ -163,14 +162,6 @@ def test_a_folder_that_cannot_be_written_only_forgets(tmp_path: Path) -> None:
     (tmp_path / "weights").write_text("a file where the folder should be")
     identity.remember(info_of(None), Workspace(tmp_path))
     assert identity.recall("random:0", "resnet18", Workspace(tmp_path)) is None
-
-
-def test_a_temporary_file_is_gone_when_writing_fails(tmp_path: Path) -> None:
-    target = tmp_path / "whole"
-    with pytest.raises(ZeroDivisionError), temporary_beside(target) as draft:
-        draft.write_text("half")
-        1 / 0
-    assert list(tmp_path.iterdir()) == []
 
 
 # -- engines and devices ----------------------------------------------------------------------------------------------

@@ -5,13 +5,13 @@ Knows temporary folders and renames. Knows nothing of the images inside.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.base.errors import DataError
+from pipeline.base.files import move, writing
 
 
 def written_once(target: Path, write: Callable[[Path], None]) -> Path:
@@ -22,28 +22,18 @@ def written_once(target: Path, write: Callable[[Path], None]) -> Path:
     """
     if target.is_dir():
         return target
-    try:
+    with writing(target.parent, DataError):
         target.parent.mkdir(parents=True, exist_ok=True)
-        # mkdtemp gives 0700; the caller's own umask is what a shared cache folder should have
+        # mkdtemp gives 0700; the caller's own umask is what a shared workspace should have
         outer = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
             partial = outer / "partial"
             partial.mkdir()
             write(partial)
-            _rename(partial, target)
+            move(partial, target)
+        except OSError:
+            if not target.is_dir():  # otherwise another process has written the same images first
+                raise
         finally:
             shutil.rmtree(outer, ignore_errors=True)
-    except OSError as error:
-        raise DataError(
-            f"images cannot be written to {target}: {error.strerror or error}: "
-            "free some space or choose another cache folder"
-        ) from error
     return target
-
-
-def _rename(partial: Path, target: Path) -> None:
-    try:
-        os.rename(partial, target)
-    except OSError:
-        if not target.is_dir():  # otherwise another process has written the same images first
-            raise

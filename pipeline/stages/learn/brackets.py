@@ -18,6 +18,7 @@ from typing import Any
 import tomllib
 
 from pipeline.base.errors import ConfigError, HeadError
+from pipeline.base.files import write_text
 from pipeline.base.settings import record
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch
@@ -190,9 +191,7 @@ class _State:
     def add(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Write one down."""
         kept = "".join(json.dumps(bracket) + "\n" for bracket in [*self.finished(), list(lines)])
-        draft = self._path.with_suffix(".draft")
-        draft.write_text(kept, encoding="utf-8")
-        draft.replace(self._path)
+        write_text(self._path, kept)
 
     def forget(self) -> None:
         """The search is over."""

@@ -159,7 +159,7 @@ def keep(task: Task[Any], stage: str, choice: Choice) -> tuple[runs.Run, TrainRe
         if choice.trials:
             draft.write_lines("trials.jsonl", choice.trials)
         for file, text in choice.files.items():
-            (draft.folder / file).write_text(text, encoding="utf-8")
+            draft.write_text(file, text)
         draft.write_json("metrics.json", {**result.to_json(), "config": dict(fit.record)})
     task.desk.watch.say(_summary(result, fit))
     return draft.run, result

@@ -23,7 +23,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from pipeline.base.errors import CacheError, HeadError
-from pipeline.base.files import unwritable, write_json
+from pipeline.base.files import write_bytes, write_json, writing
 from pipeline.base.items import SPLITS
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import load_head, match_classes, require_key
@@ -234,21 +234,15 @@ def _figures(scored: ScoredRows, classes: tuple[str, ...], temperature: float | 
 
 
 def _write_logits(run: runs.Run, scored: ScoredRows) -> None:
-    draft = run.folder / f".{LOGITS}.draft"
-    try:
-        draft.write_bytes(safetensors.numpy.save(vars(scored)))
-        draft.replace(run.folder / LOGITS)
-    except OSError as error:
-        raise unwritable(run.folder, error) from error
+    with writing(run.folder):
+        write_bytes(run.folder / LOGITS, safetensors.numpy.save(vars(scored)))
 
 
 def _record(result: EvaluateResult) -> EvaluateResult:
     figures = result.to_json()
     del figures["run"]
-    try:
+    with writing(result.run):
         write_json(result.file, figures)
-    except OSError as error:
-        raise unwritable(result.run, error) from error
     return result
 
 

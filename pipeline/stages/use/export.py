@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.base.errors import ConfigError, HeadError
-from pipeline.base.files import temporary_beside
+from pipeline.base.files import whole, write_text, writing
 from pipeline.base.words import percent, significant
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import load_head
@@ -74,8 +74,8 @@ def export(settings: ExportSettings, desk: Workspace) -> ExportResult:
     write, open_again = _FORMATS[settings.format]
     rng = np.random.default_rng(0)
     images = rng.normal(size=(max(BATCHES), 3, recipe.trunk.info.crop, recipe.trunk.info.crop)).astype(np.float32)
-    try:
-        with temporary_beside(out) as draft:
+    with writing(out.parent, ConfigError, "give another --out"):
+        with whole(out) as draft:
             write(model, images, draft, about)
             parity = compare(model, open_again(draft, model), images)
             worst = max(parity.values())
@@ -84,9 +84,7 @@ def export(settings: ExportSettings, desk: Workspace) -> ExportResult:
                     f"the exported {settings.format} differs from the model by {worst:.1e} of its logits, "
                     f"{TOLERANCE:.0e} is allowed: nothing was written; report this"
                 )
-        card.write_text(model_card(run, about, settings.format, out.name, parity), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{out} cannot be written ({error.strerror}): give another --out") from error
+        write_text(card, model_card(run, about, settings.format, out.name, parity))
     desk.watch.show(parity_table(parity, TOLERANCE, title=f"{settings.format} against the model"))
     desk.watch.say(f"{out} and {card}")
     return ExportResult(out, card, settings.format, parity)

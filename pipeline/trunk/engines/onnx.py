@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.base.errors import WeightsError
-from pipeline.base.files import temporary_beside
+from pipeline.base.files import whole, writing
 from pipeline.trunk.engines.base import fill
 from pipeline.trunk.engines.fold import FoldedTrunk
 from pipeline.trunk.identity import engine_version
@@ -62,15 +62,10 @@ def _export(net: FoldedTrunk, example: NDArray[np.uint8], path: Path) -> None:
             verbose=False,
         )
     assert program is not None
-    try:
+    with writing(path.parent, WeightsError, "give --engine torch, which exports nothing"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary_beside(path) as draft:
+        with whole(path) as draft:
             program.save(draft, external_data=False)
-    except OSError as error:
-        raise WeightsError(
-            f"the exported trunk cannot be written to {path.parent} ({error.strerror}): make room there or give "
-            "--engine torch"
-        ) from error
 
 
 def _open(path: Path) -> onnxruntime.InferenceSession:

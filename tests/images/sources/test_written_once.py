@@ -37,10 +37,10 @@ def test_a_full_disk_or_unwritable_place_is_one_line(tmp_path):
     def full(_folder):
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(DataError, match="No space left on device: free some space"):
+    with pytest.raises(DataError, match="cannot write in .*No space left on device; free space"):
         written_once(tmp_path / "set", full)
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(DataError, match="cannot write in "):
         written_once(tmp_path / "file" / "set", lambda folder: None)
 
 

@@ -165,9 +165,9 @@ def test_a_layer3_head_is_exported_on_its_layer(photos: Path, quick: Quick, tmp_
     [
         (("--format", "tflite"), "did you mean"),
         (("--out", "{there}"), "is there already"),
-        (("--out", "{folder}/none/m.onnx", "--format", "onnx"), "cannot be written"),
-        (("--out", "{folder}/none/m.safetensors", "--format", "state_dict"), "cannot be written"),
-        (("--out", "{folder}/there.onnx/m.pt2", "--format", "torch_export"), "cannot be written"),
+        (("--out", "{folder}/none/m.onnx", "--format", "onnx"), "cannot write in"),
+        (("--out", "{folder}/none/m.safetensors", "--format", "state_dict"), "cannot write in"),
+        (("--out", "{folder}/there.onnx/m.pt2", "--format", "torch_export"), "cannot write in"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(

@@ -335,7 +335,7 @@ def test_a_folder_that_cannot_be_written_is_named(
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: Program())
-    with pytest.raises(WeightsError, match="cannot be written to .*No space left on device.*--engine torch"):
+    with pytest.raises(WeightsError, match="cannot write in .*No space left on device.*--engine torch"):
         spec = TrunkSpec(info, "layer3", "onnxruntime", "float32", "cpu")
         open_engine(spec, model, batch=1, work_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
