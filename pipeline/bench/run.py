@@ -17,8 +17,8 @@ import torch
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
-from pipeline.base.workspace import Workspace
 from pipeline.base.machine import versions
+from pipeline.base.workspace import Workspace
 from pipeline.bench import machine
 from pipeline.bench.decoding import bench_decode
 from pipeline.bench.extraction import bench_extract

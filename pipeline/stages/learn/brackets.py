@@ -10,11 +10,10 @@ import dataclasses
 import hashlib
 import json
 import time
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import tomllib
 
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.settings import record
