@@ -10,8 +10,6 @@ PYTHON  ?= python3
 VENV     := .venv
 PIPELINE := $(VENV)/bin/python -m pipeline
 READY    := $(VENV)/.ready
-# The pins are of releases for Python 3.11 and newer; an older Python gets the newest releases that it can run.
-PINS     := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo features head search baselines evaluate finetune predict export trace inspect bench test check clean
@@ -23,10 +21,10 @@ help: ## list the targets (the default)
 setup: $(READY) ## make .venv and install into it (once)
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "error: Python 3.10 or newer is needed, this is " + sys.version.split()[0] + ": give another with make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": give another with make PYTHON=python3.12")'
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make a virtual environment: install its venv package (on Debian and Ubuntu: python3-venv)" >&2; rm -rf $(VENV); exit 1; }
 	@echo "installing into $(VENV) (PyTorch is large: some minutes the first time)"
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PINS) --editable '.[onnx,dev]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[onnx,optuna,dev]'
 	@touch $@
 
 demo: $(READY) ## run the whole pipeline on handwritten digits, step by step
@@ -66,9 +64,9 @@ inspect: $(READY) ## what CACHE= holds and where it comes from
 bench: $(READY) ## measure, each entry as a ratio of two ways
 	$(PIPELINE) bench $(ARGS)
 
-# The tests' arrays are so small that threads cost more than they give.
+# A process of tests for each core, each with one thread: their arrays are so small that threads cost more than they give.
 test: $(READY) ## run the tests
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 check: $(READY) ## lint, format, types, import rule
 	$(VENV)/bin/ruff check .
@@ -77,5 +75,5 @@ check: $(READY) ## lint, format, types, import rule
 	$(VENV)/bin/python -m pytest tests/test_order.py
 
 clean: ## remove what the tools made (not cache/)
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
 	find pipeline tests -name __pycache__ -prune -exec rm -rf {} +

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import ctypes
 import io
+import multiprocessing
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +19,33 @@ import rich.console
 from PIL import Image
 
 from pipeline.base.watch import Watch
+
+# A process has one fork server, and what that imports is decided before it starts: so here, and not by the test that
+# comes first. With torch in it, children start at once, and a kill falls into their job and not into an import.
+multiprocessing.set_forkserver_preload(
+    [
+        "pytest",
+        "torch",
+        "torchvision",
+        "pipeline.stages.extract.job",
+        "pipeline.stages.extract.blocks",
+        "pipeline.stages.finetune.job",
+        "pipeline.trunk.weights",
+    ]
+)
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+
+
+def pytest_configure() -> None:
+    """Have glibc keep the memory it was given: a network's 45 MB come and go thousands of times, page by page.
+
+    Here and not by the environment, so that processes whose memory is measured are as they are for a user.
+    """
+    with suppress(OSError, AttributeError, TypeError):  # another C library, or another system
+        limit = ctypes.CDLL(None).mallopt
+        limit(M_MMAP_THRESHOLD, 1 << 30)
+        limit(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,13 +96,37 @@ QUICK = {"trunk": "resnet18", "weights": "random:0", "image_size": 32, "engine":
 
 
 @pytest.fixture(scope="session")
-def quick() -> dict[str, Any]:
+def drawn_once() -> Iterator[None]:
+    """Random weights are drawn once a session: what is built again of one trunk, size and seed is a copy of that."""
+    import torch
+    from torch import nn
+
+    from pipeline.trunk import weights
+
+    build = weights.build
+    kept: dict[tuple[str, int, int], nn.Module] = {}
+
+    def copied(trunk: str, *, num_classes: int, seed: int = 0) -> nn.Module:
+        if trunk != "resnet18" or torch.empty(0).is_meta:  # the others are large, and built once or twice
+            return build(trunk, num_classes=num_classes, seed=seed)
+        key = (trunk, num_classes, seed)
+        if key not in kept:
+            kept[key] = build(trunk, num_classes=num_classes, seed=seed)
+        return copy.deepcopy(kept[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "build", copied)
+        yield
+
+
+@pytest.fixture(scope="session")
+def quick(drawn_once: None) -> dict[str, Any]:
     """Options of `extract` that make it quick."""
     return dict(QUICK)
 
 
 @pytest.fixture(scope="session")
-def workshop(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def workshop(photos: Path, tmp_path_factory: pytest.TempPathFactory, drawn_once: None) -> SimpleNamespace:
     """A cache, a trained head and a fine-tuned run of `photos`, made once. Tests that change them copy them."""
     from pipeline import evaluate, extract, finetune, train
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import re
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,17 +21,21 @@ def worker_count(asked: int | None) -> int:
     return asked or len(os.sched_getaffinity(0))
 
 
+DISTRIBUTION = "probe-pipeline"  # this package's name where packages are installed from; records call it `pipeline`
 RECORDED = ("pipeline", "torch", "torchvision", "numpy", "scikit-learn", "h5py", "pillow", "safetensors", "onnxruntime")
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide figures."""
+def own_version() -> str:
+    """This package's version."""
+    return version(DISTRIBUTION)
+
+
+def versions(of: Iterable[str] = RECORDED) -> dict[str, str]:
+    """Versions of Python and of the libraries that decide figures; one that is not installed is left out."""
     found = {"python": platform.python_version()}
-    for name in RECORDED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue  # an optional engine that is not installed
+    for name in of:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = own_version() if name == "pipeline" else version(name)
     return found
 
 

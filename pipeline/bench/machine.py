@@ -1,17 +1,16 @@
-"""Where a figure was measured: hardware, versions, and how busy the machine was with other things."""
+"""Where a figure was measured: hardware, which packages' versions, and how busy the machine was with other things."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-PACKAGES = (
+RECORDED = (
     "pipeline",
     "torch",
     "torchvision",
@@ -40,17 +39,6 @@ def hardware() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
-
-
-def versions() -> dict[str, str]:
-    """Python's and the packages' versions; a package that is not installed is left out."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def load() -> float:

@@ -18,6 +18,7 @@ import torch
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
 from pipeline.base.files import write_text, writing
+from pipeline.base.machine import versions
 from pipeline.base.workspace import Workspace
 from pipeline.bench import machine
 from pipeline.bench.decoding import bench_decode
@@ -91,7 +92,7 @@ def bench(settings: BenchSettings, desk: Workspace) -> BenchReport:
         "load_before": load,
         "settings": st.record(settings),
         "hardware": machine.hardware(),
-        "versions": machine.versions(),
+        "versions": versions(machine.RECORDED),
     }
     if load > CALM * about["hardware"]["cores"]:
         desk.watch.warn(
@@ -174,11 +175,11 @@ def _compared(f: Figure) -> Sequence[Sequence[float]]:
 
 
 def _caption(settings: BenchSettings, about: dict[str, Any]) -> str:
-    machine, versions = about["hardware"], about["versions"]
-    engine = f", onnxruntime {versions['onnxruntime']}" if "onnxruntime" in versions else ""
-    where = ", ".join([machine["cpu"], *machine["gpus"]])
-    units = " ".join(machine["vector_units"])
+    ours, packages = about["hardware"], about["versions"]
+    engine = f", onnxruntime {packages['onnxruntime']}" if "onnxruntime" in packages else ""
+    where = ", ".join([ours["cpu"], *ours["gpus"]])
+    units = " ".join(ours["vector_units"])
     return (
-        f"medians of {settings.repeats} repeats in turns; {where} ({units}), {machine['cores']} cores, "
-        f"{machine['torch_threads']} threads, torch {versions['torch']}{engine}, load before {about['load_before']:.2f}"
+        f"medians of {settings.repeats} repeats in turns; {where} ({units}), {ours['cores']} cores, "
+        f"{ours['torch_threads']} threads, torch {packages['torch']}{engine}, load before {about['load_before']:.2f}"
     )

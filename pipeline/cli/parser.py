@@ -13,13 +13,13 @@ import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline.base import workspace
 from pipeline.base.doors import Door
 from pipeline.base.errors import ConfigError
+from pipeline.base.machine import own_version
 from pipeline.base.settings import flag_name
 
 Commands = Mapping[str, Door[Any]]
@@ -75,7 +75,7 @@ def top_parser(name: str | None, commands: Commands) -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=_Help,
     )
-    parser.add_argument("--version", action="version", version=f"pipeline {version('pipeline')}")
+    parser.add_argument("--version", action="version", version=f"pipeline {own_version()}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for each, door in commands.items():
         says = str(door.__doc__).split("\n\n", 1)[0]

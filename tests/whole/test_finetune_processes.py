@@ -43,18 +43,8 @@ def job(run: str, root: str, log: str, options: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> ForkServerContext:
-    """Children that start with torch already imported: a kill then falls into the job and not into an import."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "torch",
-            "torchvision",
-            "pipeline.stages.finetune.job",
-            "pipeline.stages.finetune.loop",
-            "pipeline.stages.finetune.publish",
-        ]
-    )
-    return context
+    """Children that start with torch already imported (tests/conftest.py)."""
+    return multiprocessing.get_context("forkserver")
 
 
 @pytest.fixture

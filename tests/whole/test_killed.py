@@ -58,18 +58,8 @@ def images_in(log: Path) -> int:
 
 @pytest.fixture(scope="module")
 def server() -> ForkServerContext:
-    """Children that start with torch already imported: a kill then falls into the job and not into an import."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "torch",
-            "torchvision",
-            "pipeline.stages.extract.blocks",
-            "pipeline.stages.extract.plan",
-            "pipeline.trunk.engines.open",
-        ]
-    )
-    return context
+    """Children that start with torch already imported (tests/conftest.py)."""
+    return multiprocessing.get_context("forkserver")
 
 
 def kill_and_resume(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.main import main
 from pipeline.store import open_cache
 
 OPTIONS = ["--trunk", "resnet18", "--weights", "random:0", "--image-size", "32", "--engine", "torch"]
@@ -21,8 +22,7 @@ OPTIONS += ["--batch-size", "4", "--block-rows", "4"]
 def command(ranks: int, source: Path, root: Path) -> list[str]:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", "0"]
     torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    start = torchrun if ranks else [sys.executable]
-    return [*start, "-m", "pipeline", "extract", str(source), *OPTIONS, "--workspace", str(root)]
+    return [*torchrun, "-m", "pipeline", "extract", str(source), *OPTIONS, "--workspace", str(root)]
 
 
 def extracted(ranks: int, source: Path, root: Path) -> Path:
@@ -44,7 +44,13 @@ def few(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return extracted(0, few, tmp_path_factory.mktemp("alone"))
+    """By one process: this one, by the same command."""
+    root = tmp_path_factory.mktemp("alone")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURCE_DATE_EPOCH", "0")
+        assert main(["extract", str(few), *OPTIONS, "--workspace", str(root)]) == 0
+    (made,) = (root / "features").glob("*.h5")
+    return made
 
 
 def test_two_ranks_write_the_file_of_one_process(few: Path, alone: Path, tmp_path: Path) -> None:

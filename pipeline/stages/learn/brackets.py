@@ -10,12 +10,11 @@ import dataclasses
 import hashlib
 import json
 import time
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import tomllib
 
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.files import write_text
