@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
 from pipeline.base.watch import TraceRow
-from pipeline.base.words import percent, seconds, setting
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import Head, save_head
 from pipeline.heads.minibatch.passes import Epoch
@@ -176,18 +175,4 @@ def save(
         for file, text in (files or {}).items():
             (draft.folder / file).write_text(text, encoding="utf-8")
         draft.write_json("metrics.json", {**result.to_json(), "config": dict(fitted.record)})
-    desk.watch.say(_summary(result, fitted))
     return result
-
-
-def _summary(result: TrainResult, fitted: Fitted) -> str:
-    what = f"best of {result.trials}" if result.trials > 1 else "head"
-    r = fitted.record
-    if fitted.converged is None:
-        kind = "" if fitted.kind == "linear" else f"{fitted.kind}, "
-        lr, decay = setting(r["lr"]), setting(r["weight_decay"])
-        config = f"{kind}{r['solver']}, lr {lr}, weight decay {decay}; epoch {result.steps}"
-    else:
-        config = f"exact, C {r['C']:.3g}; {result.steps} iterations, gradient {r['grad_norm']:.0e}"
-    val = f"val {percent(result.val)}, " if result.val is not None else ""
-    return f"{what} ({config}): {val}train {percent(result.train)}, in {seconds(result.seconds)} -> {result.run}"

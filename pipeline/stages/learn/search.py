@@ -1,6 +1,6 @@
 """Stage two: the best of many heads, chosen on val or by cross-validation, refitted on train + val, then tested once.
 
-The functions that fit and choose are handed train and val rows and nothing else (S6): the test split is read by
+The functions that fit and choose are handed train and val rows and nothing else: the test split is read by
 ``pipeline.stages.score.evaluate`` alone, once, when the head is fixed.
 """
 
@@ -17,8 +17,8 @@ from sklearn.model_selection import StratifiedKFold
 from pipeline.base.errors import HeadError
 from pipeline.base.workspace import Workspace
 from pipeline.heads.exact.path import ExactFit, fit_exact
-from pipeline.show import tables
-from pipeline.show.path_picture import path_picture
+from pipeline.show.pictures import svg
+from pipeline.stages.learn import words
 from pipeline.stages.learn.brackets import minibatch_search
 from pipeline.stages.learn.few_shot import FewShotResult, run_few_shot
 from pipeline.stages.learn.kept import Fitted, TrainResult, exact_head, learning_rows, linear_logits, save
@@ -49,7 +49,7 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
     else:
         trials, best, files = minibatch_search(cache, fitted, chosen, settings, desk)
     seconds = time.perf_counter() - began
-    show_ranking(trials, settings, desk)
+    desk.watch.show(words.ranking(trials, settings))
     learned = both(fitted, chosen) if settings.refit or settings.cv else fitted
     result = save(
         cache,
@@ -65,6 +65,7 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
         learned_from=("train", "val") if len(learned) > len(fitted) else ("train",),
         files=files,
     )
+    desk.watch.say(words.head(result, best))
     if settings.evaluate and len(cache.rows("test")):
         evaluate(EvaluateSettings(run=str(result.run)), desk)
     return result
@@ -96,9 +97,7 @@ def _exact_search(
     if settings.refit and not settings.cv:  # with cross-validation it has learned from both already
         rows = both(fitted, chosen)
         best = fit_exact(rows.X, rows.y, Cs=[best_C], **options)[0]
-    curves = {name: [getattr(t, name)[settings.metric] for t in trials] for name in ("train", "val")}
-    picture = path_picture(list(settings.penalties), curves, chosen=best_C, metric=settings.metric.replace("_", " "))
-    return ranked, exact_head(best), {PATH_PICTURE: picture}
+    return ranked, exact_head(best), {PATH_PICTURE: svg(words.path(trials, settings.metric, best_C))}
 
 
 def _cross_validated(C: float, fits: Sequence[ExactFit], rows: Rows, folds: NDArray[np.int64], cache: Cache) -> Trial:
@@ -130,20 +129,3 @@ def fold_numbers(y: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int6
     for number, (_, out) in enumerate(split):
         numbers[out] = number
     return numbers
-
-
-def show_ranking(trials: Sequence[Trial], settings: SearchSettings, desk: Workspace) -> None:
-    """The ranked table."""
-    lines = [
-        tables.Trial(
-            {n: float(f"{v:.3g}") if isinstance(v, float) else v for n, v in t.settings.items()},
-            val=t.val[settings.metric],
-            train=t.train[settings.metric],
-            note=t.note,
-        )
-        for t in trials
-    ]
-    by = f"{settings.cv} folds" if settings.cv else "val"
-    metric = settings.metric.replace("_", " ")
-    title = f"{len(trials)} heads, ranked by {metric} on {by}, then log-loss"
-    desk.watch.show(tables.search_table(lines, title=title, share=settings.metric != "log_loss"))

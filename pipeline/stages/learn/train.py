@@ -16,6 +16,7 @@ from pipeline.heads.exact.path import Step, fit_exact
 from pipeline.heads.minibatch.fit import fit_minibatch
 from pipeline.heads.minibatch.passes import Epoch
 from pipeline.show.trace import observe
+from pipeline.stages.learn import words
 from pipeline.stages.learn.kept import (
     Fitted,
     TrainResult,
@@ -47,7 +48,9 @@ def train(settings: TrainSettings, desk: Workspace) -> TrainResult:
     desk.watch.end_trace()
     if head.converged is False:
         desk.watch.warn(f"not converged: gradient {head.record['grad_norm']:.1e}; a lower --C converges sooner")
-    return save(cache, "train", settings, head, fitted, chosen, seconds, desk)
+    result = save(cache, "train", settings, head, fitted, chosen, seconds, desk)
+    desk.watch.say(words.head(result, head))
+    return result
 
 
 def _exact(cache: Cache, fitted: Rows, chosen: Rows, settings: TrainSettings, desk: Workspace) -> Fitted:
