@@ -11,13 +11,8 @@ from pipeline.stages.learn.few_shot import FewShotResult
 from pipeline.stages.learn.kept import TrainResult
 from pipeline.stages.score.compare import CompareResult
 from pipeline.stages.score.evaluate import EvaluateResult
-from pipeline.stages.upkeep.audit import AuditReport
-from pipeline.stages.upkeep.inspect import InspectReport
-from pipeline.stages.upkeep.relabel import RelabelResult
-from pipeline.stages.upkeep.verify import VerifyReport
-from pipeline.stages.use.export import ExportResult
-from pipeline.stages.use.predict import Predictions
-from pipeline.stages.use.trace import TraceReport
+from pipeline.stages.upkeep.results import AuditReport, InspectReport, RelabelResult, VerifyReport
+from pipeline.stages.use.results import ExportResult, Predictions, TraceReport
 from pipeline.store import Cache
 
 __all__ = [

@@ -7,7 +7,7 @@ import ctypes
 import io
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,9 @@ import pytest
 import rich.console
 from PIL import Image
 
+from pipeline.base.values import Value
 from pipeline.base.watch import Watch
+from pipeline.show.terminal.blocks import block
 
 # A process has one fork server, and what that imports is decided before it starts: so here, and not by the test that
 # comes first. With torch in it, children start at once, and a kill falls into their job and not into an import.
@@ -138,6 +140,21 @@ def workshop(photos: Path, tmp_path_factory: pytest.TempPathFactory, drawn_once:
     return SimpleNamespace(root=root, photos=photos, cache=cache, head=head, tuned=tuned, test=test)
 
 
+def text_of(value: Value, width: int = 80, colour: bool = False) -> str:
+    """The value as a terminal ``width`` characters wide shows it."""
+    out = io.StringIO()
+    rich.console.Console(
+        file=out, width=width, force_terminal=colour, color_system="256" if colour else None, legacy_windows=False
+    ).print(block(value))
+    return out.getvalue()
+
+
+@pytest.fixture
+def printed() -> Callable[..., str]:
+    """``printed(value, width=80, colour=False)``: the value as a terminal shows it."""
+    return text_of
+
+
 class Listener(Watch):
     """Keeps what is shown, as text."""
 
@@ -150,10 +167,8 @@ class Listener(Watch):
     def warn(self, text: str) -> None:
         self.text += f"warning: {text}\n"
 
-    def show(self, renderable: Any) -> None:
-        console = rich.console.Console(file=io.StringIO(), width=160)
-        console.print(renderable)
-        self.text += console.file.getvalue()  # type: ignore[attr-defined]
+    def show(self, value: Value) -> None:
+        self.text += text_of(value, 160)
 
 
 @pytest.fixture

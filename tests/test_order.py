@@ -37,6 +37,7 @@ DEFERRED = {
     "heads/__init__.py": {"pipeline.heads.estimators"},
     "images/sources/digits.py": {"sklearn.datasets"},
     "images/sources/torchvision.py": {"torchvision.datasets"},
+    "show/pictures.py": {"matplotlib", "matplotlib.figure", "matplotlib.ticker"},
     "stages/extract/doors.py": {"pipeline.stages.extract.job"},
     "stages/extract/job.py": {"pipeline.stages.extract.blocks"},
     "stages/finetune/doors.py": {"pipeline.stages.finetune.job"},
@@ -143,11 +144,18 @@ def test_the_list_of_deferred_imports_names_files_that_are_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "room"), [("h5py", "store"), ("argparse", "cli"), ("rich", "show"), ("optuna", "stages.learn")]
+    ("library", "room"),
+    [("h5py", "store"), ("argparse", "cli"), ("rich", "show"), ("matplotlib", "show"), ("optuna", "stages.learn")],
 )
 def test_a_library_is_known_to_one_room(library: str, room: str) -> None:
     users = {room_of(m) for m, path in MODULES.items() if any(i.module.split(".")[0] == library for i in imports(path))}
     assert users == {room}
+
+
+def test_within_show_rich_is_known_to_the_terminal_alone() -> None:
+    users = {m for m, path in MODULES.items() if any(i.module.split(".")[0] == "rich" for i in imports(path))}
+    assert users
+    assert all(m.startswith("pipeline.show.terminal.") for m in users), users
 
 
 def test_nothing_unpickles() -> None:

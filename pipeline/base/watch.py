@@ -1,12 +1,15 @@
 """What a stage tells while it works. The silent form: the Python API's default.
 
-Knows the words a stage says, not where they go; :class:`pipeline.show.terminal.Console` sends them to a terminal.
+Knows the words a stage says, not where they go; :class:`pipeline.show.terminal.console.Console` sends them to a
+terminal.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+
+from pipeline.base.values import Value
 
 
 class Tracker:
@@ -31,8 +34,8 @@ class Watch:
     def write(self, text: str) -> None:
         """Output that another program reads, such as CSV: as it is, also when quiet."""
 
-    def show(self, renderable: object) -> None:
-        """Something this room made: a table, a curve, a trace."""
+    def show(self, value: Value) -> None:
+        """A table, a curve or the like."""
 
     def track(
         self,

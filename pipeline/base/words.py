@@ -73,6 +73,11 @@ def count(value: int | None) -> str:
     return ABSENT if value is None else f"{value:,}"
 
 
+def many(number: int, noun: str) -> str:
+    """So many of something: ``1 image``, ``1,203 images``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def size(n_bytes: int | None) -> str:
     """A number of bytes in binary units: ``512 B``, ``7.0 MiB``."""
     if n_bytes is None:
@@ -109,7 +114,7 @@ def shape(sizes: tuple[int, ...]) -> str:
 
 
 def visible(text: str | bytes) -> str:
-    """Text from outside (a path, a class name, a library's message) on one line, every byte of it legible (I6).
+    """Text from outside (a path, a class name, a library's message) on one line, every byte of it legible.
 
     Control characters, line breaks and bytes that are not UTF-8 become backslash escapes, so that a file's name can
     neither break a table nor send commands to the terminal.

@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.files import write_text, writing
 from pipeline.base.machine import versions
 from pipeline.base.workspace import Workspace
-from pipeline.bench import machine
+from pipeline.bench import machine, words
 from pipeline.bench.decoding import bench_decode
 from pipeline.bench.extraction import bench_extract
 from pipeline.bench.finetuning import bench_finetune, bench_prefix
@@ -38,7 +37,6 @@ from pipeline.bench.reading import bench_read
 from pipeline.bench.rerun import bench_rerun
 from pipeline.bench.settings import BenchSettings
 from pipeline.bench.trunk import bench_trunk
-from pipeline.show.bench import BenchRow, bench_table
 
 MEASURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "trunk": bench_trunk,
@@ -106,13 +104,11 @@ def bench(settings: BenchSettings, desk: Workspace) -> BenchReport:
         torch.set_num_threads(threads_before)
     record = {**about, "figures": [f.to_json() for f in figures]}
     path = _save(record, out)
-    desk.watch.show(bench_table([_row(f) for f in figures], caption=_caption(settings, about)))
+    desk.watch.show(words.measured(figures, words.caption(settings.repeats, about)))
     for note in dict.fromkeys(f.note for f in figures if f.note):
         desk.watch.say(note)
-    missed = [f for f in figures if f.floor_met is False]
-    if missed:
-        names = "; ".join(f"{f.entry}: {f.name}" for f in missed)
-        desk.watch.warn(f"{len(missed)} of {sum(f.floor_met is not None for f in figures)} floors missed: {names}")
+    if missed := words.missed(figures):
+        desk.watch.warn(missed)
     desk.watch.say(f"kept in {path}")
     return BenchReport(path, record, tuple(figures))
 
@@ -149,37 +145,3 @@ def _save(record: dict[str, Any], out: Path) -> Path:
     with writing(out, ConfigError, "give another --out"):
         write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
     return path
-
-
-def _row(f: Figure) -> Any:
-    return BenchRow(
-        entry=f.entry,
-        name=f.name,
-        median=f.value,
-        lowest=min(f.each),
-        highest=max(f.each),
-        unit=f.unit,
-        floor=f.goal.floor if f.goal else None,
-        aim=f.goal.aim if f.goal else None,
-        sense=f.goal.sense if f.goal else "least",
-        floor_met=f.floor_met,
-        aim_met=f.aim_met,
-        ways=[statistics.median(values) for values in _compared(f)],
-        ways_unit=f.ways_unit,
-    )
-
-
-def _compared(f: Figure) -> Sequence[Sequence[float]]:
-    """The raw repeats of the ways that a ratio compares; a figure that is no ratio compares nothing."""
-    return () if f.unit else tuple(f.ways.values())
-
-
-def _caption(settings: BenchSettings, about: dict[str, Any]) -> str:
-    ours, packages = about["hardware"], about["versions"]
-    engine = f", onnxruntime {packages['onnxruntime']}" if "onnxruntime" in packages else ""
-    where = ", ".join([ours["cpu"], *ours["gpus"]])
-    units = " ".join(ours["vector_units"])
-    return (
-        f"medians of {settings.repeats} repeats in turns; {where} ({units}), {ours['cores']} cores, "
-        f"{ours['torch_threads']} threads, torch {packages['torch']}{engine}, load before {about['load_before']:.2f}"
-    )

@@ -15,9 +15,10 @@ from pipeline.base import settings as st
 from pipeline.base import words as numbers
 from pipeline.base.doors import command
 from pipeline.base.errors import WeightsError
+from pipeline.base.values import Heading
 from pipeline.base.workspace import Workspace
 from pipeline.cli.parser import parse, settings_of
-from pipeline.show.tables import Result, heading, results_table
+from pipeline.show.tables import results_table
 from pipeline.stages.extract.doors import extract
 from pipeline.stages.finetune.doors import finetune
 from pipeline.stages.learn.doors import baseline, search, train
@@ -79,21 +80,23 @@ def demo(settings: DemoSettings, desk: Workspace) -> DemoReport:
     steps.run("predict", searched["run"], image, "--trace", "--top", 3)
     tuned = steps.run("finetune", head["run"], "--epochs", settings.epochs, "--batch-size", 64)
     tests["tuned"] = steps.run("evaluate", tuned["run"])
-    rows = [
-        Result(b["name"], val=b["val"], test=b["test"], macro_f1=b["macro_f1"], seconds=b["seconds"])
-        for b in baselines["results"]
-    ]
+    rows = [_result(b["name"], b["val"], b["test"], b["macro_f1"], b["seconds"]) for b in baselines["results"]]
     for name, fit, test, val in (
         ("head (train)", head, tests["head"], head["val"]),
         (f"best of {searched['trials']} heads (search)", searched, tests["searched"], searched["val"]),
         ("fine-tuned (finetune)", tuned, tests["tuned"], tuned["after"]),
     ):
         scores = test["test"]
-        rows.append(Result(name, val=val, test=scores["accuracy"], macro_f1=scores["macro_f1"], seconds=fit["seconds"]))
-    desk.watch.show(results_table(rows, title="Digits: 1,797 images, 10 classes"))
+        rows.append(_result(name, val, scores["accuracy"], scores["macro_f1"], fit["seconds"]))
+    desk.watch.show(results_table(rows, "Digits: 1,797 images, 10 classes"))
     total = time.perf_counter() - began
     _close(desk, weights, extracted, total)
-    return DemoReport([vars(r) for r in rows], weights, total)
+    return DemoReport(rows, weights, total)
+
+
+def _result(name: str, val: float, test: float, macro_f1: float, seconds: float) -> dict[str, Any]:
+    """A row of the closing table."""
+    return {"name": name, "val": val, "test": test, "macro_f1": macro_f1, "seconds": seconds, "note": ""}
 
 
 class _Demo:
@@ -107,7 +110,7 @@ class _Demo:
         words = [command, *map(str, arguments)]
         if self.desk.root != Workspace.at(None).root:
             words += ["--workspace", str(self.desk.root)]
-        self.desk.watch.show(heading("$ pipeline " + shlex.join(words)))
+        self.desk.watch.show(Heading("$ pipeline " + shlex.join(words)))
         settings = settings_of(parse(words, STEPS), STEPS)
         result: Any = STEPS[command].work(settings, self.desk).to_json()
         return result if isinstance(result, dict) else {"results": result}

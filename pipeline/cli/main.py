@@ -16,7 +16,7 @@ from pipeline.base.errors import Interrupted, PipelineError
 from pipeline.base.workspace import Workspace
 from pipeline.cli.commands import COMMANDS
 from pipeline.cli.parser import parse, settings_of, top_parser
-from pipeline.show.terminal import Console, fail
+from pipeline.show.terminal.console import Console, fail
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,5 +1,5 @@
-"""What a person sees: lines, progress, traces, curves and tables made from plain numbers.
+"""How figures look: tables that more than one stage shows, traces in words, values on a terminal or as pictures.
 
-Knows numbers, strings and arrays of counts; nothing of images, networks, or files of features. Nothing is imported
+Knows the values of ``pipeline.base.values``; nothing of images, networks, or files of features. Nothing is imported
 here, so that a silent :class:`pipeline.base.watch.Watch` costs no terminal library.
 """

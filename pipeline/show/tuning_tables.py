@@ -8,11 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.console import RenderableType
-from rich.text import Text
-
+from pipeline.base.values import Column, Part, Table, figures
 from pipeline.base.words import ABSENT, count, percent, points, seconds, setting, significant
-from pipeline.show.tables import plain_table, titled
 
 
 @dataclass(frozen=True)
@@ -37,18 +34,15 @@ class ChangeRow:
     high: float
 
 
-def groups_table(rows: Sequence[GroupRow], title: str = "", caption: str = "") -> RenderableType:
+def groups_table(rows: Sequence[GroupRow], title: str = "", caption: str = "") -> Table:
     """Each group with its parameters, its highest learning rate, its weight decay, and whether it learns."""
-    table = plain_table()
-    table.add_column("Group", no_wrap=True)
-    for name in ("Parameters", "Learning rate", "Weight decay"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
+    shown = []
     for r in rows:
-        state = "frozen" if r.lr is None else "trained"
-        cells = (count(r.parameters), setting(r.lr), setting(r.weight_decay))
-        table.add_row(Text(r.name), *cells, state, style="dim" if r.lr is None else "")
-    return titled(table, title, caption)
+        cells = (r.name, count(r.parameters), setting(r.lr), setting(r.weight_decay))
+        frozen = r.lr is None
+        shown.append([Part(c, "dim" if frozen else "") for c in (*cells, "frozen" if frozen else "trained")])
+    columns = [Column("Group"), *figures("Parameters", "Learning rate", "Weight decay"), Column()]
+    return Table(columns, shown, title, caption)
 
 
 def verdict_table(
@@ -58,18 +52,15 @@ def verdict_table(
     tuning_seconds: float,
     drift: Mapping[str, float],
     title: str = "",
-) -> RenderableType:
+) -> Table:
     """Accuracy, time and features before and after; intervals are 95 %, of the same images in pairs."""
-    table = plain_table()
-    table.add_column("", no_wrap=True)
-    for name in ("Head", "Fine-tuned", "Difference", "95 % interval"):
-        table.add_column(name, justify="right", no_wrap=True)
+    rows = []
     for c in changes:
         ends = " to ".join(points(end).removesuffix(" points") for end in (c.low, c.high))
         label = f"{c.split.capitalize()} accuracy ({count(c.n)} images)"
-        table.add_row(label, percent(c.before), percent(c.after), points(c.after - c.before), ends)
+        rows.append([label, percent(c.before), percent(c.after), points(c.after - c.before), ends])
     factor = ABSENT if not head_seconds else f"{significant(tuning_seconds / head_seconds, 2)} times"
-    table.add_row("Training time", seconds(head_seconds), seconds(tuning_seconds), factor, ABSENT)
+    rows.append(["Training time", seconds(head_seconds), seconds(tuning_seconds), factor, ABSENT])
     for split, cosine in drift.items():
-        table.add_row(f"Features, cosine with cached ({split})", "1", significant(cosine, 3), ABSENT, ABSENT)
-    return titled(table, title)
+        rows.append([f"Features, cosine with cached ({split})", "1", significant(cosine, 3), ABSENT, ABSENT])
+    return Table([Column(), *figures("Head", "Fine-tuned", "Difference", "95 % interval")], rows, title)

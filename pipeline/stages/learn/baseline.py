@@ -1,7 +1,7 @@
 """Stage two, for comparison: what simple methods make of the rows that a head learns from.
 
 Nothing here chooses on val or test: a baseline has fixed settings or, for ridge, chooses on train alone, so both are
-scored side by side (S6).
+scored side by side.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipeline.images import Geometry
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
 from pipeline.runs.pixels import image_root, pixel_batches
-from pipeline.show.tables import Result, results_table
+from pipeline.show.tables import results_table
 from pipeline.stages.learn.settings import BaselineSettings
 from pipeline.store import Cache
 from pipeline.store.find import find_cache
@@ -66,12 +66,9 @@ def baseline(settings: BaselineSettings, desk: Workspace) -> BaselineReport:
             (plain,) = _fit(cache, statistics, ("logreg",), settings.max_iter, tracker)
             note = f"mean and deviation of each colour, {THUMBNAIL} × {THUMBNAIL} grey thumbnail; {plain.note}"
             results.append(dataclasses.replace(plain, name=STATISTICS, note=note))
-    lines = [
-        Result(r.name, val=r.val, test=r.test, macro_f1=r.macro_f1, seconds=r.seconds, note=r.note) for r in results
-    ]
-    desk.watch.show(results_table(lines, title="Baselines, trained on the same rows"))
-    name = cache.path.name.removesuffix(".h5")
     record = [dataclasses.asdict(r) for r in results]
+    desk.watch.show(results_table(record, "Baselines, trained on the same rows"))
+    name = cache.path.name.removesuffix(".h5")
     with runs.new_run(desk, stage="baseline", name=name, settings=st.record(settings), about=cache_record(cache)) as (
         draft,
         folder,

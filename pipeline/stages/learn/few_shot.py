@@ -21,7 +21,7 @@ from pipeline.base.errors import HeadError
 from pipeline.heads.exact.path import ExactFit, fit_exact
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
-from pipeline.show.tables import shots_table
+from pipeline.stages.learn import words
 from pipeline.stages.learn.kept import linear_logits
 from pipeline.stages.learn.settings import SearchSettings
 from pipeline.stages.learn.task import Task
@@ -67,14 +67,7 @@ def few_shot(task: Task[SearchSettings]) -> FewShotResult:
         for k, draw, fit, val in heads
     ]
     results = [_summary(k, [d for d in draws if d["shots"] == k]) for k in sorted(set(settings.shots))]
-    metric = settings.metric.replace("_", " ")
-    desk.watch.show(
-        shots_table(
-            results,
-            title=f"{metric}, mean and deviation of {settings.draws} draws",
-            share=settings.metric != "log_loss",
-        )
-    )
+    desk.watch.show(words.few_shot(results, settings.metric, settings.draws))
     name = cache.path.name.removesuffix(".h5")
     with runs.new_run(desk, stage="fewshot", name=name, settings=st.record(settings), about=cache_record(cache)) as (
         draft,

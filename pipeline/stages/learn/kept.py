@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.base import settings as st
 from pipeline.base.watch import TraceRow
-from pipeline.base.words import percent, seconds, setting
 from pipeline.heads.artifact import Head, save_head
 from pipeline.heads.exact.path import ExactFit
-from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.passes import Epoch, FitResult
 from pipeline.heads.scores.metrics import log_softmax
 from pipeline.runs import folder as runs
@@ -161,18 +159,4 @@ def keep(task: Task[Any], stage: str, choice: Choice) -> tuple[runs.Run, TrainRe
         for file, text in choice.files.items():
             draft.write_text(file, text)
         draft.write_json("metrics.json", {**result.to_json(), "config": dict(fit.record)})
-    task.desk.watch.say(_summary(result, fit))
     return draft.run, result
-
-
-def _summary(result: TrainResult, fit: Fit) -> str:
-    what = f"best of {result.trials}" if result.trials > 1 else "head"
-    r = fit.record
-    if fit.converged is None:
-        kind = "" if fit.kind == MinibatchConfig.kind else f"{fit.kind}, "
-        lr, decay = setting(r["lr"]), setting(r["weight_decay"])
-        config = f"{kind}{r['solver']}, lr {lr}, weight decay {decay}; epoch {result.steps}"
-    else:
-        config = f"exact, C {r['C']:.3g}; {result.steps} iterations, gradient {r['grad_norm']:.0e}"
-    val = f"val {percent(result.val)}, " if result.val is not None else ""
-    return f"{what} ({config}): {val}train {percent(result.train)}, in {seconds(result.seconds)} -> {result.run}"

@@ -16,8 +16,8 @@ from sklearn.model_selection import StratifiedKFold
 from pipeline.base.errors import HeadError
 from pipeline.base.workspace import Workspace
 from pipeline.heads.exact.path import ExactFit, fit_exact
-from pipeline.show import tables
-from pipeline.show.path_picture import path_picture
+from pipeline.show.pictures import svg
+from pipeline.stages.learn import words
 from pipeline.stages.learn.brackets import minibatch_search
 from pipeline.stages.learn.few_shot import FewShotResult, few_shot
 from pipeline.stages.learn.kept import Choice, TrainResult, exact_fit, keep, linear_logits
@@ -42,7 +42,7 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
     began = time.perf_counter()
     found = _exact_search(task) if settings.space == EXACT else minibatch_search(task)
     seconds = time.perf_counter() - began
-    show_ranking(found.trials, settings, desk)
+    desk.watch.show(words.ranking(found.trials, settings))
     choice = Choice(
         found.fit,
         found.learned,
@@ -53,6 +53,7 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
         files=found.files,
     )
     run, result = keep(task, "search", choice)
+    desk.watch.say(words.head(result, found.fit))
     if settings.evaluate and len(task.cache.rows("test")):
         score(run, desk)
     return result
@@ -77,9 +78,7 @@ def _exact_search(task: Task[SearchSettings]) -> Ranking:
     if settings.refit and not settings.cv:  # with cross-validation it has learned from both already
         rows = task.both
         best = fit_exact(task.problem(rows), [C])[0]
-    curves = {name: [getattr(t, name)[settings.metric] for t in trials] for name in ("train", "val")}
-    picture = path_picture(list(settings.penalties), curves, chosen=C, metric=settings.metric.replace("_", " "))
-    return Ranking(ranked, exact_fit(best), rows, {PATH_PICTURE: picture})
+    return Ranking(ranked, exact_fit(best), rows, {PATH_PICTURE: svg(words.path(trials, settings.metric, C))})
 
 
 def _cross_validated(C: float, fits: Sequence[ExactFit], rows: Rows, folds: NDArray[np.int64]) -> Trial:
@@ -111,20 +110,3 @@ def fold_numbers(y: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int6
     for number, (_, out) in enumerate(split):
         numbers[out] = number
     return numbers
-
-
-def show_ranking(trials: Sequence[Trial], settings: SearchSettings, desk: Workspace) -> None:
-    """The ranked table."""
-    lines = [
-        tables.Trial(
-            {n: float(f"{v:.3g}") if isinstance(v, float) else v for n, v in t.settings.items()},
-            val=t.val[settings.metric],
-            train=t.train[settings.metric],
-            note=t.note,
-        )
-        for t in trials
-    ]
-    by = f"{settings.cv} folds" if settings.cv else "val"
-    metric = settings.metric.replace("_", " ")
-    title = f"{len(trials)} heads, ranked by {metric} on {by}, then log-loss"
-    desk.watch.show(tables.search_table(lines, title=title, share=settings.metric != "log_loss"))

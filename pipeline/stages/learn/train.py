@@ -16,6 +16,7 @@ from pipeline.heads.exact.path import Step, fit_exact
 from pipeline.heads.minibatch.fit import fit_minibatch
 from pipeline.heads.minibatch.passes import Epoch
 from pipeline.show.trace import observe
+from pipeline.stages.learn import words
 from pipeline.stages.learn.kept import (
     Choice,
     Fit,
@@ -43,7 +44,9 @@ def train(settings: TrainSettings, desk: Workspace) -> TrainResult:
     desk.watch.end_trace()
     if fit.converged is False:
         desk.watch.warn(f"not converged: gradient {fit.record['grad_norm']:.1e}; a lower --C converges sooner")
-    return keep(task, "train", Choice(fit, task.train, seconds))[1]
+    _, result = keep(task, "train", Choice(fit, task.train, seconds))
+    desk.watch.say(words.head(result, fit))
+    return result
 
 
 def _exact(task: Task[TrainSettings]) -> Fit:

@@ -14,16 +14,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.base.errors import HeadError
-from pipeline.base.words import points
 from pipeline.base.workspace import Workspace
 from pipeline.heads.scores.bootstrap import Difference, McNemar, Resampling, mcnemar, paired_bootstrap
 from pipeline.heads.scores.metrics import classification_report
 from pipeline.runs import folder as runs
-from pipeline.show.figures import comparison_table
+from pipeline.stages.score import words
 from pipeline.stages.score.evaluate import ScoredRows, scored_rows
 from pipeline.stages.score.settings import CompareSettings
-
-SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -62,32 +59,12 @@ def compare(settings: CompareSettings, desk: Workspace) -> CompareResult:
         figures=(_figures(first, scored[0]), _figures(second, scored[1])),
         difference=difference,
         mcnemar=test,
-        verdict=verdict(names, len(right[0]), difference, test),
+        verdict=words.verdict(names, len(right[0]), difference, test),
     )
-    interval = (difference.low, difference.high)
-    desk.watch.show(comparison_table(names, result.figures, interval, title=f"{result.n:,} test images"))
-    desk.watch.say(f"McNemar: {test.b:,} right in the first alone, {test.c:,} in the second alone, p = {test.p:.3g}")
+    desk.watch.show(words.comparison(names, result.figures, difference, result.n))
+    desk.watch.say(words.chance(test))
     desk.watch.say(result.verdict)
     return result
-
-
-def verdict(names: tuple[str, str], n: int, difference: Difference, test: McNemar) -> str:
-    """What the comparison of two runs on n test rows means, in one sentence."""
-    if test.p < SIGNIFICANT:
-        second = test.c > test.b
-        better, worse = names[::-1] if second else names
-        low, high = (difference.low, difference.high) if second else (-difference.high, -difference.low)
-        size = points(abs(difference.value)).removeprefix("+")
-        return (
-            f"{better} is better than {worse} by {size} of accuracy (95 % interval {100 * low:.1f} to "
-            f"{100 * high:.1f}): chance alone gives so large a difference with p = {test.p:.2g}"
-        )
-    if not test.b + test.c:
-        return f"no difference can be told: both are right on the same of {n:,} test images"
-    return (
-        f"no difference can be told: {test.b + test.c:,} of {n:,} test images are right in one of the two alone "
-        f"({test.b:,} and {test.c:,}), and chance alone splits them so or more unevenly with p = {test.p:.2g}"
-    )
 
 
 def _figures(run: runs.Run, scored: ScoredRows) -> dict[str, float]:

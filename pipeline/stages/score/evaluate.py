@@ -1,7 +1,7 @@
 """Stage two, after the choice: a run's figures on the test split, taken once; or on another cache of the same key.
 
 The only stage that reads a run's test rows. Nothing here chooses: the temperature is fitted on val, and a run's test
-figures are taken once and kept beside it with the logits that they were made from (S6)::
+figures are taken once and kept beside it with the logits that they were made from::
 
     evaluation.safetensors   logits (n, C) float32; rows (n,) int64, their places in the cache; y (n,) int64
     evaluation.json          the figures, written last
@@ -33,9 +33,7 @@ from pipeline.heads.scores.metrics import classification_report
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import _require_key, cache_of
 from pipeline.runs.network import logits_of_split
-from pipeline.show.confusion import ConfusionMatrix
-from pipeline.show.figures import figures_lines
-from pipeline.show.tables import per_class_table
+from pipeline.stages.score import words
 from pipeline.stages.score.settings import EvaluateSettings
 from pipeline.store import Cache
 from pipeline.store.find import find_cache
@@ -179,7 +177,7 @@ def _splits(cache: Cache, asked: str | None) -> tuple[str, tuple[str, ...]]:
 
 
 def _warn_of_shared_images(run: runs.Run, own: Cache, cache: Cache, rows: NDArray[np.int64], desk: Workspace) -> None:
-    """Say how many of the rows are images that the run was fitted or chosen on (S5)."""
+    """Say how many of the rows are images that the run was fitted or chosen on."""
     seen = {own.digests[row].tobytes() for split in ("train", "val") for row in own.rows(split).tolist()}
     shared = sum(cache.digests[row].tobytes() in seen for row in rows.tolist())
     if shared:
@@ -259,17 +257,10 @@ def _now() -> str:
 
 
 def _show(result: EvaluateResult, desk: Workspace) -> None:
-    test = result.test
-    rows = "all rows" if result.split == "all" else f"{result.split} split"
-    title = rows.capitalize() if result.cache is None else f"{result.cache}, {rows}"
+    for value in words.classes_of(result.test, result.split, result.cache):
+        desk.watch.show(value)
     what = result.split if result.cache is None else f"{result.cache}, {result.split}"
-    # Another cache may hold a few of the head's classes: those that neither occur nor are predicted say nothing there.
-    seen = [i for i, row in enumerate(test["confusion"]) if any(row) or any(r[i] for r in test["confusion"])]
-    per_class = [test["per_class"][i] for i in seen]
-    desk.watch.show(per_class_table(per_class, title=f"{title}, class by class"))
-    matrix = [[test["confusion"][i][j] for j in seen] for i in seen]
-    desk.watch.show(ConfusionMatrix(matrix, [c["name"] for c in per_class]))
-    first, *others = figures_lines(test, what)
+    first, *others = words.figures_lines(result.test, what)
     desk.watch.say(f"{first} -> {result.file}")
     for line in others:
         desk.watch.say(line)

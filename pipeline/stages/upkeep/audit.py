@@ -1,6 +1,6 @@
 """`pipeline audit`: what a cache's images say against training on them.
 
-Copies of one image in two splits or under two labels (S5), near copies on request, tiny and empty classes, failed
+Copies of one image in two splits or under two labels, near copies on request, tiny and empty classes, failed
 images, class balance. Finding is reading: only ``--drop-leaks`` writes, and only what is told.
 """
 
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,8 +16,11 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import DataError
 from pipeline.base.items import ITEM_STATES, SPLITS
+from pipeline.base.values import Table
+from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
-from pipeline.show.audit_tables import Place, balance_table, copies_table, names_table, near_table
+from pipeline.stages.upkeep import words
+from pipeline.stages.upkeep.results import AuditReport, Copies, Near, Place
 from pipeline.stages.upkeep.settings import AuditSettings
 from pipeline.store import Cache, failures_path, read_failures
 from pipeline.store.find import find_cache
@@ -30,55 +31,6 @@ NEAR_KEPT = 1000  # pairs with the highest cosines that are named; the others ar
 ROUNDING = 1e-6  # a cosine of two equal rows is 1 to this much in float32
 
 
-@dataclass(frozen=True)
-class Copies:
-    """Groups of good rows with the same bytes; a group is a list of (split, class or "", path).
-
-    ``leaks`` lie in two or more of train, val and test, ``conflicts`` have two or more labels; ``within`` counts the
-    surplus copies inside one split.
-    """
-
-    leaks: list[list[Place]]
-    conflicts: list[list[Place]]
-    within: int
-
-
-@dataclass(frozen=True)
-class Near:
-    """Pairs of different images whose features have a cosine of ``threshold`` or more; those across splits come first.
-
-    ``pairs`` holds (cosine, left, right) of at most ``NEAR_KEPT`` of them; the counts are of all.
-    """
-
-    threshold: float
-    count: int
-    across_splits: int
-    conflicting: int
-    pairs: list[tuple[float, Place, Place]]
-
-
-@dataclass(frozen=True)
-class AuditReport:
-    """Everything found, of the cache as it is now (after ``--drop-leaks``); ``findings`` are the warnings' words."""
-
-    cache: Path
-    rows: int
-    classes: dict[str, dict[str, int]]
-    unlabelled: int
-    imbalance: float | None
-    copies: Copies
-    empty: dict[str, list[str]]
-    tiny: dict[str, list[str]]
-    failed: dict[str, str]
-    near: Near | None
-    dropped: list[str]
-    findings: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**dataclasses.asdict(self), "cache": str(self.cache)}
-
-
 def audit(settings: AuditSettings, desk: Workspace) -> AuditReport:
     """Audit with settings made."""
     cache = find_cache(settings.cache, desk)
@@ -86,13 +38,17 @@ def audit(settings: AuditSettings, desk: Workspace) -> AuditReport:
     if settings.drop_leaks:
         cache, dropped = _drop_leaks(cache, settings, desk)
     report = _report(cache, settings, dropped, desk)
-    _show(report, desk)
+    for told in words.audited(report):
+        if isinstance(told, Table):
+            desk.watch.show(told)
+        else:
+            desk.watch.say(told)
     for finding in report.findings:
         desk.watch.warn(finding)
     if not report.findings:
         desk.watch.say(f"{cache.path}: nothing found")
     if report.findings and settings.strict:
-        raise DataError(f"{cache.path}: {_n(len(report.findings), 'finding')}; the first: {report.findings[0]}")
+        raise DataError(f"{cache.path}: {many(len(report.findings), 'finding')}; the first: {report.findings[0]}")
     return report
 
 
@@ -119,64 +75,7 @@ def _report(cache: Cache, settings: AuditSettings, dropped: list[str], desk: Wor
         dropped=dropped,
         findings=[],
     )
-    return dataclasses.replace(report, findings=_findings(report, settings))
-
-
-def _findings(report: AuditReport, settings: AuditSettings) -> list[str]:
-    copies, near = report.copies, report.near
-    across, conflicting = (near.across_splits, near.conflicting) if near else (0, 0)
-    droppable = sum(any(p[0] == "train" for p in group) for group in copies.leaks)
-    cure = " (--drop-leaks takes them out of train)" if droppable else ""
-    found = [
-        (len(copies.leaks), f"{_n(len(copies.leaks), 'image')} in more than one split{cure}"),
-        (len(copies.conflicts), f"{_n(len(copies.conflicts), 'image')} under different labels"),
-        (
-            across,
-            f"{_n(across, 'pair')} of near duplicates (cosine >= {settings.near}) across splits",
-        ),
-        (
-            conflicting,
-            f"{_n(conflicting, 'pair')} of near duplicates with different labels",
-        ),
-        *((1, f"no {split} images of {_some(names)}") for split, names in report.empty.items()),
-        *((1, f"fewer than {settings.tiny} {split} images of {_some(names)}") for split, names in report.tiny.items()),
-        (len(report.failed), f"{_n(len(report.failed), 'failed image')} without features"),
-    ]
-    return [words for n, words in found if n]
-
-
-def _n(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-    return ", ".join(map(repr, names[:5])) + more
-
-
-def _show(report: AuditReport, desk: Workspace) -> None:
-    copies, near = report.copies, report.near
-    first = next(iter(next(iter(report.classes.values()), {"train": 0})))
-    ratio = f", largest class {report.imbalance:.1f} times the smallest" if report.imbalance else ""
-    rest = f", {report.unlabelled:,} unlabelled" if report.unlabelled else ""
-    desk.watch.show(balance_table(report.classes, first, f"{report.cache}: {report.rows:,} rows{rest}{ratio}"))
-    if copies.leaks:
-        desk.watch.show(copies_table(copies.leaks, "the same image in more than one split"))
-    if copies.conflicts:
-        desk.watch.show(copies_table(copies.conflicts, "the same image under different labels"))
-    if near is not None and near.count:
-        title = f"near duplicates, cosine >= {near.threshold:g}: {_n(near.count, 'pair')}"
-        desk.watch.show(near_table(near.pairs, near.count, title))
-    elif near is not None:
-        desk.watch.say(f"no near duplicates with a cosine of {near.threshold:g} or more")
-    if report.failed:
-        desk.watch.show(
-            names_table({"failed": [f"{path}: {why}" for path, why in report.failed.items()]}, "failed images")
-        )
-    if copies.within:
-        desk.watch.say(
-            f"{_n(copies.within, 'surplus row')}: copies of an image inside its own split weigh it more often"
-        )
+    return dataclasses.replace(report, findings=words.findings(report, settings))
 
 
 def _good(cache: Cache) -> NDArray[np.bool_]:

@@ -1,18 +1,11 @@
-"""The public functions of upkeep. Imports no more than their settings: the work is imported when asked for."""
+"""The public functions of upkeep. Imports settings and results only: the work is imported when asked for."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pipeline.base.doors import command
 from pipeline.base.workspace import Workspace
+from pipeline.stages.upkeep.results import AuditReport, InspectReport, RelabelResult, VerifyReport
 from pipeline.stages.upkeep.settings import AuditSettings, InspectSettings, RelabelSettings, VerifySettings
-
-if TYPE_CHECKING:
-    from pipeline.stages.upkeep.audit import AuditReport
-    from pipeline.stages.upkeep.inspect import InspectReport
-    from pipeline.stages.upkeep.relabel import RelabelResult
-    from pipeline.stages.upkeep.verify import VerifyReport
 
 
 @command(InspectSettings)

@@ -10,9 +10,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,35 +19,12 @@ from pipeline.base.errors import CacheError
 from pipeline.base.machine import worker_count
 from pipeline.base.workspace import Workspace
 from pipeline.images import Listing
-from pipeline.show.audit_tables import names_table
+from pipeline.stages.upkeep import words
+from pipeline.stages.upkeep.results import RelabelResult
 from pipeline.stages.upkeep.settings import RelabelSettings
 from pipeline.store import Cache, Contents
 from pipeline.store.find import find_cache
 from pipeline.store.rewrite import kept, locked, rewrite
-
-
-@dataclass(frozen=True)
-class RelabelResult:
-    """What became of the rows: how many have another class, split or path than before, which were dropped.
-
-    ``copied`` rows are copies of an image that the cache had fewer of; ``written`` is False where nothing differed.
-    """
-
-    cache: Path
-    rows: int
-    relabelled: int
-    resplit: int
-    renamed: int
-    copied: int
-    dropped: list[str]
-    classes: list[str]
-    counts: dict[str, int]
-    notes: list[str]
-    written: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**dataclasses.asdict(self), "cache": str(self.cache)}
 
 
 def relabel(settings: RelabelSettings, desk: Workspace) -> RelabelResult:
@@ -75,8 +49,9 @@ def relabel(settings: RelabelSettings, desk: Workspace) -> RelabelResult:
         for note in result.notes:
             desk.watch.say(note)
         made = rewrite(cache, rows, contents, target, desk)
-    desk.watch.say(_summary(result, made))
-    return dataclasses.replace(result, cache=made.path, counts=made.counts())
+    result = dataclasses.replace(result, cache=made.path, counts=made.counts())
+    desk.watch.say(words.relabelled(result))
+    return result
 
 
 def _match(cache: Cache, listing: Listing, digests: NDArray[np.uint8]) -> tuple[NDArray[np.int64], int]:
@@ -133,7 +108,7 @@ def _refuse(
     if not any(kinds.values()):
         return
     title = f"{settings.source} against {cache.path}"
-    desk.watch.show(names_table({kind: names for kind, names in kinds.items() if names}, title))
+    desk.watch.show(words.kinds({kind: names for kind, names in kinds.items() if names}, title))
     if lacking:
         raise CacheError(
             f"{len(lacking):,} images of {settings.source} are not in {cache.path} (the first: "
@@ -205,7 +180,7 @@ def _result(
     copied: int,
     written: bool,
 ) -> RelabelResult:
-    """Classes are compared by name: a number means another class once a class has come or gone (S3)."""
+    """Classes are compared by name: a number means another class once a class has come or gone."""
     before = np.array([*cache.classes, None], dtype=object)[cache.labels[rows]]  # -1 is the last: no class
     after = np.array([*contents.classes, None], dtype=object)[contents.labels]
     return RelabelResult(
@@ -220,15 +195,4 @@ def _result(
         counts=cache.counts(),
         notes=list(contents.about["notes"]),
         written=written,
-    )
-
-
-def _summary(result: RelabelResult, made: Cache) -> str:
-    dropped = f", {len(result.dropped):,} dropped" if result.dropped else ""
-    copied = f", {result.copied:,} more copies" if result.copied else ""
-    counts = ", ".join(f"{n:,} {name}" for name, n in made.counts().items() if n)
-    return (
-        f"{result.rows:,} rows: {result.relabelled:,} with another class, {result.resplit:,} in another split, "
-        f"{result.renamed:,} under another path{copied}{dropped}; now {counts}, {len(made.classes)} classes; no image "
-        f"went through the trunk -> {made.path}"
     )

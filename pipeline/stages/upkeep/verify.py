@@ -12,7 +12,6 @@ import itertools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,8 @@ from pipeline.base.machine import resolve_device, worker_count
 from pipeline.base.workspace import Workspace
 from pipeline.images import Listing
 from pipeline.runs.recipe import Recipe
-from pipeline.show.audit_tables import names_table
+from pipeline.stages.upkeep import words
+from pipeline.stages.upkeep.results import Sample, VerifyReport
 from pipeline.stages.upkeep.settings import VerifySettings
 from pipeline.store import Cache, difference
 from pipeline.store.find import find_cache
@@ -55,48 +55,21 @@ class SourceChanges:
         return {name: paths for name, paths in vars(self).items() if paths}
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Rows extracted afresh: how many, the largest difference as a share of its row's largest feature, the limit."""
-
-    rows: int
-    max_difference: float
-    tolerance: float
-    engine: str
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """What was checked and found right; what is wrong is raised instead. ``changes`` counts and names at most ten."""
-
-    cache: Path
-    rows: int
-    blocks: int
-    failed: int
-    source: str | None = None
-    changes: dict[str, dict[str, Any]] | None = None
-    sample: Sample | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**dataclasses.asdict(self), "cache": str(self.cache)}
-
-
 def verify(settings: VerifySettings, desk: Workspace) -> VerifyReport:
     """Verify with settings made."""
     cache = find_cache(settings.cache, desk)
     wrong = [*_contradictions(cache), *_damage(cache, desk)]
     if wrong:
-        desk.watch.show(names_table({"wrong": wrong}, title=str(cache.path)))
+        desk.watch.show(words.kinds({"wrong": wrong}, str(cache.path)))
         raise CacheError(f"{cache.path} is not sound ({len(wrong)} wrong; the first: {wrong[0]}): extract again")
     report = VerifyReport(cache.path, len(cache), len(cache.done), sum(cache.failed().values()))
     if settings.source is None:
-        desk.watch.say(_sound(report))
+        desk.watch.say(words.sound(report))
         return report
     changes, sample = _compare(cache, settings, desk)
     found = changes.kinds()
     if found:
-        desk.watch.show(names_table(found, title=f"{settings.source} against {cache.path}", limit=SHOWN))
+        desk.watch.show(words.kinds(found, f"{settings.source} against {cache.path}", SHOWN))
     _refuse(cache, settings, found, sample)
     report = dataclasses.replace(
         report,
@@ -104,9 +77,9 @@ def verify(settings: VerifySettings, desk: Workspace) -> VerifyReport:
         changes={name: {"count": len(p), "first": p[:SHOWN]} for name, p in vars(changes).items()},
         sample=sample,
     )
-    desk.watch.say(_sound(report))
+    desk.watch.say(words.sound(report))
     if found:
-        desk.watch.warn(f"{_counted(found)} in {settings.source}; `pipeline extract` brings the cache up to date")
+        desk.watch.warn(f"{words.counted(found)} in {settings.source}; `pipeline extract` brings the cache up to date")
     return report
 
 
@@ -120,27 +93,9 @@ def _refuse(cache: Cache, settings: VerifySettings, found: Mapping[str, list[str
         relabel = set(found) <= {"relabelled", "renamed"}
         cure = f"`pipeline {'relabel' if relabel else 'extract'}` brings it up to date without computing a row twice"
         raise CacheError(
-            f"{cache.path} is sound but not what {settings.source} holds now: {_counted(found)}; {cure}; "
+            f"{cache.path} is sound but not what {settings.source} holds now: {words.counted(found)}; {cure}; "
             "--allow-changes only lists them"
         )
-
-
-def _counted(found: Mapping[str, list[str]]) -> str:
-    return ", ".join(f"{len(paths):,} {name}" for name, paths in found.items())
-
-
-def _sound(report: VerifyReport) -> str:
-    """The one plain line of a cache in which all is well."""
-    good, failed = report.rows - report.failed, f", {report.failed:,} failed" if report.failed else ""
-    blocks = f"{report.blocks:,} block{'s' if report.blocks != 1 else ''}"
-    text = f"{report.cache} is sound: {good:,} good rows{failed}, {blocks}, all checksums hold"
-    if report.sample is not None:
-        s = report.sample
-        text += (
-            f"; {s.rows} rows extracted afresh differ by at most {s.max_difference:.1e} of their largest feature "
-            f"({s.tolerance:.1e} is allowed; {s.engine})"
-        )
-    return text
 
 
 # -- the file alone ---------------------------------------------------------------------------------------------------

@@ -1,17 +1,11 @@
-"""The public functions of using a run. Imports no more than their settings: the work is imported when asked for."""
+"""The public functions of using a run. Imports settings and results only: the work is imported when asked for."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pipeline.base.doors import command
 from pipeline.base.workspace import Workspace
+from pipeline.stages.use.results import ExportResult, Predictions, TraceReport
 from pipeline.stages.use.settings import ExportSettings, PredictSettings, TraceSettings
-
-if TYPE_CHECKING:
-    from pipeline.stages.use.export import ExportResult
-    from pipeline.stages.use.predict import Predictions
-    from pipeline.stages.use.trace import TraceReport
 
 
 @command(PredictSettings)

@@ -6,12 +6,10 @@ The exported model takes what torchvision's transform gives, (n, 3, S, S) float3
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +28,9 @@ from pipeline.heads.artifact import load_head
 from pipeline.runs import folder as runs
 from pipeline.runs.network import load_network
 from pipeline.runs.recipe import Recipe
-from pipeline.show.tables import parity_table
 from pipeline.stages.score.evaluate import EVALUATION
+from pipeline.stages.use import words
+from pipeline.stages.use.results import ExportResult
 from pipeline.stages.use.settings import SUFFIXES, ExportSettings
 from pipeline.trunk.identity import TRUNKS
 from pipeline.trunk.surgery import freeze, reattach, trunk_at
@@ -42,20 +41,6 @@ Images = NDArray[np.float32]
 BATCHES = (1, 2, 7)  # that every export is run on: one image, and sizes it was not traced with
 TOLERANCE = 1e-4  # of the largest logit; other kernels add in another order
 CARD = "model-card.md"
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """The file, its card, and the largest difference from the model at each batch size, as a share of its logits."""
-
-    file: Path
-    card: Path
-    format: str
-    parity: dict[str, float]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**dataclasses.asdict(self), "file": str(self.file), "card": str(self.card)}
 
 
 def export(settings: ExportSettings, desk: Workspace) -> ExportResult:
@@ -85,7 +70,7 @@ def export(settings: ExportSettings, desk: Workspace) -> ExportResult:
                     f"{TOLERANCE:.0e} is allowed: nothing was written; report this"
                 )
         write_text(card, model_card(run, about, settings.format, out.name, parity))
-    desk.watch.show(parity_table(parity, TOLERANCE, title=f"{settings.format} against the model"))
+    desk.watch.show(words.parity(parity, TOLERANCE, settings.format))
     desk.watch.say(f"{out} and {card}")
     return ExportResult(out, card, settings.format, parity)
 

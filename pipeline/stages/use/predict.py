@@ -9,8 +9,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,41 +22,13 @@ from pipeline.heads.scores.metrics import softmax
 from pipeline.images import IMAGE_EXTENSIONS, Loaded
 from pipeline.runs import folder as runs
 from pipeline.runs.network import PREDICT_BATCH, Answer, Classifier, load_classifier, normalised
-from pipeline.show.pipeline_trace import PredictionTrace, TopClass, prediction_trace
-from pipeline.show.tables import predictions_table
+from pipeline.stages.use import words
+from pipeline.stages.use.results import Prediction, Predictions
 from pipeline.stages.use.settings import PredictSettings
+from pipeline.stages.use.words import Passage
 
 STANDARD_INPUT = "-"
 SHOWN = 50  # predictions of a table; a file or --format has all
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One image: the likeliest class, its probability, and the ``top`` classes as (name, probability).
-
-    ``class_name`` is None where the probability is below the threshold, and where the image cannot be used; then
-    ``error`` says why, ``probability`` is None and ``top`` is empty.
-    """
-
-    path: str
-    class_name: str | None
-    probability: float | None
-    top: tuple[tuple[str, float], ...]
-    error: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values: ``path class probability top``, and ``error`` where there is one."""
-        top = [{"class": name, "probability": p} for name, p in self.top]
-        plain = {"path": self.path, "class": self.class_name, "probability": self.probability, "top": top}
-        return plain if self.error is None else {**plain, "error": self.error}
-
-
-class Predictions(list[Prediction]):
-    """Predictions in the order of the images."""
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """Plain JSON values."""
-        return [p.to_json() for p in self]
 
 
 def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
@@ -83,7 +53,7 @@ def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
         more = f" ({len(bad)} images; this is the first)" if len(bad) > 1 else ""
         raise DataError(f"{bad[0].path!a} cannot be used: {bad[0].error}{more}")
     if settings.format == "table" and not settings.trace:
-        desk.watch.show(predictions_table([(p.path, p.class_name, p.top, p.error) for p in found[:SHOWN]]))
+        desk.watch.show(words.predictions(found[:SHOWN]))
         if len(found) > SHOWN:
             desk.watch.say(f"the first {SHOWN} of {len(found):,}; --format csv, jsonl or --json give all")
     if bad:
@@ -157,7 +127,8 @@ def _predict_batch(
     for at, i in enumerate(good):
         predictions[i] = _ranked(paths[i], probabilities[at], classifier.classes, settings)
         if settings.trace:
-            _show_trace(paths[i], pixels[at], at, answer, probabilities[at], classifier, settings.top, desk)
+            passage = _passage(paths[i], pixels[at], answer, at, classifier)
+            desk.watch.show(words.way(passage, classifier.classes, settings.top))
     return predictions
 
 
@@ -193,37 +164,8 @@ def _ranked(
     return Prediction(os.fsdecode(path), name if probability >= settings.threshold else None, probability, ranked)
 
 
-def _show_trace(
-    path: bytes,
-    pixels: NDArray[np.uint8],
-    at: int,
-    answer: Answer,
-    probabilities: NDArray[np.float64],
-    classifier: Classifier,
-    top: int,
-    desk: Workspace,
-) -> None:
+def _passage(path: bytes, pixels: NDArray[np.uint8], answer: Answer, at: int, classifier: Classifier) -> Passage:
     with Image.open(os.fsdecode(path)) as image:
         width, height, mode = image.width, image.height, image.mode
     seen = normalised(pixels[None], classifier.recipe.trunk.info, "cpu").numpy()[0]
-    features, logits = answer.features[at], answer.logits[at]
-    order = np.argsort(-probabilities, kind="stable")[:top].tolist()
-    desk.watch.show(
-        prediction_trace(
-            PredictionTrace(
-                path=path,
-                width=width,
-                height=height,
-                mode=mode,
-                input_shape=seen.shape,
-                input_min=float(seen.min()),
-                input_mean=float(seen.mean()),
-                input_max=float(seen.max()),
-                features_shape=features.shape,
-                features_first=features[:5].tolist(),
-                features_norm=float(np.linalg.norm(features)),
-                logits_shape=logits.shape,
-                top=[TopClass(classifier.classes[c], float(logits[c]), float(probabilities[c])) for c in order],
-            )
-        )
-    )
+    return Passage(os.fsdecode(path), f"{width} × {height}", mode, seen, answer.features[at], answer.logits[at])

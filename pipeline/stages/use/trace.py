@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 
 from pipeline.base.errors import CacheError, ConfigError, HeadError
 from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
-from pipeline.show.pipeline_trace import Layer, Step, model_trace
+from pipeline.stages.use import words
+from pipeline.stages.use.results import Layer, ModelStep, TraceReport
 from pipeline.stages.use.settings import TraceSettings
 from pipeline.store.find import find_cache
 from pipeline.trunk.surgery import behead, build, describe, reattach
 
 UNTRAINED = "random:0"  # shapes and counts do not depend on the numbers, so nothing is downloaded to show them
-
-
-@dataclass(frozen=True)
-class TraceReport:
-    """The four steps, each with its layers' output shapes, parameter counts and states."""
-
-    trunk: str
-    image_size: int
-    classes: int
-    steps: list[dict[str, Any]]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {"trunk": self.trunk, "image_size": self.image_size, "classes": self.classes, "steps": self.steps}
 
 
 def trace(settings: TraceSettings, desk: Workspace) -> TraceReport:
@@ -40,18 +24,8 @@ def trace(settings: TraceSettings, desk: Workspace) -> TraceReport:
     """
     trunk, size, classes = _subject(settings, desk)
     steps = _steps(trunk, size, classes)
-    desk.watch.show(model_trace(steps))
-    plain = [
-        {
-            "title": s.title,
-            "detail": s.detail,
-            "layers": [
-                {"name": r.name, "output": r.output, "parameters": r.parameters, "state": r.state} for r in s.rows
-            ],
-        }
-        for s in steps
-    ]
-    return TraceReport(trunk, size, classes, plain)
+    desk.watch.show(words.steps(steps))
+    return TraceReport(trunk, size, classes, steps)
 
 
 def _subject(settings: TraceSettings, desk: Workspace) -> tuple[str, int, int]:
@@ -71,7 +45,7 @@ def _subject(settings: TraceSettings, desk: Workspace) -> tuple[str, int, int]:
     return provenance["trunk"]["name"], provenance["transform"]["crop"], classes
 
 
-def _steps(trunk: str, size: int, classes: int) -> list[Step]:
+def _steps(trunk: str, size: int, classes: int) -> list[ModelStep]:
     model = build(trunk, num_classes=1000)
     loaded = [Layer(s.name, s.shape_out, s.params, "") for s in describe(model, size)]
     beheaded, dim = behead(model)
@@ -81,19 +55,19 @@ def _steps(trunk: str, size: int, classes: int) -> list[Step]:
     head = Layer("fc", (classes,), classes * dim + classes, "trained")
     body = sum(s.params for s in stages) - head.parameters
     return [
-        Step("load", f"{trunk} as torchvision gives it, with a 1000-way classifier", loaded),
-        Step("remove head", f"the classifier is taken off: one image gives {dim:,} features", frozen),
-        Step(
+        ModelStep("load", f"{trunk} as torchvision gives it, with a 1000-way classifier", loaded),
+        ModelStep("remove head", f"the classifier is taken off: one image gives {dim:,} features", frozen),
+        ModelStep(
             "add head",
             f"a new linear layer: {dim:,} features -> {classes} classes",
             [Layer("trunk", (dim,), body, "frozen"), head],
         ),
-        Step(
+        ModelStep(
             "train",
             "stage two: the trunk runs once, the head learns from its cached features",
             [Layer("trunk", (dim,), body, "frozen"), head],
         ),
-        Step(
+        ModelStep(
             "fine-tune",
             "stage three, optional: trunk and head learn together, from where the head left off",
             [Layer("trunk", (dim,), body, "trained"), head],

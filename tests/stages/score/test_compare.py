@@ -18,7 +18,7 @@ from pipeline import compare, open_cache
 from pipeline.base.errors import HeadError
 from pipeline.heads.artifact import load_head, save_head
 from pipeline.heads.scores.bootstrap import Difference, McNemar
-from pipeline.stages.score.compare import verdict
+from pipeline.stages.score.words import verdict
 
 
 def another(run: Path, root: Path, name: str, *, factor: float = 1.0, noise: float = 0.0, **config: Any) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.show.progress import LineTracker, Pace, summary
+from pipeline.show.terminal.progress import LineTracker, Pace, summary
 
 
 class Clock:
@@ -43,7 +43,7 @@ def test_speed_is_units_over_time(clock):
 
 
 def test_units_done_before_a_resume_count_for_the_place_but_not_for_the_speed(clock):
-    """E1: a resumed job must not promise to end at once."""
+    """A resumed job must not promise to end at once."""
     pace = Pace(900, clock)
     run(clock, pace, 10, 1.0)
     assert pace.done == 910
@@ -60,7 +60,7 @@ def test_time_left_follows_the_last_half_minute(clock):
 
 
 def test_a_million_quick_units_keep_few_samples(clock):
-    """E6: memory does not grow with the number of images."""
+    """Memory does not grow with the number of images."""
     pace = Pace(0, clock)
     run(clock, pace, 200_000, 0.001)
     assert pace.recent == pytest.approx(1000, rel=0.02)

@@ -5,14 +5,13 @@ Knows counts and class names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from pipeline.base.values import Matrix
 from pipeline.base.words import count, percent, visible
 
 LARGEST_MATRIX = 20
@@ -28,27 +27,17 @@ SHADES = (
 )
 
 
-class Counts(Protocol):
-    """A (C, C) array or nested list of counts, true class by row, predicted by column."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, row: int, /) -> Sequence[int]: ...
-
-
 @dataclass(frozen=True)
-class ConfusionMatrix:
-    """Renders counts (C, C), true class by row; beyond 20 classes, or where too narrow, the most confused pairs."""
+class DrawnMatrix:
+    """A matrix as a renderable; beyond 20 classes, or where too narrow, the most confused pairs."""
 
-    counts: Counts
-    classes: Sequence[str]
-    largest: int = LARGEST_MATRIX
+    matrix: Matrix
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the lines of the matrix or of the pairs."""
-        rows = [[int(n) for n in self.counts[i]] for i in range(len(self.classes))]
-        names = [_short(visible(c)) for c in self.classes]
-        lines = _matrix(rows, names, options.max_width) if len(rows) <= self.largest else None
+        rows = [[int(n) for n in row] for row in self.matrix.counts]
+        names = [_short(visible(c)) for c in self.matrix.classes]
+        lines = _matrix(rows, names, options.max_width) if len(rows) <= LARGEST_MATRIX else None
         yield from lines if lines is not None else _pairs(rows, names)
 
 

@@ -1,4 +1,4 @@
-"""A curve for the terminal, from numbers to lines of text.
+"""A curve on a terminal, from numbers to lines of text.
 
 Knows sequences of numbers and a size in characters. The first series is a thin line of braille dots, the others are
 marks of their own, so that they can be told apart without colour; where the terminal cannot show braille, ASCII marks.
@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from pipeline.base.values import Curve
 from pipeline.base.words import count, visible
 
+WIDTH, HEIGHT = 76, 10  # of a drawing where there is room, of its plot
 MARKS = ("•", "●", "×", "+", "◇")  # the first series is a braille line; its mark serves where it is one point
 ASCII_MARKS = ("*", "o", "x", "+", "#")
+CHOSEN, ASCII_CHOSEN = "◆", "@"
 STYLES = ("blue", "magenta", "green", "red", "cyan")
 LOG_FROM = 50.0  # largest / smallest: beyond it a linear axis shows one corner only
 # Unicode's braille patterns: bit of the dot at (column, row) of a cell, https://www.unicode.org/charts/PDF/U2800.pdf
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 _BLANK = 0x2800
+_Line = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class _Axis:
     log: bool
 
     def place(self, value: float) -> float:
+        if self.high == self.low:
+            return 0.5
         if self.log:
             value, low, high = math.log(value), math.log(self.low), math.log(self.high)
         else:
@@ -41,44 +47,15 @@ class _Axis:
         return (value - low) / (high - low)
 
 
-def curve(
-    series: Mapping[str, Sequence[float]],
-    *,
-    width: int = 60,
-    height: int = 10,
-    x_label: str = "epoch",
-    y_label: str = "loss",
-    x_first: int = 1,
-    ascii_only: bool = False,
-) -> str:
-    """The series as a drawing ``width`` characters wide, its plot ``height`` lines high.
-
-    The i-th value of each series stands at ``x_first + i``. Values that are not finite leave a gap and are counted
-    below. A range of more than 50 : 1 is drawn on a logarithmic axis, which the label says.
-    """
-    return "\n".join(
-        "".join(text for text, _ in line).rstrip()
-        for line in _draw(series, width, height, x_label, y_label, x_first, ascii_only)
-    )
-
-
 @dataclass(frozen=True)
-class Curve:
-    """:func:`curve` as a renderable: as wide as there is room (at most ``width``), coloured, ASCII where needed."""
+class DrawnCurve:
+    """A curve as a renderable: as wide as there is room (at most ``WIDTH``), coloured, ASCII where needed."""
 
-    series: Mapping[str, Sequence[float]]
-    width: int = 76
-    height: int = 10
-    x_label: str = "epoch"
-    y_label: str = "loss"
-    x_first: int = 1
+    curve: Curve
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the drawing line by line."""
-        width = min(self.width, options.max_width)
-        for line in _draw(
-            self.series, width, self.height, self.x_label, self.y_label, self.x_first, options.ascii_only
-        ):
+        for line in draw(self.curve, min(WIDTH, options.max_width), HEIGHT, ascii_only=options.ascii_only):
             text = Text(no_wrap=True, overflow="crop")
             for part, style in line:
                 text.append(part, style=style)
@@ -86,39 +63,36 @@ class Curve:
             yield text
 
 
-_Line = list[tuple[str, str]]
+def draw(curve: Curve, width: int = WIDTH, height: int = HEIGHT, *, ascii_only: bool = False) -> list[_Line]:
+    """The drawing, ``width`` characters wide, its plot ``height`` lines high, as lines of (text, style).
 
-
-def _draw(
-    series: Mapping[str, Sequence[float]],
-    width: int,
-    height: int,
-    x_label: str,
-    y_label: str,
-    x_first: int,
-    ascii_only: bool,
-) -> list[_Line]:
-    """The whole drawing as lines of (text, style)."""
-    finite = [float(v) for values in series.values() for v in values if math.isfinite(v)]
-    lost = sum(len(values) for values in series.values()) - len(finite)
+    Values that are not finite leave a gap and are counted below. A range of more than 50 : 1 is drawn on a logarithmic
+    axis, which the label says.
+    """
+    finite = [float(v) for values in curve.series.values() for v in values if math.isfinite(v)]
+    lost = sum(len(values) for values in curve.series.values()) - len(finite)
     if not finite:
-        return [[(f"no finite {y_label} to draw", "dim")]]
+        return [[(f"no finite {curve.y_label} to draw", "dim")]]
     axis = _axis(finite)
-    ticks = dict(_ticks(axis, height))
+    ticks = dict(_ticks(axis, height, curve.shares))
     margin = max(len(label) for label in ticks.values()) + 2
     columns = max(width - margin, 10)
-    length = max(len(values) for values in series.values())
     canvas = _Canvas(columns, height, ascii_only)
-    for number, values in enumerate(series.values()):
-        canvas.plot(number, _points(values, length, axis))
+    across = _Axis(min(curve.x), max(curve.x), curve.log_x)
+    places: list[tuple[float, float] | None] = []
+    for number, values in enumerate(curve.series.values()):
+        places = _points(curve.x, values, across, axis)
+        canvas.plot(number, places)
+    if curve.chosen is not None and (chosen := places[list(curve.x).index(curve.chosen)]):
+        canvas.choose(chosen)
     vertical, tick, corner, bar = ("|", "+", "+", "-") if ascii_only else ("│", "┤", "└", "─")
-    lines: list[_Line] = [_legend(series, y_label + (" (log)" if axis.log else ""), margin, ascii_only)]
+    lines: list[_Line] = [_legend(curve, curve.y_label + (" (log)" if axis.log else ""), margin, ascii_only)]
     for row in range(height):
         label = ticks.get(row, "")
         edge = label.rjust(margin - 2) + " " + (tick if label else vertical)
         lines.append([(edge, "dim"), *canvas.row(row)])
     lines.append([(" " * (margin - 1) + corner + bar * columns, "dim")])
-    lines.append([(" " * margin + _x_labels(columns, length, x_first, x_label), "dim")])
+    lines.append([(" " * margin + _x_labels(columns, across, curve.x_label), "dim")])
     if lost:
         lines.append([(" " * margin + f"{count(lost)} value{'s' * (lost > 1)} not finite, not drawn", "dim")])
     return lines
@@ -134,7 +108,7 @@ def _axis(finite: Sequence[float]) -> _Axis:
     return _Axis(low, high, log=False)
 
 
-def _ticks(axis: _Axis, height: int) -> Iterator[tuple[int, str]]:
+def _ticks(axis: _Axis, height: int, shares: bool) -> Iterator[tuple[int, str]]:
     """Rows of the plot that carry a number, with the number: round values, at most about one in two rows."""
     values = _log_ticks(axis) if axis.log else _round_ticks(axis.low, axis.high, max(height // 2, 2))
     step = min((b - a for a, b in itertools.pairwise(values)), default=1.0)
@@ -145,7 +119,10 @@ def _ticks(axis: _Axis, height: int) -> Iterator[tuple[int, str]]:
         row = int(_cell(1 - axis.place(value), height))
         if row > taken:
             taken = row
-            yield row, f"{value:g}" if axis.log or tiny else f"{value:.{decimals}f}"
+            if shares:
+                yield row, f"{100 * value:g} %" if axis.log or tiny else f"{100 * value:.{max(decimals - 2, 0)}f} %"
+            else:
+                yield row, f"{value:g}" if axis.log or tiny else f"{value:.{decimals}f}"
 
 
 def _cell(place: float, rows: int) -> float:
@@ -171,28 +148,29 @@ def _log_ticks(axis: _Axis) -> list[float]:
     return ticks
 
 
-def _points(values: Sequence[float], length: int, axis: _Axis) -> list[tuple[float, float] | None]:
+def _points(
+    x: Sequence[float], values: Sequence[float], across: _Axis, axis: _Axis
+) -> list[tuple[float, float] | None]:
     """Places in the unit square (y downwards); ``None`` where there is nothing to draw."""
-    span = length - 1
     return [
-        (i / span if span else 0.5, 1 - axis.place(float(v))) if math.isfinite(v) else None
-        for i, v in enumerate(values)
+        (across.place(at), 1 - axis.place(float(v))) if math.isfinite(v) else None
+        for at, v in zip(x, values, strict=True)
     ]
 
 
-def _legend(series: Mapping[str, Sequence[float]], y_label: str, margin: int, ascii_only: bool) -> _Line:
+def _legend(curve: Curve, y_label: str, margin: int, ascii_only: bool) -> _Line:
     line: _Line = [(" " * margin + y_label, "bold")]
-    for number, name in enumerate(series):
+    for number, name in enumerate(curve.series):
         mark = _mark(number, ascii_only) if number or ascii_only else "⠒⠒"
         line += [("   ", ""), (mark, _style(number)), (" " + visible(name), "")]
     return line
 
 
-def _x_labels(columns: int, length: int, x_first: int, x_label: str) -> str:
+def _x_labels(columns: int, across: _Axis, x_label: str) -> str:
     """First and last number under the ends of the axis, the label between them."""
-    if length == 1:
-        return f"{x_label} {x_first}".center(columns)
-    first, last = str(x_first), str(x_first + length - 1)
+    first, last = f"{across.low:g}", f"{across.high:g}"
+    if across.low == across.high:
+        return f"{x_label} {first}".center(columns)
     return first + x_label.center(max(columns - len(first) - len(last), len(x_label) + 2)) + last
 
 
@@ -212,6 +190,7 @@ class _Canvas:
         self.columns, self.rows, self.ascii_only = columns, rows, ascii_only
         self.dots = [[0] * columns for _ in range(rows)]
         self.marks: dict[tuple[int, int], int] = {}
+        self.chosen: tuple[int, int] | None = None
 
     def plot(self, number: int, places: Sequence[tuple[float, float] | None]) -> None:
         """Draw one series from its places in the unit square."""
@@ -223,8 +202,14 @@ class _Canvas:
         stride = 1 if number == 0 else math.ceil(3 * len(places) / self.columns) if drawn > self.columns // 2 else 1
         for place in places[::stride]:
             if place is not None:
-                x, y = round(place[0] * (self.columns - 1)), int(_cell(place[1], self.rows))
-                self.marks[x, y] = number
+                self.marks[self._at(place)] = number
+
+    def choose(self, place: tuple[float, float]) -> None:
+        """Mark one place above all that is drawn there."""
+        self.chosen = self._at(place)
+
+    def _at(self, place: tuple[float, float]) -> tuple[int, int]:
+        return round(place[0] * (self.columns - 1)), int(_cell(place[1], self.rows))
 
     def _line(self, places: Sequence[tuple[float, float] | None]) -> None:
         before: tuple[int, int] | None = None
@@ -247,7 +232,9 @@ class _Canvas:
         line: _Line = []
         for column in range(self.columns):
             number = self.marks.get((column, row))
-            if number is not None:
+            if (column, row) == self.chosen:
+                line.append((ASCII_CHOSEN if self.ascii_only else CHOSEN, "bold"))
+            elif number is not None:
                 line.append((_mark(number, self.ascii_only), _style(number)))
             elif self.dots[row][column]:
                 line.append((chr(_BLANK + self.dots[row][column]), _style(0)))

@@ -8,7 +8,19 @@ import math
 import pytest
 from rich.console import Console
 
-from pipeline.show.curve import Curve, curve
+from pipeline.base.values import Curve
+from pipeline.show.terminal.blocks import block
+from pipeline.show.terminal.curves import draw
+
+
+def of(series, x_first=1, y_label="loss", **more):
+    length = max((len(values) for values in series.values()), default=0)
+    return Curve(series, range(x_first, x_first + length), "epoch", y_label, **more)
+
+
+def curve(series, width=60, height=10, ascii_only=False, **more):
+    lines = draw(of(series, **more), width, height, ascii_only=ascii_only)
+    return "\n".join("".join(text for text, _ in line).rstrip() for line in lines)
 
 
 def plot_of(text):
@@ -107,10 +119,44 @@ def test_ascii_only_uses_no_other_character():
     assert "* train" in text and "o val" in text
 
 
+def test_values_stand_at_their_x_however_far_apart():
+    """Rows 1, 2 and 10: the second stands near the left end, with nothing between it and the third."""
+    sparse = Curve({"train": [1.0, 1.0, 1.0], "val": [0.9, 0.5, 0.7]}, [1, 2, 10], "iteration", "loss")
+    lines = ["".join(text for text, _ in line).rstrip() for line in draw(sparse, 60)]
+    first, second, third = sorted(line.split("│")[-1].split("┤")[-1].index("●") for line in lines[1:] if "●" in line)
+    assert first == 0 and (second - first) / (third - first) == pytest.approx(1 / 9, abs=0.02)
+    assert lines[-1].split() == ["1", "iteration", "10"]
+
+
+def test_x_spread_by_logarithm_are_evenly_apart():
+    path = Curve({"train": [1.0, 1.0, 1.0], "val": [0.9, 0.5, 0.7]}, [0.01, 1, 100], "C", "accuracy", log_x=True)
+    lines = ["".join(text for text, _ in line).rstrip() for line in draw(path, 60)]
+    first, second, third = sorted(line.split("│")[-1].split("┤")[-1].index("●") for line in lines[1:] if "●" in line)
+    assert second - first == pytest.approx(third - second, abs=1)
+
+
+@pytest.mark.parametrize(("ascii_only", "mark"), [(False, "◆"), (True, "@")])
+def test_what_was_chosen_is_marked_on_the_last_series(ascii_only, mark):
+    chosen = Curve({"train": [0.5, 0.6, 1.0], "val": [0.5, 0.9, 0.6]}, [1, 2, 3], "C", "accuracy", chosen=2)
+    (line,) = [
+        line
+        for line in ("".join(text for text, _ in line) for line in draw(chosen, 60, ascii_only=ascii_only))
+        if mark in line
+    ]
+    assert line.split()[0] == "0.9" and abs(line.index(mark) - 32) < 4
+
+
+def test_shares_are_labelled_in_percent():
+    text = curve({"train": [0.5, 0.9]}, shares=True)
+    assert [line.split("┤")[0].strip() for line in text.splitlines() if "┤" in line] == [
+        *("90 %", "80 %", "70 %", "60 %", "50 %")
+    ]
+
+
 def test_the_renderable_takes_the_terminals_width():
     for width in (30, 80):
         out = Console(file=io.StringIO(), width=width)
-        out.print(Curve({"train": [3, 2, 1]}))
+        out.print(block(of({"train": [3, 2, 1]})))
         lines = out.file.getvalue().splitlines()
         assert max(map(len, lines)) <= width
         assert len(lines) == 13
@@ -119,12 +165,12 @@ def test_the_renderable_takes_the_terminals_width():
 def test_the_renderable_falls_back_to_ascii_where_the_stream_cannot_do_more():
     raw = io.BytesIO()
     out = Console(file=io.TextIOWrapper(raw, encoding="ascii", write_through=True), width=60)
-    out.print(Curve({"train": [3, 2, 1]}))
+    out.print(block(of({"train": [3, 2, 1]})))
     assert b"* train" in raw.getvalue()
 
 
 def test_the_renderable_draws_what_the_text_says():
     series = {"train": [3.0, 1.5, 1.0], "val": [3.0, 2.0, 1.9]}
     out = Console(file=io.StringIO(), width=60)
-    out.print(Curve(series, width=60))
+    out.print(block(of(series)))
     assert [line.rstrip() for line in out.file.getvalue().splitlines()] == curve(series, width=60).splitlines()

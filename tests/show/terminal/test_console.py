@@ -10,9 +10,10 @@ import sys
 
 import pytest
 
+from pipeline.base.values import Heading
 from pipeline.base.watch import TraceRow, Tracker, Watch
-from pipeline.show.tables import Result, results_table
-from pipeline.show.terminal import Console, fail
+from pipeline.show.tables import results_table
+from pipeline.show.terminal.console import Console, fail
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -38,7 +39,7 @@ def test_words_go_to_standard_output(capsys):
 def test_words_go_to_standard_error_where_standard_output_carries_json(capsys):
     console = Console(stderr=True)
     console.say("397 images")
-    console.show(results_table([Result("head", val=0.9)]))
+    console.show(results_table([{"name": "head", "val": 0.9}]))
     console.trace(TraceRow(1, 1.0, 0.5, None))
     out, err = capsys.readouterr()
     assert out == ""
@@ -48,7 +49,7 @@ def test_words_go_to_standard_error_where_standard_output_carries_json(capsys):
 def test_quiet_leaves_warnings_only(capsys):
     console = Console(quiet=True)
     console.say("397 images")
-    console.show("table")
+    console.show(Heading("table"))
     console.trace(TraceRow(1, 1.0, 0.5, None))
     console.trace(TraceRow(2, 1.0, 0.5, None))
     console.end_trace()
@@ -71,7 +72,7 @@ def test_markup_in_the_users_text_is_printed_as_it_is(capsys):
 
 
 def test_an_error_is_one_line_whatever_a_path_holds(capsys):
-    """I6: newlines and terminal commands in file names."""
+    """Newlines and terminal commands in file names."""
     fail("cannot read 'a\nb\x1b[2J.png'")
     assert capsys.readouterr().err == "error: cannot read 'a\\nb\\x1b[2J.png'\n"
 
@@ -80,7 +81,7 @@ def test_no_colour_codes_without_a_terminal(capsys):
     console = Console()
     console.say("a")
     console.warn("b")
-    console.show(results_table([Result("head", val=0.9)]))
+    console.show(results_table([{"name": "head", "val": 0.9}]))
     with console.track("extract", 1) as tracker:
         tracker.advance()
     fail("c")
@@ -102,18 +103,20 @@ def test_no_color_is_respected(capsys, terminal, monkeypatch):
 
 
 def test_lines_in_a_file_have_no_spaces_at_their_end(capsys):
-    Console().show(results_table([Result("head", val=0.9, note="a"), Result("logistic regression", val=0.8)]))
+    Console().show(
+        results_table([{"name": "head", "val": 0.9, "note": "a"}, {"name": "logistic regression", "val": 0.8}])
+    )
     out = capsys.readouterr().out
     assert out and not re.search(r" +\n", out)
 
 
 def test_blocks_are_set_apart_by_one_empty_line(capsys):
     console = Console()
-    console.show("first")
-    console.show("second")
+    console.show(Heading("first"))
+    console.show(Heading("second"))
     console.say("a")
     console.say("b")
-    console.show("third")
+    console.show(Heading("third"))
     assert capsys.readouterr().out == "first\n\nsecond\n\na\nb\n\nthird\n"
 
 
@@ -245,7 +248,7 @@ def test_a_silent_watch_prints_nothing(capsys):
     watch = Watch()
     watch.say("a")
     watch.warn("b")
-    watch.show("c")
+    watch.show(Heading("c"))
     watch.trace(TraceRow(1, 1.0, 0.5, None))
     watch.end_trace()
     with watch.track("extract", 3) as tracker:

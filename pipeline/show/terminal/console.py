@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import io
-import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -19,11 +18,12 @@ import rich.console
 from rich.progress import Progress
 from rich.text import Text
 
+from pipeline.base.values import Curve, Value
 from pipeline.base.watch import TraceRow, Tracker, Watch
 from pipeline.base.words import visible
 from pipeline.show import trace
-from pipeline.show.curve import Curve
-from pipeline.show.progress import BarTracker, LineTracker, Pace, bars, summary
+from pipeline.show.terminal.blocks import block
+from pipeline.show.terminal.progress import BarTracker, LineTracker, Pace, bars, summary
 
 PIPED_WIDTH = 200
 
@@ -91,11 +91,11 @@ class Console(Watch):
             stream.write(text.encode("utf-8", "surrogateescape"))
             stream.flush()
 
-    def show(self, renderable: object) -> None:
-        """A table, curve or trace of this room, with an empty line before and after it."""
+    def show(self, value: Value) -> None:
+        """A table, a curve or the like, with an empty line before and after it."""
         if not self._quiet:
             self._open_block()
-            self._print(renderable)
+            self._print(block(value))
             self._after = "block"
 
     def trace(self, row: TraceRow, *, step: str = "Epoch") -> None:
@@ -114,11 +114,10 @@ class Console(Watch):
         """Draw the loss curve of the rows since the last call, where there are at least two."""
         rows, self._rows = self._rows, []
         if len(rows) > 1:
-            series = {"train": _every_step(rows, [r.loss for r in rows])}
+            series = {"train": [r.loss for r in rows]}
             if any(r.val_loss is not None for r in rows):
-                val = [float("nan") if r.val_loss is None else r.val_loss for r in rows]
-                series["val"] = _every_step(rows, val)
-            self.show(Curve(series, x_label=self._step.lower(), x_first=rows[0].epoch))
+                series["val"] = [float("nan") if r.val_loss is None else r.val_loss for r in rows]
+            self.show(Curve(series, x=[r.epoch for r in rows], x_label=self._step.lower(), y_label="loss"))
 
     @contextlib.contextmanager
     def track(self, what: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Tracker]:
@@ -179,15 +178,6 @@ class Console(Watch):
             to.print(renderable, soft_wrap=soft_wrap)
         to.file.write("".join(line.rstrip() + "\n" for line in captured.get().removesuffix("\n").split("\n")))
         to.file.flush()
-
-
-def _every_step(rows: list[TraceRow], values: list[float]) -> list[float]:
-    """A value for each step from the first row's to the last one's; between rows those on the line."""
-    found = values[:1]
-    for (before, row), (low, high) in zip(itertools.pairwise(rows), itertools.pairwise(values), strict=True):
-        steps = max(1, row.epoch - before.epoch)
-        found += [*(low + (high - low) * i / steps for i in range(1, steps)), high]
-    return found
 
 
 def _trace_line(row: TraceRow, before: list[TraceRow], step: str) -> Text:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Callable
 
-from rich.console import Console
-
-from pipeline.show.figures import comparison_table, figures_lines
+from pipeline.heads.scores.bootstrap import Difference
+from pipeline.stages.score.words import classes_of, comparison, figures_lines
 
 FIGURES = {
     "n": 1234, "accuracy": 0.953, "balanced_accuracy": 0.94, "macro_f1": 0.935, "top5": None, "auroc": 0.99123,
@@ -36,12 +35,21 @@ def test_where_no_val_rows_were_held_back_it_is_said_why_there_is_no_temperature
     assert "no val rows were held back" in figures_lines({**FIGURES, "calibrated": None}, "test")[1]
 
 
-def test_two_heads_stand_side_by_side_with_their_difference() -> None:
+def test_two_heads_stand_side_by_side_with_their_difference(printed: Callable[..., str]) -> None:
     other = {**FIGURES, "accuracy": 0.967, "log_loss": 0.15}
-    out = Console(file=io.StringIO(), width=100)
-    out.print(comparison_table(["0001-train-x", "0002-search-x"], [FIGURES, other], (-0.002, 0.031)))
-    lines = [line.split("  ") for line in out.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    names = ["0001-train-x", "0002-search-x"]
+    table = comparison(names, [FIGURES, other], Difference(0.014, -0.002, 0.031), 1234)
+    lines = [line.split("  ") for line in printed(table, 100).splitlines()]
     rows = {words[0].strip(): [w.strip() for w in words[1:] if w.strip()] for words in lines}
     assert rows["Accuracy"] == ["95.3 %", "96.7 %", "+1.4 points", "−0.2 to +3.1"]
     assert rows["Log-loss"] == ["0.2000", "0.1500", "−0.0500", "–"]
     assert rows["Macro-F1"][2] == "±0.0 points"
+
+
+def test_of_another_cache_only_classes_that_occur_or_are_answered_are_shown() -> None:
+    per_class = [{"name": name, "precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2} for name in "abcd"]
+    confusion = [[1, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 2]]
+    table, matrix = classes_of({"per_class": per_class, "confusion": confusion}, "all", "other")
+    assert [row[0] for row in table.rows] == list(matrix.classes) == ["a", "c", "d"]
+    assert matrix.counts == [[1, 1, 0], [0, 0, 0], [0, 0, 2]]
+    assert table.title == "other, all rows, class by class"

@@ -1,0 +1,93 @@
+"""What learning says: a head in a line, a ranking, the path of penalties, few-shot figures.
+
+Pure functions of what the stage has found, to lines and plain values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.base.values import Column, Curve, Part, Table, figures
+from pipeline.base.words import ABSENT, count, percent, seconds, setting, significant
+from pipeline.heads.minibatch.config import MinibatchConfig
+from pipeline.stages.learn.kept import Fit, TrainResult
+from pipeline.stages.learn.settings import SearchSettings
+from pipeline.stages.learn.trials import Trial
+
+SEARCH_ROWS = 10
+
+
+def head(result: TrainResult, fit: Fit) -> str:
+    """A kept head: its settings, its figures, where it is."""
+    what = f"best of {result.trials}" if result.trials > 1 else "head"
+    r = fit.record
+    if fit.converged is None:
+        kind = "" if fit.kind == MinibatchConfig.kind else f"{fit.kind}, "
+        lr, decay = setting(r["lr"]), setting(r["weight_decay"])
+        config = f"{kind}{r['solver']}, lr {lr}, weight decay {decay}; epoch {result.steps}"
+    else:
+        config = f"exact, C {r['C']:.3g}; {result.steps} iterations, gradient {r['grad_norm']:.0e}"
+    val = f"val {percent(result.val)}, " if result.val is not None else ""
+    return f"{what} ({config}): {val}train {percent(result.train)}, in {seconds(result.seconds)} -> {result.run}"
+
+
+def ranking(trials: Sequence[Trial], settings: SearchSettings, limit: int = SEARCH_ROWS) -> Table:
+    """The trials in the order given, best first; at most ``limit`` rows, the first one marked."""
+    metric = settings.metric
+    write = significant if metric == "log_loss" else percent
+    names = list(dict.fromkeys(name for t in trials[:limit] for name in t.settings))
+    notes = any(t.note for t in trials[:limit])
+    rows = []
+    for rank, t in enumerate(trials[:limit], start=1):
+        values = [_varied(t.settings[name]) if name in t.settings else ABSENT for name in names]
+        cells = [*values, write(t.val[metric]), write(t.train[metric])]
+        row = [Part(str(rank), "dim"), *(Part(cell, "best" if rank == 1 else "") for cell in cells)]
+        rows.append([*row, Part(t.note, "dim")] if notes else row)
+    columns = [Column(right=True), *figures(*(name.replace("_", " ") for name in names), "Val", "Train")]
+    by = f"{settings.cv} folds" if settings.cv else "val"
+    return Table(
+        [*columns, Column(fit="wrap")] if notes else columns,
+        rows,
+        f"{len(trials)} heads, ranked by {metric.replace('_', ' ')} on {by}, then log-loss",
+        f"the first {limit} of {count(len(trials))}" if len(trials) > limit else "",
+    )
+
+
+def _varied(value: Any) -> str:
+    """A setting that a search varied: three digits of a number tell it from its neighbours."""
+    return setting(float(f"{value:.3g}") if isinstance(value, float) else value)
+
+
+def path(trials: Sequence[Trial], metric: str, chosen: float) -> Curve:
+    """A metric on train and val against the penalty, and the C that was chosen; the trials in the order of their C."""
+    name, shares = metric.replace("_", " "), metric != "log_loss"
+    series = {split: [getattr(t, split)[metric] for t in trials] for split in ("train", "val")}
+    penalties = [t.settings["C"] for t in trials]
+    best = series["val"][penalties.index(chosen)]
+    return Curve(
+        series,
+        x=penalties,
+        x_label="C (weaker penalty to the right)",
+        y_label=name,
+        title=f"{name} against C: chosen C = {chosen:.3g}, val {percent(best) if shares else significant(best)}",
+        chosen=chosen,
+        shares=shares,
+        log_x=True,
+    )
+
+
+def few_shot(results: Sequence[Mapping[str, Any]], metric: str, draws: int) -> Table:
+    """Figures by shots: ``shots draws val val_deviation test test_deviation C``, a deviation None for one draw."""
+
+    def spread(r: Mapping[str, Any], split: str) -> str:
+        mean, deviation = r[split], r[f"{split}_deviation"]
+        if metric == "log_loss":
+            return significant(mean) if deviation is None else f"{significant(mean)} ± {significant(deviation, 2)}"
+        return percent(mean) if deviation is None else f"{percent(mean)} ± {100 * deviation:.1f}"
+
+    rows = [
+        [str(r["shots"]), str(r["draws"]), spread(r, "val"), spread(r, "test"), setting(float(r["C"]))] for r in results
+    ]
+    title = f"{metric.replace('_', ' ')}, mean and deviation of {draws} draws"
+    return Table(figures("Shots", "Draws", "Val", "Test", "Median C"), rows, title)

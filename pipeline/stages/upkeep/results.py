@@ -1,0 +1,123 @@
+"""What the commands of upkeep hand back: plain values, no work."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Place = tuple[str, str, str]
+"""An image in a report: its split, its class or "", its path."""
+
+
+@dataclass(frozen=True)
+class InspectReport:
+    """What each cache holds, and of two the fields in which they differ."""
+
+    caches: list[dict[str, Any]]
+    difference: dict[str, list[Any]] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"caches": self.caches, "difference": self.difference}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows extracted afresh: how many, the largest difference as a share of its row's largest feature, the limit."""
+
+    rows: int
+    max_difference: float
+    tolerance: float
+    engine: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was checked and found right; what is wrong is raised instead. ``changes`` counts and names at most ten."""
+
+    cache: Path
+    rows: int
+    blocks: int
+    failed: int
+    source: str | None = None
+    changes: dict[str, dict[str, Any]] | None = None
+    sample: Sample | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**dataclasses.asdict(self), "cache": str(self.cache)}
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Groups of good rows with the same bytes; a group is a list of (split, class or "", path).
+
+    ``leaks`` lie in two or more of train, val and test, ``conflicts`` have two or more labels; ``within`` counts the
+    surplus copies inside one split.
+    """
+
+    leaks: list[list[Place]]
+    conflicts: list[list[Place]]
+    within: int
+
+
+@dataclass(frozen=True)
+class Near:
+    """Pairs of different images whose features have a cosine of ``threshold`` or more; those across splits come first.
+
+    ``pairs`` holds (cosine, left, right) of at most ``NEAR_KEPT`` of them; the counts are of all.
+    """
+
+    threshold: float
+    count: int
+    across_splits: int
+    conflicting: int
+    pairs: list[tuple[float, Place, Place]]
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """Everything found, of the cache as it is now (after ``--drop-leaks``); ``findings`` are the warnings' words."""
+
+    cache: Path
+    rows: int
+    classes: dict[str, dict[str, int]]
+    unlabelled: int
+    imbalance: float | None
+    copies: Copies
+    empty: dict[str, list[str]]
+    tiny: dict[str, list[str]]
+    failed: dict[str, str]
+    near: Near | None
+    dropped: list[str]
+    findings: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**dataclasses.asdict(self), "cache": str(self.cache)}
+
+
+@dataclass(frozen=True)
+class RelabelResult:
+    """What became of the rows: how many have another class, split or path than before, which were dropped.
+
+    ``copied`` rows are copies of an image that the cache had fewer of; ``written`` is False where nothing differed.
+    """
+
+    cache: Path
+    rows: int
+    relabelled: int
+    resplit: int
+    renamed: int
+    copied: int
+    dropped: list[str]
+    classes: list[str]
+    counts: dict[str, int]
+    notes: list[str]
+    written: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**dataclasses.asdict(self), "cache": str(self.cache)}

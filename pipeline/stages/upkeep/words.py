@@ -1,0 +1,196 @@
+"""What the commands of upkeep say: of a cache's contents, its soundness, its images, its new labels.
+
+Pure functions of what was found, to lines and tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.base.values import Cell, Column, Part, Table, figures
+from pipeline.base.words import ABSENT, count, many, percent, setting, size
+from pipeline.stages.upkeep.results import AuditReport, Place, RelabelResult, VerifyReport
+from pipeline.stages.upkeep.settings import AuditSettings
+from pipeline.store import difference
+
+BALANCE_ROWS = 30
+LISTED = 10
+CLASSES_NAMED = 20
+
+
+# -- inspect ----------------------------------------------------------------------------------------------------------
+
+
+def contents(plain: Mapping[str, Any]) -> Table:
+    """A cache's contents, as the report of inspect has them, name by name."""
+    splits = ", ".join(f"{count(n)} {name}" for name, n in plain["splits"].items() if n)
+    failed = ", ".join(f"{n} {kind}" for kind, n in plain["failed"].items()) or "none"
+    classes = plain["classes"]
+    named = [f"{name} ({sum(per.values()):,})" for name, per in classes.items()][:CLASSES_NAMED]
+    more = f", and {len(classes) - CLASSES_NAMED} more" if len(classes) > CLASSES_NAMED else ""
+    about = plain["about"]
+    pairs = {
+        "rows": f"{count(plain['rows'])} x {plain['dim']} {plain['dtype']}, {size(plain['bytes'])}",
+        "splits": splits,
+        "failed": failed,
+        "classes": f"{len(classes)}: {', '.join(named)}{more}",
+        "source": about["source"],
+        "root": about["root"],
+        "split notes": "; ".join(about["notes"]) or "as the source gives them",
+        "pretrained": "yes" if about["pretrained"] else "no: random or unknown weights",
+        **{name: value for name, value, _ in difference(plain["provenance"], {})},
+        "key": plain["key"],
+        "created": plain["created"],
+        "versions": ", ".join(f"{k} {v}" for k, v in plain["versions"].items()),
+    }
+    rows = [[name.replace("_", " "), setting(value)] for name, value in pairs.items()]
+    return Table([Column(role="dim"), Column(fit="fold")], rows, plain["path"])
+
+
+def differences(fields: Sequence[tuple[str, object, object]], names: Sequence[str]) -> Table:
+    """Fields in which two caches differ, ``(field, left, right)``, under the two names; None where there is none."""
+    rows = [[field, *(ABSENT if v is None else setting(v) for v in (left, right))] for field, left, right in fields]
+    return Table([Column("Differs"), *(Column(name, fit="fold") for name in names)], rows)
+
+
+# -- verify and relabel -----------------------------------------------------------------------------------------------
+
+
+def kinds(found: Mapping[str, Sequence[str]], title: str, limit: int = LISTED) -> Table:
+    """What there is of each kind: how many, and the first ``limit`` names."""
+    rows: list[list[Cell]] = []
+    for kind, names in found.items():
+        rows += [["" if i else kind, "" if i else count(len(names)), name] for i, name in enumerate(names[:limit])]
+        if len(names) > limit:
+            rows.append(["", "", Part(f"and {count(len(names) - limit)} more", "dim")])
+    return Table([Column(), *figures("Count"), Column(fit="fold")], rows, title)
+
+
+def counted(found: Mapping[str, list[str]]) -> str:
+    """How many of each kind."""
+    return ", ".join(f"{len(paths):,} {name}" for name, paths in found.items())
+
+
+def sound(report: VerifyReport) -> str:
+    """The one plain line of a cache in which all is well."""
+    good, failed = report.rows - report.failed, f", {report.failed:,} failed" if report.failed else ""
+    blocks = f"{report.blocks:,} block{'s' if report.blocks != 1 else ''}"
+    text = f"{report.cache} is sound: {good:,} good rows{failed}, {blocks}, all checksums hold"
+    if report.sample is not None:
+        s = report.sample
+        text += (
+            f"; {s.rows} rows extracted afresh differ by at most {s.max_difference:.1e} of their largest feature "
+            f"({s.tolerance:.1e} is allowed; {s.engine})"
+        )
+    return text
+
+
+def relabelled(result: RelabelResult) -> str:
+    """What became of the rows, in one line."""
+    dropped = f", {len(result.dropped):,} dropped" if result.dropped else ""
+    copied = f", {result.copied:,} more copies" if result.copied else ""
+    counts = ", ".join(f"{n:,} {name}" for name, n in result.counts.items() if n)
+    return (
+        f"{result.rows:,} rows: {result.relabelled:,} with another class, {result.resplit:,} in another split, "
+        f"{result.renamed:,} under another path{copied}{dropped}; now {counts}, {len(result.classes)} classes; no "
+        f"image went through the trunk -> {result.cache}"
+    )
+
+
+# -- audit ------------------------------------------------------------------------------------------------------------
+
+
+def audited(report: AuditReport) -> list[Table | str]:
+    """The audit's tables and lines, in the order in which they are shown; not its findings."""
+    shared, near = report.copies, report.near
+    found: list[Table | str] = [balance(report)]
+    if shared.leaks:
+        found.append(copies(shared.leaks, "the same image in more than one split"))
+    if shared.conflicts:
+        found.append(copies(shared.conflicts, "the same image under different labels"))
+    if near is not None and near.count:
+        title = f"near duplicates, cosine >= {near.threshold:g}: {many(near.count, 'pair')}"
+        found.append(pairs(near.pairs, near.count, title))
+    elif near is not None:
+        found.append(f"no near duplicates with a cosine of {near.threshold:g} or more")
+    if report.failed:
+        found.append(kinds({"failed": [f"{path}: {why}" for path, why in report.failed.items()]}, "failed images"))
+    if shared.within:
+        found.append(
+            f"{many(shared.within, 'surplus row')}: copies of an image inside its own split weigh it more often"
+        )
+    return found
+
+
+def balance(report: AuditReport, limit: int = BALANCE_ROWS) -> Table:
+    """Images of each class in each split, and the class's share of the first; of many classes the smallest ones."""
+    classes, caption = list(report.classes.items()), ""
+    splits = list(next(iter(report.classes.values()), {}))  # the same of every class
+    first = splits[0] if splits else "train"
+    whole = sum(counts[first] for _, counts in classes)
+    if len(classes) > limit:
+        classes = sorted(classes, key=lambda r: (r[1][first], r[0]))[:limit]
+        caption = f"the {limit} smallest classes in {first}, of {count(len(report.classes))}"
+    rows: list[list[Cell]] = [
+        [name, *(_images(counts[s]) for s in splits), percent(counts[first] / whole if whole else None)]
+        for name, counts in classes
+    ]
+    ratio = f", largest class {report.imbalance:.1f} times the smallest" if report.imbalance else ""
+    rest = f", {report.unlabelled:,} unlabelled" if report.unlabelled else ""
+    columns = [Column("Class", fit="cut"), *figures(*(s.capitalize() for s in splits), f"Share of {first}")]
+    return Table(columns, rows, f"{report.cache}: {report.rows:,} rows{rest}{ratio}", caption)
+
+
+def copies(groups: Sequence[Sequence[Place]], title: str, limit: int = LISTED) -> Table:
+    """Groups of images that are one and the same, a number for each group; at most ``limit`` groups."""
+    rows: list[list[Cell]] = []
+    for number, group in enumerate(groups[:limit], start=1):
+        rows += [["" if i else str(number), *place] for i, place in enumerate(group[:limit])]
+        if len(group) > limit:
+            rows.append(["", "", "", Part(f"and {count(len(group) - limit)} more", "dim")])
+    caption = f"the first {limit} of {count(len(groups))}" if len(groups) > limit else ""
+    columns = [Column(right=True, role="dim"), Column("Split", fit="cut"), Column("Class", fit="cut")]
+    return Table([*columns, Column("Image", fit="fold")], rows, title, caption)
+
+
+def pairs(near: Sequence[tuple[float, Place, Place]], total: int, title: str, limit: int = LISTED) -> Table:
+    """Pairs of images with the cosine of their features, in the order given; ``total`` is how many there are."""
+    rows = [[f"{cosine:.4f}", left[0], left[2], right[0], right[2]] for cosine, left, right in near[:limit]]
+    shown = min(limit, len(near))
+    ends = [Column("Split"), Column("Image", fit="fold")]
+    caption = f"the first {shown} of {count(total)}" if total > shown else ""
+    return Table([*figures("Cosine"), *ends, *ends], rows, title, caption)
+
+
+def _images(n: int) -> Part:
+    return Part(count(n), "" if n else "bad")
+
+
+def findings(report: AuditReport, settings: AuditSettings) -> list[str]:
+    """What speaks against training on them, a line for each kind."""
+    copies, near = report.copies, report.near
+    across, conflicting = (near.across_splits, near.conflicting) if near else (0, 0)
+    droppable = sum(any(p[0] == "train" for p in group) for group in copies.leaks)
+    cure = " (--drop-leaks takes them out of train)" if droppable else ""
+    found = [
+        (len(copies.leaks), f"{many(len(copies.leaks), 'image')} in more than one split{cure}"),
+        (len(copies.conflicts), f"{many(len(copies.conflicts), 'image')} under different labels"),
+        (
+            across,
+            f"{many(across, 'pair')} of near duplicates (cosine >= {settings.near}) across splits",
+        ),
+        (
+            conflicting,
+            f"{many(conflicting, 'pair')} of near duplicates with different labels",
+        ),
+        *((1, f"no {split} images of {_some(names)}") for split, names in report.empty.items()),
+        *((1, f"fewer than {settings.tiny} {split} images of {_some(names)}") for split, names in report.tiny.items()),
+        (len(report.failed), f"{many(len(report.failed), 'failed image')} without features"),
+    ]
+    return [words for n, words in found if n]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return ", ".join(map(repr, names[:5])) + more

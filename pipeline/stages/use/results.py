@@ -1,0 +1,85 @@
+"""What the commands that use a run hand back: plain values, no work."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image: the likeliest class, its probability, and the ``top`` classes as (name, probability).
+
+    ``class_name`` is None where the probability is below the threshold, and where the image cannot be used; then
+    ``error`` says why, ``probability`` is None and ``top`` is empty.
+    """
+
+    path: str
+    class_name: str | None
+    probability: float | None
+    top: tuple[tuple[str, float], ...]
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values: ``path class probability top``, and ``error`` where there is one."""
+        top = [{"class": name, "probability": p} for name, p in self.top]
+        plain = {"path": self.path, "class": self.class_name, "probability": self.probability, "top": top}
+        return plain if self.error is None else {**plain, "error": self.error}
+
+
+class Predictions(list[Prediction]):
+    """Predictions in the order of the images."""
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Plain JSON values."""
+        return [p.to_json() for p in self]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """The file, its card, and the largest difference from the model at each batch size, as a share of its logits."""
+
+    file: Path
+    card: Path
+    format: str
+    parity: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**dataclasses.asdict(self), "file": str(self.file), "card": str(self.card)}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One line of a step: ``output`` is the shape for one image; ``state`` is ``frozen``, ``trained`` or ``""``."""
+
+    name: str
+    output: tuple[int, ...] | None
+    parameters: int
+    state: str = ""
+
+
+@dataclass(frozen=True)
+class ModelStep:
+    """One step of the model's way: what is done, in a word and in a sentence, and the layers after it."""
+
+    title: str
+    detail: str
+    layers: Sequence[Layer]
+
+
+@dataclass(frozen=True)
+class TraceReport:
+    """The steps, each with its layers' output shapes, parameter counts and states."""
+
+    trunk: str
+    image_size: int
+    classes: int
+    steps: Sequence[ModelStep]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,108 @@
+"""What is said of a run in use: predictions, one image's way to its class, the model's steps, an export's differences.
+
+Pure functions of real figures, to tables; computes nothing of a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.base.values import Bar, Cell, Column, Part, Role, Step, Steps, Table, figures
+from pipeline.base.words import ABSENT, count, percent, shape, significant
+from pipeline.heads.scores.metrics import softmax
+from pipeline.stages.use.results import Layer, ModelStep, Prediction
+
+WORTH_SHOWING = 0.001  # a probability below this is 0.0 % to a reader
+FEATURES_SHOWN = 5
+
+
+def predictions(found: Sequence[Prediction]) -> Table:
+    """For each image its class, its probability and what else is likely, or why it could not be used."""
+    rows: list[list[Cell]] = []
+    for p in found:
+        if p.error is not None:
+            rows.append([p.path, ABSENT, ABSENT, p.error])
+            continue
+        named = ABSENT if p.class_name is None else Part(p.class_name, "best")
+        following = p.top if p.class_name is None else p.top[1:]
+        others = ", ".join(f"{name} {percent(q)}" for name, q in following if q >= WORTH_SHOWING)
+        rows.append([p.path, named, percent(p.top[0][1]), others])
+    columns = [Column("Image", fit="fold"), Column("Class", fit="cut"), *figures("Probability")]
+    return Table([*columns, Column("Next", fit="fold", role="dim")], rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Passage:
+    """One image on its way: its file, ``input`` (3, S, S), ``features`` (D,) and ``logits`` (C,), all float32."""
+
+    path: str
+    size: str
+    mode: str
+    input: NDArray[np.float32]
+    features: NDArray[np.float32]
+    logits: NDArray[np.float32]
+
+
+def way(passage: Passage, classes: Sequence[str], top: int, true_class: str | None = None) -> Table:
+    """The image's way from file to class, a line or a few for each station; of the classes the likeliest."""
+    p, seen, features = passage, passage.input, passage.features
+    probabilities = softmax(p.logits[None])[0]
+    order = np.argsort(-probabilities, kind="stable")[:top].tolist()
+    lowest, mean, highest = (significant(float(v)) for v in (seen.min(), seen.mean(), seen.max()))
+    first = " ".join(significant(v, 3) for v in features[:FEATURES_SHOWN].tolist())
+    norm = significant(float(np.linalg.norm(features)))
+    logits = "   ".join(f"{classes[c]} {significant(float(p.logits[c]))}" for c in order)
+    likely: list[list[Cell]] = [
+        ["" if i else "softmax", percent(float(probabilities[c])), Bar(classes[c], float(probabilities[c]))]
+        for i, c in enumerate(order)
+    ]
+    verdict = [Part(classes[order[0]], "best")]
+    if true_class is not None:
+        right = true_class == classes[order[0]]
+        verdict.append(Part("  correct", "good") if right else Part(f"  wrong: it is {true_class}", "bad"))
+    rows: list[list[Cell]] = [
+        ["image", p.size, (p.path, Part(f"  {p.mode}", "dim"))],
+        ["input", shape(seen.shape), _named(("min ", lowest), ("   mean ", mean), ("   max ", highest))],
+        ["features", shape(features.shape), (f"{first} …  ", *_named(("norm ", norm)))],
+        ["head", shape(p.logits.shape), _named(("logits  ", logits))],
+        *likely,
+        ["class", "", tuple(verdict)],
+    ]
+    return Table([Column(role="head"), Column(right=True), Column(fit="fold")], rows)
+
+
+def _named(*pairs: tuple[str, str]) -> tuple[str | Part, ...]:
+    return tuple(part for name, value in pairs for part in (Part(name, "dim"), value))
+
+
+def steps(found: Sequence[ModelStep]) -> Steps:
+    """The model's steps, each with its layers and their sum."""
+    columns = [Column("layer"), *figures("output", "parameters"), Column(fit="wrap")]
+    return Steps(columns, [Step(s.title, s.detail, [*map(_layer, s.layers), _sum(s.layers)]) for s in found])
+
+
+_STATES: dict[str, Role] = {"frozen": "frozen", "trained": "trained"}
+
+
+def _layer(layer: Layer) -> list[Cell]:
+    output = ABSENT if layer.output is None else shape(layer.output)
+    parameters = count(layer.parameters) if layer.parameters else ABSENT
+    return [layer.name, output, parameters, Part(layer.state, _STATES.get(layer.state, "dim"))]
+
+
+def _sum(layers: Sequence[Layer]) -> list[Cell]:
+    """All parameters, and what of them is trained: ``all frozen``, ``all trained`` or ``20,490 trained``."""
+    total = sum(r.parameters for r in layers)
+    trained = sum(r.parameters for r in layers if r.state == "trained")
+    share = "all frozen" if not trained else "all trained" if trained == total else f"{count(trained)} trained"
+    return [Part("parameters in all", "dim"), "", count(total), Part(share, "dim")]
+
+
+def parity(differences: Mapping[str, float], allowed: float, format: str) -> Table:
+    """Largest difference at each batch size, as a share of the largest logit, and what is allowed."""
+    rows = [[batch, f"{difference:.1e}", f"{allowed:.0e}"] for batch, difference in differences.items()]
+    return Table(figures("Batch", "Difference", "Allowed"), rows, f"{format} against the model")

@@ -1,0 +1,81 @@
+"""What learning says: rankings, the path of penalties, few-shot figures."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from pipeline.stages.learn import words
+from pipeline.stages.learn.settings import SearchSettings
+from pipeline.stages.learn.trials import Trial
+
+SETTINGS = SearchSettings(cache="latest")
+
+
+def trial(settings, val=0.5, train=0.6, note=""):
+    scores = ({"accuracy": v, "log_loss": 1 - v, "macro_f1": v, "balanced_accuracy": v} for v in (val, train))
+    return Trial(settings, *scores, note)
+
+
+TRIALS = [trial({"lr": 0.01, "weight_decay": 0.0}, 0.95, 0.99), trial({"lr": 1.0}, 0.1, 0.1, "diverged")]
+
+
+def test_a_search_is_shown_in_the_order_given(printed):
+    lines = printed(words.ranking(TRIALS, SETTINGS)).splitlines()
+    assert lines[0] == "2 heads, ranked by accuracy on val, then log-loss"
+    assert lines[1].split() == ["lr", "weight", "decay", "Val", "Train"]
+    assert lines[3].split() == ["1", "0.01", "0", "95.0", "%", "99.0", "%"]
+    assert lines[4].split() == ["2", "1", "–", "10.0", "%", "10.0", "%", "diverged"]
+
+
+def test_the_first_trial_is_bold(printed):
+    lines = printed(words.ranking(TRIALS, SETTINGS), colour=True).splitlines()[1:]
+    assert [i for i, line in enumerate(lines) if re.search(r"\x1b\[1m\S", line)] == [2]
+
+
+def test_a_long_ranking_is_cut_and_counted(printed):
+    text = printed(words.ranking([trial({"C": float(i)}) for i in range(45)], SETTINGS))
+    assert "the first 10 of 45" in text
+    assert len(text.splitlines()) == 1 + 2 + 10 + 1
+
+
+def test_a_ranking_by_log_loss_shows_no_percentages(printed):
+    text = printed(words.ranking(TRIALS, SearchSettings(cache="latest", metric="log_loss", cv=5)))
+    assert "%" not in text and "0.05000" in text
+    assert text.startswith("2 heads, ranked by log loss on 5 folds")
+
+
+def test_a_title_wider_than_its_table_stays_on_one_line(printed):
+    text = printed(words.ranking([trial({"C": 1.0})], SETTINGS))
+    assert text.splitlines()[0].strip() == "1 heads, ranked by accuracy on val, then log-loss"
+    assert max(map(len, text.splitlines()[1:])) < len(text.splitlines()[0].strip())
+
+
+PATH = [trial({"C": C}, val, train) for C, val, train in ((1e-3, 0.5, 0.5), (1e-2, 0.8, 0.75), (1e-1, 0.6, 1.0))]
+
+
+def test_the_title_names_the_metric_the_chosen_penalty_and_its_figure():
+    curve = words.path(PATH, "accuracy", 1e-2)
+    assert curve.title == "accuracy against C: chosen C = 0.01, val 80.0 %"
+    assert curve.shares and curve.log_x and curve.chosen == 1e-2
+
+
+def test_the_path_holds_train_and_val_against_the_penalty_val_last():
+    curve = words.path(PATH, "accuracy", 1e-2)
+    assert list(curve.x) == [1e-3, 1e-2, 1e-1]
+    assert list(curve.series.items()) == [("train", [0.5, 0.75, 1.0]), ("val", [0.5, 0.8, 0.6])]
+
+
+def test_a_loss_is_no_percentage():
+    curve = words.path(PATH, "log_loss", 1e-2)
+    assert curve.title == "log loss against C: chosen C = 0.01, val 0.2000" and not curve.shares
+
+
+@pytest.mark.parametrize(("metric", "said"), [("accuracy", "90.0 % ± 1.0"), ("log_loss", "0.9000 ± 0.010")])
+def test_few_shot_figures_carry_their_deviation_where_there_are_several_draws(printed, metric, said):
+    several = {"shots": 5, "draws": 3, "val": 0.9, "val_deviation": 0.01, "test": None, "test_deviation": None, "C": 1}
+    one = {**several, "shots": 1, "draws": 1, "val_deviation": None}
+    lines = printed(words.few_shot([several, one], metric, 3)).splitlines()
+    assert re.split(r" {2,}", lines[3].strip()) == ["5", "3", said, "–", "1"]
+    assert re.split(r" {2,}", lines[4].strip()) == ["1", "1", said.split(" ±")[0], "–", "1"]

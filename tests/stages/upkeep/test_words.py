@@ -1,0 +1,147 @@
+"""What the commands of upkeep say: contents, kinds of change, an audit's tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.stages.upkeep import words
+from pipeline.stages.upkeep.results import AuditReport, Copies, Near
+
+CONTENTS = {
+    "path": "features/x.h5", "key": "ab12", "rows": 1234, "dim": 512, "dtype": "float16", "bytes": 2048,
+    "splits": {"none": 0, "train": 1000, "val": 234}, "failed": {"corrupt": 2},
+    "classes": {f"c{i}": {"train": 40, "val": 10} for i in range(25)},
+    "created": None, "versions": {"h5py": "3"},
+    "about": {"source": "photos", "root": "/a", "notes": [], "pretrained": False},
+    "provenance": {"transform": {"crop": 64}, "image_size": 64, "lr": 1e-3, "layers": ["a", "b"]},
+}  # fmt: skip
+
+
+def test_a_caches_contents_are_pairs_with_readable_names(printed):
+    lines = printed(words.contents(CONTENTS), 400).splitlines()
+    assert lines[0].strip() == "features/x.h5"
+    pairs = dict(re.split(r" {2,}", line.strip(), maxsplit=1) for line in lines[1:])
+    assert pairs["rows"] == "1,234 x 512 float16, 2.0 KiB"
+    assert pairs["splits"] == "1,000 train, 234 val" and pairs["failed"] == "2 corrupt"
+    assert pairs["classes"].startswith("25: c0 (50), ") and pairs["classes"].endswith("c19 (50), and 5 more")
+    assert pairs["split notes"] == "as the source gives them"
+    assert pairs["pretrained"] == "no: random or unknown weights"
+
+
+def test_settings_are_pairs_with_readable_values(printed):
+    pairs = [re.split(r" {2,}", line.strip()) for line in printed(words.contents(CONTENTS), 400).splitlines()]
+    for pair in (["transform.crop", "64"], ["image size", "64"], ["lr", "0.001"], ["created", "–"], ["layers", "a, b"]):
+        assert pair in pairs
+
+
+def test_fields_that_differ_stand_under_the_names_of_the_two_and_a_missing_one_is_a_dash(printed):
+    lines = printed(words.differences([("rows", 3, 4), ("engine", "onnx", None)], ["a.h5", "b.h5"])).splitlines()
+    assert [line.split() for line in lines if "─" not in line] == [
+        *(["Differs", "a.h5", "b.h5"], ["rows", "3", "4"], ["engine", "onnx", "–"])
+    ]
+
+
+def test_names_are_counted_by_kind(printed):
+    lines = printed(words.kinds({"changed": ["a", "b"], "new": ["c"]}, "x against y")).splitlines()
+    assert lines[0] == "x against y"
+    assert [line.split() for line in lines[3:]] == [["changed", "2", "a"], ["b"], ["new", "1", "c"]]
+
+
+def test_failed_images_are_listed_with_path_and_reason(printed):
+    """The path's every byte can be read."""
+    failed = {"bees/caf\udce9\n.jpg": "corrupt (truncated)", "ants/b.gif": "not an image"}
+    (_, table) = words.audited(dataclasses.replace(REPORT, failed=failed))
+    lines = printed(table).splitlines()
+    assert lines[0].strip() == "failed images"
+    assert [re.split(r" {2,}", line.strip()) for line in lines[3:]] == [
+        *(["failed", "2", "bees/caf\\xe9\\n.jpg: corrupt (truncated)"], ["ants/b.gif: not an image"])
+    ]
+
+
+def test_of_many_failures_the_first_are_listed_and_the_rest_counted(printed):
+    lines = printed(words.kinds({"failed": [f"{i}.png: truncated" for i in range(1010)]}, "failed images")).splitlines()
+    assert lines[3].split()[:2] == ["failed", "1,010"]
+    assert lines[-1].strip() == "and 1,000 more"
+    assert len(lines) == 3 + 10 + 1
+
+
+def test_a_long_path_is_folded_not_cut(printed):
+    path = "deep/" * 40 + "a.png"
+    text = printed(words.kinds({"failed": [path]}, ""))
+    assert re.sub(r"\s|failed|1", "", "".join(text.splitlines()[2:])) == path
+
+
+def report(**more):
+    figures = {"ant": {"train": 1000, "val": 3}, "bee": {"train": 500, "val": 0}}
+    return AuditReport(
+        **{
+            "cache": Path("x.h5"), "rows": 1503, "classes": figures, "unlabelled": 0, "imbalance": 2.0,
+            "copies": Copies([], [], 0), "empty": {}, "tiny": {}, "failed": {}, "near": None, "dropped": [],
+            "findings": [], **more,
+        }
+    )  # fmt: skip
+
+
+REPORT = report()
+
+
+def test_each_class_is_counted_in_each_split_and_an_empty_one_stands_out(printed):
+    lines = printed(words.balance(REPORT)).splitlines()
+    assert lines[0] == "x.h5: 1,503 rows, largest class 2.0 times the smallest"
+    assert re.split(r" {2,}", lines[1].strip()) == ["Class", "Train", "Val", "Share of train"]
+    ant, bee = (line.split() for line in lines[3:])
+    assert ant == ["ant", "1,000", "3", "66.7", "%"] and bee == ["bee", "500", "0", "33.3", "%"]
+    (coloured,) = [line for line in printed(words.balance(REPORT), colour=True).splitlines() if "bee" in line]
+    assert re.search(r"\x1b\[1;31m *0", coloured)
+
+
+def test_of_many_classes_the_smallest_are_shown_and_the_rest_counted(printed):
+    many = report(classes={f"c{n}": {"train": n} for n in range(100, 0, -1)})
+    text = printed(words.balance(many, limit=3))
+    assert re.findall(r"c\d+", text) == ["c1", "c2", "c3"]
+    assert "the 3 smallest classes in train, of 100" in text
+
+
+def test_a_cache_without_classes_is_described_too(printed):
+    assert printed(words.balance(report(classes={}, unlabelled=7, imbalance=None))).startswith(
+        "x.h5: 1,503 rows, 7 unlabelled\n"
+    )
+
+
+def test_copies_are_numbered_by_group(printed):
+    groups = [
+        [("train", "ant", "a.png"), ("test", "ant", "b.png")],
+        *[[("val", "", "c.png"), ("train", "", "d.png")]] * 2,
+    ]
+    lines = printed(words.copies(groups, "copies", limit=2)).splitlines()
+    assert [line.split() for line in lines[3:5]] == [["1", "train", "ant", "a.png"], ["test", "ant", "b.png"]]
+    assert lines[-1] == "the first 2 of 3"
+
+
+def test_an_audit_shows_what_it_has_found_in_its_order():
+    place = ("train", "ant", "a.png")
+    found = report(
+        copies=Copies([[place, place]], [[place, place]], 3),
+        near=Near(0.9, 1, 0, 0, [(0.95, place, place)]),
+        failed={"b.png": "corrupt"},
+    )
+    told = words.audited(found)
+    assert [part if isinstance(part, str) else part.title for part in told][1:] == [
+        "the same image in more than one split",
+        "the same image under different labels",
+        "near duplicates, cosine >= 0.9: 1 pair",
+        "failed images",
+        "3 surplus rows: copies of an image inside its own split weigh it more often",
+    ]
+
+
+@pytest.mark.parametrize(("total", "caption"), [(1, ""), (500, "the first 1 of 500")])
+def test_near_pairs_show_their_cosine_and_how_many_there_are(printed, total, caption):
+    pair = (0.98765, ("train", "ant", "a.png"), ("test", "bee", "b.png"))
+    lines = printed(words.pairs([pair], total, "near")).splitlines()
+    assert lines[3].split() == ["0.9877", "train", "a.png", "test", "b.png"]
+    assert lines[4:] == ([caption] if caption else [])
