@@ -28,7 +28,7 @@ def test_batched_compares_a_pass_with_heads_one_after_another(bench):
 
 
 def test_epoch_compares_cached_features_with_the_trunk(bench, monkeypatch):
-    monkeypatch.setattr("pipeline.trunk.identity.available_engines", lambda device: ["torch"])
+    monkeypatch.setattr("pipeline.bench.heads_minibatch.available_engines", lambda device: ["torch"])
     figure = only(bench_epoch(bench, rows=300, dim=16, trunk="resnet18", image_size=32, batch=2))
     assert figure.value > 1
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from typing import Protocol, cast
 
 import numpy as np
@@ -52,4 +52,4 @@ class Kind(Protocol):
 def kind_of(name: str) -> Kind:
     """The kind of that name, which is one of ``KINDS``: the file of that name here."""
     assert name in KINDS, name
-    return cast(Kind, import_module(f"{__package__}.{name}"))
+    return cast(Kind, importlib.import_module(f"{__package__}.{name}"))
