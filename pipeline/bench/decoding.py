@@ -47,4 +47,4 @@ def bench_decode(bench: Bench, *, photographs: int = 512, size: tuple[int, int] 
             way()
         in_threads, in_processes = bench.alternate("decode", ways).items()
     note = f"decode: {photographs:,} photographs of {size[0]} x {size[1]} px, {workers} threads or processes"
-    return [ratio("decode", "threads ÷ processes", in_threads, in_processes, "images/s", note=note)]
+    return [ratio("decode", "threads ÷ processes", (in_threads, in_processes), "images/s", note=note)]

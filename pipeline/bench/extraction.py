@@ -25,6 +25,7 @@ from pipeline.trunk.identity import TrunkSpec, available_engines
 WHOLE_GOAL = Goal(floor=2.0)
 STEADY_GOAL = Goal(floor=0.92, aim=0.96)
 SECONDS = 25.0  # that one extraction should take
+SIZE = (512, 400)  # of a photograph, in pixels
 
 
 class _Clock(Watch):
@@ -58,7 +59,6 @@ def bench_extract(
     image_size: int = 224,
     engine: str | None = None,
     photographs: int | None = None,
-    size: tuple[int, int] = (512, 400),
     batch: int | None = None,
 ) -> list[Figure]:
     """Extraction ÷ the same engine's pure forward, and ÷ a plain script, all in images/s.
@@ -79,7 +79,7 @@ def bench_extract(
     # Whole blocks of 128 rows, so that no batch is padded; two at least, for the start not to outweigh the work.
     count = photographs or 128 * max(2, round(SECONDS * speed / 128))
     source = bench.folder / "photographs"
-    make_photographs(source, count, size=size)
+    make_photographs(source, count, size=SIZE)
     whole: list[float] = []
     options = {"trunk": trunk, "weights": WEIGHTS, "image_size": image_size, "engine": engine, "batch_size": batch}
     job = _extraction(source, bench, {**options, "workspace": bench.folder}, whole)
@@ -93,11 +93,11 @@ def bench_extract(
     }
     steady, forward, plain = bench.alternate("extract", ways).items()
     entire = ("extract, whole", whole)
-    note = f"extract: {count:,} photographs of {size[0]} x {size[1]} px, engine {engine}, {trunk} at {image_size} px"
+    note = f"extract: {count:,} photographs of {SIZE[0]} x {SIZE[1]} px, engine {engine}, {trunk} at {image_size} px"
     return [
-        ratio("extract", "under way ÷ pure forward", steady, forward, "images/s", goal=STEADY_GOAL, note=note),
-        ratio("extract", "whole job ÷ pure forward", entire, forward, "images/s", note=note),
-        ratio("extract", "whole job ÷ plain script", entire, plain, "images/s", goal=WHOLE_GOAL, note=note),
+        ratio("extract", "under way ÷ pure forward", (steady, forward), "images/s", goal=STEADY_GOAL, note=note),
+        ratio("extract", "whole job ÷ pure forward", (entire, forward), "images/s", note=note),
+        ratio("extract", "whole job ÷ plain script", (entire, plain), "images/s", goal=WHOLE_GOAL, note=note),
     ]
 
 

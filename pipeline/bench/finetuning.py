@@ -46,12 +46,13 @@ def bench_prefix(
         name: _epochs(bench.folder, run, train="layer4", prefix=prefix, batch_size=batch)
         for name, prefix in names.items()
     }
-    found = bench.alternate("prefix", {name: partial(seconds, epoch) for name, epoch in epochs.items()})
+    ways = {name: partial(seconds, epoch) for name, epoch in epochs.items()}
+    cached, whole = bench.alternate("prefix", ways).items()
     (maps,) = (bench.folder / "maps").glob("*.h5")
     note = f"prefix: {trunk} at {image_size} px, batch {batch}, {photographs} images"
     note += f", maps of {maps.stat().st_size / photographs / 1e6:.2f} MB each"
-    sides = [(name, found[name]) for name in names]
-    return [ratio("prefix", "epoch, cached maps ÷ whole trunk", sides[0], sides[1], "s", goal=PREFIX_GOAL, note=note)]
+    name = "epoch, cached maps ÷ whole trunk"
+    return [ratio("prefix", name, (cached, whole), "s", goal=PREFIX_GOAL, note=note)]
 
 
 def bench_finetune(
@@ -79,9 +80,9 @@ def bench_finetune(
         return photographs / float(taken)
 
     found = bench.alternate("finetune", {"pipeline": rate(photographs, epoch), "plain loop": plain})
-    sides = [(name, values) for name, values in found.items()]
+    ours, theirs = found.items()
     note = f"finetune: {trunk} at {image_size} px, all of it, batch {batch}, {photographs} images an epoch"
-    return [ratio("finetune", "pipeline ÷ plain loop", sides[0], sides[1], "images/s", goal=FINETUNE_GOAL, note=note)]
+    return [ratio("finetune", "pipeline ÷ plain loop", (ours, theirs), "images/s", goal=FINETUNE_GOAL, note=note)]
 
 
 def _head_run(folder: Path, trunk: str, image_size: int, photographs: int, size: tuple[int, int]) -> Path:

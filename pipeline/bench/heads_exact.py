@@ -107,11 +107,11 @@ def bench_exact_one(bench: Bench, sets: Sequence[Rows] | None = None) -> list[Fi
     for rows in sets or feature_sets(bench):
         turns = _turns(bench, "exact-one", rows, [1.0], tols={THEIRS: SAME, LOOSE: EASY_GOING})
         note = rows.note("exact-one", turns.said)
-        found.append(ratio("exact-one", rows.name, *turns.sides(THEIRS), "s", goal=ONE_GOAL, note=note))
+        found.append(ratio("exact-one", rows.name, turns.sides(THEIRS), "s", goal=ONE_GOAL, note=note))
         yardstick = _Yardstick(rows)
         above = yardstick.above(turns.fits[0], turns.models[THEIRS])
         found.append(_alone("exact-one", f"{rows.name}: objective ÷ scikit-learn's - 1", above, OBJECTIVE_GOAL, note))
-        found.append(ratio("exact-one", f"{rows.name}: ÷ at tol 1e-4", *turns.sides(LOOSE), "s", note=note))
+        found.append(ratio("exact-one", f"{rows.name}: ÷ at tol 1e-4", turns.sides(LOOSE), "s", note=note))
         above = yardstick.above(turns.fits[0], turns.models[LOOSE])
         name = f"{rows.name}: objective ÷ scikit-learn's at tol 1e-4 - 1"
         found.append(_alone("exact-one", name, above, OBJECTIVE_GOAL, note))
@@ -137,7 +137,7 @@ def bench_exact_path(bench: Bench, sets: Sequence[Rows] | None = None) -> list[F
         which = "all" if step == 1 else "at C = " + ", ".join(f"{fit.C:.2g}" for fit in compared)
         said = f"{turns.said}; {converged} of {len(PENALTIES)} penalties converged, objectives compared: {which}"
         note = rows.note("exact-path", said)
-        found.append(ratio("exact-path", rows.name, *turns.sides(THEIRS), "s", goal=PATH_GOAL, note=note))
+        found.append(ratio("exact-path", rows.name, turns.sides(THEIRS), "s", goal=PATH_GOAL, note=note))
         name = f"{rows.name}: worst objective ÷ scikit-learn's - 1"
         found.append(_alone("exact-path", name, max(above), OBJECTIVE_GOAL, note))
     return found
@@ -153,7 +153,7 @@ def bench_exact_cv(bench: Bench, sets: Sequence[Rows] | None = None) -> list[Fig
         folds = np.random.default_rng(0).permutation(len(rows.y)) % FOLDS
         turns = _turns(bench, "exact-cv", dataclasses.replace(rows, repeats=1), PENALTIES, folds)
         note = rows.note("exact-cv", f"{turns.said}; {FOLDS} folds × {len(PENALTIES)} penalties")
-        found.append(ratio("exact-cv", rows.name, *turns.sides(THEIRS), "s", goal=CV_GOAL, note=note))
+        found.append(ratio("exact-cv", rows.name, turns.sides(THEIRS), "s", goal=CV_GOAL, note=note))
     return found
 
 
@@ -164,7 +164,7 @@ def bench_evals(bench: Bench, sets: Sequence[Rows] | None = None) -> list[Figure
         (fit,), model = _ours(rows, [1.0]), _theirs(rows, 1.0)
         note = rows.note("evals", "" if fit.converged else "the exact head did not converge")
         sides = (OURS, [float(fit.n_evals)]), (THEIRS, [float(model.n_iter_.max())])
-        found.append(ratio("evals", rows.name, *sides, "gradients", goal=EVALS_GOAL, note=note))
+        found.append(ratio("evals", rows.name, sides, "gradients", goal=EVALS_GOAL, note=note))
     return found
 
 

@@ -29,6 +29,8 @@ from pipeline.trunk.identity import TrunkSpec, available_engines
 BATCHED_GOAL = Goal(floor=5.0, aim=8.0)
 STREAMED_GOAL = Goal(floor=2000.0, sense="most")
 BATCH = 256
+PLAIN_HEADS = 2  # that plain torch trains in each repeat
+EPOCHS = 4  # of a head whose epoch is compared with one through the trunk
 
 
 def bench_batched(
@@ -39,14 +41,13 @@ def bench_batched(
     classes: int = 10,
     side: int = 8,
     epochs: int = 20,
-    plain_heads: int = 2,
 ) -> list[Figure]:
     """``side``² linear heads (learning rates × weight decays), in one pass ÷ one after another in plain torch, heads/s.
 
     Both learn from float32 rows in memory by AdamW in batches of 256 on the same schedule, and neither scores a val
     split. One pass is timed whole, with checking, standardising and scoring on train; plain torch
     (``torch.nn.Linear``, ``torch.nn.functional.cross_entropy``, ``torch.optim.AdamW``) is its bare loop over rows that
-    are standardised already, of which ``plain_heads`` are run in each repeat.
+    are standardised already, of which ``PLAIN_HEADS`` are run in each repeat.
     """
     X, y = power_law(rows, dim, classes, seed=0)
     configs = [
@@ -54,7 +55,7 @@ def bench_batched(
         for lr in np.geomspace(1e-4, 1e-2, side).tolist()
         for decay in np.geomspace(1e-4, 1.0, side).tolist()
     ]
-    chosen = [configs[i] for i in np.linspace(0, len(configs) - 1, plain_heads).astype(int)]
+    chosen = [configs[i] for i in np.linspace(0, len(configs) - 1, PLAIN_HEADS).astype(int)]
     plain = _plain_heads(X, y, classes, chosen)
     one_pass, others = f"{len(configs)} heads in one pass", "one after another, plain torch"
     ways: dict[str, Callable[[], float]] = {
@@ -66,11 +67,11 @@ def bench_batched(
     found = bench.alternate("batched", ways)
     note = (
         f"batched: {rows:,} x {dim} power-law features, {classes} classes, AdamW, batch {BATCH}, {epochs} epochs; of "
-        f"plain torch {plain_heads} heads are timed in each repeat, so that {len(configs)} are taken to be "
-        f"{len(configs) // plain_heads} times as long"
+        f"plain torch {PLAIN_HEADS} heads are timed in each repeat, so that {len(configs)} are taken to be "
+        f"{len(configs) // PLAIN_HEADS} times as long"
     )
     sides = (one_pass, found[one_pass]), (others, found[others])
-    return [ratio("batched", "one pass ÷ one after another", *sides, "heads/s", goal=BATCHED_GOAL, note=note)]
+    return [ratio("batched", "one pass ÷ one after another", sides, "heads/s", goal=BATCHED_GOAL, note=note)]
 
 
 def _plain_heads(
@@ -105,7 +106,6 @@ def bench_epoch(
     trunk: str = "resnet50",
     image_size: int = 224,
     batch: int | None = None,
-    epochs: int = 4,
 ) -> list[Figure]:
     """An epoch on cached features ÷ an epoch through the trunk, images/s: what caching saves in every epoch but one.
 
@@ -113,7 +113,7 @@ def bench_epoch(
     batches are timed, without reading, decoding, backward pass or head.
     """
     X, y = power_law(rows, dim, 10, seed=0)
-    config = MinibatchConfig(epochs=epochs, batch_size=BATCH)
+    config = MinibatchConfig(epochs=EPOCHS, batch_size=BATCH)
     device = resolve_device("auto")
     batch, name = batch or DEFAULT_BATCH[device], available_engines(device)[0]
     info, model = random_trunk(trunk, image_size, bench.folder)
@@ -122,18 +122,18 @@ def bench_epoch(
     pixels = np.random.default_rng(0).integers(0, 256, (batch, 3, image_size, image_size), dtype=np.uint8)
     cached, through = "head on cached features", f"{trunk} forward, {name}"
     ways: dict[str, Callable[[], float]] = {
-        cached: rate(rows * epochs, lambda: fit_minibatch(Problem(X, y, 10), [config])),
+        cached: rate(rows * EPOCHS, lambda: fit_minibatch(Problem(X, y, 10), [config])),
         through: rate(2 * batch, lambda: [engine(pixels) for _ in range(2)]),
     }
     for way in ways.values():
         way()
     found = bench.alternate("epoch", ways)
     note = (
-        f"epoch: a linear head on {rows:,} x {dim} float16, AdamW, batch {BATCH}, {epochs} epochs; {trunk} at "
+        f"epoch: a linear head on {rows:,} x {dim} float16, AdamW, batch {BATCH}, {EPOCHS} epochs; {trunk} at "
         f"{image_size} px, {2 * batch} images timed, taken to be the speed of {rows:,}"
     )
     sides = (cached, found[cached]), (through, found[through])
-    return [ratio("epoch", "cached epoch ÷ epoch through the trunk", *sides, "images/s", note=note)]
+    return [ratio("epoch", "cached epoch ÷ epoch through the trunk", sides, "images/s", note=note)]
 
 
 def bench_streamed(bench: Bench, *, rows: int = 1_000_000, dim: int = 2048, heads: int = 8) -> list[Figure]:

@@ -118,17 +118,21 @@ def _plain(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+Side = tuple[str, Sequence[float]]
+"""What a ratio compares: a way's name, and its repeats."""
+
+
 def ratio(
     entry: str,
     name: str,
-    above: tuple[str, Sequence[float]],
-    below: tuple[str, Sequence[float]],
+    sides: tuple[Side, Side],
     unit: str,
     *,
     goal: Goal | None = None,
     note: str = "",
 ) -> Figure:
-    """``above ÷ below`` repeat by repeat; each side is ``(its name, its repeats)``, both in ``unit``."""
+    """The first side ÷ the second, repeat by repeat; both are in ``unit``."""
+    above, below = sides
     each = tuple(a / b for a, b in zip(above[1], below[1], strict=True))
     ways = {above[0]: tuple(above[1]), below[0]: tuple(below[1])}
     return Figure(entry, name, each, ways, unit, goal=goal, note=note)

@@ -41,7 +41,7 @@ def bench_memory(
     )
     peaks = reading["reading"]
     return [
-        ratio("memory", "extraction, 10·N ÷ N images", large, small, "MB", goal=GROWTH_GOAL, note=note),
+        ratio("memory", "extraction, 10·N ÷ N images", (large, small), "MB", goal=GROWTH_GOAL, note=note),
         Figure("memory", f"{rows:,} rows, one split", peaks, reading, "MB", "MB", READING_GOAL, note),
     ]
 

@@ -18,11 +18,12 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms._presets import ImageClassification
 
 
-def main(folder: str, out: str, trunk: str, resize: str, crop: str, batch: str, workers: str) -> None:
+def main(folder: str, out: str, trunk: str, *numbers: str) -> None:
     """Features of all images of a folder of class folders, in one file."""
+    resize, crop, batch, workers = map(int, numbers)
     began = time.perf_counter()
-    images = ImageFolder(folder, transform=ImageClassification(crop_size=int(crop), resize_size=int(resize)))
-    loader = DataLoader(images, batch_size=int(batch), num_workers=int(workers))
+    images = ImageFolder(folder, transform=ImageClassification(crop_size=crop, resize_size=resize))
+    loader = DataLoader(images, batch_size=batch, num_workers=workers)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     model = torchvision.models.get_model(trunk, weights=None)

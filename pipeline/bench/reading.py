@@ -100,7 +100,7 @@ def bench_read(
     batches, file, shuffled, straight, first = bench.alternate("read", ways).items()
     note = f"read: {rows:,} x {dim} float16 ({rows * row_bytes / 1e9:.2f} GB), train split, in the page cache"
     return [
-        ratio("read", "batches ÷ numpy.fromfile", batches, file, "GB/s", goal=GOALS["sequential"], note=note),
+        ratio("read", "batches ÷ numpy.fromfile", (batches, file), "GB/s", goal=GOALS["sequential"], note=note),
         Figure("read", "open to first batch", first[1], dict([first]), "ms", "ms", GOALS["open"], note),
-        ratio("read", "shuffled epoch ÷ sequential", shuffled, straight, "rows/s", goal=GOALS["shuffled"], note=note),
+        ratio("read", "shuffled epoch ÷ sequential", (shuffled, straight), "rows/s", goal=GOALS["shuffled"], note=note),
     ]

@@ -62,7 +62,7 @@ def bench_rerun(bench: Bench, *, files: int = 50_000, changed: int = 100) -> lis
     forwards = Goal(floor=changed, sense="exactly")
     return [
         Figure("rerun", "nothing changed", rerun[1], dict([rerun]), "s", "s", SECONDS_GOAL, note),
-        ratio("rerun", "nothing changed ÷ bare walk", rerun, look, "s", note=note),
+        ratio("rerun", "nothing changed ÷ bare walk", (rerun, look), "s", note=note),
         Figure("rerun", "images opened, no change", (opened,), {}, "", "files", none, note),
         Figure("rerun", "forwards after the changes", (float(result["new"]),), {}, "", "images", forwards, note),
     ]

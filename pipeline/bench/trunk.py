@@ -60,10 +60,10 @@ def bench_trunk(
     for name in (n for n in ways if n not in (EAGER, PRODUCT)):
         goal = ONNX_GOAL if name == "onnxruntime" else None
         sides = (name, found[name]), (EAGER, found[EAGER])
-        figures.append(ratio("trunk", f"{name} ÷ {EAGER}", *sides, "images/s", goal=goal, note=note))
+        figures.append(ratio("trunk", f"{name} ÷ {EAGER}", sides, "images/s", goal=goal, note=note))
     for name in (n for n in ways if n != PRODUCT):
         sides = (name, tuple(work * v for v in found[name])), (PRODUCT, found[PRODUCT])
-        figures.append(ratio("trunk", f"{name} ÷ {PRODUCT}", *sides, "GFLOP/s", note=note))
+        figures.append(ratio("trunk", f"{name} ÷ {PRODUCT}", sides, "GFLOP/s", note=note))
     return figures
 
 

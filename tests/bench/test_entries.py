@@ -52,9 +52,7 @@ def test_a_resnet50_takes_the_published_work(tmp_path):
 
 
 def test_extract_measures_against_the_forward_and_the_plain_script(bench):
-    found = finite(
-        bench_extract(bench, trunk="resnet18", image_size=32, engine="torch", photographs=12, size=(64, 50), batch=4)
-    )
+    found = finite(bench_extract(bench, trunk="resnet18", image_size=32, engine="torch", photographs=12, batch=4))
     assert sorted(found) == [
         "under way ÷ pure forward",
         "whole job ÷ plain script",

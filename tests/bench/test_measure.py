@@ -17,14 +17,14 @@ def test_ways_take_turns(tmp_path):
 
 def test_a_ratio_is_taken_pair_by_pair_and_its_median_reported():
     # the machine halves its speed for the last two pairs: each pair's ratio is untouched
-    figure = ratio("e", "a ÷ b", ("a", [20.0, 22.0, 10.0, 12.0]), ("b", [10.0, 10.0, 5.0, 5.0]), "images/s")
+    figure = ratio("e", "a ÷ b", (("a", [20.0, 22.0, 10.0, 12.0]), ("b", [10.0, 10.0, 5.0, 5.0])), "images/s")
     assert figure.each == (2.0, 2.2, 2.0, 2.4)
     assert figure.value == pytest.approx(2.1)
 
 
 def test_pairs_that_do_not_match_are_refused():
     with pytest.raises(ValueError):
-        ratio("e", "a ÷ b", ("a", [1.0, 2.0]), ("b", [1.0]), "s")
+        ratio("e", "a ÷ b", (("a", [1.0, 2.0]), ("b", [1.0])), "s")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_goal_may_have_an_aim_alone():
 
 
 def test_the_record_of_a_figure_holds_every_repeat_and_no_nan():
-    figure = ratio("e", "a ÷ b", ("a", [1.0, 3.0]), ("b", [2.0, 2.0]), "s", goal=Goal(0.9, 1.2), note="why")
+    figure = ratio("e", "a ÷ b", (("a", [1.0, 3.0]), ("b", [2.0, 2.0])), "s", goal=Goal(0.9, 1.2), note="why")
     assert figure.to_json() == {
         "entry": "e",
         "name": "a ÷ b",

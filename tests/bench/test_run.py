@@ -35,7 +35,7 @@ def toys(monkeypatch):
         seen["folder"] = bench.folder
         (bench.folder / "left over").write_text("x")
         each = [4.0] * bench.repeats
-        return [ratio("good", "a ÷ b", ("a", each), ("b", [2.0] * bench.repeats), "s", goal=Goal(1.5))]
+        return [ratio("good", "a ÷ b", (("a", each), ("b", [2.0] * bench.repeats)), "s", goal=Goal(1.5))]
 
     def bad(bench):
         return [Figure("bad", "taken", (math.inf,), {}, "", "s", Goal(3.0, sense="most"), "a note")]

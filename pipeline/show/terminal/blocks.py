@@ -67,16 +67,18 @@ def _table(value: Table) -> RichTable:
     for column in value.columns:
         _add_column(table, column)
     for row in _texts(value.rows):
+        for cell, column in zip(row, value.columns, strict=True):
+            cell.no_wrap = column.fit == "cut" or None
         table.add_row(*row)
     return table
 
 
 def _add_column(table: RichTable, column: Column, width: int | None = None) -> None:
     table.add_column(
-        Text(visible(column.heading)),
+        Text(visible(column.heading), no_wrap=column.fit == "cut" or None),
         justify="right" if column.right else "left",
-        no_wrap=column.fit in ("whole", "cut"),
-        overflow="fold" if column.fit == "fold" else "ellipsis",
+        no_wrap=column.fit == "whole" or (column.fit == "cut" and not column.right),  # a long heading may be cut more
+        overflow="fold" if column.fit in ("fold", "wrap") else "ellipsis",
         max_width=NAME_WIDTH if column.fit == "cut" else None,
         style=STYLES[column.role],
         width=width,

@@ -75,7 +75,7 @@ def comparison(names: Sequence[str], scores: Sequence[Mapping[str, Any]], differ
             cells = [percent(first[name]), percent(second[name]), points(by)]
         rows.append([label, *cells, interval if name == "accuracy" else ABSENT])
     runs = [Column(name, right=True, fit="cut") for name in names]
-    return Table([Column(), *runs, *figures("Difference", "95 % interval")], rows, f"{count(n)} test images")
+    return Table([Column(fit="wrap"), *runs, *figures("Difference", "95 % interval")], rows, f"{count(n)} test images")
 
 
 def chance(test: McNemar) -> str:
