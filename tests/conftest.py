@@ -32,6 +32,7 @@ multiprocessing.set_forkserver_preload(
         "pipeline.stages.extract.job",
         "pipeline.stages.extract.blocks",
         "pipeline.stages.finetune.job",
+        "pipeline.stages.learn.search",
         "pipeline.trunk.weights",
     ]
 )

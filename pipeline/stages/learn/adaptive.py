@@ -40,7 +40,7 @@ def optuna_trials(
     try:
         import optuna
     except ImportError as error:
-        raise ConfigError("--optuna needs Optuna: pip install 'pipeline[optuna]'") from error
+        raise ConfigError("--optuna needs Optuna: pip install 'probe-pipeline[optuna]'") from error
     settings, watch = task.settings, task.desk.watch
     sample_configs(space, settings.trials, settings.seed, base)  # names what is wrong with the space
     study = _study(settings, name)

@@ -199,7 +199,7 @@ def _open_onnx(path: Path, _model: nn.Module) -> Callable[[Images], Images]:
 def _need_onnx() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"--format onnx needs {', '.join(missing)}: pip install 'pipeline[onnx]'")
+        raise ConfigError(f"--format onnx needs {', '.join(missing)}: pip install 'probe-pipeline[onnx]'")
 
 
 def _write_torch_export(model: nn.Module, images: Images, path: Path, about: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
+import multiprocessing
 import sys
 import warnings
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 
 from pipeline import search
 from pipeline.base.errors import ConfigError, HeadError
+from pipeline.cli.main import main
 
 optuna = pytest.importorskip("optuna", reason="the extra `optuna` is not installed")
 
@@ -154,16 +155,25 @@ def test_only_diverging_heads_are_an_error(cache: Path, tmp_path: Path, options:
     assert states_of(tmp_path / "j.log") == ["PRUNED"]
 
 
+def searching(words: list[str]) -> None:
+    """One search in a process of its own."""
+    sys.exit(main(words))
+
+
 def test_two_processes_share_one_search(cache: Path, tmp_path: Path, options: dict[str, Any]) -> None:
-    words = [sys.executable, "-m", "pipeline", "search", str(cache), "--space", options["space"]]
-    words += ["--trials", "6", "--epochs", "2", "--no-evaluate", "--optuna", str(tmp_path / "j.log"), "--json"]
-    running = [
-        subprocess.Popen([*words, "--workspace", str(tmp_path / f"root{i}")], stdout=subprocess.PIPE, text=True)
-        for i in range(2)
-    ]
-    results = [json.loads(p.communicate(timeout=120)[0]) for p in running]
-    assert all(p.returncode == 0 for p in running)
+    words = ["search", str(cache), "--space", options["space"], "--trials", "6", "--epochs", "2", "--no-evaluate"]
+    words += ["--optuna", str(tmp_path / "j.log"), "--quiet", "--workspace"]
+    server = multiprocessing.get_context("forkserver")  # with torch in it (tests/conftest.py)
+    roots = [tmp_path / f"root{i}" for i in range(2)]
+    running = [server.Process(target=searching, args=([*words, str(root)],)) for root in roots]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(timeout=120)
+    assert [process.exitcode for process in running] == [0, 0]
+    results = [json.loads((run / "metrics.json").read_text()) for root in roots for run in (root / "runs").glob("0*")]
     # The last trials may be begun by both at once; none is lost, none is counted twice, and none is tried twice.
+    assert len(results) == 2
     assert all(6 <= r["trials"] <= 7 for r in results)
     tried = [t.params["lr"] for t in study_of(tmp_path / "j.log").get_trials(deepcopy=False)]
     assert len(set(tried)) == len(tried) == max(r["trials"] for r in results)
@@ -184,5 +194,5 @@ def test_without_optuna_the_extra_is_named(
     cache: Path, tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ConfigError, match=r"pip install 'pipeline\[optuna\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'probe-pipeline\[optuna\]'"):
         search(cache, optuna=tmp_path / "a.log", **options)
