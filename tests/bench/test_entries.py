@@ -33,7 +33,7 @@ TOY_TRUNK = {"trunk": "resnet18", "image_size": 32, "batch": 2, "batches": 1, "p
 
 
 def test_trunk_measures_an_engine_against_eager_and_the_product(bench, monkeypatch):
-    monkeypatch.setattr("pipeline.trunk.identity.available_engines", lambda device: ["torch"])
+    monkeypatch.setattr("pipeline.bench.trunk.available_engines", lambda device: ["torch"])
     found = finite(bench_trunk(bench, **TOY_TRUNK))
     assert next(iter(found)) == "torch ÷ plain eager" and sum("÷ torch.mm" in name for name in found) == 2
 

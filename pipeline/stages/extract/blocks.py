@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.interrupt import StopRequest, stop_requests
 from pipeline.base.items import ITEM_STATES
-from pipeline.base.machine import worker_count
+from pipeline.base.machine import cores
 from pipeline.base.ranks import Ranks
 from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
@@ -205,7 +205,7 @@ def do_blocks(out: Path, root: str, settings: ExtractSettings, *, ranks: Ranks, 
         trunk = None
         if fresh:
             trunk = FrozenTrunk(recipe.trunk, batch=settings.batch_size, work_dir=desk.engines)
-        workers = worker_count(settings.workers)
+        workers = settings.workers or cores()
         loader = Loader(recipe.geometry(), workers=workers, ahead=4 * workers + (trunk.engine.batch if trunk else 0))
         follow = desk.watch.track("extract", fresh) if fresh else nullcontext(Tracker())
         with stop_requests() as stop, loader, follow as tracker:

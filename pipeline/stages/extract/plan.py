@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline import images, store
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.items import ITEM_STATES, SPLITS
-from pipeline.base.machine import resolve_device, worker_count
+from pipeline.base.machine import cores, resolve_device
 from pipeline.base.workspace import Workspace
 from pipeline.runs.recipe import Recipe
 from pipeline.stages.extract.donors import _key_at, donor_files
@@ -114,7 +114,7 @@ class Plan:
             # Content decides the split and what can be reused, so the bytes are read before anything is planned.
             with self.desk.watch.track("hash", len(unknown)) as tracker:
                 paths = [listing.path(int(i)) for i in unknown]
-                digests[unknown] = images.digest_many(paths, workers=worker_count(s.workers), progress=tracker.advance)
+                digests[unknown] = images.digest_many(paths, workers=s.workers or cores(), progress=tracker.advance)
         plan = images.assign_splits(
             listing, digests, val_fraction=s.val_fraction, test_fraction=s.test_fraction, seed=s.split_seed
         )

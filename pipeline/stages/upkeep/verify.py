@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline import images
 from pipeline.base.errors import CacheError
 from pipeline.base.items import ITEM_STATES, SPLITS
-from pipeline.base.machine import resolve_device, worker_count
+from pipeline.base.machine import cores, resolve_device
 from pipeline.base.workspace import Workspace
 from pipeline.images import Listing
 from pipeline.runs.recipe import Recipe
@@ -143,7 +143,7 @@ def _compare(cache: Cache, settings: VerifySettings, desk: Workspace) -> tuple[S
     listing = images.list_source(settings.source, desk)
     with desk.watch.track("hash", len(listing)) as bar:
         paths = [listing.path(i) for i in range(len(listing))]
-        digests = images.digest_many(paths, workers=worker_count(None), progress=bar.advance)
+        digests = images.digest_many(paths, workers=cores(), progress=bar.advance)
     at = {item: i for i, item in enumerate(listing.ids)}
     item = np.array([at.get(i, -1) for i in cache.ids], np.int64)
     same = item >= 0
@@ -204,7 +204,7 @@ def _afresh(cache: Cache, rows: NDArray[np.int64], paths: Mapping[int, bytes], d
     trunk = FrozenTrunk(recipe.trunk, batch=None, work_dir=desk.engines)
     worst, pending = 0.0, []
     with (
-        images.Loader(recipe.geometry(), workers=worker_count(None), ahead=2 * trunk.engine.batch) as loader,
+        images.Loader(recipe.geometry(), workers=cores(), ahead=2 * trunk.engine.batch) as loader,
         desk.watch.track("extract afresh", len(rows)) as bar,
     ):
         for loaded in loader.load((row, paths[row]) for row in rows.tolist()):
