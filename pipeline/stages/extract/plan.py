@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline import images, store
 from pipeline.base.errors import CacheError, ConfigError
-from pipeline.base.items import ITEM_STATES, SPLITS
+from pipeline.base.items import GOOD, TRAIN
 from pipeline.base.machine import cores, resolve_device
 from pipeline.base.workspace import Workspace
 from pipeline.runs.recipe import Recipe
@@ -121,7 +121,7 @@ class Plan:
         self.notes = (*listing.notes, *plan.notes)
         order = np.lexsort((np.arange(len(listing.ids)), plan.splits))
         if self.view is not None:  # val and test are never augmented
-            order = order[plan.splits[order] == SPLITS.index("train")]
+            order = order[plan.splits[order] == TRAIN]
             if not len(order):
                 raise ConfigError("--views needs train images, and the source has none")
         return store.Contents(
@@ -183,7 +183,7 @@ class Plan:
                     f"{partial} was begun with other settings: finish it with those, remove it, or give another --out"
                 )
             # A file that could not even be read is tried again: nothing tells whether it has been mended since.
-            unread = (begun.states > ITEM_STATES["good"]) & ~begun.digests.any(axis=1)
+            unread = (begun.states > GOOD) & ~begun.digests.any(axis=1)
             if _same(begun, self.contents) and begun.block_rows == self.contents.block_rows and not unread.any():
                 return True
             self.desk.watch.say("the source has changed since the interruption: finished rows are reused")

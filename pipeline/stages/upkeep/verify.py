@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline import images
 from pipeline.base.errors import CacheError
-from pipeline.base.items import ITEM_STATES, SPLITS
+from pipeline.base.items import GOOD, NONE, PENDING, SPLITS, TRAIN
 from pipeline.base.machine import cores, resolve_device
 from pipeline.base.workspace import Workspace
 from pipeline.images import Listing
@@ -103,11 +103,11 @@ def _refuse(cache: Cache, settings: VerifySettings, found: Mapping[str, list[str
 
 def _contradictions(cache: Cache) -> list[str]:
     """What no finished cache may say; structure, ids' and labels' checksums raise when they are read."""
-    good = cache.states == ITEM_STATES["good"]
+    good = cache.states == GOOD
     ids = cache.ids
     order = list(zip(cache.splits.tolist(), ids, strict=True))
     tests = (
-        ("unwritten (pending)", cache.states == ITEM_STATES["pending"]),
+        ("unwritten (pending)", cache.states == PENDING),
         ("good but without its image's digest", good & ~cache.digests.any(axis=1)),
         (f"labelled outside -1..{len(cache.classes) - 1}", (cache.labels < -1) | (cache.labels >= len(cache.classes))),
         (f"in no split of {', '.join(SPLITS)}", cache.splits >= len(SPLITS)),
@@ -149,7 +149,7 @@ def _compare(cache: Cache, settings: VerifySettings, desk: Workspace) -> tuple[S
     same = item >= 0
     same[same] = (cache.digests[same] == digests[item[same]]).all(axis=1)
     changes = _changes(cache, listing, digests, item, same)
-    rows = _spread(np.flatnonzero(same & (cache.states == ITEM_STATES["good"])), settings.sample, settings.seed)
+    rows = _spread(np.flatnonzero(same & (cache.states == GOOD)), settings.sample, settings.seed)
     if not len(rows):
         return changes, None
     return changes, _afresh(cache, rows, {int(r): listing.path(int(item[r])) for r in rows}, desk)
@@ -188,7 +188,7 @@ def _changes(
 
 def _split_agrees(ours: int, theirs: int, given: set[int]) -> bool:
     """A source that names no split claims none; one without val or test had them taken out of its train."""
-    return theirs in (0, ours) or (theirs == SPLITS.index("train") and ours not in given)
+    return theirs in (NONE, ours) or (theirs == TRAIN and ours not in given)
 
 
 def _spread(rows: NDArray[np.int64], sample: int, seed: int) -> NDArray[np.int64]:
