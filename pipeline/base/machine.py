@@ -1,4 +1,8 @@
-"""This machine: cores, devices, hardware, and the versions of what decides figures."""
+"""This machine: cores, memory, devices, and the versions of what decides figures.
+
+Knows the systems that differ in what they tell: each question has one function here, with another way to ask where the
+first is missing. Knows nothing of what the answers are for.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +11,16 @@ import ctypes
 import os
 import platform
 import re
+import subprocess
 import sys
-from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import ConfigError
 
-
-def worker_count(asked: int | None) -> int:
-    """Decoding threads: as asked, or one for each core that this process may use."""
-    return asked or len(os.sched_getaffinity(0))
-
-
-DISTRIBUTION = "probe-pipeline"  # this package's name where packages are installed from; records call it `pipeline`
 RECORDED = ("pipeline", "torch", "torchvision", "numpy", "scikit-learn", "h5py", "pillow", "safetensors", "onnxruntime")
+DISTRIBUTION = "probe-pipeline"  # this package's name where packages are installed from; records call it `pipeline`
 
 
 def own_version() -> str:
@@ -30,10 +28,44 @@ def own_version() -> str:
     return version(DISTRIBUTION)
 
 
-def versions(of: Iterable[str] = RECORDED) -> dict[str, str]:
-    """Versions of Python and of the libraries that decide figures; one that is not installed is left out."""
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS: all that there are
+
+
+def memory_bytes() -> int | None:
+    """The machine's memory; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        pass
+    try:
+        told = subprocess.run(["sysctl", "-n", "hw.memsize"], capture_output=True, text=True, check=True)  # macOS
+        return int(told.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+def cpu_description() -> str:
+    """What Linux tells of the processor, at length; empty on other systems."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def processor() -> str:
+    """The processor's name."""
+    model = re.search(r"^model name\s*:\s*(.+)$", cpu_description(), re.MULTILINE)
+    return model[1].strip() if model else platform.processor() or platform.machine()
+
+
+def versions(*also: str) -> dict[str, str]:
+    """Versions of Python, of the libraries that decide figures, and of ``also``; what is not installed is left out."""
     found = {"python": platform.python_version()}
-    for name in of:
+    for name in (*RECORDED, *also):
         with contextlib.suppress(PackageNotFoundError):
             found[name] = own_version() if name == "pipeline" else version(name)
     return found
@@ -43,14 +75,8 @@ def hardware() -> dict[str, Any]:
     """The machine, as far as it decides speed: processor, cores, memory, GPU."""
     import torch
 
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-        model = names[0] if names else model
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"processor": model, "cores": len(os.sched_getaffinity(0)), "memory_bytes": memory, "gpu": gpu}
+    return {"processor": processor(), "cores": cores(), "memory_bytes": memory_bytes(), "gpu": gpu}
 
 
 DEVICES = ("auto", "cpu", "cuda")

@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+from pipeline.base.machine import cores
 from pipeline.bench.images import make_photographs
 from pipeline.bench.measure import Bench, Figure, rate, ratio
 from pipeline.images import Geometry, Loader
@@ -26,7 +27,7 @@ def bench_decode(bench: Bench, *, photographs: int = 512, size: tuple[int, int] 
     source = bench.folder / "photographs"
     make_photographs(source, photographs, size=size)
     jobs = list(enumerate(os.fsencode(path) for path in sorted(Path(source).rglob("*.jpg"))))
-    workers = bench.threads or len(os.sched_getaffinity(0))
+    workers = bench.threads or cores()
 
     with (
         Loader(GEOMETRY, workers=workers, ahead=AHEAD) as loader,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.base.machine import resolve_device
+from pipeline.base.machine import cores, resolve_device
 from pipeline.base.watch import Tracker, Watch
 from pipeline.bench.child import run_python
 from pipeline.bench.images import make_photographs
@@ -122,7 +121,7 @@ def _plain_script(
     source: Path, bench: Bench, trunk: str, sizes: tuple[int, int], batch: int, count: int
 ) -> Callable[[], float]:
     out = bench.folder / "plain.pt"
-    workers = bench.threads or len(os.sched_getaffinity(0))
+    workers = bench.threads or cores()
     words = [str(source), str(out), trunk, *map(str, (*sizes, batch, workers))]
 
     def way() -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.base.interrupt import StopRequest
+from pipeline.base.machine import cores
 from pipeline.base.ranks import Ranks
 from pipeline.base.workspace import Workspace
 from pipeline.bench.child import run_python
@@ -72,7 +72,7 @@ def bench_finetune(
     run = _head_run(bench.folder, trunk, image_size, photographs, size)
     epoch = _epochs(bench.folder, run, train="all", batch_size=batch)
     resize = _resize(trunk, image_size, bench.folder)
-    workers = len(os.sched_getaffinity(0))
+    workers = cores()
 
     def plain() -> float:
         arguments = [str(bench.folder / "photos" / "train"), trunk, resize, image_size, batch, workers]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import store
-from pipeline.base.items import ITEM_STATES
+from pipeline.base.items import GOOD
 from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio
 
 GOALS = {
@@ -43,7 +43,7 @@ def make_cache(path: Path, *, rows: int, dim: int, block_rows: int, classes: int
     with store.Writer(path) as writer:
         for number in range(len(writer.done)):
             start, stop = writer.span(number)
-            good = np.full(stop - start, ITEM_STATES["good"], np.uint8)
+            good = np.full(stop - start, GOOD, np.uint8)
             writer.write_block(number, block[: stop - start], contents.digests[start:stop], good)
         writer.publish()
 

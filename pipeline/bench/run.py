@@ -90,7 +90,7 @@ def bench(settings: BenchSettings, desk: Workspace) -> BenchReport:
         "load_before": load,
         "settings": st.record(settings),
         "hardware": machine.hardware(),
-        "versions": versions(machine.RECORDED),
+        "versions": versions("onnx", "onnxscript"),
     }
     if load > CALM * about["hardware"]["cores"]:
         desk.watch.warn(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.base.errors import HeadError
-from pipeline.base.machine import resolve_device, worker_count
+from pipeline.base.machine import cores, resolve_device
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import load_head
 from pipeline.images import Geometry
@@ -132,9 +132,7 @@ def logits_of_split(run: runs.Run, cache: Cache, split: str, desk: Workspace) ->
     network = load_network(run, recipe.trunk.info).to(resolve_device("auto"))
     rows, parts = labelled(cache, split), []
     root, geometry = image_root(cache), recipe.geometry()
-    batches = pixel_batches(
-        cache, rows.tolist(), root=root, geometry=geometry, size=4 * PREDICT_BATCH, workers=worker_count(None)
-    )
+    batches = pixel_batches(cache, rows.tolist(), root=root, geometry=geometry, size=4 * PREDICT_BATCH, workers=cores())
     with desk.watch.track(split, len(rows)) as tracker:
         for part, pixels in batches:
             parts.append(network_forward(network, pixels, recipe.trunk.info)[1])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.interrupt import stop_requests
-from pipeline.base.items import ITEM_STATES
+from pipeline.base.items import GOOD, STATE_NAMES
 from pipeline.base.workspace import Workspace
 from pipeline.store.failures import (
     Failure,
@@ -116,11 +116,10 @@ def rewrite(cache: Cache, rows: NDArray[np.int64], contents: Contents, target: P
 def _failures(cache: Cache, rows: NDArray[np.int64], contents: Contents) -> Iterator[tuple[bytes, Failure]]:
     """The words of each failed row under its new id."""
     told = read_failures(failures_path(cache.path))
-    names = {number: name for name, number in ITEM_STATES.items()}
     for place, row in enumerate(rows.tolist()):
-        if cache.states[row] != ITEM_STATES["good"]:
+        if cache.states[row] != GOOD:
             item, words = contents.ids[place], told.get(cache.ids[row])
-            kind, reason = names[int(cache.states[row])], words.reason if words else "failed in an earlier run"
+            kind, reason = STATE_NAMES[int(cache.states[row])], words.reason if words else "failed in an earlier run"
             yield item, Failure(item, kind, reason, contents.digests[place].tobytes())
 
 

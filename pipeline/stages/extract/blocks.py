@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.interrupt import StopRequest, stop_requests
-from pipeline.base.items import ITEM_STATES
-from pipeline.base.machine import worker_count
+from pipeline.base.items import GOOD, ITEM_STATES, STATE_NAMES
+from pipeline.base.machine import cores
 from pipeline.base.ranks import Ranks
 from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
@@ -114,7 +114,7 @@ class BlockLoop:
                 self.tracker.advance()
                 continue
             assert item.pixels is not None
-            states[at] = ITEM_STATES["good"]
+            states[at] = GOOD
             pending.append((at, item.pixels))
             if self.trunk and len(pending) >= self.trunk.engine.batch:
                 self._forward(pending, features)
@@ -142,9 +142,9 @@ class BlockLoop:
             states[at] = donor.states[rows]
             digests[at] = donor.digests[rows]
             for place, row in zip(at.tolist(), rows.tolist(), strict=True):
-                if states[place] != ITEM_STATES["good"]:
+                if states[place] != GOOD:
                     told = self.origin.reasons[number].get(donor.ids[row])
-                    kind = next(k for k, v in ITEM_STATES.items() if v == states[place])
+                    kind = STATE_NAMES[int(states[place])]
                     reason = told.reason if told else "failed in an earlier run"
                     failures.append(Failure(self.ids[start + place], kind, reason, digests[place].tobytes()))
                     self.failed += 1
@@ -205,7 +205,7 @@ def do_blocks(out: Path, root: str, settings: ExtractSettings, *, ranks: Ranks, 
         trunk = None
         if fresh:
             trunk = FrozenTrunk(recipe.trunk, batch=settings.batch_size, work_dir=desk.engines)
-        workers = worker_count(settings.workers)
+        workers = settings.workers or cores()
         loader = Loader(recipe.geometry(), workers=workers, ahead=4 * workers + (trunk.engine.batch if trunk else 0))
         follow = desk.watch.track("extract", fresh) if fresh else nullcontext(Tracker())
         with stop_requests() as stop, loader, follow as tracker:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline import store
 from pipeline.base.errors import CacheError
-from pipeline.base.items import ITEM_STATES
+from pipeline.base.items import GOOD
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def find_origin(out: Path, target: store.Cache) -> Origin:
     places: dict[bytes, tuple[int, int]] = {}
     for number, donor in enumerate(donors):
         digests, sound = donor.digests, np.repeat(donor.done, donor.block_rows)[: len(donor)]
-        good = donor.states == ITEM_STATES["good"]
+        good = donor.states == GOOD
         # A failure is kept only from our own file; another source's failure is tried again here.
         usable = sound & digests.any(axis=1) & (good if donor is not own else True)
         for row in np.flatnonzero(usable).tolist():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import store
 from pipeline.base import words as numbers
 from pipeline.base.errors import DataError
-from pipeline.base.items import ITEM_STATES
+from pipeline.base.items import GOOD
 from pipeline.base.ranks import Ranks
 from pipeline.base.workspace import Workspace
 from pipeline.images import View
@@ -142,7 +142,7 @@ def _work_and_publish(plan: Plan, ranks: Ranks, began: float) -> ExtractResult:
         reasons = store.partial_failures(plan.out)
         listed = store.failures_path(store.partial_path(plan.out))
         store.write_failures(listed, reasons.values())
-        _refuse_too_many_failures(plan, int((states != ITEM_STATES["good"]).sum()), listed)
+        _refuse_too_many_failures(plan, int((states != GOOD).sum()), listed)
         kept = (reasons[i] for i in plan.contents.ids if i in reasons)
         store.write_failures(store.failures_path(plan.out), kept)
         writer.publish()

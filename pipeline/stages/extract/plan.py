@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from pipeline import images, store
 from pipeline.base.errors import CacheError, ConfigError
-from pipeline.base.items import ITEM_STATES, SPLITS
-from pipeline.base.machine import resolve_device, worker_count
+from pipeline.base.items import GOOD, TRAIN
+from pipeline.base.machine import cores, resolve_device
 from pipeline.base.workspace import Workspace
 from pipeline.runs.recipe import Recipe
 from pipeline.stages.extract.donors import _key_at, donor_files
@@ -114,14 +114,14 @@ class Plan:
             # Content decides the split and what can be reused, so the bytes are read before anything is planned.
             with self.desk.watch.track("hash", len(unknown)) as tracker:
                 paths = [listing.path(int(i)) for i in unknown]
-                digests[unknown] = images.digest_many(paths, workers=worker_count(s.workers), progress=tracker.advance)
+                digests[unknown] = images.digest_many(paths, workers=s.workers or cores(), progress=tracker.advance)
         plan = images.assign_splits(
             listing, digests, val_fraction=s.val_fraction, test_fraction=s.test_fraction, seed=s.split_seed
         )
         self.notes = (*listing.notes, *plan.notes)
         order = np.lexsort((np.arange(len(listing.ids)), plan.splits))
         if self.view is not None:  # val and test are never augmented
-            order = order[plan.splits[order] == SPLITS.index("train")]
+            order = order[plan.splits[order] == TRAIN]
             if not len(order):
                 raise ConfigError("--views needs train images, and the source has none")
         return store.Contents(
@@ -183,7 +183,7 @@ class Plan:
                     f"{partial} was begun with other settings: finish it with those, remove it, or give another --out"
                 )
             # A file that could not even be read is tried again: nothing tells whether it has been mended since.
-            unread = (begun.states > ITEM_STATES["good"]) & ~begun.digests.any(axis=1)
+            unread = (begun.states > GOOD) & ~begun.digests.any(axis=1)
             if _same(begun, self.contents) and begun.block_rows == self.contents.block_rows and not unread.any():
                 return True
             self.desk.watch.say("the source has changed since the interruption: finished rows are reused")

@@ -23,7 +23,7 @@ from pipeline import store
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.files import writing
 from pipeline.base.interrupt import stop_requests
-from pipeline.base.items import ITEM_STATES
+from pipeline.base.items import GOOD
 from pipeline.base.ranks import Ranks
 from pipeline.base.words import count, shape, size
 from pipeline.base.workspace import Workspace
@@ -181,7 +181,7 @@ class PrefixMaps:
                         found[at : at + len(part)] = part
                         at += len(part)
                         tracker.advance(len(part))
-                    good = np.full(last - first, ITEM_STATES["good"], np.uint8)
+                    good = np.full(last - first, GOOD, np.uint8)
                     writer.write_block(block, found, self.digests[first:last], good)
                     stop.raise_if_asked(f"stopped; {self.path.name} is kept as far as it got: run again to go on")
         ranks.total(0)  # every block is on the disk

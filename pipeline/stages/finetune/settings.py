@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
+from pipeline.base.machine import cores
 from pipeline.base.settings import LATEST, RUN_HELP
 
 # From the head down: what each stage of the network is made of.
@@ -121,4 +121,4 @@ class FinetuneSettings:
     @property
     def threads(self) -> int:
         """Decoding threads."""
-        return self.workers or len(os.sched_getaffinity(0))
+        return self.workers or cores()

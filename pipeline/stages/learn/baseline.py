@@ -7,7 +7,6 @@ scored side by side.
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
 from pipeline.base.items import SPLITS
+from pipeline.base.machine import cores
 from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
 from pipeline.heads.baselines import SHUFFLED, BaselineResult, run_baselines
@@ -103,9 +103,7 @@ def _image_statistics(cache: Cache, desk: Workspace) -> dict[str, Rows]:
     for split in SPLITS[1:]:
         rows = cache.rows(split)
         rows = rows[cache.labels[rows] >= 0]
-        batches = pixel_batches(
-            cache, rows.tolist(), root=root, geometry=geometry, size=BATCH, workers=len(os.sched_getaffinity(0))
-        )
+        batches = pixel_batches(cache, rows.tolist(), root=root, geometry=geometry, size=BATCH, workers=cores())
         parts = [np.zeros((0, 6 + THUMBNAIL**2), np.float32)]
         with desk.watch.track(f"{split} images", len(rows)) as tracker:
             for _, pixels in batches:

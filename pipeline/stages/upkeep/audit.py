@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import DataError
-from pipeline.base.items import ITEM_STATES, SPLITS
+from pipeline.base.items import GOOD, NONE, SPLITS, STATE_NAMES, TEST, TRAIN, VAL
 from pipeline.base.values import Table
 from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
@@ -54,8 +54,8 @@ def audit(settings: AuditSettings, desk: Workspace) -> AuditReport:
 
 def _report(cache: Cache, settings: AuditSettings, dropped: list[str], desk: Workspace) -> AuditReport:
     good = _good(cache)
-    present = [s for s in (1, 2, 3) if (good & (cache.splits == s)).any()]
-    splits = present or [0]
+    present = [s for s in (TRAIN, VAL, TEST) if (good & (cache.splits == s)).any()]
+    splits = present or [NONE]
     counts = {
         name: {SPLITS[s]: int((good & (cache.labels == c) & (cache.splits == s)).sum()) for s in splits}
         for c, name in enumerate(cache.classes)
@@ -79,7 +79,7 @@ def _report(cache: Cache, settings: AuditSettings, dropped: list[str], desk: Wor
 
 
 def _good(cache: Cache) -> NDArray[np.bool_]:
-    good: NDArray[np.bool_] = cache.states == ITEM_STATES["good"]
+    good: NDArray[np.bool_] = cache.states == GOOD
     return good
 
 
@@ -93,12 +93,11 @@ def _small(counts: dict[str, dict[str, int]], low: int, high: int) -> dict[str, 
 def _failed(cache: Cache) -> dict[str, str]:
     """Path -> kind and reason of each failed image."""
     told = read_failures(failures_path(cache.path))
-    kinds = {number: name for name, number in ITEM_STATES.items()}
     found = {}
     for row in np.flatnonzero(~_good(cache)).tolist():
         item = cache.ids[row]
         reason = f" ({told[item].reason})" if item in told else ""
-        found[os.fsdecode(item)] = f"{kinds[int(cache.states[row])]}{reason}"
+        found[os.fsdecode(item)] = f"{STATE_NAMES[int(cache.states[row])]}{reason}"
     return found
 
 
@@ -141,12 +140,11 @@ def _copies(cache: Cache) -> Copies:
 
 def _drop_leaks(found: Cache, settings: AuditSettings, desk: Workspace) -> tuple[Cache, list[str]]:
     """The cache without its leaking train rows, and their paths."""
-    train, val, test = (SPLITS.index(name) for name in ("train", "val", "test"))
     with locked(found, settings.out) as (cache, target):
         rows, content = _content(cache)
-        held = np.isin(cache.splits[rows], (val, test))
-        leaking = rows[(cache.splits[rows] == train) & np.isin(content, content[held])]
-        if len(leaking) and len(leaking) == int((cache.splits[rows] == train).sum()):
+        held = np.isin(cache.splits[rows], (VAL, TEST))
+        leaking = rows[(cache.splits[rows] == TRAIN) & np.isin(content, content[held])]
+        if len(leaking) and len(leaking) == int((cache.splits[rows] == TRAIN).sum()):
             raise DataError(f"{cache.path}: every train image is also in val or test: nothing of train would be left")
         if not len(leaking) and settings.out is None:
             desk.watch.say(f"{cache.path}: no train image is also in val or test: nothing to drop")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline import images
 from pipeline.base.errors import CacheError
-from pipeline.base.machine import worker_count
+from pipeline.base.machine import cores
 from pipeline.base.workspace import Workspace
 from pipeline.images import Listing
 from pipeline.stages.upkeep import words
@@ -35,7 +35,7 @@ def relabel(settings: RelabelSettings, desk: Workspace) -> RelabelResult:
         desk.watch.say(images.skip_summary(listing.skipped))
     with desk.watch.track("hash", len(listing)) as bar:
         paths = [listing.path(i) for i in range(len(listing))]
-        digests = images.digest_many(paths, workers=worker_count(None), progress=bar.advance)
+        digests = images.digest_many(paths, workers=cores(), progress=bar.advance)
     with locked(found, settings.out) as (cache, target):
         rows, copied = _match(cache, listing, digests)
         missing = _unmatched(cache, rows)

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from pipeline import images
 from pipeline.base.errors import CacheError
-from pipeline.base.items import ITEM_STATES, SPLITS
-from pipeline.base.machine import resolve_device, worker_count
+from pipeline.base.items import GOOD, NONE, PENDING, SPLITS, TRAIN
+from pipeline.base.machine import cores, resolve_device
 from pipeline.base.workspace import Workspace
 from pipeline.images import Listing
 from pipeline.runs.recipe import Recipe
@@ -103,11 +103,11 @@ def _refuse(cache: Cache, settings: VerifySettings, found: Mapping[str, list[str
 
 def _contradictions(cache: Cache) -> list[str]:
     """What no finished cache may say; structure, ids' and labels' checksums raise when they are read."""
-    good = cache.states == ITEM_STATES["good"]
+    good = cache.states == GOOD
     ids = cache.ids
     order = list(zip(cache.splits.tolist(), ids, strict=True))
     tests = (
-        ("unwritten (pending)", cache.states == ITEM_STATES["pending"]),
+        ("unwritten (pending)", cache.states == PENDING),
         ("good but without its image's digest", good & ~cache.digests.any(axis=1)),
         (f"labelled outside -1..{len(cache.classes) - 1}", (cache.labels < -1) | (cache.labels >= len(cache.classes))),
         (f"in no split of {', '.join(SPLITS)}", cache.splits >= len(SPLITS)),
@@ -143,13 +143,13 @@ def _compare(cache: Cache, settings: VerifySettings, desk: Workspace) -> tuple[S
     listing = images.list_source(settings.source, desk)
     with desk.watch.track("hash", len(listing)) as bar:
         paths = [listing.path(i) for i in range(len(listing))]
-        digests = images.digest_many(paths, workers=worker_count(None), progress=bar.advance)
+        digests = images.digest_many(paths, workers=cores(), progress=bar.advance)
     at = {item: i for i, item in enumerate(listing.ids)}
     item = np.array([at.get(i, -1) for i in cache.ids], np.int64)
     same = item >= 0
     same[same] = (cache.digests[same] == digests[item[same]]).all(axis=1)
     changes = _changes(cache, listing, digests, item, same)
-    rows = _spread(np.flatnonzero(same & (cache.states == ITEM_STATES["good"])), settings.sample, settings.seed)
+    rows = _spread(np.flatnonzero(same & (cache.states == GOOD)), settings.sample, settings.seed)
     if not len(rows):
         return changes, None
     return changes, _afresh(cache, rows, {int(r): listing.path(int(item[r])) for r in rows}, desk)
@@ -188,7 +188,7 @@ def _changes(
 
 def _split_agrees(ours: int, theirs: int, given: set[int]) -> bool:
     """A source that names no split claims none; one without val or test had them taken out of its train."""
-    return theirs in (0, ours) or (theirs == SPLITS.index("train") and ours not in given)
+    return theirs in (NONE, ours) or (theirs == TRAIN and ours not in given)
 
 
 def _spread(rows: NDArray[np.int64], sample: int, seed: int) -> NDArray[np.int64]:
@@ -204,7 +204,7 @@ def _afresh(cache: Cache, rows: NDArray[np.int64], paths: Mapping[int, bytes], d
     trunk = FrozenTrunk(recipe.trunk, batch=None, work_dir=desk.engines)
     worst, pending = 0.0, []
     with (
-        images.Loader(recipe.geometry(), workers=worker_count(None), ahead=2 * trunk.engine.batch) as loader,
+        images.Loader(recipe.geometry(), workers=cores(), ahead=2 * trunk.engine.batch) as loader,
         desk.watch.track("extract afresh", len(rows)) as bar,
     ):
         for loaded in loader.load((row, paths[row]) for row in rows.tolist()):

@@ -16,6 +16,7 @@ from PIL import Image
 
 from pipeline import images
 from pipeline.base.errors import DataError
+from pipeline.base.machine import cores
 from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
 from pipeline.heads.scores.metrics import softmax
@@ -39,7 +40,7 @@ def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
     found, top = Predictions(), min(settings.top, len(classifier.classes))
     if settings.format == "csv":
         desk.watch.write(_csv_line(csv_columns(top)))
-    loader = images.Loader(classifier.geometry, workers=len(os.sched_getaffinity(0)), ahead=2 * PREDICT_BATCH)
+    loader = images.Loader(classifier.geometry, workers=cores(), ahead=2 * PREDICT_BATCH)
     follow = desk.watch.track("predict", len(paths)) if len(paths) > PREDICT_BATCH else nullcontext(Tracker())
     with loader, follow as tracker:
         for batch in _batches(loader.load(enumerate(paths)), PREDICT_BATCH):

@@ -6,13 +6,14 @@ import pytest
 
 from pipeline.base.errors import DataError
 from pipeline.base.items import SPLITS
+from pipeline.base.workspace import Workspace
 from pipeline.images import list_source, read_file
 
 
 @pytest.fixture
 def listed(plant, tmp_path):
     def make(*names, under="source"):
-        return list_source(str(plant(*names, under=under)), workspace=tmp_path / "cache")
+        return list_source(str(plant(*names, under=under)), Workspace(tmp_path / "cache"))
 
     return make
 
@@ -94,7 +95,7 @@ def test_class_names_that_are_not_utf8_are_escaped_and_numbers_sort_as_words(lis
 
 def test_name_is_safe_for_a_file_name(plant, tmp_path):
     root = plant("a/1.png", "b/1.png", under="my set, v2")
-    assert list_source(str(root) + "/", workspace=tmp_path).name == "my_set_v2"
+    assert list_source(str(root) + "/", Workspace(tmp_path)).name == "my_set_v2"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.base.errors import DataError
 from pipeline.base.items import SPLITS
+from pipeline.base.workspace import Workspace
 from pipeline.images import list_source, read_file
 
 
@@ -16,7 +17,7 @@ def listed(plant, tmp_path):
     def make(text, *names):
         root = plant(*names)
         (root / "list.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
-        return list_source(str(root / "list.csv"), workspace=tmp_path / "cache")
+        return list_source(str(root / "list.csv"), Workspace(tmp_path / "cache"))
 
     return make
 
@@ -59,7 +60,7 @@ def test_names_with_commas_newlines_and_bytes_that_are_not_utf8_are_found(listed
 def test_the_root_is_the_manifests_folder_and_paths_may_leave_it(plant, tmp_path):
     root = plant("lists/", "images/1.png", "images/2.png")
     (root / "lists" / "m.csv").write_text("path,label\n../images/1.png,a\n./../images/2.png,b\n")
-    listing = list_source(str(root / "lists" / "m.csv"), workspace=tmp_path)
+    listing = list_source(str(root / "lists" / "m.csv"), Workspace(tmp_path))
     assert listing.ids == [b"../images/1.png", b"../images/2.png"]
     assert read_file(listing.path(0)) == b"images/1.png"
 

@@ -22,7 +22,7 @@ def test_a_missing_source_lists_the_legal_forms(tmp_path, monkeypatch, spec):
 
 def test_a_file_that_is_no_manifest_is_refused(plant, tmp_path):
     with pytest.raises(DataError, match=r"not a \.csv manifest"):
-        list_source(str(plant("a.png") / "a.png"), workspace=tmp_path)
+        list_source(str(plant("a.png") / "a.png"), Workspace(tmp_path))
 
 
 def test_the_source_is_kept_as_the_user_gave_it(plant, tmp_path, monkeypatch):
@@ -40,5 +40,5 @@ def test_a_source_whose_name_is_not_utf8_is_found(plant, tmp_path):
     """I6."""
     root = os.path.join(bytes(plant()), b"\xff")
     plant(b"\xff/a/1.png", b"\xff/b/1.png")
-    listing = list_source(os.fsdecode(root), workspace=tmp_path)
+    listing = list_source(os.fsdecode(root), Workspace(tmp_path))
     assert read_file(listing.path(0)) == b"\xff/a/1.png"

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pipeline.base.errors import DataError
 from pipeline.base.items import SPLITS
+from pipeline.base.watch import Watch
 from pipeline.base.workspace import Workspace
 from pipeline.images import decode, list_source, read_file
 from pipeline.images.sources.torchvision import SETS
@@ -32,16 +33,16 @@ def test_a_set_becomes_files_with_its_splits_and_classes(tmp_path):
 def test_a_set_is_written_once_and_the_watch_sees_every_image(tmp_path):
     seen = []
 
-    class Watch:
-        def track(self, what, total, unit="images"):
+    class Counting(Watch):
+        def track(self, what, total, unit="images", done=0):
             seen.append((what, total))
             return contextlib.nullcontext(self)
 
         def advance(self, n=1):
             seen.append(n)
 
-    first = list_source("torchvision:FakeData", Workspace(tmp_path))
-    again = list_source("torchvision:FakeData", Workspace(tmp_path))
+    first = list_source("torchvision:FakeData", Workspace(tmp_path, Counting()))
+    again = list_source("torchvision:FakeData", Workspace(tmp_path, Counting()))
     assert seen == [("writing FakeData", 60)] + [1] * 60
     assert np.array_equal(first.mtimes_ns, again.mtimes_ns)
 
