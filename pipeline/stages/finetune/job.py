@@ -121,13 +121,13 @@ def _finetune(settings: FinetuneSettings, ranks: Ranks, desk: Workspace) -> Fine
 def _held(checkpoint: Checkpoint, ranks: Ranks, *, fresh: bool) -> Iterator[None]:
     """The state's folder for this job alone; the others begin when the first process has it."""
     if not ranks.first:
-        ranks.share(None)
+        ranks.told()
         yield
         return
-    with checkpoint.held():
+    with ranks.leading() as announce, checkpoint.held():
         if fresh:
             checkpoint.clear()
-        ranks.share({"folder": str(checkpoint.folder)})
+        announce({})
         yield
 
 
@@ -219,7 +219,7 @@ def _publish(tuning: Tuning, choice: _Choice, result: FinetuneResult, checkpoint
     attached, ranks = tuning.attached, tuning.ranks
     val_logits = tuning.logits(attached.val, "val")
     if not ranks.first:
-        told = ranks.share(None)
+        told = ranks.told()
         return FinetuneResult(**{**told, "run": Path(told["run"])})
     outcome = Outcome(tuning, checkpoint.folder / "chosen")
     verdict = outcome.verdict(val_logits, kept=choice.epoch, share=choice.share)
@@ -237,6 +237,7 @@ def _publish(tuning: Tuning, choice: _Choice, result: FinetuneResult, checkpoint
             outcome.write_mixtures(draft, choice.mixtures, choice.share or 0.0)
         draft.write_json("metrics.json", {**result.to_json(), "model_sha256": outcome.sha256})
     checkpoint.remove()
-    ranks.share(result.to_json())
+    with ranks.leading() as announce:
+        announce(result.to_json())
     outcome.tell(verdict, result.run)
     return result

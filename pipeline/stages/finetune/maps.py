@@ -104,31 +104,25 @@ class PrefixMaps:
             CacheError, DataError: the disk is full, another process writes them, or an image has changed.
         """
         if not ranks.first:
-            found = ranks.share(None)
-            if found["make"]:
+            if ranks.told()["make"]:
                 self._fill(ranks, root, device, workers, desk.silent())
                 ranks.total(0)
             return store.open_cache(self.path)
-        announced = False
-        try:
-            if not self.path.exists():
+        with ranks.leading() as announce:
+            make = not self.path.exists()
+            if make:
                 with store.writing_lock(self.path):
                     self._begin()
-                    announced = True
-                    ranks.share({"make": True})
+                    announce({"make": True})
                     self._fill(ranks, root, device, workers, desk)
                     with store.Writer(self.path) as writer:
                         writer.publish()
                     ranks.total(0)
             cache = store.open_cache(self.path)
             self._require(cache)
-            if not announced:
-                announced = True
-                ranks.share({"make": False})
+            if not make:
+                announce({"make": False})
             return cache
-        finally:
-            if not announced:
-                ranks.share(None)
 
     def _require(self, cache: Cache) -> None:
         """Raises CacheError when the file is not of these images and settings, or a row is damaged (H2)."""
