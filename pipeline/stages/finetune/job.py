@@ -33,7 +33,7 @@ from pipeline.stages.finetune.groups import frozen_counts
 from pipeline.stages.finetune.loop import Tensors, Tuning
 from pipeline.stages.finetune.mixtures import Mixture, best_mixture, between, score_mixtures
 from pipeline.stages.finetune.publish import Outcome
-from pipeline.stages.finetune.settings import _NOT_IDENTITY, FinetuneSettings
+from pipeline.stages.finetune.settings import FinetuneSettings
 from pipeline.stages.finetune.start import Attached, attach, to_random_head
 
 
@@ -135,9 +135,8 @@ def _identity(settings: FinetuneSettings, attached: Attached) -> dict[str, Any]:
     """Everything that decides the weights that training gives, as plain JSON values."""
     tensors = attached.head.tensors
     head = hashlib.sha256(b"".join(tensors[name].tobytes() for name in sorted(tensors))).hexdigest()
-    chosen = {name: value for name, value in st.record(settings).items() if name not in _NOT_IDENTITY}
     return {
-        "settings": chosen,
+        "settings": st.identity(settings),
         "key": attached.cache.key,
         "content": attached.cache.content,
         "head": head,
