@@ -125,7 +125,7 @@ class PrefixMaps:
             return cache
 
     def _require(self, cache: Cache) -> None:
-        """Raises CacheError when the file is not of these images and settings, or a row is damaged (H2)."""
+        """Raises CacheError when the file is not of these images and settings, or a row is damaged."""
         if cache.key != self.key or not np.array_equal(cache.digests, self.digests):
             raise CacheError(f"{self.path} holds other maps than its name says: delete it, and it is made again")
         cache.verify()
@@ -183,7 +183,7 @@ class PrefixMaps:
     def _batches(
         self, spans: list[tuple[int, int]], root: Path, device: str, workers: int
     ) -> Iterator[NDArray[np.float32]]:
-        """Maps (m, C·H·W) float32 of the images of the spans, in batches that never cross a block (F4)."""
+        """Maps (m, C·H·W) float32 of the images of the spans, in batches that never cross a block."""
         front = front_of(self.network)
         batches = [
             self.rows[start : min(last, start + BATCH)].tolist()
