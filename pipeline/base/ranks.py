@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -51,14 +52,40 @@ class Ranks:
         if not dist.is_initialized():
             dist.init_process_group(_backend(), timeout=PATIENCE)
 
-    def share(self, message: dict[str, Any] | None) -> dict[str, Any]:
-        """The first process's message, in every process; ``None`` from the first means that it failed.
+    @contextmanager
+    def leading(self) -> Iterator[Callable[[dict[str, Any]], None]]:
+        """What the first process does before the others may begin: gives what tells them a message, plain JSON values.
+
+        A block that ends without having told them releases them all the same: they must not wait for ever.
+        """
+        told = False
+
+        def announce(message: dict[str, Any]) -> None:
+            nonlocal told
+            told = True
+            self._broadcast(message)
+
+        try:
+            yield announce
+        finally:
+            if not told:
+                self._broadcast(None)
+
+    def told(self) -> dict[str, Any]:
+        """In the other processes: what the first one announces, waited for.
 
         Raises:
-            PipelineError: in the others, when the first one failed or is gone.
+            PipelineError: it failed before it could, or is gone.
         """
+        message = self._broadcast(None)
+        if message is None:
+            raise PipelineError(f"rank {self.rank}: the first process could not start; its message says why")
+        return message
+
+    def _broadcast(self, message: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The first process's message, in every process."""
         if self.world == 1:
-            return message or {}
+            return message
         import torch
         import torch.distributed as dist
 
@@ -69,10 +96,8 @@ class Ranks:
         if self.first:
             text = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
         self._together(lambda: dist.broadcast(text, 0))
-        found = json.loads(text.numpy().tobytes())
-        if found is None and not self.first:
-            raise PipelineError(f"rank {self.rank}: the first process could not start; its message says why")
-        return found or {}
+        found: dict[str, Any] | None = json.loads(text.numpy().tobytes())
+        return found
 
     def total(self, value: int) -> int:
         """The sum over all processes; waits for all of them.

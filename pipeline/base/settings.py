@@ -23,9 +23,11 @@ CACHE_HELP = "a feature cache: its path, its name (or the beginning of it), or `
 RUN_HELP = "a run's folder, name or number, or `latest`"
 
 
-def argument(help: str, *, metavar: str | None = None, default: Any = dataclasses.MISSING) -> Any:
-    """A positional argument; a field of a tuple type takes one or more values."""
-    metadata = {"help": help, "positional": True, "metavar": metavar}
+def argument(
+    help: str, *, metavar: str | None = None, default: Any = dataclasses.MISSING, identity: bool = True
+) -> Any:
+    """A positional argument; a field of a tuple type takes one or more values. ``identity`` as for :func:`option`."""
+    metadata = {"help": help, "positional": True, "metavar": metavar, "identity": identity}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -38,10 +40,12 @@ def option(
     minimum: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    identity: bool = True,
 ) -> Any:
     """A named option with its default and help; the bounds and choices are checked by :func:`check`.
 
-    ``minimum`` is inclusive, ``above`` and ``below`` are exclusive.
+    ``minimum`` is inclusive, ``above`` and ``below`` are exclusive. ``identity`` False says that the result is the same
+    whatever the option is: see :func:`identity`.
     """
     metadata = {
         "help": help,
@@ -51,6 +55,7 @@ def option(
         "minimum": minimum,
         "above": above,
         "below": below,
+        "identity": identity,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -137,3 +142,9 @@ def record(settings: Any) -> dict[str, Any]:
         return value
 
     return {f.name: plain(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+
+
+def identity(settings: Any) -> dict[str, Any]:
+    """Those of the record that decide the result: what an interrupted job is known by when the same is asked again."""
+    told = record(settings)
+    return {f.name: told[f.name] for f in dataclasses.fields(settings) if f.metadata["identity"]}

@@ -16,10 +16,11 @@ from pipeline.bench.images import SIZE, make_photographs
 from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio, seconds
 from pipeline.bench.trunk import WEIGHTS, random_trunk
 from pipeline.stages.extract.doors import extract
-from pipeline.stages.finetune.feeds import inputs_of
-from pipeline.stages.finetune.loop import Progress, Tuning
+from pipeline.stages.finetune.loop import Loop
 from pipeline.stages.finetune.settings import FinetuneSettings
 from pipeline.stages.finetune.start import attach
+from pipeline.stages.finetune.state import State
+from pipeline.stages.finetune.task import Task
 from pipeline.stages.learn.doors import train
 
 PREFIX_GOAL = Goal(floor=0.5, sense="most")
@@ -105,13 +106,15 @@ def _head_run(folder: Path, trunk: str, image_size: int, photographs: int, size:
 def _epochs(folder: Path, run: Path, **options: Any) -> Callable[[], object]:
     """What trains one epoch at each call, and has trained one."""
     settings = FinetuneSettings(run=str(run), epochs=EPOCHS, **options)
-    desk, ranks = Workspace(folder), Ranks()
-    attached = attach(settings, desk)
-    tuning = Tuning(attached, inputs_of(settings, attached, ranks, desk), settings, ranks, desk)
+    desk = Workspace(folder)
+    task = Task.of(settings, attach(settings, desk), Ranks(), desk)
+    state = State(task.attached.network, settings)
+    loop = Loop(task, state)
 
     def epoch() -> None:
-        tuning.progress = Progress(epoch=tuning.progress.epoch + 1)
-        tuning.epoch(None, StopRequest())
+        for _ in loop.steps(StopRequest()):
+            pass
+        state.progress.next_epoch()
 
     epoch()
     return epoch

@@ -130,6 +130,17 @@ def logits_of_split(run: runs.Run, cache: Cache, split: str, desk: Workspace) ->
     """
     recipe = Recipe.of(cache.provenance, run.config["cache"]["about"]["weights"], desk)
     network = load_network(run, recipe.trunk.info).to(resolve_device("auto"))
+    return network_logits(network, recipe, cache, split, desk)
+
+
+def network_logits(
+    network: nn.Module, recipe: Recipe, cache: Cache, split: str, desk: Workspace
+) -> NDArray[np.float32]:
+    """Logits (n, C) float32 of a whole network on the images of the labelled good rows of a split.
+
+    Raises:
+        DataError: an image is gone or has changed.
+    """
     rows, parts = labelled(cache, split), []
     root, geometry = image_root(cache), recipe.geometry()
     batches = pixel_batches(cache, rows.tolist(), root=root, geometry=geometry, size=4 * PREDICT_BATCH, workers=cores())

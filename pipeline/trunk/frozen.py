@@ -17,7 +17,7 @@ from pipeline.trunk.engines.base import Engine, is_out_of_memory
 from pipeline.trunk.engines.check import check_engine
 from pipeline.trunk.engines.open import open_engine
 from pipeline.trunk.identity import TrunkSpec
-from pipeline.trunk.surgery import behead, fingerprint, freeze, trunk_at
+from pipeline.trunk.surgery import behead, fingerprint, trunk_at
 from pipeline.trunk.weights import load_model
 
 DEFAULT_BATCH = {"cpu": 16, "cuda": 128}
@@ -33,7 +33,6 @@ class FrozenTrunk:
     def __init__(self, spec: TrunkSpec, *, batch: int | None, work_dir: Path) -> None:
         self.spec, self._work_dir = spec, work_dir
         self.model: nn.Module = load_model(spec.info, trunk=spec.info.trunk)
-        freeze(self.model)
         self.trunk, self.dim = behead(self.model) if spec.layer == "avgpool" else trunk_at(self.model, spec.layer)
         self._fingerprint = fingerprint(self.trunk)
         self.engine = self.open(batch or DEFAULT_BATCH[spec.device])

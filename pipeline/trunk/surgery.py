@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
-from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -108,22 +107,25 @@ def reattach(model: nn.Module, weight: NDArray[np.float32], bias: NDArray[np.flo
         head.bias.copy_(torch.from_numpy(np.ascontiguousarray(bias)))
     parameter = next(model.parameters())
     model.fc = head.to(parameter.device, parameter.dtype)
-    for module in model.modules():
-        vars(module).pop("train", None)
     return model.requires_grad_(True).eval()
 
 
 def freeze(model: nn.Module) -> None:
-    """Eval mode and no gradients, to stay: calling ``train()`` on it or on a part of it changes nothing."""
+    """Eval mode and no gradients, to stay: whoever calls ``train()`` on it or on a part of it changes nothing.
+
+    A part of which no parameter learns goes back to eval mode before it runs; so in copies, too. Names, types and state
+    dict remain the model's own.
+    """
     model.requires_grad_(False).eval()
     for module in model.modules():
-        # On the instance, so that names, types and state dict remain the model's own.
-        vars(module)["train"] = MethodType(_stay, module)
+        if any(True for _ in module.parameters()):
+            module.register_forward_pre_hook(_stay)
 
 
-def _stay(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
-    """Stands in for ``train`` of a frozen module."""
-    return module
+def _stay(module: nn.Module, _inputs: object) -> None:
+    """Eval mode for what is frozen: a part that learns again is left in the mode that it is in."""
+    if module.training and not any(p.requires_grad for p in module.parameters()):
+        module.eval()
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -91,7 +91,7 @@ def resolve_weights(spec: str, trunk: str, desk: Workspace) -> WeightsInfo:
 
 
 def load_model(info: WeightsInfo, *, trunk: str) -> nn.Module:
-    """torchvision's whole network with these weights, frozen (``model.freeze``); a file's own classifier becomes zeros.
+    """torchvision's whole network with these weights, frozen; a file's own classifier becomes zeros.
 
     Raises:
         WeightsError: the bytes are not those of ``info.sha256``, or do not fit the trunk.

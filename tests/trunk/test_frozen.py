@@ -33,7 +33,7 @@ def pixels() -> np.ndarray:
 def test_out_of_memory_halves_the_batch_and_goes_on_with_the_same_images(
     spec: TrunkSpec, pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """E4: the rows agree with those of the batch that fits at once, to 1e-5."""
+    """The rows agree with those of the batch that fits at once, to 1e-5."""
     expected = FrozenTrunk(spec, batch=4, work_dir=tmp_path).features(pixels)
     forward, seen = TorchEngine.__call__, []
 
@@ -79,7 +79,7 @@ def test_a_failing_engine_is_an_error_and_not_a_fallback(
 def test_the_trunk_is_untouched_even_if_somebody_sets_it_to_train(
     spec: TrunkSpec, pixels: np.ndarray, tmp_path: Path
 ) -> None:
-    """F1: parameters and buffers are bit-identical; a change is noticed."""
+    """Parameters and buffers are bit-identical; a change is noticed."""
     trunk = FrozenTrunk(spec, batch=4, work_dir=tmp_path)
     trunk.model.train()
     with torch.inference_mode():

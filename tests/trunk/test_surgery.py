@@ -100,7 +100,7 @@ def test_an_unknown_layer_is_refused_with_the_legal_ones(model: nn.Module) -> No
 def test_a_reattached_head_gives_weight_times_features_plus_bias(
     model: nn.Module, images: torch.Tensor, beheaded: bool
 ) -> None:
-    """P5: reattached logits equal those of the features."""
+    """Reattached logits equal those of the features."""
     rng = np.random.default_rng(0)
     weight, bias = rng.normal(size=(5, 512)).astype(np.float32), rng.normal(size=5).astype(np.float32)
     with torch.inference_mode():
@@ -119,7 +119,10 @@ def test_a_reattached_model_can_learn_again(model: nn.Module) -> None:
     whole = reattach(model, np.zeros((2, 512), np.float32), np.zeros(2, np.float32))
     assert not whole.training
     assert all(p.requires_grad for p in whole.parameters())
-    assert whole.train().get_submodule("layer1.0.bn1").training
+    before = fingerprint(whole)
+    whole.train()(torch.zeros(2, 3, 32, 32))
+    assert all(m.training for m in whole.modules())
+    assert fingerprint(whole) != before
 
 
 @pytest.mark.parametrize(("weight", "bias"), [((2, 511), (2,)), ((2, 512), (3,)), ((512,), (1,))])
@@ -132,7 +135,7 @@ def test_a_head_of_another_size_is_refused(model: nn.Module, weight: tuple[int, 
 
 
 def test_a_frozen_model_is_bit_identical_after_train_and_forward(model: nn.Module, images: torch.Tensor) -> None:
-    """F1: BatchNorm's figures do not drift, even if somebody calls train() on the model, a part or a parent."""
+    """BatchNorm's figures do not drift, even if somebody calls train() on the model, a part or a parent."""
     freeze(model)
     before = fingerprint(model)
     model.train()
@@ -145,19 +148,32 @@ def test_a_frozen_model_is_bit_identical_after_train_and_forward(model: nn.Modul
 
 
 def test_a_model_that_is_not_frozen_does_drift(model: nn.Module, images: torch.Tensor) -> None:
-    """F1: what the test above shows would otherwise happen."""
+    """What the test above shows would otherwise happen."""
     before = fingerprint(model)
     model.train()(images)
     assert fingerprint(model) != before
 
 
-def test_a_frozen_model_has_no_gradients_and_stays_frozen_when_copied(model: nn.Module) -> None:
+def test_a_frozen_model_has_no_gradients_and_stays_frozen_when_copied(model: nn.Module, images: torch.Tensor) -> None:
     freeze(model)
+    before = fingerprint(model)
     copied = copy.deepcopy(model)
     copied.train()
     for one in (model, copied):
+        one(images)
         assert not any(p.requires_grad for p in one.parameters())
         assert not any(m.training for m in one.modules())
+        assert fingerprint(one) == before
+
+
+@pytest.mark.parametrize("layer", ["avgpool", "layer3"])
+def test_a_part_taken_from_a_frozen_model_is_frozen(model: nn.Module, images: torch.Tensor, layer: str) -> None:
+    freeze(model)
+    before, trunk = fingerprint(model), trunk_at(model, layer)[0]
+    expected = trunk(images)
+    trunk.train()
+    assert torch.equal(trunk(images), expected)
+    assert fingerprint(model) == before
 
 
 def _flip_last_bit(tensor: torch.Tensor) -> None:

@@ -159,7 +159,10 @@ def test_named_weights_are_loaded_with_their_classifier_and_frozen(published: Pa
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, expected[name].to(tensor.dtype)), name
     assert not any(p.requires_grad for p in model.parameters())
-    assert not any(m.training for m in model.train().modules())
+    before = fingerprint(model)
+    model.train()(torch.zeros(2, 3, 32, 32))
+    assert not any(m.training for m in model.modules())
+    assert fingerprint(model) == before
 
 
 def test_named_weights_are_downloaded_once_into_the_cache_root(

@@ -1,4 +1,4 @@
-"""Fine-tuning in processes of its own: killed and resumed (P1), and shared by several under torchrun (E5)."""
+"""Fine-tuning in processes of its own: killed and resumed, and shared by several under torchrun."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def job(run: str, root: str, log: str, options: dict[str, Any]) -> None:
     import torch
 
     from pipeline import finetune
-    from pipeline.stages.finetune.loop import Tuning
+    from pipeline.stages.finetune.loop import Loop
 
     torch.set_num_threads(1)
-    step = Tuning._step
+    step = Loop._step
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def logged(self: Tuning, *arguments: Any) -> Any:
+    def logged(self: Loop, *arguments: Any) -> Any:
         found = step(self, *arguments)
         os.write(descriptor, b".")
         return found
 
-    Tuning._step = logged  # type: ignore[method-assign]
+    Loop._step = logged  # type: ignore[method-assign]
     finetune(run, workspace=root, **options)
 
 
@@ -139,7 +139,7 @@ def same_figures(a: Path, b: Path) -> None:
 
 
 def test_two_processes_give_the_figures_of_one(workshop: SimpleNamespace, root: Path) -> None:
-    """E5: 51 train images in batches of 16, the last of 3: each once, whatever the number of processes."""
+    """51 train images in batches of 16, the last of 3: each once, whatever the number of processes."""
     from pipeline import finetune
 
     options = ("--train", "layer4", "--mixup", "0.3", "--augment", "flip")

@@ -81,14 +81,8 @@ def _one_file(settings: ExtractSettings, desk: Workspace, ranks: Ranks, view: Vi
 
 def _first(settings: ExtractSettings, desk: Workspace, ranks: Ranks, view: View | None) -> ExtractResult:
     """The only process, or the one that plans, creates and publishes for all."""
-    began, announced = time.perf_counter(), False
-
-    def announce(message: dict[str, Any] | None) -> None:
-        nonlocal announced
-        announced = True
-        ranks.share(message)
-
-    try:
+    began = time.perf_counter()
+    with ranks.leading() as announce:
         plan = Plan(settings, desk, view)
         if plan.unchanged():
             announce({"out": None, "made": str(plan.out)})
@@ -102,9 +96,6 @@ def _first(settings: ExtractSettings, desk: Workspace, ranks: Ranks, view: View 
             plan.begin()
             announce({"out": str(plan.out.resolve()), "root": plan.images_root})
             return _work_and_publish(plan, ranks, began)
-    finally:
-        if not announced:  # the others must not wait for ever
-            announce(None)
 
 
 def _follow(settings: ExtractSettings, desk: Workspace, ranks: Ranks) -> ExtractResult:
@@ -112,7 +103,7 @@ def _follow(settings: ExtractSettings, desk: Workspace, ranks: Ranks) -> Extract
     from pipeline.stages.extract.blocks import do_blocks
 
     began = time.perf_counter()
-    job = ranks.share(None)
+    job = ranks.told()
     if job["out"] is None:
         return ExtractResult(Path(job["made"]), "", 0, 0, 0, 0, time.perf_counter() - began, {}, {}, ())
     out = Path(job["out"])

@@ -1,4 +1,4 @@
-"""Where a fine-tuning stands, on disk: killed at any moment, the same command goes on from there, bit for bit (P1).
+"""Where a fine-tuning stands, on disk: killed at any moment, the same command goes on from there, bit for bit.
 
 ::
 

@@ -162,7 +162,7 @@ def chunks(rows: Sequence[int], size: int) -> list[list[int]]:
 def share(rows: Sequence[int], part: int, parts: int) -> list[int]:
     """Part ``part`` of a batch that is cut into ``parts``, by neighbours: a pair that is mixed is never parted.
 
-    Each row is in exactly one part; a part of a small batch may be empty (E5).
+    Each row is in exactly one part; a part of a small batch may be empty.
     """
     pairs = -(-len(rows) // 2)
     return list(rows[2 * (pairs * part // parts) : 2 * (pairs * (part + 1) // parts)])
@@ -190,7 +190,7 @@ def inputs_of(settings: FinetuneSettings, attached: Attached, ranks: Ranks, desk
     if settings.train == "head" and settings.prefix:
         return CachedFeatures(attached.network, attached.cache, attached.device)
     if settings.train != "layer4" or not settings.prefix:
-        return _images(settings, attached)
+        return images_of(settings, attached)
     rows = np.concatenate([attached.train, attached.val])
     prefix = PrefixMaps(attached.network, attached.recipe, attached.cache, rows, desk)
     prefix.announce(desk, confirmed=settings.yes)
@@ -199,8 +199,8 @@ def inputs_of(settings: FinetuneSettings, attached: Attached, ranks: Ranks, desk
     return Maps(attached.network, maps, prefix.rows, prefix.shape, attached.device, flip, settings.seed)
 
 
-def _images(settings: FinetuneSettings, attached: Attached) -> Inputs:
-
+def images_of(settings: FinetuneSettings, attached: Attached) -> Inputs:
+    """The images, through the whole trunk."""
     return Images(
         attached.network,
         attached.recipe,

@@ -1,4 +1,4 @@
-"""Which parameters learn, and how fast: every trainable parameter in exactly one group (P1, P2).
+"""Which parameters learn, how fast, and by which optimiser: every trainable parameter in exactly one group.
 
 Knows a torchvision ResNet by the names of its stages. Nothing here scales a learning rate but ``--layer-decay``, and
 that is shown.
@@ -6,7 +6,7 @@ that is shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,14 @@ def parameter_groups(network: nn.Module, settings: FinetuneSettings) -> list[Par
             )
             found.append(group)
     return found
+
+
+def make_optimizer(groups: Sequence[ParameterGroup], settings: FinetuneSettings) -> torch.optim.Optimizer:
+    """AdamW, or SGD with momentum, in PyTorch's fused form."""
+    options = [group.options() for group in groups]
+    if settings.solver == "adamw":
+        return torch.optim.AdamW(options, fused=True)
+    return torch.optim.SGD(options, momentum=settings.momentum, fused=True)
 
 
 def trained_stages(train: str) -> tuple[str, ...]:

@@ -104,34 +104,28 @@ class PrefixMaps:
             CacheError, DataError: the disk is full, another process writes them, or an image has changed.
         """
         if not ranks.first:
-            found = ranks.share(None)
-            if found["make"]:
+            if ranks.told()["make"]:
                 self._fill(ranks, root, device, workers, desk.silent())
                 ranks.total(0)
             return store.open_cache(self.path)
-        announced = False
-        try:
-            if not self.path.exists():
+        with ranks.leading() as announce:
+            make = not self.path.exists()
+            if make:
                 with store.writing_lock(self.path):
                     self._begin()
-                    announced = True
-                    ranks.share({"make": True})
+                    announce({"make": True})
                     self._fill(ranks, root, device, workers, desk)
                     with store.Writer(self.path) as writer:
                         writer.publish()
                     ranks.total(0)
             cache = store.open_cache(self.path)
             self._require(cache)
-            if not announced:
-                announced = True
-                ranks.share({"make": False})
+            if not make:
+                announce({"make": False})
             return cache
-        finally:
-            if not announced:
-                ranks.share(None)
 
     def _require(self, cache: Cache) -> None:
-        """Raises CacheError when the file is not of these images and settings, or a row is damaged (H2)."""
+        """Raises CacheError when the file is not of these images and settings, or a row is damaged."""
         if cache.key != self.key or not np.array_equal(cache.digests, self.digests):
             raise CacheError(f"{self.path} holds other maps than its name says: delete it, and it is made again")
         cache.verify()
@@ -189,7 +183,7 @@ class PrefixMaps:
     def _batches(
         self, spans: list[tuple[int, int]], root: Path, device: str, workers: int
     ) -> Iterator[NDArray[np.float32]]:
-        """Maps (m, C·H·W) float32 of the images of the spans, in batches that never cross a block (F4)."""
+        """Maps (m, C·H·W) float32 of the images of the spans, in batches that never cross a block."""
         front = front_of(self.network)
         batches = [
             self.rows[start : min(last, start + BATCH)].tolist()

@@ -1,6 +1,7 @@
-"""Weights between before and after (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903): often better than either.
+"""What is kept: the start, the best epoch, or weights between the two; chosen on val alone.
 
-Scored on val alone; the shares are fixed beforehand.
+Weights between before and after (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903) are often better than either. The
+shares are fixed beforehand.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from pipeline.stages.finetune.loop import Tensors, Tuning
+from pipeline.stages.finetune import scoring
+from pipeline.stages.finetune.scoring import Score
+from pipeline.stages.finetune.state import State, Tensors
+from pipeline.stages.finetune.task import Task
 
 SHARES = tuple(i / 10 for i in range(11))
 
@@ -24,7 +26,37 @@ class Mixture:
     loss: float
 
 
-def between(before: Tensors, after: Tensors, share: float) -> dict[str, torch.Tensor]:
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What is kept: its tensors, its val accuracy, the epoch (0: the start), and how far it is from the start.
+
+    ``share`` is None and there are no ``mixtures`` but with ``--interpolate``.
+    """
+
+    tensors: Tensors
+    val: float
+    epoch: int
+    share: float | None = None
+    mixtures: tuple[Mixture, ...] = ()
+
+
+def choose(task: Task, state: State, step0: Score) -> Choice:
+    """The best on val of step 0, the epochs and, with ``--interpolate``, what lies between; the former of equals."""
+    best = state.progress.best
+    if best is None or state.best is None:
+        return Choice(state.start, step0.accuracy, 0)
+    after, epoch = Score(best["loss"], best["val"]), int(best["epoch"])
+    if task.settings.interpolate:
+        mixtures = score_mixtures(task, state, step0, after)
+        found = best_mixture(mixtures)
+        tensors = between(state.start, state.best, found.share)
+        return Choice(tensors, found.val, epoch if found.share else 0, found.share, tuple(mixtures))
+    if after.rank > step0.rank:
+        return Choice(state.best, after.accuracy, epoch)
+    return Choice(state.start, step0.accuracy, 0)
+
+
+def between(before: Tensors, after: Tensors, share: float) -> Tensors:
     """(1 - share) · before + share · after of every tensor; counters (integers) are those of ``after``."""
     return {
         name: (tensor.lerp(after[name], share) if 0 < share < 1 else (after if share else before)[name])
@@ -34,17 +66,16 @@ def between(before: Tensors, after: Tensors, share: float) -> dict[str, torch.Te
     }
 
 
-def score_mixtures(tuning: Tuning, before: tuple[float, float], after: tuple[float, float]) -> list[Mixture]:
-    """All shares scored on val; ``before`` and ``after`` are (loss, accuracy), known already. Loads each in turn."""
-    assert tuning.best is not None
-    found = []
+def score_mixtures(task: Task, state: State, before: Score, after: Score) -> list[Mixture]:
+    """All shares scored on val; ``before`` and ``after`` are known already. Loads each in turn."""
+    assert state.best is not None
+    found, val = [], task.attached.val
     for share in SHARES:
-        loss, val = before if share == 0 else after
+        figures = after if share else before
         if 0 < share < 1:
-            tuning.load(between(tuning.start, tuning.best, share))
-            rows = tuning.attached.val
-            loss, val = tuning.scores(rows, tuning.logits(rows, f"{share:.1f} of the way"))
-        found.append(Mixture(share, val, loss))
+            state.load(between(state.start, state.best, share))
+            figures = scoring.score(task, val, scoring.logits(task, val, f"{share:.1f} of the way"))
+        found.append(Mixture(share, figures.accuracy, figures.loss))
     return found
 
 

@@ -27,15 +27,16 @@ SOLVERS = tuple(LEARNING_RATES)
 _RATES = ", ".join(f"{{}} with {solver}" for solver in SOLVERS)
 _TRUNK_RATES = _RATES.format(*(f"{trunk:g}" for trunk, _ in LEARNING_RATES.values()))
 _HEAD_RATES = _RATES.format(*(f"{head:g}" for _, head in LEARNING_RATES.values()))
-# They change neither the weights that training gives nor where its state lies.
-_NOT_IDENTITY = {"run", "workers", "checkpoint_seconds", "yes", "fresh", "interpolate", "evaluate"}
 
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """Settings of fine-tuning. Learning rates are used as given: nothing scales them (P2)."""
+    """Settings of fine-tuning. Learning rates are used as given: nothing scales them.
 
-    run: str = st.argument(RUN_HELP, default=LATEST)
+    ``identity=False`` marks what changes neither the weights that training gives nor where its state lies.
+    """
+
+    run: str = st.argument(RUN_HELP, default=LATEST, identity=False)
     epochs: int = st.option(3, "passes over the train images", minimum=1)
     train: str = st.option("all", "which part of the trunk learns besides the head", choices=tuple(reversed(PARTS)))
     head: str = st.option(
@@ -79,23 +80,27 @@ class FinetuneSettings:
         None, "keep an average of the weights with this decay for each step, and score it", above=0, below=1
     )
     interpolate: bool = st.option(
-        False, "score weights between before and after on val, 0, 0.1 ... 1, and keep the best (WiSE-FT)"
+        False,
+        "score weights between before and after on val, 0, 0.1 ... 1, and keep the best (WiSE-FT)",
+        identity=False,
     )
     prefix: bool = st.option(
         True, "with --train layer4 keep the maps before it on disk, so that only layer4 runs in each epoch"
     )
-    yes: bool = st.option(False, "keep the maps even where they take more than 10 GB")
+    yes: bool = st.option(False, "keep the maps even where they take more than 10 GB", identity=False)
     precision: str = st.option(
         "float32", "arithmetic of training; bfloat16 (autocast) needs a GPU", choices=("float32", "bfloat16")
     )
     checkpoint_seconds: float = st.option(
-        300, "a checkpoint after each epoch, and when so many seconds have passed", minimum=0
+        300, "a checkpoint after each epoch, and when so many seconds have passed", minimum=0, identity=False
     )
-    fresh: bool = st.option(False, "forget an interrupted training with these settings and start over")
-    evaluate: bool = st.option(True, "score before and after on the test split, once, when all is chosen")
+    fresh: bool = st.option(False, "forget an interrupted training with these settings and start over", identity=False)
+    evaluate: bool = st.option(
+        True, "score before and after on the test split, once, when all is chosen", identity=False
+    )
     seed: int = st.option(0, "seed of the order of the images and of all that is drawn", minimum=0)
     device: str = st.option("auto", "where the network runs", choices=("auto", "cpu", "cuda"))
-    workers: int | None = st.option(None, "decoding threads; by default one per core", minimum=1)
+    workers: int | None = st.option(None, "decoding threads; by default one per core", minimum=1, identity=False)
 
     def __post_init__(self) -> None:
         st.check(self)

@@ -1,7 +1,8 @@
-"""A trained head back on its trunk, and the certificate that the two together give the cached logits (P5)."""
+"""A trained head back on its trunk, and the certificate that the two together give the cached logits."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.machine import resolve_device
 from pipeline.base.workspace import Workspace
@@ -33,6 +35,30 @@ ARITHMETIC_ERROR = {"float32": 2e-5, "bfloat16": 2.0**-7}
 MAPS_ERROR = 2.0**-10
 
 
+@dataclass(frozen=True)
+class Certificate:
+    """The largest difference of the reattached network's val logits from the cached ones, and what is allowed.
+
+    ``maps``: through the float16 maps before layer4.
+    """
+
+    difference: float
+    tolerance: float
+    images: int
+    maps: bool
+
+    @property
+    def way(self) -> str:
+        """How it was taken, in words, where that is not through the images."""
+        return " through the float16 maps before layer4" if self.maps else ""
+
+    @property
+    def figures(self) -> str:
+        """The figures, in words."""
+        images = f"{self.images:,} val images"
+        return f"largest logit difference {self.difference:.2e} over {images}, {self.tolerance:.2e} allowed"
+
+
 @dataclass(frozen=True, eq=False)
 class Attached:
     """A head run's network, whole and in eval mode, with the rows that it was trained on.
@@ -51,11 +77,32 @@ class Attached:
     val: NDArray[np.int64]
     test: NDArray[np.int64]
 
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """Its rows (n,) of train, val or test."""
+        return {"train": self.train, "val": self.val, "test": self.test}[split]
+
     @property
     def record(self) -> dict[str, Any]:
         """What a fine-tuned run records of where it comes from; what the head has learned from, it has, too."""
-        learned = self.run.config.get("learned_from", ["train"])
-        return {**cache_record(self.cache), "learned_from": learned, "started_from": self.run.folder.name}
+        return {**cache_record(self.cache), "learned_from": self.learned_from, "started_from": self.run.folder.name}
+
+    @property
+    def learned_from(self) -> list[str]:
+        """The splits that the head, and so the network, has learned from."""
+        splits: list[str] = self.run.config.get("learned_from", ["train"])
+        return splits
+
+    def identity(self, settings: FinetuneSettings) -> dict[str, Any]:
+        """Everything that decides the weights that training gives, as plain JSON values."""
+        tensors = self.head.tensors
+        head = hashlib.sha256(b"".join(tensors[name].tobytes() for name in sorted(tensors))).hexdigest()
+        return {
+            "settings": st.identity(settings),
+            "key": self.cache.key,
+            "content": self.cache.content,
+            "head": head,
+            "device": self.device,
+        }
 
     def cached_logits(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits (n, C) float32 of cache rows by the head alone: what stage two saw."""
@@ -72,21 +119,20 @@ class Attached:
         share = STORAGE_ERROR[self.recipe.dtype] + ARITHMETIC_ERROR[self.recipe.trunk.precision]
         return (share + MAPS_ERROR * maps) * reach
 
-    def certificate(self, logits: NDArray[np.float32], *, maps: bool, desk: Workspace) -> tuple[float, float]:
-        """Largest difference of ``logits`` (n, C) of the val images from the cached ones, and what is allowed.
+    def certificate(self, logits: NDArray[np.float32], *, maps: bool) -> Certificate:
+        """The certificate of ``logits`` (n, C) of the val images.
 
         Raises:
-            HeadError: it is larger.
+            HeadError: they differ from the cached ones by more than is allowed.
         """
-        difference, tolerance = float(np.abs(logits - self.cached_logits(self.val)).max()), self.tolerance(maps=maps)
-        through = " through the float16 maps before layer4" if maps else ""
-        text = f"largest logit difference {difference:.2e} over {len(logits):,} val images, {tolerance:.2e} allowed"
-        if not difference <= tolerance:
+        difference = float(np.abs(logits - self.cached_logits(self.val)).max())
+        found = Certificate(difference, self.tolerance(maps=maps), len(logits), maps)
+        if not found.difference <= found.tolerance:
             raise HeadError(
-                f"the reattached network does not give the cached logits{through}: {text}; extract and train again"
+                f"the reattached network does not give the cached logits{found.way}: {found.figures}; extract and "
+                "train again"
             )
-        desk.watch.say(f"certificate: the reattached network gives the cached logits{through} ({text})")
-        return difference, tolerance
+        return found
 
 
 def attach(settings: FinetuneSettings, desk: Workspace) -> Attached:
@@ -106,11 +152,6 @@ def attach(settings: FinetuneSettings, desk: Workspace) -> Attached:
     require_key(head, cache.key, str(cache.path))
     if head.layer is None:
         raise HeadError(f"{run.folder.name} has a head of kind {head.kind}: fine-tuning starts from a linear one")
-    if "val" in run.config.get("learned_from", ()):
-        desk.watch.warn(
-            f"the head of {run.folder.name} has learned from val, too, on which before and after are compared: "
-            "search with --no-refit for a head to fine-tune"
-        )
     rows = {split: labelled(cache, split) for split in ("train", "val", "test")}
     for split in ("train", "val"):
         if not len(rows[split]):

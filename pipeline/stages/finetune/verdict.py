@@ -1,28 +1,30 @@
-"""Was fine-tuning worth it? A table and a few words, each from measured figures.
+"""Was fine-tuning worth it? A few words, each from measured figures.
 
 Runs when everything is chosen and fixed: this is where a fine-tuning's test rows are read, once, through
-``pipeline.stages.score.evaluate``, which keeps the figures (S6). Nothing here chooses.
+``pipeline.stages.score``, which keeps the figures. Nothing here chooses.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.base.words import points
 from pipeline.base.workspace import Workspace
 from pipeline.heads.scores.bootstrap import paired_bootstrap
-from pipeline.runs import folder as runs
-from pipeline.runs.network import network_forward
+from pipeline.runs.network import network_forward, network_logits
 from pipeline.runs.pixels import pixel_batches
-from pipeline.show.tuning_tables import ChangeRow, verdict_table
+from pipeline.stages.finetune.mixtures import Choice
 from pipeline.stages.finetune.start import Attached
-from pipeline.stages.score.evaluate import scored_rows
+from pipeline.stages.finetune.state import Progress
+from pipeline.stages.finetune.task import Task
+from pipeline.stages.score.evaluate import evaluated_network, scored_rows
 
 DRIFT_ROWS = 256  # of each split: the mean of so many cosines is known to a hundredth of their spread
 FAR = 0.9  # features this far from the cached ones (mean cosine) have been made anew
@@ -84,29 +86,64 @@ class Course:
     diverged: bool = False
 
 
+def reach(task: Task, progress: Progress, choice: Choice, val_logits: NDArray[np.float32], folder: Path) -> Verdict:
+    """The verdict on what was chosen, which the network is now.
+
+    Test is read here, once; ``val_logits`` (n, C) are the network's, and its test figures are kept in ``folder``.
+    """
+    attached, settings = task.attached, task.settings
+    y = attached.cache.labels[attached.val]
+    before, after = (x.argmax(axis=1) == y for x in (attached.cached_logits(attached.val), val_logits))
+    moved = {}
+    if settings.train != "head":
+        moved = drift(attached, workers=settings.threads, desk=task.desk)
+    return judge(
+        change("val", before, after),
+        change_on_test(attached, folder, task.desk) if settings.evaluate else None,
+        seconds=progress.seconds,
+        head_seconds=attached.run.metrics.get("seconds"),
+        drift=moved,
+        course=Course(
+            settings.epochs,
+            choice.epoch,
+            progress.rows[-1]["accuracy"],
+            choice.share is not None,
+            settings.train,
+            diverged=progress.epoch <= settings.epochs,
+        ),
+    )
+
+
 def change(split: str, before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Change:
     """The change from which rows (n,) were right before and after."""
     d = paired_bootstrap(before, after)
     return Change(split, len(before), float(before.mean()), float(after.mean()), d.value, d.low, d.high)
 
 
-def test_change(attached: Attached, tuned: runs.Run, desk: Workspace) -> Change | None:
-    """The change on the test split, both sides scored once and kept; None where there are no test rows."""
+def change_on_test(attached: Attached, folder: Path, desk: Workspace) -> Change | None:
+    """The change on the test split, both sides scored once and kept; None where there are no test rows.
+
+    The head's figures are kept with its run, the network's in ``folder``.
+    """
     if not len(attached.test):
         return None
-    scored = [scored_rows(run, desk) for run in (attached.run, tuned)]
-    before, after = (s.logits.argmax(axis=1) == s.y for s in scored)
+    # As a run's network lies in memory: its figures are then, to the last bit, those that the run would give.
+    network = attached.network.to(memory_format=torch.contiguous_format)
+
+    def logits_of(split: str) -> NDArray[np.float32]:
+        return network_logits(network, attached.recipe, attached.cache, split, desk)
+
+    head = scored_rows(attached.run, desk)
+    tuned = evaluated_network(folder, attached.cache, logits_of, attached.learned_from, desk)
+    before, after = (s.logits.argmax(axis=1) == s.y for s in (head, tuned))
     return change("test", before, after)
-
-
-test_change.__test__ = False  # type: ignore[attr-defined]
 
 
 def drift(attached: Attached, *, workers: int, desk: Workspace) -> dict[str, float]:
     """Mean cosine of the cached features and the network's as it is now, by split, of rows spread over the split."""
     found = {}
     for split in ("train", "val", "test"):
-        rows: NDArray[np.int64] = getattr(attached, split)
+        rows = attached.rows(split)
         if not len(rows):
             continue
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, DRIFT_ROWS).round().astype(int))]
@@ -194,21 +231,3 @@ def _next(val: Change, test: Change | None, drift: dict[str, float], course: Cou
     if not advice:
         advice.append("use it: `pipeline predict` and `pipeline export` take this run")
     return advice
-
-
-def show(verdict: Verdict, desk: Workspace) -> None:
-    """The table, and the words below it."""
-    changes: Sequence[Change] = [c for c in (verdict.val, verdict.test) if c is not None]
-    rows = [ChangeRow(c.split, c.n, c.before, c.after, c.low, c.high) for c in changes]
-    desk.watch.show(
-        verdict_table(
-            rows,
-            head_seconds=verdict.head_seconds,
-            tuning_seconds=verdict.seconds,
-            drift=verdict.drift,
-            title="Was it worth it?",
-        )
-    )
-    desk.watch.say(f"worth it: {verdict.worth_it}")
-    for line in verdict.next:
-        desk.watch.say(f"next: {line}")

@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.files import write_text
-from pipeline.base.settings import record
+from pipeline.base.settings import identity
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch
 from pipeline.heads.minibatch.halving import Halving, successive_halving
@@ -172,10 +172,9 @@ class _State:
 
     def __init__(self, task: Task[SearchSettings], space: Space) -> None:
         settings, cache = task.settings, task.cache
-        beside = {"budget", "cache", "device", "evaluate", "optuna", "refit", "space"}
+        counted = identity(settings)
         if settings.optuna is not None:
-            beside.add("trials")
-        counted = {k: v for k, v in record(settings).items() if k not in beside}
+            del counted["trials"]
         subject = json.dumps([cache.key, cache.content, counted, space.varied], sort_keys=True)
         self.name = f"search-{hashlib.sha256(subject.encode()).hexdigest()[:16]}"
         self._path = task.desk.runs / f".{self.name}.jsonl"

@@ -21,13 +21,16 @@ VIEWS_HELP = "learn from so many augmented views of each train image, too (made 
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """What one head and a search for the best one have in common."""
+    """What one head and a search for the best one have in common.
 
-    cache: str = st.argument(CACHE_HELP, default=LATEST)
+    ``identity=False`` marks what decides no trial of a search, so that an interrupted one goes on when it is another.
+    """
+
+    cache: str = st.argument(CACHE_HELP, default=LATEST, identity=False)
     class_weight: str = st.option("none", "balanced weighs each class by 1 / its share", choices=("none", "balanced"))
     views: int = st.option(0, VIEWS_HELP, minimum=0)
     seed: int = st.option(MinibatchConfig.seed, "seed of all that is drawn at random", minimum=0)
-    device: str = st.option("cpu", "where a head is fitted", choices=("cpu", "cuda"))
+    device: str = st.option("cpu", "where a head is fitted", choices=("cpu", "cuda"), identity=False)
 
     def __post_init__(self) -> None:
         st.check(self)
@@ -98,7 +101,7 @@ SPACE_HELP = "exact: the penalties --Cs; mlp: minibatch heads with a hidden laye
 class SearchSettings(HeadSettings):
     """Settings of a search."""
 
-    space: str = st.option(EXACT, SPACE_HELP, metavar="SPACE")
+    space: str = st.option(EXACT, SPACE_HELP, metavar="SPACE", identity=False)
     Cs: tuple[float, ...] | None = st.option(
         None, "exact: inverse penalties to try; by default 45 from 1e-6 to 1e5", above=0
     )
@@ -106,14 +109,15 @@ class SearchSettings(HeadSettings):
     cv: int = st.option(0, CV_HELP, minimum=0)
     trials: int = st.option(54, "minibatch: configurations to try, with --optuna by all processes together", minimum=1)
     epochs: int = st.option(MinibatchConfig.epochs, "minibatch: epochs that the best ones get", minimum=1)
-    budget: float | None = st.option(None, "minibatch: seconds after which no more are tried", above=0)
+    budget: float | None = st.option(None, "minibatch: seconds after which no more are tried", above=0, identity=False)
     optuna: Path | None = st.option(
         None,
         "minibatch: adaptive search by Optuna, its journal in FILE, which several processes or machines may share",
         metavar="FILE",
+        identity=False,
     )
-    refit: bool = st.option(True, "learn from train + val once the choice is made")
-    evaluate: bool = st.option(True, "score the chosen head on test, once")
+    refit: bool = st.option(True, "learn from train + val once the choice is made", identity=False)
+    evaluate: bool = st.option(True, "score the chosen head on test, once", identity=False)
     shots: tuple[int, ...] | None = st.option(
         None, "few-shot: learn from so many images of each class instead, drawn --draws times", minimum=1
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ from pipeline.store.rows import load_rows
 
 EVALUATION = "evaluation.json"
 LOGITS = "evaluation.safetensors"
+# Logits (n, C) float32 of the labelled good rows of a split, ascending.
+LogitsOf = Callable[[str], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -101,19 +104,27 @@ def evaluated(run: runs.Run, desk: Workspace) -> EvaluateResult:
         HeadError, CacheError: see :func:`evaluate`.
     """
     _require_head(run)
-    recorded = run.folder / EVALUATION
-    if recorded.exists():
-        known = _read(recorded, run)
-        desk.watch.say(
-            f"{run.folder.name} was scored on {known.scored}: the test split is used once, these are its figures"
-        )
+    known = _known(run.folder, desk)
+    if known is not None:
         return known
-    began, cache = time.perf_counter(), cache_of(run)
-    scored = _score(run, cache, ("test",), desk)
-    temperature = _temperature(run, cache, desk)
-    figures = _figures(scored, cache.classes, temperature)
-    _write_logits(run, scored)
-    return _record(EvaluateResult(run.folder, figures, time.perf_counter() - began, _now()))
+    cache = cache_of(run)
+    return _taken(run.folder, cache, _by_run(run, cache, desk), _learned_from(run))
+
+
+def evaluated_network(
+    folder: Path, cache: Cache, logits_of: LogitsOf, learned_from: Collection[str], desk: Workspace
+) -> ScoredRows:
+    """The test rows as ``logits_of`` scores them: once; figures and logits are kept in ``folder``, to become a run's.
+
+    ``learned_from`` names the splits that the network has learned from. ``logits_of`` is asked for test, and for val
+    where a temperature can be fitted on it; for nothing where ``folder`` holds the figures already.
+
+    Raises:
+        HeadError: there are no test rows, the folder cannot be written, or what it holds is damaged.
+    """
+    if _known(folder, desk) is None:
+        _taken(folder, cache, logits_of, learned_from)
+    return _kept_logits(folder)
 
 
 def scored_rows(run: runs.Run, desk: Workspace) -> ScoredRows:
@@ -123,12 +134,34 @@ def scored_rows(run: runs.Run, desk: Workspace) -> ScoredRows:
         HeadError: the file is damaged; or see :func:`evaluate`.
     """
     evaluated(run, desk)
-    path = run.folder / LOGITS
-    if not path.exists():
+    if not (run.folder / LOGITS).exists():
         # Figures from before logits were kept: the same head on the same rows, and the figures stay as they are.
-        scored = _score(run, cache_of(run), ("test",), desk)
-        _write_logits(run, scored)
-        return scored
+        cache = cache_of(run)
+        _write_logits(run.folder, _score(cache, ("test",), _by_run(run, cache, desk)))
+    return _kept_logits(run.folder)
+
+
+def _known(folder: Path, desk: Workspace) -> EvaluateResult | None:
+    """The test figures that are recorded in a folder."""
+    recorded = folder / EVALUATION
+    if not recorded.exists():
+        return None
+    known = _read(recorded)
+    desk.watch.say(f"{folder.name} was scored on {known.scored}: the test split is used once, these are its figures")
+    return known
+
+
+def _taken(folder: Path, cache: Cache, logits_of: LogitsOf, learned_from: Collection[str]) -> EvaluateResult:
+    """The test figures, taken now and recorded with their logits."""
+    began = time.perf_counter()
+    scored = _score(cache, ("test",), logits_of)
+    figures = _figures(scored, cache.classes, _temperature(cache, logits_of, learned_from))
+    _write_logits(folder, scored)
+    return _record(EvaluateResult(folder, figures, time.perf_counter() - began, _now()))
+
+
+def _kept_logits(folder: Path) -> ScoredRows:
+    path = folder / LOGITS
     try:
         return ScoredRows(**safetensors.numpy.load_file(path))
     except (OSError, TypeError, safetensors.SafetensorError) as error:
@@ -149,7 +182,7 @@ def _elsewhere(run: runs.Run, data: str, split: str | None, desk: Workspace) -> 
     if split == "test" and cache.content == run.config["cache"]["content"]:
         return evaluated(run, desk)  # the run's own test rows, under whatever name
     place = match_classes(run.config["classes"], cache.classes)
-    scored = _score(run, cache, chosen, desk)
+    scored = _score(cache, chosen, _by_run(run, cache, desk))
     scored = dataclasses.replace(scored, y=place[scored.y])
     temperature = None
     try:
@@ -158,7 +191,7 @@ def _elsewhere(run: runs.Run, data: str, split: str | None, desk: Workspace) -> 
         desk.watch.warn(f"no temperature, and no look for images that {run.folder.name} has learned from: {error}")
     else:
         _warn_of_shared_images(run, own, cache, scored.rows, desk)
-        temperature = _temperature(run, own, desk)
+        temperature = _temperature(own, _by_run(run, own, desk), _learned_from(run))
     figures = _figures(scored, run.config["classes"], temperature)
     name = cache.path.name.removesuffix(".h5")
     return _record(EvaluateResult(run.folder, figures, time.perf_counter() - began, _now(), split, name))
@@ -187,8 +220,26 @@ def _warn_of_shared_images(run: runs.Run, own: Cache, cache: Cache, rows: NDArra
         )
 
 
-def _score(run: runs.Run, cache: Cache, splits: tuple[str, ...], desk: Workspace) -> ScoredRows:
-    """The run on the labelled good rows of some splits, labels as the cache numbers them.
+def _learned_from(run: runs.Run) -> Collection[str]:
+    names: Collection[str] = run.config.get("learned_from", ())
+    return names
+
+
+def _by_run(run: runs.Run, cache: Cache, desk: Workspace) -> LogitsOf:
+    """The run's way to logits: its network on the rows' images, or its head on their features."""
+
+    def logits_of(split: str) -> NDArray[np.float32]:
+        if run.stage == "finetune":
+            return logits_of_split(run, cache, split, desk)
+        head = load_head(run.folder)
+        require_key(head, cache.key, str(cache.path))
+        return head.logits(load_rows(cache, split).X)
+
+    return logits_of
+
+
+def _score(cache: Cache, splits: tuple[str, ...], logits_of: LogitsOf) -> ScoredRows:
+    """The labelled good rows of some splits, scored; labels as the cache numbers them.
 
     Raises:
         HeadError: there are no such rows.
@@ -199,21 +250,15 @@ def _score(run: runs.Run, cache: Cache, splits: tuple[str, ...], desk: Workspace
         rows = rows[cache.labels[rows] >= 0]
         if not len(rows):
             raise HeadError(f"{cache.path.name} has no labelled {split} rows: extract with --{split}-fraction above 0")
-        if run.stage == "finetune":
-            logits = logits_of_split(run, cache, split, desk)
-        else:
-            head = load_head(run.folder)
-            require_key(head, cache.key, str(cache.path))
-            logits = head.logits(load_rows(cache, split).X)
-        parts.append(ScoredRows(logits, rows, cache.labels[rows]))
+        parts.append(ScoredRows(logits_of(split), rows, cache.labels[rows]))
     return ScoredRows(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(ScoredRows)))
 
 
-def _temperature(run: runs.Run, cache: Cache, desk: Workspace) -> float | None:
+def _temperature(cache: Cache, logits_of: LogitsOf, learned_from: Collection[str]) -> float | None:
     """The temperature that val gives; None without val rows, or where the head has learned from them."""
-    if "val" in run.config.get("learned_from", ()) or not (cache.labels[cache.rows("val")] >= 0).any():
+    if "val" in learned_from or not (cache.labels[cache.rows("val")] >= 0).any():
         return None
-    val = _score(run, cache, ("val",), desk)
+    val = _score(cache, ("val",), logits_of)
     return fit_temperature(val.logits, val.y)
 
 
@@ -231,9 +276,9 @@ def _figures(scored: ScoredRows, classes: tuple[str, ...], temperature: float | 
     }
 
 
-def _write_logits(run: runs.Run, scored: ScoredRows) -> None:
-    with writing(run.folder):
-        write_bytes(run.folder / LOGITS, safetensors.numpy.save(vars(scored)))
+def _write_logits(folder: Path, scored: ScoredRows) -> None:
+    with writing(folder):
+        write_bytes(folder / LOGITS, safetensors.numpy.save(vars(scored)))
 
 
 def _record(result: EvaluateResult) -> EvaluateResult:
@@ -244,10 +289,10 @@ def _record(result: EvaluateResult) -> EvaluateResult:
     return result
 
 
-def _read(path: Path, run: runs.Run) -> EvaluateResult:
+def _read(path: Path) -> EvaluateResult:
     try:
         figures = json.loads(path.read_text(encoding="utf-8"))
-        return EvaluateResult(run=run.folder, **figures)
+        return EvaluateResult(run=path.parent, **figures)
     except (OSError, ValueError, TypeError) as error:
         raise HeadError(f"{path} is damaged ({error}): bring it back from a copy, or train again") from error
 

@@ -17,11 +17,13 @@ from sklearn.metrics import roc_auc_score
 
 from pipeline import baseline, evaluate, extract, open_cache
 from pipeline.base.errors import CacheError, ConfigError, DataError, HeadError
+from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import load_head
 from pipeline.heads.baselines import BASELINES
 from pipeline.heads.scores.calibration import fit_temperature
 from pipeline.stages.learn.baseline import pixel_statistics
 from pipeline.stages.learn.settings import NAMES
+from pipeline.stages.score.evaluate import evaluated_network
 
 Quick = dict[str, Any]
 
@@ -64,6 +66,34 @@ def others(photos: Path, tmp_path_factory: pytest.TempPathFactory, quick: Quick)
 
 
 # -- the run's own test split -----------------------------------------------------------------------------------------
+
+
+def test_a_network_that_is_no_run_yet_is_scored_once_with_the_figures_of_a_run(
+    run: Path, workshop: SimpleNamespace, tmp_path: Path
+) -> None:
+    cache, head, asked = open_cache(workshop.cache.cache), load_head(run), []
+
+    def logits_of(split: str) -> np.ndarray:
+        asked.append(split)
+        return head.logits(np.asarray(cache.split(split).X))
+
+    (tmp_path / "draft").mkdir()
+    for _ in range(2):
+        found = evaluated_network(tmp_path / "draft", cache, logits_of, ("train",), Workspace(tmp_path))
+        np.testing.assert_array_equal(found.logits, logits_of("test"))
+    assert asked == ["test", "val", "test", "test"]
+    kept = json.loads((tmp_path / "draft" / "evaluation.json").read_text())
+    assert kept["test"] == evaluate(run, workspace=tmp_path).test
+
+
+def test_no_temperature_is_fitted_on_val_where_the_network_has_learned_from_it(
+    run: Path, workshop: SimpleNamespace, tmp_path: Path
+) -> None:
+    cache, head = open_cache(workshop.cache.cache), load_head(run)
+    evaluated_network(
+        tmp_path, cache, lambda s: head.logits(np.asarray(cache.split(s).X)), ["train", "val"], Workspace(tmp_path)
+    )
+    assert json.loads((tmp_path / "evaluation.json").read_text())["test"]["calibrated"] is None
 
 
 def test_every_figure_is_kept_beside_the_run(run: Path, workshop: SimpleNamespace, tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""What the network says of rows as it is now, and how good that is.
+
+Changes nothing: each layer is left in the mode that it was in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pipeline.heads.scores.metrics import log_softmax
+from pipeline.stages.finetune.feeds import Inputs, chunks
+from pipeline.stages.finetune.task import Task
+
+EVAL_BATCH = 64
+
+
+class Score(NamedTuple):
+    """Mean cross-entropy, and the share of right answers."""
+
+    loss: float
+    accuracy: float
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Larger is better: by accuracy, of equals by loss."""
+        return self.accuracy, -self.loss
+
+
+@contextmanager
+def in_mode(modules: Iterable[nn.Module], *, training: bool) -> Iterator[None]:
+    """These modules (not what is in them) in training mode or out of it; afterwards each as it was."""
+    changed = [module for module in modules if module.training is not training]
+    for module in changed:
+        module.training = training
+    try:
+        yield
+    finally:
+        for module in changed:
+            module.training = not training
+
+
+def logits(task: Task, rows: NDArray[np.int64], what: str, inputs: Inputs | None = None) -> NDArray[np.float32]:
+    """Logits (n, C) float32 of cache rows by the network as it is, in eval mode; each process does its share.
+
+    Through what training goes by, or through other ``inputs``. ``what`` is shown while it lasts.
+
+    Raises:
+        DataError: an image is gone or has changed.
+    """
+    inputs, ranks = inputs or task.inputs, task.ranks
+    found = np.zeros((len(rows), len(task.attached.cache.classes)), np.float32)
+    places = np.arange(len(rows))[ranks.rank :: ranks.world]
+    at = 0
+    with (
+        in_mode(inputs.module.modules(), training=False),
+        torch.inference_mode(),
+        task.desk.watch.track(what, len(places)) as tracker,
+    ):
+        for part, x in inputs.batches(chunks(rows[places].tolist(), EVAL_BATCH), None):
+            found[places[at : at + len(part)]] = inputs.module(x).float().cpu().numpy()
+            at += len(part)
+            tracker.advance(len(part))
+    return ranks.added(found).astype(np.float32)
+
+
+def score(task: Task, rows: NDArray[np.int64], logits: NDArray[np.float32]) -> Score:
+    """The score of logits (n, C) of cache rows (n,)."""
+    y = task.attached.cache.labels[rows]
+    loss = -float(log_softmax(logits)[np.arange(len(y)), y].mean())
+    return Score(loss, float((logits.argmax(axis=1) == y).mean()))
