@@ -16,7 +16,8 @@ import safetensors.torch
 from pipeline.base.files import move, write_bytes, write_text, writing
 from pipeline.runs import folder as runs
 from pipeline.runs.network import MODEL_FILE
-from pipeline.show.mix_picture import mix_picture
+from pipeline.show.pictures import svg
+from pipeline.stages.finetune import words
 from pipeline.stages.finetune.mixtures import Choice
 from pipeline.stages.finetune.start import Attached
 
@@ -47,6 +48,4 @@ def move_into(draft: runs.Draft, folder: Path) -> None:
 def write_mixtures(draft: runs.Draft, choice: Choice) -> None:
     """The scores of the weights between before and after, and their picture."""
     draft.write_lines("interpolation.jsonl", [asdict(m) for m in choice.mixtures])
-    shares, accuracies = [m.share for m in choice.mixtures], [m.val for m in choice.mixtures]
-    picture = mix_picture(shares, accuracies, chosen=choice.share or 0.0)
-    write_text(draft.folder / "interpolation.svg", picture)
+    write_text(draft.folder / "interpolation.svg", svg(words.mixtures(choice)))

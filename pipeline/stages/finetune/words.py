@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.values import Column, Curve, Part, Table, figures
 from pipeline.base.watch import TraceRow
-from pipeline.base.words import percent, points, seconds
+from pipeline.base.words import ABSENT, count, percent, points, seconds, setting, significant
 from pipeline.show.trace import observe
-from pipeline.show.tuning_tables import ChangeRow, GroupRow, groups_table, verdict_table
 from pipeline.stages.finetune.groups import ParameterGroup
 from pipeline.stages.finetune.mixtures import Choice
 from pipeline.stages.finetune.schedule import Schedule
@@ -35,18 +35,27 @@ def certified(certificate: Certificate) -> str:
     return f"certificate: the reattached network gives the cached logits{certificate.way} ({certificate.figures})"
 
 
-def what_learns(task: Task, groups: Sequence[ParameterGroup], frozen: Mapping[str, int]) -> Any:
+def what_learns(task: Task, groups: Sequence[ParameterGroup], frozen: Mapping[str, int]) -> Table:
     """The table of all parameters, learning or ``frozen`` (by stage), and below it how they will learn."""
     s, schedule = task.settings, task.schedule
-    rows = [GroupRow(g.name, g.count, g.lr, g.weight_decay) for g in groups]
-    rows += [GroupRow(stage, number) for stage, number in frozen.items()]
     norms = "learnt where it is trained" if s.bn == "train" else "frozen"
     rising = f"{schedule.total} steps of {s.batch_size} images: {schedule.warm} of rising rates, then a cosine to 0"
     below = (
         f"BatchNorm's means and variances: {norms}; learns from {task.inputs.description}",
         f"augmentation: {_augmentation(s)}, mixup {s.mixup:g}; {s.solver}, {rising}",
     )
-    return groups_table(rows, title="What learns", caption="\n".join(below))
+    return parameters(groups, frozen, "\n".join(below))
+
+
+def parameters(groups: Sequence[ParameterGroup], frozen: Mapping[str, int], caption: str = "") -> Table:
+    """Each group with its parameters, its highest learning rate, its weight decay; then what is ``frozen``, dim."""
+    rows: list[list[str | Part]] = [
+        [g.name, count(g.count), setting(g.lr), setting(g.weight_decay), "trained"] for g in groups
+    ]
+    for stage, number in frozen.items():
+        rows.append([Part(cell, "dim") for cell in (stage, count(number), ABSENT, ABSENT, "frozen")])
+    columns = [Column("Group"), *figures("Parameters", "Learning rate", "Weight decay"), Column()]
+    return Table(columns, rows, "What learns", caption)
 
 
 def _augmentation(s: FinetuneSettings) -> str:
@@ -84,16 +93,33 @@ def between(choice: Choice) -> str:
     return f"between before (0) and after (1): best on val at {choice.share:.1f}, {percent(choice.val)}"
 
 
-def worth_it(verdict: Verdict) -> Any:
-    """The table of before and after."""
-    changes = [c for c in (verdict.val, verdict.test) if c is not None]
-    return verdict_table(
-        [ChangeRow(c.split, c.n, c.before, c.after, c.low, c.high) for c in changes],
-        head_seconds=verdict.head_seconds,
-        tuning_seconds=verdict.seconds,
-        drift=verdict.drift,
-        title="Was it worth it?",
+def mixtures(choice: Choice) -> Curve:
+    """The way from the weights before training to those after it: accuracy on val at each share."""
+    return Curve(
+        {"val": [m.val for m in choice.mixtures]},
+        x=[m.share for m in choice.mixtures],
+        x_label="share of the way from before (0) to after (1)",
+        y_label="val accuracy",
+        title=f"val accuracy between before and after: chosen {choice.share:.1f}, {percent(choice.val)}",
+        chosen=choice.share,
+        shares=True,
     )
+
+
+def worth_it(verdict: Verdict) -> Table:
+    """Accuracy, time and features before and after; intervals are 95 %, of the same images in pairs."""
+    rows = []
+    for c in (verdict.val, verdict.test):
+        if c is not None:
+            ends = " to ".join(points(end).removesuffix(" points") for end in (c.low, c.high))
+            label = f"{c.split.capitalize()} accuracy ({count(c.n)} images)"
+            rows.append([label, percent(c.before), percent(c.after), points(c.after - c.before), ends])
+    factor = ABSENT if verdict.factor is None else f"{significant(verdict.factor, 2)} times"
+    rows.append(["Training time", seconds(verdict.head_seconds), seconds(verdict.seconds), factor, ABSENT])
+    for split, cosine in verdict.drift.items():
+        rows.append([f"Features, cosine with cached ({split})", "1", significant(cosine, 3), ABSENT, ABSENT])
+    columns = [Column(), *figures("Head", "Fine-tuned", "Difference", "95 % interval")]
+    return Table(columns, rows, "Was it worth it?")
 
 
 def ended(verdict: Verdict, run: Path) -> list[str]:
