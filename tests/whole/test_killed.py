@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, then the same call again: one block lost at most, and the same bits (H1, E1)."""
+"""SIGKILL at random moments, then the same call again: one block lost at most, and the same bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes under torchrun write the file that one process writes (E5)."""
+"""Several processes under torchrun write the file that one process writes."""
 
 from __future__ import annotations
 

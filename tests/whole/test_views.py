@@ -1,4 +1,4 @@
-"""Augmented views: the same every time, of train only, and learned from on request (F6)."""
+"""Augmented views: the same every time, of train only, and learned from on request."""
 
 from __future__ import annotations
 
