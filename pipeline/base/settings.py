@@ -10,9 +10,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import types
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pipeline.base.errors import ConfigError
 
@@ -114,19 +116,39 @@ def build(kind: type[T], options: Mapping[str, Any]) -> T:
     missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in options]
     if missing:
         raise ConfigError(f"missing setting {missing[0]!r}: {fields[missing[0]].metadata['help']}")
-    return kind(**{n: _as_declared(fields[n], v) for n, v in options.items()})
+    fitting = declared(kind)
+    return kind(**{n: _as_declared(fitting[n], v) for n, v in options.items()})
 
 
-def _as_declared(field: dataclasses.Field[Any], value: Any) -> Any:
+class Declared(NamedTuple):
+    """The type of a field: that of one value, and whether there may be many of them."""
+
+    one: type[Any]
+    many: bool
+
+
+def declared(kind: type[Any]) -> Mapping[str, Declared]:
+    """Field -> its type in the settings ``kind``: ``tuple[float, ...] | None`` is many of float."""
+    return {name: _declared(hint) for name, hint in typing.get_type_hints(kind).items()}
+
+
+def _declared(hint: Any) -> Declared:
+    if isinstance(hint, types.UnionType):
+        hint = next(a for a in typing.get_args(hint) if a is not type(None))
+    many = typing.get_origin(hint) is tuple
+    return Declared(typing.get_args(hint)[0] if many else hint, many)
+
+
+def _as_declared(type_: Declared, value: Any) -> Any:
     """Accept str for Path fields and a single value or list for tuple fields; leave the rest alone."""
     if value is None:
         return None
-    if str(field.type).startswith("tuple"):
+    if type_.many:
         items = (value,) if isinstance(value, (str, os.PathLike, int, float)) else tuple(value)
         return tuple(os.fspath(v) if isinstance(v, os.PathLike) else v for v in items)
-    if "Path" in str(field.type) and isinstance(value, (str, os.PathLike)):
+    if type_.one is Path and isinstance(value, (str, os.PathLike)):
         return Path(value)
-    if str(field.type).startswith("str") and isinstance(value, os.PathLike):
+    if type_.one is str and isinstance(value, os.PathLike):
         return os.fspath(value)
     return value
 

@@ -10,8 +10,6 @@ import argparse
 import dataclasses
 import os
 import sys
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +18,7 @@ from pipeline.base import workspace
 from pipeline.base.doors import Door
 from pipeline.base.errors import ConfigError
 from pipeline.base.machine import own_version
-from pipeline.base.settings import flag_name
+from pipeline.base.settings import declared, flag_name
 
 Commands = Mapping[str, Door[Any]]
 EPILOG = "Each has --help, --json (one object on standard output), --quiet and --debug. Begin with: pipeline demo"
@@ -97,9 +95,9 @@ def top_parser(name: str | None, commands: Commands) -> argparse.ArgumentParser:
 
 def add_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
     """Add one argument or option for each field of the settings dataclass ``kind``."""
-    hints = typing.get_type_hints(kind)
+    types = declared(kind)
     for field in dataclasses.fields(kind):
-        rule, (base, many) = field.metadata, _base_type(hints[field.name])
+        rule, (base, many) = field.metadata, types[field.name]
         given = field.default
         text = rule["help"].replace("%", "%%")
         shown = " ".join(map(str, given)) if isinstance(given, tuple) else given
@@ -129,15 +127,6 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
             metavar=choices or rule["metavar"] or _metavar(base),
             help=f"{text}{default}",
         )
-
-
-def _base_type(hint: Any) -> tuple[type[Any], bool]:
-    """The type that argparse converts with, and whether there may be many: ``tuple[float, ...]`` -> (float, True)."""
-    if isinstance(hint, types.UnionType):
-        hint = next(a for a in typing.get_args(hint) if a is not type(None))
-    if typing.get_origin(hint) is tuple:
-        return typing.get_args(hint)[0], True
-    return hint, False
 
 
 def _metavar(base: type[Any]) -> str:
