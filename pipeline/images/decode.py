@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import threading
 import warnings
+from dataclasses import dataclass
 from typing import Final
 
 import PIL
@@ -94,8 +95,21 @@ def read_file(path: bytes) -> bytes:
         raise ImageFailure("unreadable", f"the file cannot be read: {error.strerror}") from error
 
 
+@dataclass(frozen=True)
+class Found:
+    """What an image was like before it was made a network's: (width, height) as it is seen, and its file's mode."""
+
+    size: tuple[int, int]
+    mode: str
+
+
 def decode(blob: bytes) -> Image.Image:
-    """The image in mode RGB: upright, over white, 8 bits a channel, first frame, fully decoded.
+    """The image of :func:`examine` alone."""
+    return examine(blob)[0]
+
+
+def examine(blob: bytes) -> tuple[Image.Image, Found]:
+    """The image in mode RGB: upright, over white, 8 bits a channel, first frame, fully decoded; and what was found.
 
     A plain 8-bit RGB or grey image gives exactly the pixels of ``PIL.Image.open(...).convert("RGB")``.
 
@@ -115,14 +129,16 @@ def decode(blob: bytes) -> Image.Image:
             return _decode(blob)
 
 
-def _decode(blob: bytes) -> Image.Image:
+def _decode(blob: bytes) -> tuple[Image.Image, Found]:
     name, opener = _format(blob)
     _check_size(_early_size(name, blob))
     try:
         image = opener(io.BytesIO(blob))
         _check_size(image.size)
         image.load()
-        return upright(to_rgb(image), image)
+        mode = image.mode
+        seen = upright(to_rgb(image), image)
+        return seen, Found(seen.size, mode)
     except (ImageFailure, MemoryError, Warning):
         raise
     except Image.DecompressionBombError as error:

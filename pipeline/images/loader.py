@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import ConfigError
-from pipeline.images.decode import ImageFailure, decode, read_file
+from pipeline.images.decode import Found, ImageFailure, examine, read_file
 from pipeline.images.digests import NO_DIGEST
 from pipeline.images.resize import Geometry, to_pixels
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """One image: ``pixels`` (3, crop, crop) uint8, or None and a ``failure``.
+    """One image: ``pixels`` (3, crop, crop) uint8 and what was ``found`` in the file, or None and a ``failure``.
 
     ``digest`` is the SHA-256 of the bytes that were read (zeros when none could be); times in seconds.
     """
@@ -33,6 +33,7 @@ class Loaded:
     index: int
     pixels: NDArray[np.uint8] | None
     digest: bytes
+    found: Found | None
     failure: ImageFailure | None
     read_s: float
     decode_s: float
@@ -84,13 +85,13 @@ class Loader:
 
 def load_one(index: int, path: bytes, geometry: Geometry) -> Loaded:
     """Read, hash, decode and resize one image; what is wrong with it is told, not raised."""
-    digest, pixels, failure = NO_DIGEST, None, None
+    digest, pixels, found, failure = NO_DIGEST, None, None, None
     marks = [time.perf_counter()] * 4  # start, read, decoded, transformed
     try:
         blob = read_file(path)
         digest = hashlib.sha256(blob).digest()
         marks[1:] = [time.perf_counter()] * 3
-        image = decode(blob)
+        image, found = examine(blob)
         marks[2:] = [time.perf_counter()] * 2
         pixels = to_pixels(image, geometry, digest)
         marks[3] = time.perf_counter()
@@ -98,4 +99,4 @@ def load_one(index: int, path: bytes, geometry: Geometry) -> Loaded:
         # a new one: the one that was raised holds on to the image through its frames
         failure = ImageFailure(error.kind, error.reason)
     start, read, decoded, transformed = marks
-    return Loaded(index, pixels, digest, failure, read - start, decoded - read, transformed - decoded)
+    return Loaded(index, pixels, digest, found, failure, read - start, decoded - read, transformed - decoded)

@@ -12,7 +12,6 @@ from contextlib import nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from pipeline import images
 from pipeline.base.errors import DataError
@@ -128,7 +127,7 @@ def _predict_batch(
     for at, i in enumerate(good):
         predictions[i] = _ranked(paths[i], probabilities[at], classifier.classes, settings)
         if settings.trace:
-            passage = _passage(paths[i], pixels[at], answer, at, classifier)
+            passage = _passage(paths[i], batch[i], answer, at, classifier)
             desk.watch.show(words.way(passage, classifier.classes, settings.top))
     return predictions
 
@@ -165,8 +164,8 @@ def _ranked(
     return Prediction(os.fsdecode(path), name if probability >= settings.threshold else None, probability, ranked)
 
 
-def _passage(path: bytes, pixels: NDArray[np.uint8], answer: Answer, at: int, classifier: Classifier) -> Passage:
-    with Image.open(os.fsdecode(path)) as image:
-        width, height, mode = image.width, image.height, image.mode
-    seen = normalised(pixels[None], classifier.recipe.trunk.info, "cpu").numpy()[0]
+def _passage(path: bytes, item: Loaded, answer: Answer, at: int, classifier: Classifier) -> Passage:
+    assert item.pixels is not None and item.found is not None
+    (width, height), mode = item.found.size, item.found.mode
+    seen = normalised(item.pixels[None], classifier.recipe.trunk.info, "cpu").numpy()[0]
     return Passage(os.fsdecode(path), f"{width} × {height}", mode, seen, answer.features[at], answer.logits[at])

@@ -9,12 +9,15 @@ import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from pipeline import predict
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.cli.main import main
+from pipeline.images import read_file
 
 
 @pytest.fixture
@@ -115,3 +118,25 @@ def test_paths_come_from_standard_input(
 def test_a_trace_is_not_for_programs(workshop: SimpleNamespace, folder: Path) -> None:
     with pytest.raises(ConfigError, match="leave it out with --format csv"):
         predict(workshop.head.run, folder, trace=True, format="csv", workspace=workshop.root)
+
+
+def test_an_image_is_read_once_and_traced_as_it_was_decoded(
+    workshop: SimpleNamespace, tmp_path: Path, listener: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files are gone as soon as they have been read; the one that lies on its side is told of as it is seen."""
+    sideways = Image.Exif()
+    sideways[0x0112] = 6
+    grey = Image.open(workshop.photos / "ant" / "00.png").convert("L").resize((60, 40))
+    grey.save(tmp_path / "1.jpg", exif=sideways)
+    shutil.copy(workshop.photos / "bee" / "00.png", tmp_path / "2.png")
+
+    def read_and_remove(path: bytes) -> bytes:
+        blob = read_file(path)
+        os.unlink(path)
+        return blob
+
+    monkeypatch.setattr("pipeline.images.loader.read_file", read_and_remove)
+    found = predict(workshop.head.run, tmp_path, trace=True, workspace=workshop.root, watch=listener)
+    assert [p.error for p in found] == [None, None] and not list(tmp_path.iterdir())
+    assert "40 × 60" in listener.text and "L" in listener.text.split("1.jpg")[1].split()[0]
+    assert "40 × 40" in listener.text and "RGB" in listener.text.split("2.png")[1].split()[0]
