@@ -108,6 +108,11 @@ def points(difference: float | None) -> str:
     return f"{sign}{abs(tenths) / 10:.1f} points"
 
 
+def points_between(low: float, high: float) -> str:
+    """An interval of differences in percentage points: ``−0.2 to +3.1``."""
+    return " to ".join(points(end).removesuffix(" points") for end in (low, high))
+
+
 def shape(sizes: tuple[int, ...]) -> str:
     """An array's shape: ``3 × 224 × 224``; a single number stands alone."""
     return " × ".join(str(n) for n in sizes) if sizes else "scalar"

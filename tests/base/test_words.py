@@ -100,6 +100,15 @@ def test_points_carry_their_sign(difference, text):
     assert numbers.points(difference) == text
 
 
+def test_an_interval_of_points_names_its_ends():
+    assert numbers.points_between(-0.002, 0.031) == "−0.2 to +3.1"
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 images"), (1, "1 image"), (1203, "1,203 images")])
+def test_so_many_of_something_is_singular_for_one(number, text):
+    assert numbers.many(number, "image") == text
+
+
 def test_a_shape_is_joined_with_times_signs():
     assert [numbers.shape(s) for s in ((3, 224, 224), (2048,), ())] == ["3 × 224 × 224", "2048", "scalar"]
 
@@ -132,12 +141,12 @@ def test_a_setting_is_written_as_a_person_would_type_it(value, text):
     ],
 )
 def test_visible_shows_every_byte_and_lets_no_control_character_through(name, text):
-    """I6: newlines, emoji, and bytes that are not UTF-8."""
+    """Newlines, emoji, and bytes that are not UTF-8."""
     assert numbers.visible(name) == text
 
 
 def test_visible_text_can_always_be_encoded():
-    """I6: any file name at all."""
+    """Any file name at all."""
     every_byte = bytes(range(1, 256))
     shown = numbers.visible(every_byte)
     assert shown.encode("utf-8").decode("utf-8").isprintable()

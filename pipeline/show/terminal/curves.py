@@ -15,7 +15,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from pipeline.base.values import Curve
-from pipeline.base.words import count, visible
+from pipeline.base.words import many, visible
 
 WIDTH, HEIGHT = 76, 10  # of a drawing where there is room, of its plot
 MARKS = ("•", "●", "×", "+", "◇")  # the first series is a braille line; its mark serves where it is one point
@@ -94,7 +94,7 @@ def draw(curve: Curve, width: int = WIDTH, height: int = HEIGHT, *, ascii_only: 
     lines.append([(" " * (margin - 1) + corner + bar * columns, "dim")])
     lines.append([(" " * margin + _x_labels(columns, across, curve.x_label), "dim")])
     if lost:
-        lines.append([(" " * margin + f"{count(lost)} value{'s' * (lost > 1)} not finite, not drawn", "dim")])
+        lines.append([(" " * margin + f"{many(lost, 'value')} not finite, not drawn", "dim")])
     return lines
 
 

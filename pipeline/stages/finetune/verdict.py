@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.base.words import points
+from pipeline.base.words import points, points_between
 from pipeline.base.workspace import Workspace
 from pipeline.heads.scores.bootstrap import paired_bootstrap
 from pipeline.runs.network import network_forward, network_logits
@@ -190,7 +190,7 @@ def judge(
 def _worth(val: Change, test: Change | None, course: Course) -> str:
     seen = test or val
     size = points(abs(seen.difference)).removeprefix("+")
-    ends = f"95 % interval {points(seen.low).removesuffix(' points')} to {points(seen.high)}, {seen.n:,} images"
+    ends = f"95 % interval {points_between(seen.low, seen.high)} points, {seen.n:,} images"
     if course.kept == 0:
         why = ", and the loss did not stay finite" if course.diverged else ""
         return f"no: no epoch was better on val than the start, which is kept as it was{why}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.base.values import Column, Curve, Part, Table, figures
 from pipeline.base.watch import TraceRow
-from pipeline.base.words import ABSENT, count, percent, points, seconds, setting, significant
+from pipeline.base.words import ABSENT, count, percent, points, points_between, seconds, setting, significant
 from pipeline.show.trace import observe
 from pipeline.stages.finetune.groups import ParameterGroup
 from pipeline.stages.finetune.mixtures import Choice
@@ -111,7 +111,7 @@ def worth_it(verdict: Verdict) -> Table:
     rows = []
     for c in (verdict.val, verdict.test):
         if c is not None:
-            ends = " to ".join(points(end).removesuffix(" points") for end in (c.low, c.high))
+            ends = points_between(c.low, c.high)
             label = f"{c.split.capitalize()} accuracy ({count(c.n)} images)"
             rows.append([label, percent(c.before), percent(c.after), points(c.after - c.before), ends])
     factor = ABSENT if verdict.factor is None else f"{significant(verdict.factor, 2)} times"

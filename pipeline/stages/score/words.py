@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.base.values import Column, Matrix, Table, figures
-from pipeline.base.words import ABSENT, count, percent, points, significant
+from pipeline.base.words import ABSENT, count, percent, points, points_between, significant
 from pipeline.heads.scores.bootstrap import Difference, McNemar
 from pipeline.show.tables import per_class_table
 
@@ -65,7 +65,7 @@ def _calibrated(scaled: Mapping[str, Any] | None) -> str:
 def comparison(names: Sequence[str], scores: Sequence[Mapping[str, Any]], difference: Difference, n: int) -> Table:
     """Two runs' figures on the same ``n`` test rows and second minus first; the interval is of the accuracies'."""
     first, second = scores
-    interval = " to ".join(points(end).removesuffix(" points") for end in (difference.low, difference.high))
+    interval = points_between(difference.low, difference.high)
     rows = []
     for label, name in COMPARED:
         by = second[name] - first[name]

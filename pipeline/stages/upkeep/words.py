@@ -75,7 +75,7 @@ def counted(found: Mapping[str, list[str]]) -> str:
 def sound(report: VerifyReport) -> str:
     """The one plain line of a cache in which all is well."""
     good, failed = report.rows - report.failed, f", {report.failed:,} failed" if report.failed else ""
-    blocks = f"{report.blocks:,} block{'s' if report.blocks != 1 else ''}"
+    blocks = many(report.blocks, "block")
     text = f"{report.cache} is sound: {good:,} good rows{failed}, {blocks}, all checksums hold"
     if report.sample is not None:
         s = report.sample

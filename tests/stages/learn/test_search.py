@@ -98,7 +98,7 @@ def test_the_code_that_selects_never_asks_for_test_rows(
 
 @pytest.mark.parametrize("options", [{"Cs": FEW}, {"Cs": FEW, "cv": 3}, {"space": "mlp", "trials": 4, "epochs": 3}])
 def test_other_test_rows_change_nothing_in_what_is_chosen(cache: Path, tmp_path: Path, options: Quick) -> None:
-    """S6: features and labels of the test rows are others, everything else is the same."""
+    """Features and labels of the test rows are others, everything else is the same."""
     whole = open_cache(cache)
     made, X = kept(whole, np.arange(len(whole)), "other test rows"), np.array(whole.features)
     test = whole.rows("test")

@@ -178,7 +178,7 @@ def test_without_val_rows_there_is_no_temperature(
 def test_classes_of_another_cache_are_matched_by_name(
     run: Path, others: SimpleNamespace, tmp_path: Path, listener: Any
 ) -> None:
-    """S3: its class 0 is the head's class 1."""
+    """Its class 0 is the head's class 1."""
     found = evaluate(run, data=str(others.two), workspace=tmp_path, watch=listener)
     cache, head = open_cache(others.two), load_head(run)
     guess = [head.classes[c] for c in head.logits(np.array(cache.split("train").X)).argmax(axis=1)]

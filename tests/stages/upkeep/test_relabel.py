@@ -64,7 +64,7 @@ def listed(cache: Cache, change: Callable[[str, str, str], tuple[str, str]]) -> 
 
 
 def test_a_manifest_gives_new_classes_and_splits_and_rows_keep_their_bits(cache: Path, mine: Path) -> None:
-    """S2, S3: ants become wasps, the order of the classes changes; every fifth image goes to test."""
+    """Ants become wasps, the order of the classes changes; every fifth image goes to test."""
     before = open_cache(cache)
     rows = by_content(before)
 
@@ -92,7 +92,7 @@ def test_a_manifest_gives_new_classes_and_splits_and_rows_keep_their_bits(cache:
 
 
 def test_moved_and_renamed_files_keep_their_rows(cache: Path, mine: Path) -> None:
-    """S2: two files swap their names: content decides, not the path."""
+    """Two files swap their names: content decides, not the path."""
     before = open_cache(cache)
     rows = by_content(before)
     (mine / "ant" / "00.png").rename(mine / "swap")
@@ -126,7 +126,7 @@ def test_images_that_the_cache_has_not_are_refused_with_the_cure(cache: Path, mi
 
 
 def test_a_changed_image_is_refused_though_its_path_stays(cache: Path, mine: Path) -> None:
-    """S1: the row is of the old bytes."""
+    """The row is of the old bytes."""
     with (mine / "ant" / "00.png").open("ab") as file:
         file.write(b"more")
     with pytest.raises(CacheError, match="run `pipeline extract`"):

@@ -63,7 +63,7 @@ def test_a_sound_cache_passes_in_one_plain_line(cache: Path, tmp_path: Path, lis
 
 
 def test_every_damaged_block_is_named_and_the_sound_ones_are_not(cache: Path, tmp_path: Path, listener: Any) -> None:
-    """H2: blocks 1 and 3 have a flipped bit."""
+    """Blocks 1 and 3 have a flipped bit."""
     width = open_cache(cache).dim * 2
     flip(cache, "/features", 20 * width)
     flip(cache, "/features", 59 * width)
@@ -120,7 +120,7 @@ def test_rows_of_other_numbers_are_found_though_their_checksums_hold(photos: Pat
 def test_changed_missing_new_renamed_and_relabelled_images_are_listed(
     cache: Path, mine: Path, made: Path, listener: Any
 ) -> None:
-    """S1: by content, under whatever name, size and time."""
+    """By content, under whatever name, size and time."""
     shutil.copy(mine / "ant" / "01.png", mine / "ant" / "00.png")
     (mine / "bee" / "02.png").unlink()
     shutil.copy(mine / "cat" / "03.png", mine / "cat" / "more.png")
@@ -139,7 +139,7 @@ def test_changed_missing_new_renamed_and_relabelled_images_are_listed(
 def test_a_class_or_split_that_the_source_says_otherwise_is_found(
     cache: Path, mine: Path, root: Path, tmp_path: Path, quick: dict[str, Any]
 ) -> None:
-    """S3: a manifest with one label swapped, and one with a row in another split."""
+    """A manifest with one label swapped, and one with a row in another split."""
     held = open_cache(cache)
     lines = [
         f"photos/{name.decode()},{held.classes[y]},{('', 'train', 'val', 'test')[s]}"
