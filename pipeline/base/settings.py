@@ -33,7 +33,7 @@ def argument(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def option(
+def option(  # noqa: PLR0913 (the one place where all that an option can be is named)
     default: Any,
     help: str,
     *,

@@ -77,7 +77,8 @@ def assign_splits(
         moved, small = _carve(listing, digests, pool, wanted, seed)
         for i, split in moved.items():
             splits[i] = split
-    notes = _notes(listing, splits, pool, fractions, seed, unsplit=unsplit, small=small)
+    counts = {s: int((splits[pool] == s).sum()) for s in (TRAIN, VAL, TEST)}
+    notes = _notes(listing, counts, fractions, seed, unsplit=unsplit, small=small)
     return SplitPlan(splits, notes, carved=bool((splits[pool] != TRAIN).any()))
 
 
@@ -151,17 +152,10 @@ def _quotas(n: int, wanted: dict[int, float]) -> dict[int, int]:
 
 
 def _notes(
-    listing: Listing,
-    splits: NDArray[np.uint8],
-    pool: NDArray[np.bool_],
-    fractions: dict[int, float],
-    seed: int,
-    *,
-    unsplit: bool,
-    small: list[int],
+    listing: Listing, counts: dict[int, int], fractions: dict[int, float], seed: int, *, unsplit: bool, small: list[int]
 ) -> tuple[str, ...]:
-    counts = {s: int((splits[pool] == s).sum()) for s in (TRAIN, VAL, TEST)}
-    total = int(pool.sum())
+    """What is said of images that were dealt out; ``counts``: how many are now in each split."""
+    total = sum(counts.values())
     notes = []
     if unsplit:
         shares = ", ".join(f"{fractions[s] * 100:g} % {SPLITS[s]}" for s in _CARVED)
