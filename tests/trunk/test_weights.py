@@ -108,7 +108,6 @@ def test_an_unknown_trunk_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_transform_of_random_weights_is_that_of_the_trunks_best_entry(tmp_path: Path) -> None:
-    """F2"""
     for trunk, resize in (("resnet50", 232), ("resnet18", 256)):
         info = resolve_weights("random:0", trunk, Workspace(tmp_path))
         assert (info.resize, info.crop, info.interpolation) == (resize, 224, "bilinear")
@@ -143,7 +142,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, asked: list[str] | None = None) -> No
 
 
 def test_default_is_recorded_under_its_explicit_name(published: Path, hub: Path, tmp_path: Path) -> None:
-    """F3, F5: the name and the whole SHA-256 of the file."""
+    """The name and the whole SHA-256 of the file."""
     (hub / published.name).write_bytes(published.read_bytes())
     info = resolve_weights("DEFAULT", "resnet18", Workspace(tmp_path / "cache"))
     assert (info.spec, info.name, info.pretrained) == ("DEFAULT", "IMAGENET1K_V1", True)
@@ -201,7 +200,6 @@ def test_without_network_one_line_says_what_was_wanted_where_and_what_else_to_do
 
 
 def test_a_damaged_file_of_torch_hub_is_named(published: Path, hub: Path, tmp_path: Path) -> None:
-    """F5"""
     (hub / published.name).write_bytes(b"cut off")
     with pytest.raises(WeightsError, match="is damaged.*remove it") as error:
         resolve_weights("IMAGENET1K_V1", "resnet18", Workspace(tmp_path / "cache"))
@@ -249,7 +247,6 @@ def test_a_local_state_dict_is_loaded_and_its_own_head_ignored(kind: str, state:
 
 
 def test_a_file_that_changed_since_is_refused(state: State, tmp_path: Path) -> None:
-    """F5"""
     path = tmp_path / "a.pth"
     torch.save(state, path)
     info = resolve_weights(str(path), "resnet18", Workspace(tmp_path))
@@ -261,7 +258,6 @@ def test_a_file_that_changed_since_is_refused(state: State, tmp_path: Path) -> N
 
 
 def test_keys_that_do_not_fit_are_listed_and_counted(state: State, tmp_path: Path) -> None:
-    """P3"""
     del state["conv1.weight"]
     state["layer1.0.conv9.weight"] = torch.zeros(1)
     state["bn1.weight"] = torch.zeros(65)
@@ -303,7 +299,6 @@ class Malicious:
 
 @pytest.mark.parametrize("how", ["torch.save", "pickle"])
 def test_a_malicious_pickle_is_refused_and_not_run(how: str, tmp_path: Path) -> None:
-    """E7"""
     path, trap = tmp_path / "evil.pth", tmp_path / "owned"
     if how == "pickle":
         path.write_bytes(pickle.dumps({"conv1.weight": Malicious(trap)}))
