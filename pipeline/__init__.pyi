@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from os import PathLike
 
 from pipeline.base.watch import Watch
-from pipeline.stages.extract.job import ExtractResult
+from pipeline.stages.extract.results import ExtractResult
 from pipeline.stages.finetune.job import FinetuneResult
 from pipeline.stages.learn.baseline import BaselineReport
 from pipeline.stages.learn.few_shot import FewShotResult

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import CacheError, ConfigError
-from pipeline.base.interrupt import stop_requests
 from pipeline.base.items import GOOD, STATE_NAMES
 from pipeline.base.workspace import Workspace
 from pipeline.store.failures import (
@@ -27,6 +26,7 @@ from pipeline.store.failures import (
     read_failures,
     write_failures,
 )
+from pipeline.store.fill import one_by_one
 from pipeline.store.format import Contents, partial_path
 from pipeline.store.lock import writing_lock
 from pipeline.store.reader import Cache, open_cache, open_partial
@@ -146,11 +146,11 @@ def _copy(
     desk: Workspace,
 ) -> None:
     told = partial_failures_path(writer.cache)
-    with stop_requests() as stop, desk.watch.track("copy", len(rows), unit="rows") as bar:
-        for block in range(len(writer.done)):
+    blocks, stopped = range(len(writer.done)), f"stopped; {cache.path.name} is as it was"
+    with desk.watch.track("copy", len(rows), unit="rows") as bar, one_by_one(writer, blocks, stopped=stopped) as each:
+        for block in each:
             start, end = writer.span(block)
             append_failures(told, (reasons[i] for i in contents.ids[start:end] if i in reasons))
             picked = rows[start:end]
             writer.write_block(block, cache.features[picked], contents.digests[start:end], cache.states[picked])
             bar.advance(end - start)
-            stop.raise_if_asked(f"stopped; {cache.path.name} is as it was")

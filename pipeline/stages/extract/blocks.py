@@ -2,14 +2,14 @@
 
 Decoding runs ahead in threads; the trunk works in the calling thread on batches of one fixed shape that never cross a
 block; a finished block is on the disk before the next one begins. So a block's bytes depend on its own images and
-settings only: not on what was interrupted, on other blocks, or on how many processes share the work (E1, F4).
+settings only: not on what was interrupted, on other blocks, or on how many processes share the work.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.base.interrupt import StopRequest, stop_requests
 from pipeline.base.items import GOOD, ITEM_STATES, STATE_NAMES
 from pipeline.base.machine import cores
 from pipeline.base.ranks import Ranks
@@ -26,67 +25,49 @@ from pipeline.base.workspace import Workspace
 from pipeline.images import Loaded, Loader
 from pipeline.runs.recipe import Recipe
 from pipeline.stages.extract.donors import Origin, find_origin
+from pipeline.stages.extract.results import Shares, Work
 from pipeline.stages.extract.settings import ExtractSettings
-from pipeline.store import Failure, Writer, append_failures, open_partial, partial_failures_path, partial_path
+from pipeline.store import Cache, Failure, Writer, append_failures, open_partial, partial_failures_path, partial_path
+from pipeline.store.fill import blocks_to_do, one_by_one
 from pipeline.trunk.frozen import FrozenTrunk
 
 
 @dataclass
-class Shares:
-    """Busy seconds of each part of the job; ``waiting`` is the trunk's time without images."""
-
-    read: float = 0.0
-    decode: float = 0.0
-    transform: float = 0.0
-    forward: float = 0.0
-    write: float = 0.0
-    waiting: float = 0.0
-
-    def line(self) -> str:
-        """For example ``read 1 %, decode 3 %, transform 2 %, forward 93 %, write 1 %: the trunk is the bottleneck``."""
-        parts = {n: getattr(self, n) for n in ("read", "decode", "transform", "forward", "write")}
-        total = sum(parts.values()) or 1.0
-        text = ", ".join(f"{name} {100 * value / total:.0f} %" for name, value in parts.items())
-        if self.waiting <= max(0.5, 0.1 * (self.forward + self.waiting)):  # a start-up pause is no bottleneck
-            return f"{text}: the trunk is the bottleneck"
-        slow = max(("read", "decode", "transform"), key=lambda n: parts[n])
-        cure = {"read": "a faster disk", "decode": "more --workers", "transform": "more --workers"}[slow]
-        return f"{text}: {slow} is the bottleneck (the trunk waited {self.waiting:.1f} s; {cure} would help)"
-
-
-@dataclass
 class BlockLoop:
-    """One run over the blocks that are still to do; ``trunk`` is None when every row is copied."""
+    """One run over the blocks that are still to do; ``trunk`` is None when every row is copied.
+
+    ``target`` is the unfinished file as it is opened for reading, ``root`` the folder that its ids are relative to.
+    """
 
     writer: Writer
-    paths: Callable[[int], bytes]
-    ids: Sequence[bytes]
-    digests: NDArray[np.uint8]
+    target: Cache
+    root: bytes
     origin: Origin
     loader: Loader
     trunk: FrozenTrunk | None
     failures_file: Path
     tracker: Tracker
-    stop: StopRequest
-    stop_message: str
     shares: Shares = field(default_factory=Shares)
     forwards: int = 0
     failed: int = 0
 
+    def __post_init__(self) -> None:
+        self.ids, self.digests = self.target.ids, self.target.digests
+
     def run(self, blocks: Sequence[int]) -> None:
         """Do ``blocks`` in order; raises Interrupted after the block in work when a stop was asked for."""
         loaded = self.loader.load(self._jobs(blocks))
-        for block in blocks:
-            # A block is on the disk before the next one is begun, so that a kill can lose one block and no more; the
-            # decoding threads go on meanwhile.
-            self._commit(*self._block(block, loaded))
-            self.stop.raise_if_asked(self.stop_message)
+        with one_by_one(self.writer, blocks) as each:
+            for block in each:
+                # A block is on the disk before the next one is begun, so that a kill can lose one block and no more;
+                # the decoding threads go on meanwhile.
+                self._commit(*self._block(block, loaded))
 
     def _jobs(self, blocks: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         for block in blocks:
             start, stop = self.writer.span(block)
             for row in (np.flatnonzero(self.origin.donor[start:stop] < 0) + start).tolist():
-                yield row, self.paths(row)
+                yield row, os.path.join(self.root, self.ids[row])
 
     def _block(
         self, block: int, loaded: Iterator[Loaded]
@@ -173,19 +154,22 @@ class BlockLoop:
         self.shares.write += time.perf_counter() - began
 
 
-@dataclass(frozen=True)
-class Work:
-    """What one process did: images through the trunk, busy seconds, and the batch size in use at the end."""
+def recipe_of_begun(out: Path, desk: Workspace) -> Recipe:
+    """What the unfinished file of ``out`` is made by, for a process that did not plan it.
 
-    forwards: int
-    shares: Shares
-    batch: int | None
+    Raises:
+        WeightsError: the weights are not to be had here, or are other ones.
+    """
+    begun = open_partial(partial_path(out))
+    return Recipe.of(begun.provenance, begun.about["weights"], desk)
 
 
-def do_blocks(out: Path, root: str, settings: ExtractSettings, *, ranks: Ranks, desk: Workspace) -> Work:
+def do_blocks(
+    out: Path, root: str, recipe: Recipe, settings: ExtractSettings, *, ranks: Ranks, desk: Workspace
+) -> Work:
     """Do this process's share of the blocks that the unfinished file of ``out`` still misses.
 
-    Everything but ``root`` (where the images lie now) is read from that file, so every process of a job sees the same.
+    ``root`` is where the images lie now; what the rows are is read from the file, so every process sees the same.
 
     Raises:
         Interrupted: after the block in work, when a signal came.
@@ -193,35 +177,20 @@ def do_blocks(out: Path, root: str, settings: ExtractSettings, *, ranks: Ranks, 
     """
     target = open_partial(partial_path(out))
     origin = find_origin(out, target)
-    folder, ids = os.fsencode(root), target.ids
     with Writer(out) as writer:
-        todo = ranks.mine(np.flatnonzero(~writer.done).tolist())
+        todo = blocks_to_do(writer, ranks)
         if not writer.done.all() and writer.done.any() and ranks.first:
             desk.watch.say(f"resuming: {int(writer.done.sum())} of {len(writer.done)} blocks are done")
         rows = [row for block in todo for row in range(*writer.span(block))]
         # What is counted, and timed, is what goes through the trunk here: not copied rows, not other processes' rows.
         fresh = int((origin.donor[rows] < 0).sum()) if rows else 0
-        recipe = Recipe.of(target.provenance, target.about["weights"], desk)
-        trunk = None
-        if fresh:
-            trunk = FrozenTrunk(recipe.trunk, batch=settings.batch_size, work_dir=desk.engines)
+        trunk = FrozenTrunk(recipe.trunk, batch=settings.batch_size, work_dir=desk.engines) if fresh else None
         workers = settings.workers or cores()
         loader = Loader(recipe.geometry(), workers=workers, ahead=4 * workers + (trunk.engine.batch if trunk else 0))
         follow = desk.watch.track("extract", fresh) if fresh else nullcontext(Tracker())
-        with stop_requests() as stop, loader, follow as tracker:
-            loop = BlockLoop(
-                writer=writer,
-                paths=lambda row: os.path.join(folder, ids[row]),
-                ids=ids,
-                digests=target.digests,
-                origin=origin,
-                loader=loader,
-                trunk=trunk,
-                failures_file=partial_failures_path(out, ranks.rank),
-                tracker=tracker,
-                stop=stop,
-                stop_message=f"stopped; {out.name} is kept as far as it got: the same command goes on from there",
-            )
+        with loader, follow as tracker:
+            failures = partial_failures_path(out, ranks.rank)
+            loop = BlockLoop(writer, target, os.fsencode(root), origin, loader, trunk, failures, tracker)
             loop.run(todo)
     if trunk:
         trunk.assert_untouched()

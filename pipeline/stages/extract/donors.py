@@ -48,11 +48,11 @@ def find_origin(out: Path, target: store.Cache) -> Origin:
 
 def donor_files(out: Path, key: str) -> list[Path]:
     """Files beside ``out`` that may hold rows of it: left-aside unfinished ones, and finished ones of the same key."""
-    stale = [p for p in store.stale_partials(out) if _key_at(p) == key]
-    return [*stale, *(p for p in sorted(out.parent.glob("*.h5")) if p != out and _key_at(p) == key)]
+    stale = [p for p in store.stale_partials(out) if key_at(p) == key]
+    return [*stale, *(p for p in sorted(out.parent.glob("*.h5")) if p != out and key_at(p) == key)]
 
 
-def _key_at(path: Path) -> str | None:
+def key_at(path: Path) -> str | None:
     """Key of the finished or unfinished cache at ``path``; None where there is none that can be read."""
     there = path if path.exists() else store.partial_path(path)
     try:

@@ -1,15 +1,11 @@
-"""The public functions of stage one. Imports no more than their settings: the work is imported when asked for."""
+"""The public functions of stage one. Imports settings and results only: the work is imported when asked for."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pipeline.base.doors import command
 from pipeline.base.workspace import Workspace
+from pipeline.stages.extract.results import ExtractResult
 from pipeline.stages.extract.settings import ExtractSettings
-
-if TYPE_CHECKING:
-    from pipeline.stages.extract.job import ExtractResult
 
 
 @command(ExtractSettings)

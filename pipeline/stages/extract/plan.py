@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,8 @@ from pipeline.base.items import GOOD, TRAIN
 from pipeline.base.machine import cores, resolve_device
 from pipeline.base.workspace import Workspace
 from pipeline.runs.recipe import Recipe
-from pipeline.stages.extract.donors import _key_at, donor_files
+from pipeline.stages.extract import words
+from pipeline.stages.extract.donors import donor_files, key_at
 from pipeline.stages.extract.settings import ExtractSettings
 from pipeline.trunk import identity
 from pipeline.trunk.identity import TrunkSpec, WeightsInfo
@@ -28,149 +31,51 @@ from pipeline.trunk.lookup import find_weights
 BLOCK_ROWS = {"cpu": 128, "cuda": 1024}  # a few seconds of work each: what a kill can lose at most
 
 
+@dataclass(frozen=True)
 class Plan:
-    """One call of stage one: the settings, the images, the trunk, the file.
+    """One call of stage one, thought through (make it with :func:`plan_file`).
 
     Attributes:
         listing: the source's images.
-        recipe: what is asked for; ``key`` the cache key that it gives.
+        recipe: what is asked for.
         out: the file to make.
-        old: the finished file that is there now, if any.
+        old: the finished file that was there when this was planned, if any.
         contents: what the finished file must hold.
         notes: what was decided about splits, for the user.
     """
 
-    def __init__(self, settings: ExtractSettings, desk: Workspace, view: images.View | None = None) -> None:
-        self.settings, self.desk, self.view = settings, desk, view
-        self.listing = images.list_source(settings.source, desk)
-        if self.listing.skipped and view is None:
-            desk.watch.say(images.skip_summary(self.listing.skipped))
-        if not self.listing.classes and view is None:
-            desk.watch.say(
-                f"no class folders: {len(self.listing.ids):,} images without labels; heads cannot learn from them"
-            )
-        self.device = resolve_device(settings.device)
-        self.recipe, self.out = self._identity()
-        self.provenance = self.recipe.provenance()
-        self.key = store.key_of(self.provenance)
-        self.old = self._existing()
-        self.contents = self._contents()
-
-    def _identity(self) -> tuple[Recipe, Path]:
-        s = self.settings
-        info = find_weights(s.weights, s.trunk, self.desk)
-        if s.image_size is not None:
-            info = identity.with_image_size(info, s.image_size)
-        n = len(self.listing.ids)
-        preferred = identity.choose_engine(s.engine, device=self.device, n_images=n, image_size=info.crop)
-        # With --engine auto, a file that another installed engine has already begun or made is gone on with.
-        names = [
-            preferred,
-            *(e for e in identity.available_engines(self.device) if s.engine == "auto" and e != preferred),
-        ]
-        recipes = [
-            Recipe(TrunkSpec(info, s.layer, name, s.precision, self.device), s.dtype, self.view) for name in names
-        ]
-        keyed = [(recipe, store.key_of(recipe.provenance())) for recipe in recipes]
-        found = [(recipe, s.out or self._default_path(info, key), key) for recipe, key in keyed]
-        return next(((recipe, path) for recipe, path, key in found if _key_at(path) == key), found[0][:2])
-
-    def _default_path(self, info: WeightsInfo, key: str) -> Path:
-        """A telling name, with a number when a folder of the same name that still exists elsewhere has taken it."""
-        folder = self.desk.features
-        name = info.path.stem if info.name == "file" and info.path else info.name
-        weights = re.sub(r"[^A-Za-z0-9]+", "", name)[:24]
-        stem = f"{self.listing.name}-{info.trunk}-{weights}-{info.crop}px-{key[:8]}".lower()
-        for number in range(1, 1000):
-            path = folder / (f"{stem}.h5" if number == 1 else f"{stem}-{number}.h5")
-            there = path if path.exists() else store.partial_path(path)
-            if not there.exists():
-                return path
-            home = os.fsencode(store.open_partial(there).about.get("root", ""))
-            if home == os.path.realpath(self.listing.root) or not os.path.exists(home):
-                return path
-        raise CacheError(f"{folder} has 999 caches named {stem}: name one with --out")
-
-    def _existing(self) -> store.Cache | None:
-        if not self.out.exists():
-            return None
-        cache = store.open_cache(self.out)
-        if cache.key != self.key:
-            fields = "; ".join(
-                f"{name}: {theirs!r} there, {mine!r} asked for"
-                for name, theirs, mine in store.difference(cache.provenance, self.provenance)
-            )
-            raise CacheError(
-                f"{self.out} was made with other settings ({fields}): give another --out, or these settings"
-            )
-        return cache
-
-    def _contents(self) -> store.Contents:
-        """What the finished file must hold, rows in order (split, id)."""
-        listing, s = self.listing, self.settings
-        digests = _known_digests(listing, None if s.rehash else self.old)
-        unknown = np.flatnonzero(~digests.any(axis=1))
-        if len(unknown) and (images.needs_carving(listing) or self.old is not None or donor_files(self.out, self.key)):
-            # Content decides the split and what can be reused, so the bytes are read before anything is planned.
-            with self.desk.watch.track("hash", len(unknown)) as tracker:
-                paths = [listing.path(int(i)) for i in unknown]
-                digests[unknown] = images.digest_many(paths, workers=s.workers or cores(), progress=tracker.advance)
-        plan = images.assign_splits(
-            listing, digests, val_fraction=s.val_fraction, test_fraction=s.test_fraction, seed=s.split_seed
-        )
-        self.notes = (*listing.notes, *plan.notes)
-        order = np.lexsort((np.arange(len(listing.ids)), plan.splits))
-        if self.view is not None:  # val and test are never augmented
-            order = order[plan.splits[order] == TRAIN]
-            if not len(order):
-                raise ConfigError("--views needs train images, and the source has none")
-        return store.Contents(
-            ids=[listing.ids[i] for i in order.tolist()],
-            digests=digests[order],
-            sizes=listing.sizes[order],
-            mtimes_ns=listing.mtimes_ns[order],
-            labels=listing.labels[order],
-            splits=plan.splits[order],
-            classes=listing.classes,
-            dim=identity.feature_dim(s.trunk, s.layer),
-            dtype=s.dtype,
-            block_rows=s.block_rows or BLOCK_ROWS[self.device],
-            provenance=self.provenance,
-            about={
-                "source": listing.source,
-                "root": self.images_root,
-                "notes": list(self.notes),
-                "weights": _lasting_spec(s.weights),
-                "pretrained": self.recipe.trunk.info.pretrained,
-            },
-        )
+    settings: ExtractSettings
+    desk: Workspace
+    listing: images.Listing
+    recipe: Recipe
+    out: Path
+    old: store.Cache | None
+    contents: store.Contents
+    notes: tuple[str, ...]
 
     @property
-    def images_root(self) -> str:
+    def root(self) -> str:
         """The folder that ids are relative to, as the system's own text form of its bytes."""
-        return os.fsdecode(os.path.realpath(self.listing.root))
+        return str(self.contents.about["root"])
 
-    def unchanged(self) -> bool:
-        """Whether the file that is there holds exactly what is asked for; answered without reading any image."""
-        if self.old is None or self.settings.rehash or not self._holds_all(self.old):
-            return False
+    def unchanged(self) -> store.Cache | None:
+        """The file that is there, if it holds exactly what is asked for; answered without reading any image."""
+        if self.old is None or self.settings.rehash or not _holds_all(self.old, self.contents):
+            return None
         sizes, times = self.old.stats
-        return bool((sizes == self.contents.sizes).all() and (times == self.contents.mtimes_ns).all())
+        same = (sizes == self.contents.sizes).all() and (times == self.contents.mtimes_ns).all()
+        return self.old if same else None
 
-    def refresh(self) -> bool:
-        """Under the lock: whether nothing but sizes and times had to be renewed."""
-        self.old = self._existing()  # another job may have published it while we planned
-        if self.old is None or not self._holds_all(self.old):
-            return False
+    def refreshed(self) -> store.Cache | None:
+        """Under the lock: the file that is there, if nothing but sizes and times had to be renewed in it."""
+        there = _existing(self.out, self.recipe)  # another job may have published it while we planned
+        if there is None or not _holds_all(there, self.contents):
+            return None
         store.update_stats(self.out, self.contents.sizes, self.contents.mtimes_ns)
-        return True
+        return there
 
-    def _holds_all(self, cache: store.Cache) -> bool:
-        """The same items with the same bytes, labels and splits; an item whose bytes nobody knows is not the same."""
-        return _same(cache, self.contents) and bool((cache.digests == self.contents.digests).all())
-
-    def begin(self) -> bool:
-        """Under the lock: have an unfinished file of this plan; returns whether one is resumed.
+    def begin(self) -> None:
+        """Under the lock: have an unfinished file of this plan, a new one or the one to go on with.
 
         Raises:
             CacheError: an unfinished file of other settings is in the way, or nothing can be written.
@@ -178,20 +83,151 @@ class Plan:
         partial = store.partial_path(self.out)
         if partial.exists():
             begun = store.open_partial(partial)
-            if begun.key != self.key:
+            if begun.key != store.key_of(self.contents.provenance):
                 raise CacheError(
                     f"{partial} was begun with other settings: finish it with those, remove it, or give another --out"
                 )
             # A file that could not even be read is tried again: nothing tells whether it has been mended since.
             unread = (begun.states > GOOD) & ~begun.digests.any(axis=1)
             if _same(begun, self.contents) and begun.block_rows == self.contents.block_rows and not unread.any():
-                return True
+                return
             self.desk.watch.say("the source has changed since the interruption: finished rows are reused")
             store.retire_partial(self.out)
-        for note in self.notes if self.view is None else ():
+        for note in self.notes if self.recipe.view is None else ():
             self.desk.watch.say(note)
         store.create_partial(self.out, self.contents)
-        return False
+
+
+def plan_file(settings: ExtractSettings, desk: Workspace, view: images.View | None) -> Plan:
+    """List the source, find the trunk's weights and what is there already, and say what the file must hold.
+
+    Raises:
+        ConfigError, DataError, WeightsError, CacheError: whatever can be known before the first image is decoded.
+    """
+    listing = images.list_source(settings.source, desk)
+    if listing.skipped and view is None:
+        desk.watch.say(images.skip_summary(listing.skipped))
+    if not listing.classes and view is None:
+        desk.watch.say(words.no_labels(len(listing.ids)))
+    recipe, out = _recipe_and_file(settings, desk, listing, view)
+    old = _existing(out, recipe)
+    digests = _digests(settings, desk, listing, recipe, out, old)
+    splits = images.assign_splits(
+        listing,
+        digests,
+        val_fraction=settings.val_fraction,
+        test_fraction=settings.test_fraction,
+        seed=settings.split_seed,
+    )
+    notes = (*listing.notes, *splits.notes)
+    contents = _contents(settings, listing, recipe, digests, splits.splits, notes)
+    return Plan(settings, desk, listing, recipe, out, old, contents, notes)
+
+
+def _recipe_and_file(
+    s: ExtractSettings, desk: Workspace, listing: images.Listing, view: images.View | None
+) -> tuple[Recipe, Path]:
+    device, info = resolve_device(s.device), find_weights(s.weights, s.trunk, desk)
+    if s.image_size is not None:
+        info = identity.with_image_size(info, s.image_size)
+    preferred = identity.choose_engine(s.engine, device=device, n_images=len(listing.ids), image_size=info.crop)
+    # With --engine auto, a file that another installed engine has already begun or made is gone on with.
+    others = [e for e in identity.available_engines(device) if s.engine == "auto" and e != preferred]
+    found = []
+    for engine in (preferred, *others):
+        recipe = Recipe(TrunkSpec(info, s.layer, engine, s.precision, device), s.dtype, view)
+        key = store.key_of(recipe.provenance())
+        path = s.out or _default_path(desk, listing, info, key)
+        if key_at(path) == key:
+            return recipe, path
+        found.append((recipe, path))
+    return found[0]
+
+
+def _default_path(desk: Workspace, listing: images.Listing, info: WeightsInfo, key: str) -> Path:
+    """A telling name, with a number when a folder of the same name that still exists elsewhere has taken it."""
+    name = info.path.stem if info.name == "file" and info.path else info.name
+    weights = re.sub(r"[^A-Za-z0-9]+", "", name)[:24]
+    stem = f"{listing.name}-{info.trunk}-{weights}-{info.crop}px-{key[:8]}".lower()
+    for number in range(1, 1000):
+        path = desk.features / (f"{stem}.h5" if number == 1 else f"{stem}-{number}.h5")
+        there = path if path.exists() else store.partial_path(path)
+        if not there.exists():
+            return path
+        home = os.fsencode(store.open_partial(there).about.get("root", ""))
+        if home == os.path.realpath(listing.root) or not os.path.exists(home):
+            return path
+    raise CacheError(f"{desk.features} has 999 caches named {stem}: name one with --out")
+
+
+def _existing(out: Path, recipe: Recipe) -> store.Cache | None:
+    """The finished file at ``out``, if there is one; CacheError if it is of another recipe."""
+    if not out.exists():
+        return None
+    cache, asked = store.open_cache(out), recipe.provenance()
+    if cache.key != store.key_of(asked):
+        fields = "; ".join(
+            f"{name}: {theirs!r} there, {mine!r} asked for"
+            for name, theirs, mine in store.difference(cache.provenance, asked)
+        )
+        raise CacheError(f"{out} was made with other settings ({fields}): give another --out, or these settings")
+    return cache
+
+
+def _digests(
+    s: ExtractSettings, desk: Workspace, listing: images.Listing, recipe: Recipe, out: Path, old: store.Cache | None
+) -> NDArray[np.uint8]:
+    """(N, 32) digests of the images' bytes; zeros where nothing depends on them before they are decoded."""
+    digests = _known_digests(listing, None if s.rehash else old)
+    unknown = np.flatnonzero(~digests.any(axis=1))
+    key = store.key_of(recipe.provenance())
+    if len(unknown) and (images.needs_carving(listing) or old is not None or donor_files(out, key)):
+        # Content decides the split and what can be reused, so the bytes are read before anything is planned.
+        with desk.watch.track("hash", len(unknown)) as tracker:
+            paths = [listing.path(int(i)) for i in unknown]
+            digests[unknown] = images.digest_many(paths, workers=s.workers or cores(), progress=tracker.advance)
+    return digests
+
+
+def _contents(
+    s: ExtractSettings,
+    listing: images.Listing,
+    recipe: Recipe,
+    digests: NDArray[np.uint8],
+    splits: NDArray[np.uint8],
+    notes: Sequence[str],
+) -> store.Contents:
+    """What the finished file must hold, rows in order (split, id)."""
+    order = np.lexsort((np.arange(len(listing.ids)), splits))
+    if recipe.view is not None:  # val and test are never augmented
+        order = order[splits[order] == TRAIN]
+        if not len(order):
+            raise ConfigError("--views needs train images, and the source has none")
+    return store.Contents(
+        ids=[listing.ids[i] for i in order.tolist()],
+        digests=digests[order],
+        sizes=listing.sizes[order],
+        mtimes_ns=listing.mtimes_ns[order],
+        labels=listing.labels[order],
+        splits=splits[order],
+        classes=listing.classes,
+        dim=identity.feature_dim(s.trunk, s.layer),
+        dtype=s.dtype,
+        block_rows=s.block_rows or BLOCK_ROWS[recipe.trunk.device],
+        provenance=recipe.provenance(),
+        about={
+            "source": listing.source,
+            "root": os.fsdecode(os.path.realpath(listing.root)),
+            "notes": list(notes),
+            "weights": _lasting_spec(s.weights),
+            "pretrained": recipe.trunk.info.pretrained,
+        },
+    )
+
+
+def _holds_all(cache: store.Cache, contents: store.Contents) -> bool:
+    """The same items with the same bytes, labels and splits; an item whose bytes nobody knows is not the same."""
+    return _same(cache, contents) and bool((cache.digests == contents.digests).all())
 
 
 def _lasting_spec(weights: str) -> str:

@@ -22,7 +22,6 @@ from torch import nn
 from pipeline import store
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.files import writing
-from pipeline.base.interrupt import stop_requests
 from pipeline.base.items import GOOD
 from pipeline.base.ranks import Ranks
 from pipeline.base.words import count, shape, size
@@ -31,6 +30,7 @@ from pipeline.runs.network import normalised
 from pipeline.runs.pixels import pixels_of
 from pipeline.runs.recipe import Recipe
 from pipeline.store import Cache, key_of, partial_path
+from pipeline.store.fill import blocks_to_do, one_by_one
 from pipeline.trunk import identity
 from pipeline.trunk.surgery import STAGES
 
@@ -162,12 +162,14 @@ class PrefixMaps:
 
     def _fill(self, ranks: Ranks, root: Path, device: str, workers: int, desk: Workspace) -> None:
         """Compute this process's share of the blocks that are missing."""
-        with store.Writer(self.path) as writer, stop_requests() as stop:
-            todo = ranks.mine(np.flatnonzero(~writer.done).tolist())
+        with store.Writer(self.path) as writer:
+            todo = blocks_to_do(writer, ranks)
             spans = [writer.span(block) for block in todo]
             images = self._batches(spans, root, device, workers)
-            with desk.watch.track("maps before layer4", sum(b - a for a, b in spans)) as tracker:
-                for block, (first, last) in zip(todo, spans, strict=True):
+            follow = desk.watch.track("maps before layer4", sum(b - a for a, b in spans))
+            with follow as tracker, one_by_one(writer, todo) as each:
+                for block in each:
+                    first, last = writer.span(block)
                     found = np.empty((last - first, self.dim), np.float32)
                     at = 0
                     while at < last - first:
@@ -177,7 +179,6 @@ class PrefixMaps:
                         tracker.advance(len(part))
                     good = np.full(last - first, GOOD, np.uint8)
                     writer.write_block(block, found, self.digests[first:last], good)
-                    stop.raise_if_asked(f"stopped; {self.path.name} is kept as far as it got: run again to go on")
         ranks.total(0)  # every block is on the disk
 
     def _batches(

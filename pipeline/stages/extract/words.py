@@ -1,0 +1,51 @@
+"""What stage one says. Pure functions of what was found and done, to lines."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.base.words import seconds
+from pipeline.stages.extract.results import ExtractResult, Shares
+
+
+def no_labels(images: int) -> str:
+    """Said before anything is done, where a source has no class folders."""
+    return f"no class folders: {images:,} images without labels; heads cannot learn from them"
+
+
+def going_on(dead: str) -> str:
+    """Said where an earlier job died; ``dead`` names it."""
+    return f"an earlier job ({dead}) ended without finishing: going on from what it left"
+
+
+def nothing_to_do(result: ExtractResult, failures: Path) -> str:
+    """Said where the file that is there holds all that was asked for; ``failures`` lists those that gave no row."""
+    listed = f" ({result.failed} failed: {failures})" if result.failed else ""
+    return f"nothing to do: {result.cache} holds these {result.rows:,} images with these settings{listed}"
+
+
+def done(result: ExtractResult, failures: Path) -> str:
+    """Said of a new file."""
+    failed = f", {result.failed} failed ({failures})" if result.failed else ""
+    rows = f"{result.rows:,} rows: {result.new:,} new, {result.reused:,} reused{failed}"
+    return f"{rows}, in {seconds(result.seconds)} -> {result.cache}"
+
+
+def outdated(cache: Path, runs: Sequence[str]) -> str:
+    """A warning where runs learned from what the file held before."""
+    return f"learned from what {cache.name} held before, and must be trained again: {', '.join(runs)}"
+
+
+def bottleneck(shares: Shares) -> str:
+    """For example ``read 1 %, decode 3 %, transform 2 %, forward 93 %, write 1 %: the trunk is the bottleneck``."""
+    parts = dataclasses.asdict(shares)
+    waiting = parts.pop("waiting")
+    total = sum(parts.values()) or 1.0
+    text = ", ".join(f"{name} {100 * value / total:.0f} %" for name, value in parts.items())
+    if waiting <= max(0.5, 0.1 * (shares.forward + waiting)):  # a start-up pause is no bottleneck
+        return f"{text}: the trunk is the bottleneck"
+    slow = max(("read", "decode", "transform"), key=lambda n: parts[n])
+    cure = {"read": "a faster disk", "decode": "more --workers", "transform": "more --workers"}[slow]
+    return f"{text}: {slow} is the bottleneck (the trunk waited {waiting:.1f} s; {cure} would help)"
