@@ -1,4 +1,4 @@
-"""Stopping a long job at a safe point when the user or the system asks for it (E1)."""
+"""Stopping a long job at a safe point when the user or the system asks for it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Augmented views of an image: a random part of it, perhaps mirrored, the same for the same image and seed every time.
 
-Views are what makes augmentation and caching go together (F6): their features are computed once, like any others.
+Views are what makes augmentation and caching go together: their features are computed once, like any others.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Is this file a feature cache that may be read? Asked before anything is allocated.
 
-Every way in which an HDF5 file can lead a reader astray is refused by name (H2, H4, H10): links out of the file,
+Every way in which an HDF5 file can lead a reader astray is refused by name: links out of the file,
 external storage, virtual datasets, filters, other types, shapes larger than the file, an unfinished or cut file.
 """
 

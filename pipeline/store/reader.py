@@ -2,7 +2,7 @@
 
 Knows arrays and ids; nothing of images or networks. Features come through one read-only memory map: nothing is copied,
 any number of processes read at once, and nothing is locked.  h5py is used for the structure only and never kept open,
-so that a :class:`Cache` pickles and survives fork, spawn and forkserver (H5).
+so that a :class:`Cache` pickles and survives fork, spawn and forkserver.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Cache:
         return Features(self, self.rows(split))
 
     def verify(self, rows: NDArray[np.int64] | None = None, *, progress: Callable[[int], None] | None = None) -> None:
-        """Check the checksums of the blocks that hold ``rows`` (all by default), and what the rows may never be (H3).
+        """Check the checksums of the blocks that hold ``rows`` (all by default), and what the rows may never be.
 
         Raises:
             CacheError: the first block that is damaged, or row that is all zero, not finite, or denies its state.
@@ -240,7 +240,7 @@ class Features:
         return list(zip(picked, self.y[places].tolist(), strict=True))
 
     def batches(self, size: int) -> Iterator[tuple[Matrix, NDArray[np.int64]]]:
-        """Batches ``(X (<=size, D), y)`` in row order, read one by one: pages of a map would stay in memory (E6)."""
+        """Batches ``(X (<=size, D), y)`` in row order, read one by one: pages of a map would stay in memory."""
         structure = self.cache._structure
         with structure.path.open("rb") as file:
             for start in range(0, len(self), size):

@@ -26,7 +26,7 @@ class Rows:
 
 
 def load_rows(cache: Cache, split: str) -> Rows:
-    """The labelled good rows of a split, their checksums verified: no damaged or empty row reaches a head (H3).
+    """The labelled good rows of a split, their checksums verified: no damaged or empty row reaches a head.
 
     Raises:
         CacheError: a block is damaged.

@@ -2,7 +2,7 @@
 
 The file is created, closed and renamed to ``NAME.h5.partial`` before the first row exists. From then on no HDF5
 metadata changes: rows, digests and states go in with positioned writes at the datasets' offsets, a block's checksum and
-flag only after its rows are on the disk. A kill can therefore lose the block in work and nothing else (H1), and several
+flag only after its rows are on the disk. A kill can therefore lose the block in work and nothing else, and several
 processes can write disjoint blocks of one file.
 """
 
@@ -183,7 +183,7 @@ class Writer:
         """Write one block: ``features`` (m, D), ``digests`` (m, 32), ``states`` (m,); failed rows are zeroed.
 
         Raises:
-            CacheError: a good row is not finite in the cache's dtype (H9) or is all zero (H3), or the disk is full.
+            CacheError: a good row is not finite in the cache's dtype or is all zero, or the disk is full.
         """
         start, stop = self.span(block)
         good = states == GOOD
@@ -218,7 +218,7 @@ class Writer:
         return np.frombuffer(self._read("/items/digest"), "u1").reshape(-1, 32).copy()
 
     def publish(self) -> None:
-        """Give the finished file its name, in one step (H2).
+        """Give the finished file its name, in one step.
 
         Raises:
             CacheError: a block is not done, or an item is still pending.

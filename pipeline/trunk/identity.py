@@ -50,7 +50,7 @@ _ENGINE_PACKAGES = {"torch": ("torch",), "onnxruntime": ("onnx", "onnxscript", "
 class WeightsInfo:
     """Which weights, and the transform that goes with them.
 
-    ``name`` is explicit: a name of torchvision's enum (never DEFAULT, F3), ``file``, or ``random:SEED``. ``sha256`` is
+    ``name`` is explicit: a name of torchvision's enum (never DEFAULT), ``file``, or ``random:SEED``. ``sha256`` is
     the file's; for random weights it is the model's fingerprint (``pipeline.trunk.surgery``). ``resize`` and ``crop``
     are in pixels; ``mean`` and ``std`` are those of RGB in [0, 1].
     """

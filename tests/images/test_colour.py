@@ -1,4 +1,4 @@
-"""Every colour mode comes out as the RGB that a viewer would show (I3)."""
+"""Every colour mode comes out as the RGB that a viewer would show."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ LEVELS_16 = np.array([[0, 1, 128, 129, 256, 257, 32767, 32768, 65407, 65535]], n
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_16_bit_grey_is_scaled_and_not_clipped(order):
-    """I3: Pillow's own conversion clips everything above 255 to white."""
+    """Pillow's own conversion clips everything above 255 to white."""
     expected = grey_of(np.rint(LEVELS_16.astype(np.float64) * 255 / 65535))
     assert np.array_equal(pixels(raw_tiff(LEVELS_16, sample_format=1, order=order)), expected)
 

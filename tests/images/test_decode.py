@@ -43,13 +43,12 @@ def test_a_failure_is_no_pipeline_error_because_the_job_goes_on():
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("share", [0.5, 0.9])
 def test_a_file_cut_short_is_truncated(noise, encode, kind, share):
-    """I1."""
     blob = encode(Image.fromarray(noise(64, 64)), kind)
     assert failure(blob[: int(len(blob) * share)]).kind == "truncated"
 
 
 def test_a_progressive_jpeg_cut_short_is_truncated(noise, encode):
-    """I1: it would decode to a blurred image, which must not pass for the whole one."""
+    """It would decode to a blurred image, which must not pass for the whole one."""
     blob = encode(Image.fromarray(noise(64, 64)), "JPEG", progressive=True)
     assert failure(blob[: len(blob) // 2]).kind == "truncated"
 
@@ -66,7 +65,6 @@ def test_a_progressive_jpeg_cut_short_is_truncated(noise, encode):
     ],
 )
 def test_what_is_no_image_is_unreadable_and_the_reason_says_what_it_is(blob, words):
-    """I1."""
     bad = failure(blob)
     assert bad.kind in ("unreadable", "truncated")
     assert words in bad.reason
@@ -78,7 +76,7 @@ def test_empty_and_text_files_are_unreadable_and_not_truncated():
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_damaged_files_fail_cleanly_or_decode(noise, encode, kind):
-    """I1: whatever a decoder raises on bad bytes comes out as an ImageFailure."""
+    """Whatever a decoder raises on bad bytes comes out as an ImageFailure."""
     good = encode(Image.fromarray(noise(24, 24)), kind)
     rng = np.random.default_rng(0)
     for _ in range(120):
@@ -94,7 +92,7 @@ def test_damaged_files_fail_cleanly_or_decode(noise, encode, kind):
 
 
 def test_the_pixel_limit_is_checked_before_pixels_are_decoded():
-    """I4: at the limit the (tiny) data are read and found short; above it they are not touched."""
+    """At the limit the (tiny) data are read and found short; above it they are not touched."""
     width, height = MAX_PIXELS // 5, 5
     assert failure(png_header(width, height)).kind == "truncated"
     above = failure(png_header(width + 1, height))
@@ -104,7 +102,7 @@ def test_the_pixel_limit_is_checked_before_pixels_are_decoded():
 
 @pytest.mark.parametrize("size", [(10_000, 9_000), (20_000, 20_000)])
 def test_large_images_are_too_large_without_a_warning_of_pillow(size):
-    """I4: Pillow warns above its limit and raises above twice that; warnings are errors in these tests."""
+    """Pillow warns above its limit and raises above twice that; warnings are errors in these tests."""
     assert failure(png_header(*size)).kind == "too_large"
     gif = b"GIF89a" + struct.pack("<HH", 60_000, 60_000) + bytes(20)
     assert failure(gif).kind == "too_large"
@@ -160,6 +158,5 @@ def test_reading_says_vanished_or_why_it_cannot(tmp_path):
 
 
 def test_the_policy_is_plain_json_for_the_caches_key():
-    """S1."""
     assert json.loads(json.dumps(DECODE_POLICY)) == DECODE_POLICY
     assert DECODE_POLICY["max_pixels"] == MAX_PIXELS

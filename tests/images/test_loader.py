@@ -42,7 +42,6 @@ def test_results_come_in_the_order_of_the_jobs_and_equal_single_steps(images, wo
 
 
 def test_failures_come_in_their_place_with_kind_reason_and_digest(images, tmp_path):
-    """I1."""
     (tmp_path / "text.jpg").write_text("no image")
     jobs = [images[0], bytes(tmp_path / "gone.png"), bytes(tmp_path / "text.jpg"), images[1]]
     with Loader(GEOMETRY, workers=2, ahead=4) as loader:
@@ -55,7 +54,7 @@ def test_failures_come_in_their_place_with_kind_reason_and_digest(images, tmp_pa
 
 
 def test_a_failure_does_not_hold_on_to_the_images_bytes(tmp_path):
-    """E6: thousands of bad images must not fill the memory."""
+    """Thousands of bad images must not fill the memory."""
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(1000))
     with Loader(GEOMETRY, workers=1, ahead=1) as loader:
         (result,) = loader.load([(0, bytes(tmp_path / "bad.png"))])
@@ -64,7 +63,7 @@ def test_a_failure_does_not_hold_on_to_the_images_bytes(tmp_path):
 
 
 def test_an_endless_stream_is_read_only_as_far_as_the_look_ahead(images):
-    """E6, and training streams that never end."""
+    """For training streams that never end."""
     taken = itertools.count()
     most = 0
 
@@ -117,7 +116,7 @@ def test_an_error_of_the_jobs_or_of_the_program_is_not_taken_for_a_bad_image(ima
 
 
 def test_results_are_let_go_once_they_are_handed_over(images):
-    """E6: memory flat in the number of images."""
+    """Memory flat in the number of images."""
     with Loader(GEOMETRY, workers=2, ahead=3) as loader:
         for _ in loader.load((i, images[i % 12]) for i in range(200)):
             pass

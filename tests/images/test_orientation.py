@@ -36,7 +36,6 @@ def exif_of(orientation: int) -> Image.Exif:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 def test_every_orientation_gives_the_upright_image(noise, encode, kind, orientation):
-    """I2."""
     upright = noise(5, 9)
     options = {"lossless": True} if kind == "WEBP" else {}
     blob = encode(Image.fromarray(stored(upright, orientation)), kind, exif=exif_of(orientation), **options)
@@ -45,7 +44,7 @@ def test_every_orientation_gives_the_upright_image(noise, encode, kind, orientat
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation_of_a_jpeg_gives_the_same_image(encode, orientation):
-    """I2: blocks of one colour survive JPEG exactly enough to tell the corners apart."""
+    """Blocks of one colour survive JPEG exactly enough to tell the corners apart."""
     corners = np.array(
         [[[0, 0, 0], [255, 0, 0]], [[0, 255, 0], [0, 0, 255]], [[255, 255, 255], [128, 128, 128]]], np.uint8
     )
@@ -79,7 +78,6 @@ def test_both_byte_orders_of_exif_are_read(noise, encode, order):
     ],
 )
 def test_broken_exif_does_not_harm_the_image(noise, encode, exif):
-    """I1, I2."""
     pixels = noise(8, 8)
     for kind in ("PNG", "JPEG"):
         image = decode(encode(Image.fromarray(pixels), kind, exif=exif))

@@ -1,4 +1,4 @@
-"""Resizing and cropping equal torchvision's, bit for bit (F2)."""
+"""Resizing and cropping equal torchvision's, bit for bit."""
 
 from __future__ import annotations
 
@@ -63,6 +63,6 @@ def test_illegal_geometry_is_refused(arguments, words):
 
 
 def test_a_hair_that_would_fill_memory_when_resized_is_too_large() -> None:
-    """I4: few pixels in the file, many once its short side is 232."""
+    """Few pixels in the file, many once its short side is 232."""
     with pytest.raises(ImageFailure, match=r"too_large: 3 x 2000000 pixels become"):
         to_pixels(Image.new("RGB", (3, 2_000_000)), Geometry(232, 224))

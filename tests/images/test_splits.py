@@ -33,7 +33,7 @@ def random_source(listing_of, rng, *, sharing: bool):
 
 @pytest.mark.parametrize("sharing", [False, True])
 def test_copies_of_an_image_never_fall_on_two_sides(listing_of, sharing):
-    """S5: leakage."""
+    """Leakage."""
     rng = np.random.default_rng(1)
     for seed in range(60):
         listing, words = random_source(listing_of, rng, sharing=sharing)
@@ -44,7 +44,6 @@ def test_copies_of_an_image_never_fall_on_two_sides(listing_of, sharing):
 
 @pytest.mark.parametrize("sharing", [False, True])
 def test_every_class_of_three_distinct_images_or_more_is_in_every_split_and_smaller_ones_in_train(listing_of, sharing):
-    """L6, S5."""
     rng = np.random.default_rng(2)
     for seed in range(60):
         listing, words = random_source(listing_of, rng, sharing=sharing)
@@ -80,7 +79,7 @@ def test_the_draw_is_the_order_of_sha256_of_seed_and_digest(listing_of):
 
 
 def test_the_draw_does_not_depend_on_names_or_order(listing_of):
-    """S2, S4: a renamed or reordered source keeps its splits."""
+    """A renamed or reordered source keeps its splits."""
     rng = np.random.default_rng(3)
     listing, words = random_source(listing_of, rng, sharing=True)
     once = dict(zip(words, plan_of(listing, words).splits.tolist(), strict=True))
@@ -118,7 +117,7 @@ def test_a_source_with_all_splits_is_left_as_it_is_and_needs_no_digests(listing_
 
 
 def test_train_images_whose_copy_is_in_an_explicit_split_stay_in_train(listing_of):
-    """S5: moving them would hide the leak that the audit must report."""
+    """Moving them would hide the leak that the audit must report."""
     listing = listing_of([(c, s) for c in "ab" for s in [TRAIN] * 12 + [VAL] * 10])
     words = [f"{c}{i}" for c in "ab" for i in [*range(12), *range(10)]]  # val repeats train's first ten
     splits = plan_of(listing, words, test=0.4).splits

@@ -1,4 +1,4 @@
-"""Hostile and damaged files are refused by name, before anything is allocated (H2, H4, H10)."""
+"""Hostile and damaged files are refused by name, before anything is allocated."""
 
 from __future__ import annotations
 

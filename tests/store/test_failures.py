@@ -8,7 +8,6 @@ from pipeline.store import Failure, append_failures, failures_path, read_failure
 
 
 def test_names_of_any_bytes_round_trip_and_the_last_line_wins(tmp_path: Path) -> None:
-    """I6"""
     path = tmp_path / "f.jsonl"
     odd = b"a\n\xff/\xf0\x9f\x90\x9d.png"
     append_failures(path, [Failure(odd, "truncated", "ends early", b"\1" * 32)])

@@ -1,4 +1,4 @@
-"""Bytes flipped and cut at random: right rows or a CacheError, never a crash or a wrong row (H10)."""
+"""Bytes flipped and cut at random: right rows or a CacheError, never a crash or a wrong row."""
 
 from __future__ import annotations
 

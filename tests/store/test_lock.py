@@ -1,4 +1,4 @@
-"""One writing job at a time; a dead one does not block (H7)."""
+"""One writing job at a time; a dead one does not block."""
 
 from __future__ import annotations
 

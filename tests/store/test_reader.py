@@ -18,7 +18,7 @@ Make = Callable[..., Path]
 
 
 def test_a_split_is_a_view_of_the_file(make_cache: Make, X: np.ndarray) -> None:
-    """H6: rows come from a memory map; nothing is copied and nothing can be written."""
+    """Rows come from a memory map; nothing is copied and nothing can be written."""
     cache = open_cache(make_cache())
     train = cache.split("train")
     assert np.shares_memory(train.X, cache.features)
@@ -29,7 +29,6 @@ def test_a_split_is_a_view_of_the_file(make_cache: Make, X: np.ndarray) -> None:
 
 
 def test_failed_rows_are_never_served(make_cache: Make, X: np.ndarray) -> None:
-    """H3"""
     states = np.ones(50, np.uint8)
     states[[0, 5, 20]] = 3
     cache = open_cache(make_cache(states=states))
@@ -56,7 +55,6 @@ def _checksum(cache: Cache, queue: multiprocessing.Queue) -> None:  # type: igno
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_every_kind_of_child_process_reads_the_same_bytes(make_cache: Make, method: str) -> None:
-    """H5"""
     cache = open_cache(make_cache())
     expected = zlib.crc32(np.ascontiguousarray(cache.split("test").X).tobytes())
     context = multiprocessing.get_context(method)
@@ -143,7 +141,7 @@ def _first(batch: list[tuple[np.ndarray, int]]) -> tuple[np.ndarray, list[int]]:
 def test_torch_loads_the_same_bytes_with_any_kind_and_number_of_workers(
     make_cache: Make, X: np.ndarray, method: str, workers: int
 ) -> None:
-    """H5: a map-style dataset for DataLoader; the map has been touched before the workers start."""
+    """A map-style dataset for DataLoader; the map has been touched before the workers start."""
     from torch.utils.data import DataLoader
 
     train = open_cache(make_cache()).split("train")

@@ -32,7 +32,7 @@ def test_what_was_written_is_read_back(tmp_path: Path, made: Contents, X: np.nda
 def test_blocks_in_any_order_and_over_two_writers_give_the_same_bytes(
     tmp_path: Path, made: Contents, X: np.ndarray, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """E1, H1: an interrupted and resumed file is the uninterrupted one, bit for bit."""
+    """An interrupted and resumed file is the uninterrupted one, bit for bit."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
     write(tmp_path / "a.h5", made, X)
     create_partial(tmp_path / "b.h5", made)
@@ -47,7 +47,7 @@ def test_blocks_in_any_order_and_over_two_writers_give_the_same_bytes(
 
 
 def test_an_unfinished_file_is_neither_a_cache_nor_published(tmp_path: Path, made: Contents, X: np.ndarray) -> None:
-    """H2: existing is not complete."""
+    """Existing is not complete."""
     create_partial(tmp_path / "a.h5", made)
     with Writer(tmp_path / "a.h5") as writer:
         writer.write_block(0, *block_of(writer, 0, X, made))
@@ -81,7 +81,7 @@ def test_a_flag_without_its_rows_does_not_count(tmp_path: Path, made: Contents, 
 def test_rows_that_would_lie_are_refused(
     tmp_path: Path, X: np.ndarray, value: float, dtype: str, words: str, make_contents: Callable[..., Contents]
 ) -> None:
-    """H3, H9: overflow is an error and never inf; an all-zero or non-finite row is no feature."""
+    """Overflow is an error and never inf; an all-zero or non-finite row is no feature."""
     made = make_contents(dtype=dtype)
     create_partial(tmp_path / "a.h5", made)
     with Writer(tmp_path / "a.h5") as writer:

@@ -42,7 +42,7 @@ def test_a_head_run_holds_everything_needed_to_do_it_again(workshop: SimpleNames
 
 
 def test_the_saved_head_gives_the_val_figure_of_its_run(workshop: SimpleNamespace) -> None:
-    """P5: standardisation is folded in, so plain torch on raw cached rows gives the same accuracy."""
+    """Standardisation is folded in, so plain torch on raw cached rows gives the same accuracy."""
     val = open_cache(workshop.cache.cache).split("val")
     layer = torch.nn.Linear(512, 3)
     layer.load_state_dict(safetensors.torch.load_file(workshop.head.run / "head.safetensors"))
@@ -68,7 +68,7 @@ def test_search_takes_the_best_on_val_and_says_all(workshop: SimpleNamespace, tm
 
 
 def test_selection_never_sees_a_test_row(workshop: SimpleNamespace, tmp_path: Path) -> None:
-    """S6: with every test row and label poisoned, train and search give the same bits."""
+    """With every test row and label poisoned, train and search give the same bits."""
     poisoned = tmp_path / "poisoned.h5"
     shutil.copy(workshop.cache.cache, poisoned)
     cache = open_cache(poisoned)
@@ -140,7 +140,7 @@ def test_a_run_that_fails_leaves_no_folder(workshop: SimpleNamespace, tmp_path: 
 def test_wrong_settings_of_a_head_name_the_legal_ones(
     workshop: SimpleNamespace, tmp_path: Path, options: Quick, words: str
 ) -> None:
-    """F6: image augmentation in stage two is not a setting."""
+    """Image augmentation in stage two is not a setting."""
     with pytest.raises(ConfigError, match=words):
         train(workshop.cache.cache, workspace=tmp_path, **options)
 
@@ -161,7 +161,6 @@ def test_baselines_have_the_figures_that_are_asked_for(workshop: SimpleNamespace
 
 
 def test_the_test_split_is_scored_once_and_as_scikit_learn_scores_it(workshop: SimpleNamespace) -> None:
-    """S6"""
     from sklearn.metrics import accuracy_score, f1_score
 
     rows = open_cache(workshop.cache.cache).split("test")
@@ -174,7 +173,6 @@ def test_the_test_split_is_scored_once_and_as_scikit_learn_scores_it(workshop: S
 
 
 def test_a_run_whose_cache_has_changed_is_refused(photos: Path, tmp_path: Path, quick: Quick) -> None:
-    """S1"""
     mine = Path(shutil.copytree(photos, tmp_path / "mine"))
     made = extract(mine, workspace=tmp_path, out=tmp_path / "c.h5", **quick)
     head = train(made.cache, workspace=tmp_path)
@@ -214,7 +212,7 @@ def test_predictions_are_the_heads_probabilities_of_the_cached_rows(workshop: Si
 
 
 def test_weights_that_have_changed_are_refused(photos: Path, tmp_path: Path, quick: Quick) -> None:
-    """F5: the head is not put on another trunk without a word."""
+    """The head is not put on another trunk without a word."""
     from pipeline.base.errors import WeightsError
 
     def save(seed: int) -> None:

@@ -88,7 +88,6 @@ def test_ids_are_sorted_by_bytes_and_paths_lead_to_the_files(listed):
 
 
 def test_class_names_that_are_not_utf8_are_escaped_and_numbers_sort_as_words(listed):
-    """I6, S3."""
     listing = listed(b"\xff\xfe/1.png", "100/1.png", "2/1.png")
     assert listing.classes == ("100", "2", "\\xff\\xfe")
 

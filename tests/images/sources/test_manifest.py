@@ -43,13 +43,12 @@ def test_empty_labels_are_unlabelled_and_a_manifest_needs_no_label_column(listed
 
 
 def test_numeric_labels_are_names_sorted_as_words(listed):
-    """S3: "100" is a name, not a number."""
+    """The label "100" is a name, not a number."""
     listing = listed("path,label\n1.png,2\n2.png,100\n3.png,010\n", "1.png", "2.png", "3.png")
     assert listing.classes == ("010", "100", "2")
 
 
 def test_names_with_commas_newlines_and_bytes_that_are_not_utf8_are_found(listed):
-    """I6."""
     names = [b"a,b.png", b"new\nline.png", b"\xff.png"]
     text = b'path,label\n"a,b.png",x\n"new\nline.png",y\n\xff.png,x\n'
     listing = listed(text, *names)

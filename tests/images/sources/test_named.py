@@ -37,7 +37,6 @@ def test_the_current_folder_gets_its_real_name(plant, tmp_path, monkeypatch):
 
 
 def test_a_source_whose_name_is_not_utf8_is_found(plant, tmp_path):
-    """I6."""
     root = os.path.join(bytes(plant()), b"\xff")
     plant(b"\xff/a/1.png", b"\xff/b/1.png")
     listing = list_source(os.fsdecode(root), Workspace(tmp_path))

@@ -21,7 +21,7 @@ def test_every_image_extension_counts_in_any_case(plant):
 
 
 def test_hidden_junk_and_other_files_are_skipped_and_listed_by_reason(plant):
-    """I5: .ipynb_checkpoints must not become a class."""
+    """A folder .ipynb_checkpoints must not become a class."""
     root = plant(
         "cat/1.png", "cat/.DS_Store", ".ipynb_checkpoints/1.png", "cat/._1.png", "Thumbs.db", "DESKTOP.INI",
         "__MACOSX/cat/1.png", "cat/@eaDir/1.png", "cat/2.png.tmp", "cat/3.png~", "cat/notes.txt", "cat/no_extension",
@@ -39,7 +39,6 @@ def test_hidden_junk_and_other_files_are_skipped_and_listed_by_reason(plant):
     "name", [b"new\nline.png", "snow\u2603 \U0001f600.png".encode(), b"not-utf8-\xff\xfe.png", b" .png"]
 )
 def test_strange_names_come_through_byte_for_byte(plant, name):
-    """I6."""
     root = plant(b"c/" + name)
     assert paths(root) == [b"c/" + name]
     with open(os.path.join(bytes(root), paths(root)[0]), "rb") as file:

@@ -21,7 +21,7 @@ def test_the_folder_is_written_on_the_first_call_only(tmp_path):
 
 
 def test_a_write_that_fails_leaves_nothing_and_can_be_repeated(tmp_path):
-    """H1's habit: the rename at the end is the mark 'complete'."""
+    """The rename at the end is the mark 'complete'."""
 
     def fail(folder):
         (folder / "half").write_text("half")

@@ -30,7 +30,7 @@ def mine(photos: Path, tmp_path: Path) -> Path:
 
 
 def test_a_row_is_torchvisions_own_feature(photos: Path, tmp_path: Path) -> None:
-    """F2: resnet50 with fc replaced by Identity, eval, the weights' transform; 1e-5 relative in float32."""
+    """Resnet50 with fc replaced by Identity, eval, the weights' transform; 1e-5 relative in float32."""
     made = extract(photos, workspace=tmp_path, weights="random:3", image_size=64, dtype="float32", engine="torch")
     torch.manual_seed(3)
     model = torchvision.models.resnet50(weights=None)
@@ -46,7 +46,6 @@ def test_a_row_is_torchvisions_own_feature(photos: Path, tmp_path: Path) -> None
 
 
 def test_rows_are_labelled_split_and_ordered(photos: Path, tmp_path: Path, quick: Quick) -> None:
-    """S3, S4"""
     cache = open_cache(extract(photos, workspace=tmp_path, **quick).cache, verify=True)
     assert cache.classes == ("ant", "bee", "cat")
     assert cache.counts() == {"none": 0, "train": 42, "val": 9, "test": 9}
@@ -70,7 +69,7 @@ def test_nothing_changed_is_nothing_done_and_no_torch(photos: Path, tmp_path: Pa
 
 
 def test_new_images_alone_go_through_the_trunk(mine: Path, tmp_path: Path, quick: Quick) -> None:
-    """S2: adding k images costs k; renaming and moving cost none; old rows keep their bits."""
+    """Adding k images costs k; renaming and moving cost none; old rows keep their bits."""
     first = open_cache(extract(mine, workspace=tmp_path, **quick).cache)
     rows = {first.digests[i].tobytes(): np.array(first.features[i]) for i in range(len(first))}
     shutil.copy(mine / "ant" / "00.png", mine / "ant" / "copy.png")
@@ -87,7 +86,6 @@ def test_new_images_alone_go_through_the_trunk(mine: Path, tmp_path: Path, quick
 
 
 def test_moving_the_folder_and_new_labels_cost_no_forward(mine: Path, tmp_path: Path, quick: Quick) -> None:
-    """S2"""
     extract(mine, workspace=tmp_path, **quick)
     moved = mine.rename(tmp_path / "elsewhere" / "mine") if (tmp_path / "elsewhere").mkdir() is None else mine
     assert extract(moved, workspace=tmp_path, **quick).new == 0
@@ -108,14 +106,13 @@ def test_touched_files_are_read_but_not_computed(mine: Path, tmp_path: Path, qui
 
 
 def test_a_changed_image_is_computed_again_although_its_name_stays(mine: Path, tmp_path: Path, quick: Quick) -> None:
-    """S1"""
     extract(mine, workspace=tmp_path, **quick)
     Image.effect_noise((40, 40), 50).convert("RGB").save(mine / "ant" / "03.png")
     assert extract(mine, workspace=tmp_path, **quick).new == 1
 
 
 def test_other_settings_make_another_file(photos: Path, tmp_path: Path, quick: Quick) -> None:
-    """S1: every setting that decides a number gives another key; batch size and workers do not."""
+    """Every setting that decides a number gives another key; batch size and workers do not."""
     base = extract(photos, workspace=tmp_path, **quick)
     keys = {base.key}
     for change in ({"weights": "random:1"}, {"image_size": 40}, {"dtype": "float32"}, {"layer": "layer3"}):
@@ -149,7 +146,6 @@ def test_two_folders_of_one_name_get_two_files(photos: Path, tmp_path: Path, qui
 def test_bad_images_are_named_and_too_many_end_the_job_with_the_good_rows_kept(
     mine: Path, tmp_path: Path, quick: Quick
 ) -> None:
-    """I1"""
     (mine / "ant" / "00.png").write_text("this is text")
     (mine / "bee" / "00.png").write_bytes((mine / "bee" / "01.png").read_bytes()[:700])
     with pytest.raises(DataError, match=r"2 of 60 images failed, more than --max-failures 0.01.*ant/00.png"):
@@ -166,7 +162,7 @@ def test_bad_images_are_named_and_too_many_end_the_job_with_the_good_rows_kept(
 
 
 def test_a_mended_image_is_tried_again(mine: Path, tmp_path: Path, quick: Quick) -> None:
-    """I1: retried when the bytes change, and only then."""
+    """Retried when the bytes change, and only then."""
     good = (mine / "ant" / "00.png").read_bytes()
     (mine / "ant" / "00.png").write_bytes(good[:300])
     options = {**quick, "max_failures": 0.1}
@@ -183,7 +179,7 @@ def test_a_mended_image_is_tried_again(mine: Path, tmp_path: Path, quick: Quick)
 def test_an_interrupted_job_resumes_to_the_same_bits(
     photos: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """E1: the signal is answered after the block in work; resumed = uninterrupted."""
+    """The signal is answered after the block in work; resumed = uninterrupted."""
 
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
     quick = {**quick, "block_rows": 16}
@@ -252,8 +248,6 @@ def test_wrong_options_are_one_line_with_the_legal_values(
 
 
 def test_wrong_weights_are_refused_with_their_keys(photos: Path, tmp_path: Path, quick: Quick) -> None:
-    """P3, F5"""
-
     torch.save(torchvision.models.resnet34(weights=None).state_dict(), tmp_path / "r34.pth")
     with pytest.raises(WeightsError, match="layer1"):
         extract(photos, workspace=tmp_path, **{**quick, "weights": str(tmp_path / "r34.pth")})

@@ -148,7 +148,6 @@ def test_a_trial_that_the_budget_cuts_short_counts_now_but_not_as_finished(
 
 
 def test_only_diverging_heads_are_an_error(cache: Path, tmp_path: Path, options: dict[str, Any]) -> None:
-    """E9"""
     (tmp_path / "space.toml").write_text('lr = [1e30]\nsolver = ["sgd"]\nbatch_size = [4]\n')
     with pytest.raises(HeadError, match="every head diverged"):
         search(cache, optuna=tmp_path / "j.log", **{**options, "trials": 1})

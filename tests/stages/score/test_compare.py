@@ -91,7 +91,6 @@ def test_a_head_and_its_fine_tuned_network_can_be_compared(workshop: SimpleNames
 
 
 def test_logits_are_scored_once(good: Path, bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """S6"""
     first = compare(good, bad, workspace=tmp_path)
 
     def forbidden(*_: Any, **__: Any) -> None:

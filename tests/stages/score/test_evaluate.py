@@ -165,7 +165,7 @@ def test_a_fine_tuned_network_has_the_same_figures_as_a_head(workshop: SimpleNam
 def test_without_val_rows_there_is_no_temperature(
     photos: Path, workshop: SimpleNamespace, tmp_path: Path, quick: Quick
 ) -> None:
-    """L6: no warning, no crash."""
+    """No warning, no crash."""
     made = extract(photos, workspace=workshop.root, out=tmp_path / "c.h5", dtype="float32", val_fraction=0, **quick)
     cache = open_cache(made.cache)
     folder = unscored(workshop.head.run, tmp_path, path=str(cache.path), content=cache.content)
@@ -194,7 +194,6 @@ def test_classes_of_another_cache_are_matched_by_name(
 def test_figures_on_another_cache_leave_the_test_split_sealed(
     run: Path, others: SimpleNamespace, tmp_path: Path
 ) -> None:
-    """S6"""
     found = evaluate(run, data=str(others.two), workspace=tmp_path)
     assert found.file == run / f"evaluation-{others.two.stem}.json"
     assert [p.name for p in run.glob("evaluation*")] == [found.file.name]
@@ -202,7 +201,6 @@ def test_figures_on_another_cache_leave_the_test_split_sealed(
 
 
 def test_a_class_that_the_head_does_not_know_is_named(run: Path, others: SimpleNamespace, tmp_path: Path) -> None:
-    """S3"""
     with pytest.raises(HeadError, match="class 'dog' .* none of the head's: 'ant', 'bee', 'cat'"):
         evaluate(run, data=str(others.three), workspace=tmp_path)
 
@@ -210,7 +208,6 @@ def test_a_class_that_the_head_does_not_know_is_named(run: Path, others: SimpleN
 def test_a_cache_of_another_key_is_refused_with_the_difference(
     run: Path, photos: Path, tmp_path: Path, quick: Quick
 ) -> None:
-    """S1"""
     made = extract(photos, workspace=tmp_path, **{**quick, "dtype": "float32", "image_size": 48})
     with pytest.raises(CacheError, match="another key than 0001-train-copy .*transform.crop: 32 -> 48"):
         evaluate(run, data=str(made.cache), workspace=tmp_path)
@@ -219,7 +216,6 @@ def test_a_cache_of_another_key_is_refused_with_the_difference(
 def test_images_that_the_run_has_learned_from_are_told_of(
     run: Path, workshop: SimpleNamespace, others: SimpleNamespace, tmp_path: Path, listener: Any
 ) -> None:
-    """S5"""
     cache = open_cache(workshop.cache.cache)
     learned = {cache.ids[row] for split in ("train", "val") for row in cache.rows(split).tolist()}
     shared = sum(f"{name}/{i:02d}.png".encode() in learned for name in ("bee", "cat") for i in range(6))
@@ -231,7 +227,6 @@ def test_images_that_the_run_has_learned_from_are_told_of(
 def test_its_own_test_rows_under_another_name_are_its_test_split(
     run: Path, workshop: SimpleNamespace, tmp_path: Path
 ) -> None:
-    """S6"""
     copy = Path(shutil.copy(workshop.cache.cache, tmp_path / "other.h5"))
     found = evaluate(run, data=str(copy), workspace=tmp_path)
     assert found.file == run / "evaluation.json"

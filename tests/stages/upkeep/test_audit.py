@@ -59,7 +59,6 @@ def test_clean_splits_give_no_finding(split: Path, tmp_path: Path, quick: Quick,
 def test_copies_across_splits_and_under_two_labels_are_found(
     split: Path, tmp_path: Path, quick: Quick, listener: Any
 ) -> None:
-    """S5"""
     leak(split)
     shutil.copy(split / "train" / "bee" / "01.png", split / "train" / "bee" / "again.png")
     made = extract(split, workspace=tmp_path, **quick).cache
@@ -177,7 +176,6 @@ def test_many_near_pairs_are_counted_and_the_closest_named(
 
 
 def test_tiny_and_empty_classes_are_named_by_split(split: Path, tmp_path: Path, quick: Quick) -> None:
-    """L6"""
     shutil.rmtree(split / "val" / "bee")
     for i in range(2, 13):
         (split / "train" / "cat" / f"{i:02d}.png").unlink()
@@ -192,7 +190,6 @@ def test_tiny_and_empty_classes_are_named_by_split(split: Path, tmp_path: Path, 
 def test_failed_images_are_listed_with_their_reasons_and_survive_dropping(
     split: Path, tmp_path: Path, quick: Quick
 ) -> None:
-    """I1"""
     (split / "train" / "ant" / "00.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     leak(split)
     made = extract(split, workspace=tmp_path, max_failures=0.5, **quick).cache

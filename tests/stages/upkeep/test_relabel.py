@@ -190,7 +190,6 @@ def test_out_leaves_the_cache_alone(cache: Path, mine: Path, tmp_path: Path) -> 
 def test_a_job_that_breaks_off_leaves_the_cache_whole_and_nothing_beside_it(
     cache: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """H1"""
     before = cache.read_bytes()
     shutil.move(mine / "ant" / "00.png", mine / "bee" / "ant.png")
 

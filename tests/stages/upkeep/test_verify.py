@@ -87,7 +87,6 @@ def test_every_damaged_block_is_named_and_the_sound_ones_are_not(cache: Path, tm
 def test_a_changed_byte_outside_the_features_is_found(
     cache: Path, tmp_path: Path, dataset: str, row: int, value: Any, words: str
 ) -> None:
-    """H3"""
     put(cache, dataset, row, value)
     with pytest.raises(CacheError, match=words):
         verify(cache, workspace=tmp_path)

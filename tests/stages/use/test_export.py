@@ -62,7 +62,6 @@ def test_the_state_dict_loads_strictly_into_plain_torchvision(
 def test_onnx_runs_at_any_batch_and_carries_classes_and_transform(
     workshop: SimpleNamespace, tmp_path: Path, images: np.ndarray
 ) -> None:
-    """E8"""
     onnxruntime = pytest.importorskip("onnxruntime")
     out = tmp_path / "model.onnx"
     export(workshop.head.run, out=out, workspace=workshop.root)
@@ -101,7 +100,7 @@ def test_a_finetuned_run_is_exported_as_it_is(workshop: SimpleNamespace, tmp_pat
 def test_a_network_whose_bytes_have_changed_is_refused(
     workshop: SimpleNamespace, tmp_path: Path, images: np.ndarray
 ) -> None:
-    """H2, for a network: it would give other classes without a word."""
+    """It would give other classes without a word."""
     damaged = tmp_path / "damaged"
     shutil.copytree(workshop.tuned.run, damaged)
     with (damaged / "model.safetensors").open("r+b") as file:

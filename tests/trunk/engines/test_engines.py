@@ -169,20 +169,18 @@ def test_the_border_of_a_black_image_is_padded_with_the_mean_colour(
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_a_short_batch_gives_the_same_bits_as_a_full_one(engine: Engine, pixels: Pixels, n: int) -> None:
-    """F4"""
     whole = engine(pixels).copy()
     assert np.array_equal(engine(pixels[:n]), whole[:n])
     assert engine(pixels[:0]).shape == (0, 512)
 
 
 def test_an_engine_opened_again_gives_the_same_bits(engine: Engine, opened: Open, pixels: Pixels) -> None:
-    """F4: resumed or not."""
+    """Resumed or not."""
     assert np.array_equal(opened(engine.name)(pixels), engine(pixels))
 
 
 @pytest.mark.parametrize("name", ["torch", "onnxruntime"])
 def test_several_threads_give_the_same_bits_every_time(opened: Open, pixels: Pixels, name: str) -> None:
-    """F4"""
     torch.set_num_threads(2)
     try:
         engine = opened(name)
@@ -216,7 +214,6 @@ def test_pixels_that_do_not_fit_are_refused(engine: Engine, wrong: Any) -> None:
 
 
 def test_running_an_engine_leaves_the_model_as_it_was(opened: Open, model: nn.Module, pixels: Pixels) -> None:
-    """F1"""
     before = fingerprint(model)
     opened("torch")(pixels)
     assert fingerprint(model) == before
@@ -308,7 +305,7 @@ def test_a_damaged_export_is_named_with_the_cure(
 def test_other_weights_never_meet_an_export_of_these(
     info: WeightsInfo, opened: Open, work_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S1: the file is named by the network's own bytes, whatever the weights are called."""
+    """The file is named by the network's own bytes, whatever the weights are called."""
     from pipeline.trunk.engines import onnx as onnx_engine
 
     class Exported(Exception):
@@ -357,14 +354,13 @@ def test_a_folder_that_cannot_be_written_is_named(
     ],
 )
 def test_running_out_of_memory_is_told_from_other_errors(error: BaseException, is_it: bool) -> None:
-    """E4"""
     assert is_out_of_memory(error) is is_it
 
 
 def test_a_forward_that_ran_out_of_memory_keeps_none_of_its_maps(
     opened: Open, pixels: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """E4: the smaller batch needs the room while the error is still being handled."""
+    """The smaller batch needs the room while the error is still being handled."""
     kept: list[weakref.ref[torch.Tensor]] = []
 
     def relu(self: nn.ReLU, x: torch.Tensor) -> torch.Tensor:
@@ -384,7 +380,7 @@ def test_a_forward_that_ran_out_of_memory_keeps_none_of_its_maps(
 
 
 def test_an_allocation_that_pytorch_refuses_is_out_of_memory() -> None:
-    """E4: the real words of the installed PyTorch."""
+    """The real words of the installed PyTorch."""
     with pytest.raises(RuntimeError) as error:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert is_out_of_memory(error.value)
