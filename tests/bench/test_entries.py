@@ -51,6 +51,7 @@ def test_a_resnet50_takes_the_published_work(tmp_path):
     assert gflop_per_image(random_trunk("resnet50", 224, tmp_path)[1], 224) == pytest.approx(2 * 4.09, rel=0.01)
 
 
+@pytest.mark.slow  # starts whole processes, and times them
 def test_extract_measures_against_the_forward_and_the_plain_script(bench):
     found = finite(bench_extract(bench, trunk="resnet18", image_size=32, engine="torch", photographs=12, batch=4))
     assert sorted(found) == [
@@ -80,6 +81,7 @@ def test_memory_measures_reading_and_divides_the_peaks_of_extracting(bench, monk
     assert 10 < found["400 rows, one split"].value < 300
 
 
+@pytest.mark.slow  # starts whole processes, and times them
 @pytest.mark.slow
 def test_memory_measures_growth_and_reading(bench):
     found = finite(bench_memory(bench, images=3, image_size=32, rows=400, dim=64))
@@ -131,6 +133,7 @@ def test_a_failed_child_is_an_error_with_its_last_line(tmp_path):
         observed(tmp_path / "r.json", "no_such_module_exit 3", [], watched=tmp_path)
 
 
+@pytest.mark.slow  # starts whole processes, and times them
 def test_decode_measures_threads_against_processes(bench):
     found = finite(bench_decode(bench, photographs=6, size=(64, 50)))
     assert list(found) == ["threads ÷ processes"]

@@ -31,6 +31,7 @@ def test_finetune_divides_images_per_second_by_the_plain_loops(bench, monkeypatc
     assert figure.value == pytest.approx(figure.ways["pipeline"][0] / 12.0) and figure.goal.floor == 1.0
 
 
+@pytest.mark.slow  # starts whole processes, and times them
 @pytest.mark.slow
 def test_finetune_runs_the_plain_loop(bench):
     (figure,) = bench_finetune(bench, **TOY)

@@ -85,6 +85,7 @@ def test_a_worse_head_lies_above_by_what_its_objective_is_worse(rows):
     assert above == pytest.approx(objective(model) / objective(other) - 1, rel=1e-4) and above < -0.1
 
 
+@pytest.mark.slow  # starts whole processes, and times them
 def test_memory_is_what_the_fit_takes_beyond_the_rows(bench):
     found = heads_exact.bench_exact_memory(dataclasses.replace(bench, repeats=1), rows=4000, dim=64)[0]
     assert math.isfinite(found.value) and found.value > 0

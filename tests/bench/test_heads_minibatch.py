@@ -33,6 +33,7 @@ def test_epoch_compares_cached_features_with_the_trunk(bench, monkeypatch):
     assert figure.value > 1
 
 
+@pytest.mark.slow  # starts whole processes, and times them
 def test_streamed_gives_the_peak_of_a_process(bench):
     assert 100 < only(bench_streamed(bench, rows=3000, dim=64, heads=2)).value < 1000
 
