@@ -30,7 +30,7 @@ from typing import Any
 import filelock
 
 from pipeline.base.errors import CacheError, HeadError
-from pipeline.base.files import move, write_json, write_text, writing
+from pipeline.base.files import move, try_writing, write_json, write_text, writing
 from pipeline.base.machine import hardware, versions
 from pipeline.base.settings import LATEST
 from pipeline.base.workspace import Workspace
@@ -135,8 +135,7 @@ def require_writable(desk: Workspace) -> None:
     """
     with writing(desk.runs):
         desk.runs.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=desk.runs):
-            pass
+        try_writing(desk.runs)
 
 
 def _next_number(runs: Path) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -18,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline.base.errors import CacheError
-from pipeline.base.files import write_text, writing
+from pipeline.base.files import try_writing, write_text, writing
 
 
 def _beside(cache: Path, ending: str) -> Path:
@@ -49,8 +48,7 @@ def writing_lock(cache: Path) -> Iterator[str | None]:
     lock, holder = FileLock(_beside(cache, "lock")), _beside(cache, "holder.json")
     with writing_beside(cache):
         cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=cache.parent):  # the lock takes "permission denied" for "somebody holds it"
-            pass
+        try_writing(cache.parent)  # the lock takes "permission denied" for "somebody holds it"
         try:
             lock.acquire(timeout=0)
         except Timeout:

@@ -14,6 +14,7 @@ from torch import nn
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError, HeadError
+from pipeline.base.items import SPLITS
 from pipeline.base.machine import resolve_device
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import Head, load_head, require_key
@@ -152,7 +153,7 @@ def attach(settings: FinetuneSettings, desk: Workspace) -> Attached:
     require_key(head, cache.key, str(cache.path))
     if head.layer is None:
         raise HeadError(f"{run.folder.name} has a head of kind {head.kind}: fine-tuning starts from a linear one")
-    rows = {split: labelled(cache, split) for split in ("train", "val", "test")}
+    rows = {split: labelled(cache, split) for split in SPLITS[1:]}
     for split in ("train", "val"):
         if not len(rows[split]):
             raise HeadError(f"{cache.path.name} has no {split} rows: fine-tuning needs train and val images")

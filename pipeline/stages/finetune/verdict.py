@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.base.items import SPLITS
 from pipeline.base.words import points, points_between
 from pipeline.base.workspace import Workspace
 from pipeline.heads.scores.bootstrap import paired_bootstrap
@@ -142,7 +143,7 @@ def change_on_test(attached: Attached, folder: Path, desk: Workspace) -> Change 
 def drift(attached: Attached, *, workers: int, desk: Workspace) -> dict[str, float]:
     """Mean cosine of the cached features and the network's as it is now, by split, of rows spread over the split."""
     found = {}
-    for split in ("train", "val", "test"):
+    for split in SPLITS[1:]:
         rows = attached.rows(split)
         if not len(rows):
             continue

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.base.errors import ConfigError, HeadError
-from pipeline.base.files import whole, write_text, writing
+from pipeline.base.files import try_writing, whole, write_text, writing
 from pipeline.base.words import percent, significant
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import load_head
@@ -54,6 +54,8 @@ def export(settings: ExportSettings, desk: Workspace) -> ExportResult:
     card = out.parent / CARD
     if card.exists() and not card.read_text(encoding="utf-8", errors="replace").startswith(_title(run)):
         raise ConfigError(f"{card} is the card of another model: give an --out in another folder")
+    with writing(out.parent, ConfigError, "give another --out"):
+        try_writing(out.parent)
     model, recipe = whole_network(run, settings.format, desk)
     about = description(run, recipe)
     write, open_again = _FORMATS[settings.format]
@@ -92,8 +94,7 @@ def whole_network(run: runs.Run, format: str, desk: Workspace) -> tuple[nn.Modul
     elif format == "state_dict":
         raise ConfigError(
             f"a {head.kind} head on {recipe.trunk.layer} has no place in torchvision's {recipe.trunk.info.trunk}: give "
-            "--format onnx "
-            "or torch_export"
+            "--format onnx or torch_export"
         )
     else:
         whole = nn.Sequential(trunk_at(model, recipe.trunk.layer)[0], head.module())

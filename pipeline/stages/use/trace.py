@@ -13,8 +13,6 @@ from pipeline.stages.use.settings import TraceSettings
 from pipeline.store.find import find_cache
 from pipeline.trunk.surgery import behead, build, describe, reattach
 
-UNTRAINED = "random:0"  # shapes and counts do not depend on the numbers, so nothing is downloaded to show them
-
 
 def trace(settings: TraceSettings, desk: Workspace) -> TraceReport:
     """Show the model pipeline; nothing is trained.

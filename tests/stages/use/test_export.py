@@ -159,6 +159,17 @@ def test_a_layer3_head_is_exported_on_its_layer(photos: Path, quick: Quick, tmp_
     assert max(export(head.run, format="torch_export", workspace=tmp_path).parity.values()) <= 1e-4
 
 
+def test_a_folder_that_cannot_be_written_is_found_out_before_the_network_is_made(
+    workshop: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(*_: Any) -> None:
+        raise AssertionError("the network was made first")
+
+    monkeypatch.setattr("pipeline.stages.use.export.whole_network", made)
+    with pytest.raises(ConfigError, match="cannot write in .*none.*give another --out"):
+        export(workshop.head.run, out=tmp_path / "none" / "m.safetensors", workspace=workshop.root)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
