@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.base.machine import cores
 from pipeline.bench.images import make_photographs
 from pipeline.bench.measure import Bench, Figure, rate, ratio
-from pipeline.images import Geometry, Loader
+from pipeline.images import Files, Geometry, Loader
 from pipeline.images.loader import load_one
 
 GEOMETRY = Geometry(resize=232, crop=224)
@@ -27,10 +27,10 @@ def bench_decode(bench: Bench, *, photographs: int = 512, size: tuple[int, int] 
     source = bench.folder / "photographs"
     make_photographs(source, photographs, size=size)
     jobs = list(enumerate(os.fsencode(path) for path in sorted(Path(source).rglob("*.jpg"))))
-    workers = bench.threads or cores()
+    images, workers = Files(""), bench.threads or cores()
 
     with (
-        Loader(GEOMETRY, workers=workers, ahead=AHEAD) as loader,
+        Loader(images, GEOMETRY, workers=workers, ahead=AHEAD) as loader,
         ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool,
     ):
 
@@ -40,7 +40,8 @@ def bench_decode(bench: Bench, *, photographs: int = 512, size: tuple[int, int] 
 
         def processes() -> None:
             indices, paths = zip(*jobs, strict=True)
-            for _ in pool.map(load_one, indices, paths, [GEOMETRY] * len(jobs), chunksize=CHUNK):
+            same = [images] * len(jobs), [GEOMETRY] * len(jobs)
+            for _ in pool.map(load_one, indices, paths, *same, chunksize=CHUNK):
                 pass
 
         ways = {"threads": rate(len(jobs), threads), "processes": rate(len(jobs), processes)}

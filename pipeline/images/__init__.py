@@ -1,15 +1,16 @@
-"""Images on disk -> ordered, labelled, split items, and their pixels.
+"""A named source of images -> ordered, labelled, split items, and their pixels.
 
-Knows files and pixels, nothing of networks, nothing of the feature cache.
+Knows where images come from and pixels, nothing of networks, nothing of the feature cache.
 """
 
 from pipeline.images.augment import Augmentation
-from pipeline.images.decode import DECODE_POLICY, FAILURE_KINDS, MAX_PIXELS, ImageFailure, decode, read_file
-from pipeline.images.digests import digest_file, digest_many
-from pipeline.images.listing import Listing, skip_summary
+from pipeline.images.decode import DECODE_POLICY, FAILURE_KINDS, MAX_PIXELS, ImageFailure, decode
+from pipeline.images.digests import digest_many
+from pipeline.images.listing import Images, Listing, skip_summary
 from pipeline.images.loader import Loaded, Loader
 from pipeline.images.resize import Geometry, to_pixels
-from pipeline.images.sources.named import list_source
+from pipeline.images.sources.files import Files, read_file
+from pipeline.images.sources.named import is_source, list_source, open_images
 from pipeline.images.sources.walk import IMAGE_EXTENSIONS
 from pipeline.images.splits import SplitPlan, assign_splits, needs_carving
 from pipeline.images.views import View
@@ -20,8 +21,10 @@ __all__ = [
     "IMAGE_EXTENSIONS",
     "MAX_PIXELS",
     "Augmentation",
+    "Files",
     "Geometry",
     "ImageFailure",
+    "Images",
     "Listing",
     "Loaded",
     "Loader",
@@ -29,10 +32,11 @@ __all__ = [
     "View",
     "assign_splits",
     "decode",
-    "digest_file",
     "digest_many",
+    "is_source",
     "list_source",
     "needs_carving",
+    "open_images",
     "read_file",
     "skip_summary",
     "to_pixels",

@@ -80,21 +80,6 @@ _FORMATS: tuple[tuple[str, tuple[bytes, ...], type[ImageFile.ImageFile]], ...] =
 _retry = threading.Lock()
 
 
-def read_file(path: bytes) -> bytes:
-    """The file's bytes.
-
-    Raises:
-        ImageFailure: the file vanished or cannot be read.
-    """
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
-    except FileNotFoundError as error:
-        raise ImageFailure("vanished", "the file is no longer there") from error
-    except OSError as error:
-        raise ImageFailure("unreadable", f"the file cannot be read: {error.strerror}") from error
-
-
 @dataclass(frozen=True)
 class Found:
     """What an image was like before it was made a network's: (width, height) as it is seen, and its file's mode."""

@@ -1,15 +1,14 @@
-"""The answer of every source of images: which files, in which order, of which class and split.
+"""The answer of every source of images: which there are, in which order, of which class and split; and their bytes.
 
-Knows names, labels, splits and file sizes. Knows nothing of where they came from and never opens an image.
+Knows names, labels, splits and sizes. Knows nothing of where they came from and never opens an image.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +24,36 @@ UNLABELLED = -1
 _NAMED_AT_MOST = 3  # offenders that one line of an error can hold
 
 
+class Images(Protocol):
+    """The images of a listing or of a finished cache by their ids, wherever they lie; many threads ask at once."""
+
+    @property
+    def place(self) -> str:
+        """Where they lie, in words that the source opens them by again: a cache keeps it as its ``root``."""
+
+    def there(self) -> bool:
+        """Whether the place is still there; of single images it says nothing."""
+
+    def read(self, item: bytes) -> bytes:
+        """The image's bytes.
+
+        Raises:
+            ImageFailure: it vanished or cannot be read.
+        """
+
+    def stat(self, item: bytes) -> tuple[int, int]:
+        """Size in bytes and time of last change in nanoseconds, as the listing has them; reads nothing.
+
+        Raises:
+            ImageFailure: it vanished or cannot be looked at.
+        """
+
+    def name(self, item: bytes) -> str:
+        """What people call the image: for a file its path."""
+
+
 class Item(NamedTuple):
-    """One image file as a source found it; ``label`` is None where the source gives none."""
+    """One image as a source found it; ``label`` is None where the source gives none."""
 
     id: bytes
     label: str | None
@@ -40,13 +67,13 @@ class Listing:
     """The images of one source, sorted by the bytes of their ids.
 
     ``labels`` (N,) int64 indexes ``classes``, -1 is unlabelled; ``splits`` (N,) uint8 indexes ``SPLITS``, 0 where the
-    source does not say; ``sizes`` in bytes and ``mtimes_ns`` are (N,) int64. ``skipped`` maps a reason to the paths,
-    relative to ``root``, that were left out for it.
+    source does not say; ``sizes`` in bytes and ``mtimes_ns`` are (N,) int64. ``images`` reads them. ``skipped`` maps a
+    reason to the paths, as ids are, that were left out for it.
     """
 
     source: str
     name: str
-    root: bytes
+    images: Images
     ids: list[bytes]
     labels: NDArray[np.int64]
     splits: NDArray[np.uint8]
@@ -60,17 +87,13 @@ class Listing:
         """Number of images."""
         return len(self.ids)
 
-    def path(self, i: int) -> bytes:
-        """Where image ``i`` lies, as the exact bytes that the operating system wants."""
-        return os.path.join(self.root, self.ids[i])
-
 
 def assemble(
     items: Iterable[Item],
     *,
     source: str,
     name: str,
-    root: bytes,
+    images: Images,
     skipped: Mapping[str, list[bytes]],
     notes: Iterable[str] = (),
 ) -> Listing:
@@ -90,7 +113,7 @@ def assemble(
     listing = Listing(
         source=source,
         name=safe_name(name),
-        root=root,
+        images=images,
         ids=[item.id for item in ordered],
         labels=np.array(labels, np.int64),
         splits=np.array([item.split for item in ordered], np.uint8),
@@ -104,10 +127,9 @@ def assemble(
     return listing
 
 
-LEGAL_FORMS = (
-    "give a folder of class folders, a folder with train/ val/ test/, a folder of images, "
-    "or a CSV manifest with the columns path,label[,split]"
-)
+FOLDER_FORM = "a folder of class folders, a folder with train/ val/ test/, a folder of images"
+MANIFEST_FORM = "a CSV manifest with the columns path,label[,split]"
+LEGAL_FORMS = f"give {FOLDER_FORM}, or {MANIFEST_FORM}"
 
 
 def safe_name(name: str) -> str:

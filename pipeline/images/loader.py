@@ -1,4 +1,4 @@
-"""Files -> pixels in threads, a bounded number ahead of the one who consumes them.
+"""Images by their ids -> pixels in threads, a bounded number ahead of the one who consumes them.
 
 Knows reading, decoding and resizing, and how long each took. Knows nothing of batches. Threads, because Pillow lets go
 of the interpreter while it decodes and resamples: nothing is copied between processes and no shared memory can run out.
@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import ConfigError
-from pipeline.images.decode import Found, ImageFailure, examine, read_file
+from pipeline.images.decode import Found, ImageFailure, examine
 from pipeline.images.digests import NO_DIGEST
+from pipeline.images.listing import Images
 from pipeline.images.resize import Geometry, to_pixels
 
 
@@ -43,23 +44,23 @@ class Loaded:
 class Loader:
     """Loads images in ``workers`` threads, at most ``ahead`` before they are asked for; results in the jobs' order."""
 
-    def __init__(self, geometry: Geometry, *, workers: int, ahead: int) -> None:
+    def __init__(self, images: Images, geometry: Geometry, *, workers: int, ahead: int) -> None:
         if workers < 1 or ahead < 1:
             raise ConfigError(f"a loader needs at least 1 worker and 1 image ahead, not {workers} and {ahead}")
-        self._geometry = geometry
+        self._images, self._geometry = images, geometry
         self._ahead = ahead
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
 
     def load(self, jobs: Iterable[tuple[int, bytes]]) -> Iterator[Loaded]:
-        """One :class:`Loaded` for each ``(index, path)``, in order.
+        """One :class:`Loaded` for each ``(index, id)``, in order.
 
         ``jobs`` may be endless: it is read only as far as the look-ahead. Closing the iterator cancels what has not
         been started.
         """
         waiting: deque[Future[Loaded]] = deque()
         try:
-            for index, path in jobs:
-                waiting.append(self._pool.submit(load_one, index, path, self._geometry))
+            for index, item in jobs:
+                waiting.append(self._pool.submit(load_one, index, item, self._images, self._geometry))
                 if len(waiting) >= self._ahead:
                     yield waiting.popleft().result()
             while waiting:
@@ -83,12 +84,12 @@ class Loader:
         self.close()
 
 
-def load_one(index: int, path: bytes, geometry: Geometry) -> Loaded:
+def load_one(index: int, item: bytes, images: Images, geometry: Geometry) -> Loaded:
     """Read, hash, decode and resize one image; what is wrong with it is told, not raised."""
     digest, pixels, found, failure = NO_DIGEST, None, None, None
     marks = [time.perf_counter()] * 4  # start, read, decoded, transformed
     try:
-        blob = read_file(path)
+        blob = images.read(item)
         digest = hashlib.sha256(blob).digest()
         marks[1:] = [time.perf_counter()] * 3
         image, found = examine(blob)

@@ -23,7 +23,7 @@ from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import load_head
 from pipeline.images import Geometry
 from pipeline.runs import folder as runs
-from pipeline.runs.pixels import image_root, labelled, pixel_batches
+from pipeline.runs.pixels import labelled, pixel_batches
 from pipeline.runs.recipe import Recipe
 from pipeline.store import Cache
 from pipeline.trunk.frozen import FrozenTrunk
@@ -142,8 +142,8 @@ def network_logits(
         DataError: an image is gone or has changed.
     """
     rows, parts = labelled(cache, split), []
-    root, geometry = image_root(cache), recipe.geometry()
-    batches = pixel_batches(cache, rows.tolist(), root=root, geometry=geometry, size=4 * PREDICT_BATCH, workers=cores())
+    geometry = recipe.geometry()
+    batches = pixel_batches(cache, rows.tolist(), geometry=geometry, size=4 * PREDICT_BATCH, workers=cores())
     with desk.watch.track(split, len(rows)) as tracker:
         for part, pixels in batches:
             parts.append(network_forward(network, pixels, recipe.trunk.info)[1])

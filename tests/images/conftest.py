@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.images import Files
 from pipeline.images.listing import Item, Listing, assemble
 
 
@@ -64,6 +65,6 @@ def listing_of() -> Callable[..., Listing]:
     def make(rows: list[tuple[str | None, int]], names: list[bytes] | None = None) -> Listing:
         ids = names or [b"%06d.png" % i for i in range(len(rows))]
         items = [Item(id, label, split, 1, 1) for id, (label, split) in zip(ids, rows, strict=True)]
-        return assemble(items, source="made", name="made", root=b"/made", skipped={})
+        return assemble(items, source="made", name="made", images=Files("/made"), skipped={})
 
     return make

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from pipeline.base.errors import ConfigError
-from pipeline.images import Geometry, ImageFailure, Loader, decode, read_file, to_pixels
+from pipeline.images import Files, Geometry, ImageFailure, Loader, decode, read_file, to_pixels
 from pipeline.images import loader as loader_module
 
 GEOMETRY = Geometry(16, 14)
+FILES = Files("")  # by their whole paths
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def images(tmp_path, noise):
 
 @pytest.mark.parametrize(("workers", "ahead"), [(1, 1), (2, 3), (4, 100)])
 def test_results_come_in_the_order_of_the_jobs_and_equal_single_steps(images, workers, ahead):
-    with Loader(GEOMETRY, workers=workers, ahead=ahead) as loader:
+    with Loader(FILES, GEOMETRY, workers=workers, ahead=ahead) as loader:
         results = list(loader.load((100 + i, path) for i, path in enumerate(images)))
     assert [r.index for r in results] == list(range(100, 112))
     for result, path in zip(results, images, strict=True):
@@ -44,7 +45,7 @@ def test_results_come_in_the_order_of_the_jobs_and_equal_single_steps(images, wo
 def test_failures_come_in_their_place_with_kind_reason_and_digest(images, tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     jobs = [images[0], bytes(tmp_path / "gone.png"), bytes(tmp_path / "text.jpg"), images[1]]
-    with Loader(GEOMETRY, workers=2, ahead=4) as loader:
+    with Loader(FILES, GEOMETRY, workers=2, ahead=4) as loader:
         good, gone, text, last = loader.load(enumerate(jobs))
     assert good.failure is None and last.failure is None
     assert (gone.failure.kind, gone.pixels, gone.digest) == ("vanished", None, bytes(32))
@@ -56,7 +57,7 @@ def test_failures_come_in_their_place_with_kind_reason_and_digest(images, tmp_pa
 def test_a_failure_does_not_hold_on_to_the_images_bytes(tmp_path):
     """Thousands of bad images must not fill the memory."""
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(1000))
-    with Loader(GEOMETRY, workers=1, ahead=1) as loader:
+    with Loader(FILES, GEOMETRY, workers=1, ahead=1) as loader:
         (result,) = loader.load([(0, bytes(tmp_path / "bad.png"))])
     assert isinstance(result.failure, ImageFailure)
     assert (result.failure.__traceback__, result.failure.__cause__, result.failure.__context__) == (None, None, None)
@@ -73,7 +74,7 @@ def test_an_endless_stream_is_read_only_as_far_as_the_look_ahead(images):
             most = next(taken)
             yield i, images[i % len(images)]
 
-    with Loader(GEOMETRY, workers=2, ahead=5) as loader:
+    with Loader(FILES, GEOMETRY, workers=2, ahead=5) as loader:
         stream = loader.load(endless())
         for wanted in range(40):
             assert next(stream).index == wanted
@@ -81,16 +82,16 @@ def test_an_endless_stream_is_read_only_as_far_as_the_look_ahead(images):
         stream.close()
 
 
-def test_closing_a_stream_cancels_what_has_not_started(images, monkeypatch):
+def test_closing_a_stream_cancels_what_has_not_started(images):
     permits, started = threading.Semaphore(1), []
 
-    def gated(path):
-        started.append(path)
-        assert permits.acquire(timeout=10)
-        return read_file(path)
+    class Gated(Files):
+        def read(self, item):
+            started.append(item)
+            assert permits.acquire(timeout=10)
+            return super().read(item)
 
-    monkeypatch.setattr(loader_module, "read_file", gated)
-    with Loader(GEOMETRY, workers=1, ahead=8) as loader:
+    with Loader(Gated(""), GEOMETRY, workers=1, ahead=8) as loader:
         stream = loader.load(enumerate(images))
         assert next(stream).index == 0  # the one worker now waits in the second image, if it has begun it
         stream.close()
@@ -104,20 +105,20 @@ def test_an_error_of_the_jobs_or_of_the_program_is_not_taken_for_a_bad_image(ima
         yield 0, images[0]
         raise KeyError("jobs")
 
-    with Loader(GEOMETRY, workers=1, ahead=2) as loader, pytest.raises(KeyError, match="jobs"):
+    with Loader(FILES, GEOMETRY, workers=1, ahead=2) as loader, pytest.raises(KeyError, match="jobs"):
         list(loader.load(broken()))
 
     def bug(_image, _geometry, _digest):
         raise ZeroDivisionError
 
     monkeypatch.setattr(loader_module, "to_pixels", bug)
-    with Loader(GEOMETRY, workers=1, ahead=2) as loader, pytest.raises(ZeroDivisionError):
+    with Loader(FILES, GEOMETRY, workers=1, ahead=2) as loader, pytest.raises(ZeroDivisionError):
         list(loader.load([(0, images[0])]))
 
 
 def test_results_are_let_go_once_they_are_handed_over(images):
     """Memory flat in the number of images."""
-    with Loader(GEOMETRY, workers=2, ahead=3) as loader:
+    with Loader(FILES, GEOMETRY, workers=2, ahead=3) as loader:
         for _ in loader.load((i, images[i % 12]) for i in range(200)):
             pass
         gc.collect()
@@ -128,4 +129,4 @@ def test_results_are_let_go_once_they_are_handed_over(images):
 @pytest.mark.parametrize(("workers", "ahead"), [(0, 1), (1, 0)])
 def test_a_loader_without_workers_or_look_ahead_is_refused(workers, ahead):
     with pytest.raises(ConfigError, match="at least 1"):
-        Loader(GEOMETRY, workers=workers, ahead=ahead)
+        Loader(FILES, GEOMETRY, workers=workers, ahead=ahead)

@@ -1,1 +1,4 @@
-"""The sources: each lists a named set of images; what comes from memory or a library is written out as files once."""
+"""The sources, a file for each, as ``source`` says: each lists a named set of images and reads them again later.
+
+What comes out of a library (``digits``, ``torchvision``) is written out as files once.
+"""

@@ -13,16 +13,26 @@ from PIL import Image
 
 from pipeline.base.workspace import Workspace
 from pipeline.images.listing import Listing
+from pipeline.images.sources.files import Files
 from pipeline.images.sources.folder import list_folder
 from pipeline.images.sources.written_once import written_once
 
+NAME = "digits"
+FORM = f"the word {NAME}"
 _WHITE = 16  # the set's grey levels run from 0 to 16
 
+images = Files
 
-def list_digits(desk: Workspace) -> Listing:
+
+def claims(spec: str) -> bool:
+    """The one word."""
+    return spec == NAME
+
+
+def listing(spec: str, desk: Workspace) -> Listing:
     """The digits as ``CLASS/INDEX.png`` under the workspace's ``data/digits``, written on the first call."""
-    folder = written_once(desk.data / "digits", _write)
-    return list_folder("digits", bytes(folder), name="digits")
+    folder = written_once(desk.data / NAME, _write)
+    return list_folder(spec, bytes(folder), name=NAME)
 
 
 def _write(folder: Path) -> None:

@@ -5,14 +5,18 @@ Knows what the names and depths of folders mean. Opens no image; the files thems
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipeline.base.errors import DataError
 from pipeline.base.items import NONE, SPLITS
-from pipeline.images.listing import SPLIT_WORDS, Item, Listing, assemble, shown, shown_source
+from pipeline.base.workspace import Workspace
+from pipeline.images.listing import FOLDER_FORM, SPLIT_WORDS, Item, Listing, assemble, shown, shown_source
+from pipeline.images.sources.files import Files, path_of, real_name
 from pipeline.images.sources.walk import Walk, walk
 
+FORM = FOLDER_FORM
 _CURE = "say which is meant with a CSV manifest (columns path,label,split), or move the others away"
 
 
@@ -22,6 +26,20 @@ class _Top:
 
     direct: bool = False
     inner: set[bytes] = field(default_factory=set)
+
+
+images = Files
+
+
+def claims(spec: str) -> bool:
+    """A folder that is there."""
+    return os.path.isdir(path_of(spec))
+
+
+def listing(spec: str, desk: Workspace) -> Listing:
+    """The folder's images, under its own name."""
+    path = path_of(spec)
+    return list_folder(spec, path, name=real_name(path))
 
 
 def list_folder(source: str, root: bytes, *, name: str, notes: Iterable[str] = ()) -> Listing:
@@ -50,7 +68,7 @@ def list_folder(source: str, root: bytes, *, name: str, notes: Iterable[str] = (
     _note_empty_folders(found, tops, splits)
     if not splits and len(tops) == 1:
         _refuse_wrapper(shown_source(source), *tops.popitem())
-    return assemble(items, source=source, name=name, root=root, skipped=found.skipped, notes=notes)
+    return assemble(items, source=source, name=name, images=Files(root), skipped=found.skipped, notes=notes)
 
 
 def _split_folders(source: str, tops: dict[bytes, _Top]) -> dict[bytes, int]:

@@ -12,9 +12,32 @@ from collections.abc import Iterator
 
 from pipeline.base.errors import DataError
 from pipeline.base.items import NONE, SPLITS
-from pipeline.images.listing import SPLIT_WORDS, Item, Listing, assemble, shown_source
+from pipeline.base.workspace import Workspace
+from pipeline.images.listing import LEGAL_FORMS, MANIFEST_FORM, SPLIT_WORDS, Item, Listing, assemble, shown_source
+from pipeline.images.sources.files import Files, path_of, real_name
 
+FORM = MANIFEST_FORM
 COLUMNS = ("path", "label", "split")
+
+images = Files
+
+
+def claims(spec: str) -> bool:
+    """A file that is there, whatever its ending: a wrong one is told of."""
+    return os.path.isfile(path_of(spec))
+
+
+def listing(spec: str, desk: Workspace) -> Listing:
+    """The images that the manifest names, under its own name without the ending.
+
+    Raises:
+        DataError: a file of another ending.
+    """
+    path = path_of(spec)
+    stem, ending = os.path.splitext(real_name(path))
+    if ending.lower() != ".csv":
+        raise DataError(f"source {shown_source(spec)} is a file but not a .csv manifest: {LEGAL_FORMS}")
+    return list_manifest(spec, path, name=stem)
 
 
 def list_manifest(source: str, manifest: bytes, *, name: str) -> Listing:
@@ -23,18 +46,18 @@ def list_manifest(source: str, manifest: bytes, *, name: str) -> Listing:
     Raises:
         DataError: not a readable UTF-8 CSV, an unknown column or split, a missing or repeated file; with line number.
     """
-    root = os.path.dirname(manifest) or b"."
+    images = Files(os.path.dirname(manifest) or b".")
     named = shown_source(source)
     items: dict[bytes, tuple[int, Item]] = {}
     for line, row in _rows(named, manifest):
-        item = _item(f"{named} line {line}", root, row)
+        item = _item(f"{named} line {line}", images, row)
         if item.id in items:
             raise DataError(
                 f"{named} line {line}: {row['path']!r} is already on line {items[item.id][0]}: list it once"
             )
         items[item.id] = (line, item)
     _check_splits(named, items)
-    return assemble((item for _, item in items.values()), source=source, name=name, root=root, skipped={})
+    return assemble((item for _, item in items.values()), source=source, name=name, images=images, skipped={})
 
 
 def _rows(source: str, manifest: bytes) -> Iterator[tuple[int, dict[str, str]]]:
@@ -70,7 +93,7 @@ def _header(source: str, cells: list[str]) -> list[str]:
     return header
 
 
-def _item(where: str, root: bytes, row: dict[str, str]) -> Item:
+def _item(where: str, images: Files, row: dict[str, str]) -> Item:
     if not row["path"]:
         raise DataError(f"{where}: the path is empty")
     word = row.get("split", "").strip().lower()
@@ -79,7 +102,7 @@ def _item(where: str, root: bytes, row: dict[str, str]) -> Item:
     # One spelling for one file, so that a/b.png and ./a//b.png count as the same.
     path = os.path.normpath(row["path"].encode("utf-8", "surrogateescape"))
     try:
-        status = os.stat(os.path.join(root, path))
+        status = os.stat(images.path(path))
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DataError(

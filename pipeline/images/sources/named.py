@@ -1,19 +1,19 @@
-"""What the user named -> a listing.
+"""What the user named -> a listing; what a cache has kept of that -> its images again.
 
-Knows which forms a source can have and hands each to its module. Opens no image.
+Knows the list of the sources, and nothing of any of them. Opens no image.
 """
 
 from __future__ import annotations
 
-import os
-
 from pipeline.base.errors import DataError
 from pipeline.base.workspace import Workspace
-from pipeline.images.listing import LEGAL_FORMS, Listing, shown_source
-from pipeline.images.sources.digits import list_digits
-from pipeline.images.sources.folder import list_folder
-from pipeline.images.sources.manifest import list_manifest
-from pipeline.images.sources.torchvision import PREFIX, list_torchvision
+from pipeline.images.listing import Images, Listing
+from pipeline.images.sources import digits, folder, manifest, torchvision
+from pipeline.images.sources.files import Files
+from pipeline.images.sources.source import Source
+
+# Asked in this order: what goes by a word before what takes any path.
+SOURCES: tuple[Source, ...] = (torchvision, digits, manifest, folder)
 
 
 def list_source(spec: str, desk: Workspace) -> Listing:
@@ -24,17 +24,27 @@ def list_source(spec: str, desk: Workspace) -> Listing:
     Raises:
         DataError: nothing there, no images, one class only, folders or a manifest that cannot be understood.
     """
-    if spec == "digits":
-        return list_digits(desk)
-    if spec.startswith(PREFIX):
-        return list_torchvision(spec, desk)
-    path = os.fsencode(os.path.expanduser(spec))
-    name = os.path.basename(os.path.realpath(path)).decode("utf-8", "replace")
-    if os.path.isdir(path):
-        return list_folder(spec, path, name=name)
-    if os.path.isfile(path):
-        stem, ending = os.path.splitext(name)
-        if ending.lower() != ".csv":
-            raise DataError(f"source {shown_source(spec)} is a file but not a .csv manifest: {LEGAL_FORMS}")
-        return list_manifest(spec, path, name=stem)
-    raise DataError(f"source {spec!r} does not exist: {LEGAL_FORMS}, or the word digits, or torchvision:NAME")
+    source = _source_of(spec)
+    if source is None:
+        forms = ", or ".join(source.FORM for source in reversed(SOURCES))
+        raise DataError(f"source {spec!r} does not exist: give {forms}")
+    return source.listing(spec, desk)
+
+
+def is_source(spec: str) -> bool:
+    """Whether a source takes the spec for its own."""
+    return _source_of(spec) is not None
+
+
+def open_images(spec: str, place: str) -> Images:
+    """The images that a cache was made from, by the ``source`` and ``root`` that it keeps of them.
+
+    The path of a folder or manifest may mean nothing any more where this is called: then, and wherever no source knows
+    the spec, they are the files below ``place``.
+    """
+    source = _source_of(spec)
+    return Files(place) if source is None else source.images(place)
+
+
+def _source_of(spec: str) -> Source | None:
+    return next((source for source in SOURCES if source.claims(spec)), None)

@@ -18,11 +18,13 @@ from pipeline.base.errors import DataError
 from pipeline.base.items import SPLITS, TEST, TRAIN, VAL
 from pipeline.base.workspace import Workspace
 from pipeline.images.listing import Listing
+from pipeline.images.sources.files import Files
 from pipeline.images.sources.folder import list_folder
 from pipeline.images.sources.walk import IMAGE_EXTENSIONS
 from pipeline.images.sources.written_once import written_once
 
 PREFIX = "torchvision:"
+FORM = f"{PREFIX}NAME"
 
 _Parts = dict[int, dict[str, Any]]  # split -> the constructor's arguments; {0: ...} for a set without splits
 
@@ -61,7 +63,15 @@ SETS: dict[str, _Parts] = {
 }
 
 
-def list_torchvision(spec: str, desk: Workspace) -> Listing:
+images = Files
+
+
+def claims(spec: str) -> bool:
+    """The prefix, whatever follows."""
+    return spec.startswith(PREFIX)
+
+
+def listing(spec: str, desk: Workspace) -> Listing:
     """The set named by ``torchvision:NAME`` as files in the workspace's ``data``, downloaded on the first call.
 
     Raises:

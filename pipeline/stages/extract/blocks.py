@@ -7,7 +7,6 @@ settings only: not on what was interrupted, on other blocks, or on how many proc
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -22,7 +21,7 @@ from pipeline.base.machine import cores
 from pipeline.base.ranks import Ranks
 from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
-from pipeline.images import Loaded, Loader
+from pipeline.images import Images, Loaded, Loader
 from pipeline.runs.recipe import Recipe
 from pipeline.stages.extract.donors import Origin, find_origin
 from pipeline.stages.extract.results import Shares, Work
@@ -36,12 +35,11 @@ from pipeline.trunk.frozen import FrozenTrunk
 class BlockLoop:
     """One run over the blocks that are still to do; ``trunk`` is None when every row is copied.
 
-    ``target`` is the unfinished file as it is opened for reading, ``root`` the folder that its ids are relative to.
+    ``target`` is the unfinished file as it is opened for reading, ``loader`` one of the images of its ids.
     """
 
     writer: Writer
     target: Cache
-    root: bytes
     origin: Origin
     loader: Loader
     trunk: FrozenTrunk | None
@@ -67,7 +65,7 @@ class BlockLoop:
         for block in blocks:
             start, stop = self.writer.span(block)
             for row in (np.flatnonzero(self.origin.donor[start:stop] < 0) + start).tolist():
-                yield row, os.path.join(self.root, self.ids[row])
+                yield row, self.ids[row]
 
     def _block(
         self, block: int, loaded: Iterator[Loaded]
@@ -165,11 +163,11 @@ def recipe_of_begun(out: Path, desk: Workspace) -> Recipe:
 
 
 def do_blocks(
-    out: Path, root: str, recipe: Recipe, settings: ExtractSettings, *, ranks: Ranks, desk: Workspace
+    out: Path, images: Images, recipe: Recipe, settings: ExtractSettings, *, ranks: Ranks, desk: Workspace
 ) -> Work:
     """Do this process's share of the blocks that the unfinished file of ``out`` still misses.
 
-    ``root`` is where the images lie now; what the rows are is read from the file, so every process sees the same.
+    ``images`` lie where they are now; what the rows are is read from the file, so every process sees the same.
 
     Raises:
         Interrupted: after the block in work, when a signal came.
@@ -186,11 +184,12 @@ def do_blocks(
         fresh = int((origin.donor[rows] < 0).sum()) if rows else 0
         trunk = FrozenTrunk(recipe.trunk, batch=settings.batch_size, work_dir=desk.engines) if fresh else None
         workers = settings.workers or cores()
-        loader = Loader(recipe.geometry(), workers=workers, ahead=4 * workers + (trunk.engine.batch if trunk else 0))
+        ahead = 4 * workers + (trunk.engine.batch if trunk else 0)
+        loader = Loader(images, recipe.geometry(), workers=workers, ahead=ahead)
         follow = desk.watch.track("extract", fresh) if fresh else nullcontext(Tracker())
         with loader, follow as tracker:
             failures = partial_failures_path(out, ranks.rank)
-            loop = BlockLoop(writer, target, os.fsencode(root), origin, loader, trunk, failures, tracker)
+            loop = BlockLoop(writer, target, origin, loader, trunk, failures, tracker)
             loop.run(todo)
     if trunk:
         trunk.assert_untouched()

@@ -16,7 +16,7 @@ from pipeline.base.errors import DataError
 from pipeline.base.items import GOOD
 from pipeline.base.ranks import Ranks
 from pipeline.base.workspace import Workspace
-from pipeline.images import View
+from pipeline.images import View, open_images
 from pipeline.runs import folder as runs
 from pipeline.stages.extract import words
 from pipeline.stages.extract.plan import Plan, plan_file
@@ -65,7 +65,8 @@ def _lead(settings: ExtractSettings, desk: Workspace, ranks: Ranks, view: View |
                 announce({"out": None, "made": str(plan.out)})
                 return _nothing_to_do(plan, there, began)
             plan.begin()
-            announce({"out": str(plan.out.resolve()), "root": plan.root})
+            about = plan.contents.about
+            announce({"out": str(plan.out.resolve()), "source": about["source"], "root": about["root"]})
             return _work_and_publish(plan, ranks, began)
 
 
@@ -79,7 +80,7 @@ def _follow(settings: ExtractSettings, desk: Workspace, ranks: Ranks) -> Extract
         return ExtractResult(Path(job["made"]), "", 0, 0, 0, 0, time.perf_counter() - began, {}, {}, ())
     out, quiet = Path(job["out"]), desk.silent()
     recipe = recipe_of_begun(out, quiet)
-    work = do_blocks(out, job["root"], recipe, settings, ranks=ranks, desk=quiet)
+    work = do_blocks(out, open_images(job["source"], job["root"]), recipe, settings, ranks=ranks, desk=quiet)
     ranks.total(work.forwards)
     ranks.total(0)  # published
     key = store.key_of(recipe.provenance())
@@ -97,7 +98,7 @@ def _nothing_to_do(plan: Plan, there: store.Cache, began: float) -> ExtractResul
 def _work_and_publish(plan: Plan, ranks: Ranks, began: float) -> ExtractResult:
     from pipeline.stages.extract.blocks import do_blocks
 
-    work = do_blocks(plan.out, plan.root, plan.recipe, plan.settings, ranks=ranks, desk=plan.desk)
+    work = do_blocks(plan.out, plan.listing.images, plan.recipe, plan.settings, ranks=ranks, desk=plan.desk)
     forwards = ranks.total(work.forwards)
     _publish(plan)
     ranks.total(0)  # the others leave when it is published

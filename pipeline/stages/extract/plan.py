@@ -6,7 +6,6 @@ earlier file to copy it from or the word that it must be computed.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,11 +51,6 @@ class Plan:
     old: store.Cache | None
     contents: store.Contents
     notes: tuple[str, ...]
-
-    @property
-    def root(self) -> str:
-        """The folder that ids are relative to, as the system's own text form of its bytes."""
-        return str(self.contents.about["root"])
 
     def unchanged(self) -> store.Cache | None:
         """The file that is there, if it holds exactly what is asked for; answered without reading any image."""
@@ -154,8 +148,9 @@ def _default_path(desk: Workspace, listing: images.Listing, info: WeightsInfo, k
         there = path if path.exists() else store.partial_path(path)
         if not there.exists():
             return path
-        home = os.fsencode(store.open_partial(there).about.get("root", ""))
-        if home == os.path.realpath(listing.root) or not os.path.exists(home):
+        about = store.open_partial(there).about
+        home = about.get("root", "")
+        if home == listing.images.place or not images.open_images(about.get("source", ""), home).there():
             return path
     raise CacheError(f"{desk.features} has 999 caches named {stem}: name one with --out")
 
@@ -184,8 +179,8 @@ def _digests(
     if len(unknown) and (images.needs_carving(listing) or old is not None or donor_files(out, key)):
         # Content decides the split and what can be reused, so the bytes are read before anything is planned.
         with desk.watch.track("hash", len(unknown)) as tracker:
-            paths = [listing.path(int(i)) for i in unknown]
-            digests[unknown] = images.digest_many(paths, workers=s.workers or cores(), progress=tracker.advance)
+            ids, workers = [listing.ids[i] for i in unknown], s.workers or cores()
+            digests[unknown] = images.digest_many(listing.images, ids, workers=workers, progress=tracker.advance)
     return digests
 
 
@@ -217,7 +212,7 @@ def _contents(
         provenance=recipe.provenance(),
         about={
             "source": listing.source,
-            "root": os.fsdecode(os.path.realpath(listing.root)),
+            "root": listing.images.place,
             "notes": list(notes),
             "weights": _lasting_spec(s.weights),
             "pretrained": recipe.trunk.info.pretrained,

@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,7 +51,6 @@ class Images:
     network: nn.Module
     recipe: Recipe
     cache: Cache
-    root: Path
     device: str
     workers: int
     augment: str
@@ -73,7 +71,7 @@ class Images:
         if epoch is not None and (self.augment != "none" or self.randaugment):
             drawn = Augmentation(self.augment, self.seed, epoch, self.randaugment)
             geometry = replace(geometry, augmentation=drawn)
-        found = pixels_of(self.cache, batches, root=self.root, geometry=geometry, workers=self.workers)
+        found = pixels_of(self.cache, batches, geometry=geometry, workers=self.workers)
         for rows, pixels in found:
             yield rows, normalised(pixels, self.recipe.trunk.info, self.device)
 
@@ -194,7 +192,7 @@ def inputs_of(settings: FinetuneSettings, attached: Attached, ranks: Ranks, desk
     rows = np.concatenate([attached.train, attached.val])
     prefix = PrefixMaps(attached.network, attached.recipe, attached.cache, rows, desk)
     prefix.announce(desk, confirmed=settings.yes)
-    maps = prefix.make(ranks=ranks, root=attached.root, device=attached.device, workers=settings.threads, desk=desk)
+    maps = prefix.make(ranks=ranks, device=attached.device, workers=settings.threads, desk=desk)
     flip = settings.augment == "flip"
     return Maps(attached.network, maps, prefix.rows, prefix.shape, attached.device, flip, settings.seed)
 
@@ -205,7 +203,6 @@ def images_of(settings: FinetuneSettings, attached: Attached) -> Inputs:
         attached.network,
         attached.recipe,
         attached.cache,
-        attached.root,
         attached.device,
         settings.threads,
         settings.augment,

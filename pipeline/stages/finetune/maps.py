@@ -11,7 +11,6 @@ import hashlib
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,7 +95,7 @@ class PrefixMaps:
     def _begun(self) -> bool:
         return partial_path(self.path).exists()
 
-    def make(self, *, ranks: Ranks, root: Path, device: str, workers: int, desk: Workspace) -> Cache:
+    def make(self, *, ranks: Ranks, device: str, workers: int, desk: Workspace) -> Cache:
         """The maps, computed as far as they are not there yet; every process does its share of the blocks.
 
         Raises:
@@ -105,7 +104,7 @@ class PrefixMaps:
         """
         if not ranks.first:
             if ranks.told()["make"]:
-                self._fill(ranks, root, device, workers, desk.silent())
+                self._fill(ranks, device, workers, desk.silent())
                 ranks.total(0)
             return store.open_cache(self.path)
         with ranks.leading() as announce:
@@ -114,7 +113,7 @@ class PrefixMaps:
                 with store.writing_lock(self.path):
                     self._begin()
                     announce({"make": True})
-                    self._fill(ranks, root, device, workers, desk)
+                    self._fill(ranks, device, workers, desk)
                     with store.Writer(self.path) as writer:
                         writer.publish()
                     ranks.total(0)
@@ -160,12 +159,12 @@ class PrefixMaps:
         ids = self.cache.ids
         return [ids[row] for row in self.rows.tolist()]
 
-    def _fill(self, ranks: Ranks, root: Path, device: str, workers: int, desk: Workspace) -> None:
+    def _fill(self, ranks: Ranks, device: str, workers: int, desk: Workspace) -> None:
         """Compute this process's share of the blocks that are missing."""
         with store.Writer(self.path) as writer:
             todo = blocks_to_do(writer, ranks)
             spans = [writer.span(block) for block in todo]
-            images = self._batches(spans, root, device, workers)
+            images = self._batches(spans, device, workers)
             follow = desk.watch.track("maps before layer4", sum(b - a for a, b in spans))
             with follow as tracker, one_by_one(writer, todo) as each:
                 for block in each:
@@ -181,9 +180,7 @@ class PrefixMaps:
                     writer.write_block(block, found, self.digests[first:last], good)
         ranks.total(0)  # every block is on the disk
 
-    def _batches(
-        self, spans: list[tuple[int, int]], root: Path, device: str, workers: int
-    ) -> Iterator[NDArray[np.float32]]:
+    def _batches(self, spans: list[tuple[int, int]], device: str, workers: int) -> Iterator[NDArray[np.float32]]:
         """Maps (m, C·H·W) float32 of the images of the spans, in batches that never cross a block."""
         front = front_of(self.network)
         batches = [
@@ -191,7 +188,7 @@ class PrefixMaps:
             for first, last in spans
             for start in range(first, last, BATCH)
         ]
-        pixels = pixels_of(self.cache, batches, root=root, geometry=self.recipe.geometry(), workers=workers)
+        pixels = pixels_of(self.cache, batches, geometry=self.recipe.geometry(), workers=workers)
         for _, batch in pixels:
             with torch.inference_mode():
                 maps = front(normalised(batch, self.recipe.trunk.info, device))

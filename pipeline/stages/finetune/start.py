@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import Head, load_head, require_key
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_of, cache_record
-from pipeline.runs.pixels import image_root, labelled, require_images
+from pipeline.runs.pixels import labelled, require_images
 from pipeline.runs.recipe import Recipe
 from pipeline.stages.finetune.settings import FinetuneSettings
 from pipeline.store import Cache
@@ -71,7 +70,6 @@ class Attached:
     cache: Cache
     head: Head
     recipe: Recipe
-    root: Path
     device: str
     network: nn.Module
     train: NDArray[np.int64]
@@ -157,7 +155,6 @@ def attach(settings: FinetuneSettings, desk: Workspace) -> Attached:
     for split in ("train", "val"):
         if not len(rows[split]):
             raise HeadError(f"{cache.path.name} has no {split} rows: fine-tuning needs train and val images")
-    root = image_root(cache)
     weights = run.config["cache"]["about"]["weights"]
     recipe = Recipe.of(cache.provenance, weights, desk)
     if recipe.trunk.layer != "avgpool":
@@ -165,11 +162,11 @@ def attach(settings: FinetuneSettings, desk: Workspace) -> Attached:
     device = resolve_device(settings.device)
     if settings.precision == "bfloat16" and device == "cpu":
         raise ConfigError("--precision bfloat16 needs a GPU: leave it out on a CPU")
-    require_images(cache, np.concatenate(list(rows.values())), root, workers=settings.threads)
+    require_images(cache, np.concatenate(list(rows.values())), workers=settings.threads)
     cache.verify(np.concatenate([rows["train"], rows["val"]]))
     network = reattach(load_model(recipe.trunk.info, trunk=recipe.trunk.info.trunk), *head.layer)
     network.to(device).eval()
-    return Attached(run, cache, head, recipe.computed(device=device), root, device, network, **rows)
+    return Attached(run, cache, head, recipe.computed(device=device), device, network, **rows)
 
 
 def to_random_head(network: nn.Module, seed: int) -> None:

@@ -150,9 +150,7 @@ def drift(attached: Attached, *, workers: int, desk: Workspace) -> dict[str, flo
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, DRIFT_ROWS).round().astype(int))]
         total = 0.0
         geometry = attached.recipe.geometry()
-        batches = pixel_batches(
-            attached.cache, rows.tolist(), root=attached.root, geometry=geometry, size=32, workers=workers
-        )
+        batches = pixel_batches(attached.cache, rows.tolist(), geometry=geometry, size=32, workers=workers)
         with desk.watch.track(f"features of {split}", len(rows)) as tracker:
             for part, pixels in batches:
                 new = network_forward(attached.network, pixels, attached.recipe.trunk.info)[0].astype(np.float64)

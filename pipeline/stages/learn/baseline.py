@@ -25,7 +25,7 @@ from pipeline.heads.problem import Problem, Split
 from pipeline.images import Geometry
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
-from pipeline.runs.pixels import image_root, pixel_batches
+from pipeline.runs.pixels import pixel_batches
 from pipeline.show.tables import results_table
 from pipeline.stages.learn.settings import BaselineSettings
 from pipeline.store import Cache
@@ -95,7 +95,7 @@ def _image_statistics(cache: Cache, desk: Workspace) -> dict[str, Rows]:
     Raises:
         DataError: an image is gone or has changed.
     """
-    root, transform = image_root(cache), cache.provenance["transform"]
+    transform = cache.provenance["transform"]
     geometry = Geometry(
         resize=transform["resize"], crop=transform["crop"], interpolation=transform["interpolation"], view=None
     )
@@ -103,7 +103,7 @@ def _image_statistics(cache: Cache, desk: Workspace) -> dict[str, Rows]:
     for split in SPLITS[1:]:
         rows = cache.rows(split)
         rows = rows[cache.labels[rows] >= 0]
-        batches = pixel_batches(cache, rows.tolist(), root=root, geometry=geometry, size=BATCH, workers=cores())
+        batches = pixel_batches(cache, rows.tolist(), geometry=geometry, size=BATCH, workers=cores())
         parts = [np.zeros((0, 6 + THUMBNAIL**2), np.float32)]
         with desk.watch.track(f"{split} images", len(rows)) as tracker:
             for _, pixels in batches:

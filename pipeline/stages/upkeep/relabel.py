@@ -34,8 +34,7 @@ def relabel(settings: RelabelSettings, desk: Workspace) -> RelabelResult:
     if listing.skipped:
         desk.watch.say(images.skip_summary(listing.skipped))
     with desk.watch.track("hash", len(listing)) as bar:
-        paths = [listing.path(i) for i in range(len(listing))]
-        digests = images.digest_many(paths, workers=cores(), progress=bar.advance)
+        digests = images.digest_many(listing.images, listing.ids, workers=cores(), progress=bar.advance)
     with locked(found, settings.out) as (cache, target):
         rows, copied = _match(cache, listing, digests)
         missing = _unmatched(cache, rows)
@@ -136,7 +135,7 @@ def _contents(
     about = {
         **contents.about,
         "source": listing.source,
-        "root": os.fsdecode(os.path.realpath(listing.root)),
+        "root": listing.images.place,
         "notes": [*listing.notes, *plan.notes],
     }
     changed = dataclasses.replace(

@@ -22,7 +22,7 @@ from pipeline.base.errors import CacheError
 from pipeline.base.items import GOOD, NONE, PENDING, SPLITS, TRAIN
 from pipeline.base.machine import cores, resolve_device
 from pipeline.base.workspace import Workspace
-from pipeline.images import Listing
+from pipeline.images import Images, Listing
 from pipeline.runs.recipe import Recipe
 from pipeline.stages.upkeep import words
 from pipeline.stages.upkeep.results import Sample, VerifyReport
@@ -142,8 +142,7 @@ def _compare(cache: Cache, settings: VerifySettings, desk: Workspace) -> tuple[S
     assert settings.source is not None
     listing = images.list_source(settings.source, desk)
     with desk.watch.track("hash", len(listing)) as bar:
-        paths = [listing.path(i) for i in range(len(listing))]
-        digests = images.digest_many(paths, workers=cores(), progress=bar.advance)
+        digests = images.digest_many(listing.images, listing.ids, workers=cores(), progress=bar.advance)
     at = {item: i for i, item in enumerate(listing.ids)}
     item = np.array([at.get(i, -1) for i in cache.ids], np.int64)
     same = item >= 0
@@ -152,7 +151,7 @@ def _compare(cache: Cache, settings: VerifySettings, desk: Workspace) -> tuple[S
     rows = _spread(np.flatnonzero(same & (cache.states == GOOD)), settings.sample, settings.seed)
     if not len(rows):
         return changes, None
-    return changes, _afresh(cache, rows, {int(r): listing.path(int(item[r])) for r in rows}, desk)
+    return changes, _afresh(cache, rows, listing.images, desk)
 
 
 def _changes(
@@ -198,19 +197,19 @@ def _spread(rows: NDArray[np.int64], sample: int, seed: int) -> NDArray[np.int64
     return np.array([rng.choice(stretch) for stretch in stretches], np.int64)
 
 
-def _afresh(cache: Cache, rows: NDArray[np.int64], paths: Mapping[int, bytes], desk: Workspace) -> Sample:
-    """Extract ``rows`` again and compare."""
-    recipe, tolerance = _recipe_here(cache, desk)
+def _afresh(cache: Cache, rows: NDArray[np.int64], now: Images, desk: Workspace) -> Sample:
+    """Extract ``rows`` again, of the images as they are ``now``, and compare."""
+    ids, (recipe, tolerance) = cache.ids, _recipe_here(cache, desk)
     trunk = FrozenTrunk(recipe.trunk, batch=None, work_dir=desk.engines)
     worst, pending = 0.0, []
     with (
-        images.Loader(recipe.geometry(), workers=cores(), ahead=2 * trunk.engine.batch) as loader,
+        images.Loader(now, recipe.geometry(), workers=cores(), ahead=2 * trunk.engine.batch) as loader,
         desk.watch.track("extract afresh", len(rows)) as bar,
     ):
-        for loaded in loader.load((row, paths[row]) for row in rows.tolist()):
+        for loaded in loader.load((row, ids[row]) for row in rows.tolist()):
             if loaded.pixels is None:
                 raise CacheError(
-                    f"{cache.path}: {os.fsdecode(paths[loaded.index])!a} gave features once and fails now "
+                    f"{cache.path}: {now.name(ids[loaded.index])!a} gave features once and fails now "
                     f"({loaded.failure}): the decoder or the file has changed; extract again"
                 )
             pending.append((loaded.index, loaded.pixels))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,7 @@ from pipeline.base.machine import cores
 from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
 from pipeline.heads.scores.metrics import softmax
-from pipeline.images import IMAGE_EXTENSIONS, Loaded
+from pipeline.images import IMAGE_EXTENSIONS, Files, Geometry, Images, Loaded
 from pipeline.runs import folder as runs
 from pipeline.runs.network import PREDICT_BATCH, Answer, Classifier, load_classifier, normalised
 from pipeline.stages.use import words
@@ -29,22 +31,34 @@ from pipeline.stages.use.words import Passage
 
 STANDARD_INPUT = "-"
 SHOWN = 50  # predictions of a table; a file or --format has all
+FILES = Files("")  # by their paths as they were given
+
+
+class Asked(NamedTuple):
+    """One image that a prediction is asked for: ``item`` is its id among ``images``."""
+
+    images: Images
+    item: bytes
+
+    @property
+    def name(self) -> str:
+        """What it is called in what is told of it: its path."""
+        return self.images.name(self.item)
 
 
 def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
     """Predict with settings made."""
     run = runs.find_run(settings.run, desk)
-    paths = find_images(settings.images)
+    asked = find_images(settings.images, desk)
     classifier = load_classifier(run, desk, device=settings.device)
     found, top = Predictions(), min(settings.top, len(classifier.classes))
     if settings.format == "csv":
         desk.watch.write(_csv_line(csv_columns(top)))
-    loader = images.Loader(classifier.geometry, workers=cores(), ahead=2 * PREDICT_BATCH)
-    follow = desk.watch.track("predict", len(paths)) if len(paths) > PREDICT_BATCH else nullcontext(Tracker())
-    with loader, follow as tracker:
-        for batch in _batches(loader.load(enumerate(paths)), PREDICT_BATCH):
-            part = [paths[item.index] for item in batch]
-            for prediction in _predict_batch(batch, part, classifier, settings, desk):
+    follow = desk.watch.track("predict", len(asked)) if len(asked) > PREDICT_BATCH else nullcontext(Tracker())
+    with follow as tracker, closing(_loaded(asked, classifier.geometry)) as loaded:
+        for batch in _batches(loaded, PREDICT_BATCH):
+            names = [asked[item.index].name for item in batch]
+            for prediction in _predict_batch(batch, names, classifier, settings, desk):
                 found.append(prediction)
                 _tell(prediction, settings.format, top, desk)
             tracker.advance(len(batch))
@@ -61,19 +75,19 @@ def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
     return found
 
 
-def find_images(asked: Sequence[str]) -> list[bytes]:
-    """The image files meant: files as they are, those below folders in the order of their names, standard input's.
+def find_images(asked: Sequence[str], desk: Workspace) -> list[Asked]:
+    """The images meant: files as they are, those below folders in the order of their names, standard input's, sources'.
 
     Raises:
-        DataError: a path on the command line that is not there, or a folder without images.
+        DataError: a path on the command line that is not there, or a folder or source without images.
     """
-    found: list[bytes] = []
+    found: list[Asked] = []
     for name in asked:
         if name == STANDARD_INPUT:
             # A list goes stale while it is made: what is gone becomes a row with its reason, as a corrupt image does.
             lines = [line for line in sys.stdin.buffer.read().splitlines() if line.strip()]
             for line in lines:
-                found += find_images([os.fsdecode(line)]) if os.path.isdir(line) else [line]
+                found += find_images([os.fsdecode(line)], desk) if os.path.isdir(line) else [Asked(FILES, line)]
             continue
         path = os.fsencode(name)
         if os.path.isdir(path):
@@ -85,14 +99,24 @@ def find_images(asked: Sequence[str]) -> list[bytes]:
             )
             if not below:
                 raise DataError(f"{name!a} holds no images: give a folder with {', '.join(sorted(IMAGE_EXTENSIONS))}")
-            found += below
+            found += [Asked(FILES, file) for file in below]
         elif os.path.isfile(path):
-            found.append(path)
+            found.append(Asked(FILES, path))
+        elif images.is_source(name):
+            listing = images.list_source(name, desk)
+            found += [Asked(listing.images, item) for item in listing.ids]
         else:
             raise DataError(f"{name!a} is not there: give image files or folders")
     if not found:
         raise DataError("no images: standard input named none")
     return found
+
+
+def _loaded(asked: Sequence[Asked], geometry: Geometry) -> Generator[Loaded, None, None]:
+    """The images in order, ``index`` their place in ``asked``; one loader for those that lie in one place."""
+    for source, group in itertools.groupby(enumerate(asked), key=lambda entry: entry[1].images):
+        with images.Loader(source, geometry, workers=cores(), ahead=2 * PREDICT_BATCH) as loader:
+            yield from loader.load((index, one.item) for index, one in group)
 
 
 def _batches(loaded: Iterator[Loaded], size: int) -> Iterator[list[Loaded]]:
@@ -108,7 +132,7 @@ def _batches(loaded: Iterator[Loaded], size: int) -> Iterator[list[Loaded]]:
 
 def _predict_batch(
     batch: Sequence[Loaded],
-    paths: Sequence[bytes],
+    names: Sequence[str],
     classifier: Classifier,
     settings: PredictSettings,
     desk: Workspace,
@@ -116,8 +140,8 @@ def _predict_batch(
     """A prediction for each image of a batch, in order."""
     good = [i for i, item in enumerate(batch) if item.pixels is not None]
     predictions = [
-        Prediction(os.fsdecode(path), None, None, (), None if item.failure is None else item.failure.reason)
-        for item, path in zip(batch, paths, strict=True)
+        Prediction(name, None, None, (), None if item.failure is None else item.failure.reason)
+        for item, name in zip(batch, names, strict=True)
     ]
     if not good:
         return predictions
@@ -125,9 +149,9 @@ def _predict_batch(
     answer = classifier(pixels)
     probabilities = softmax(answer.logits)
     for at, i in enumerate(good):
-        predictions[i] = _ranked(paths[i], probabilities[at], classifier.classes, settings)
+        predictions[i] = _ranked(names[i], probabilities[at], classifier.classes, settings)
         if settings.trace:
-            passage = _passage(paths[i], batch[i], answer, at, classifier)
+            passage = _passage(names[i], batch[i], answer, at, classifier)
             desk.watch.show(words.way(passage, classifier.classes, settings.top))
     return predictions
 
@@ -156,16 +180,16 @@ def _csv_line(cells: Sequence[str]) -> str:
 
 
 def _ranked(
-    path: bytes, probabilities: NDArray[np.float64], classes: tuple[str, ...], settings: PredictSettings
+    name: str, probabilities: NDArray[np.float64], classes: tuple[str, ...], settings: PredictSettings
 ) -> Prediction:
     order = np.argsort(-probabilities, kind="stable")[: settings.top]
     ranked = tuple((classes[c], float(probabilities[c])) for c in order.tolist())
-    name, probability = ranked[0]
-    return Prediction(os.fsdecode(path), name if probability >= settings.threshold else None, probability, ranked)
+    likeliest, probability = ranked[0]
+    return Prediction(name, likeliest if probability >= settings.threshold else None, probability, ranked)
 
 
-def _passage(path: bytes, item: Loaded, answer: Answer, at: int, classifier: Classifier) -> Passage:
+def _passage(name: str, item: Loaded, answer: Answer, at: int, classifier: Classifier) -> Passage:
     assert item.pixels is not None and item.found is not None
     (width, height), mode = item.found.size, item.found.mode
     seen = normalised(item.pixels[None], classifier.recipe.trunk.info, "cpu").numpy()[0]
-    return Passage(os.fsdecode(path), f"{width} × {height}", mode, seen, answer.features[at], answer.logits[at])
+    return Passage(name, f"{width} × {height}", mode, seen, answer.features[at], answer.logits[at])

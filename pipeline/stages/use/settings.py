@@ -19,7 +19,9 @@ class PredictSettings:
 
     run: str = st.argument(RUN_HELP)
     images: tuple[str, ...] = st.argument(
-        "images, folders (with all below them), or - for paths on standard input, one a line", metavar="IMAGE"
+        "images, folders (with all below them), `digits` or another source by its word, or - for paths on standard "
+        "input, one a line",
+        metavar="IMAGE",
     )
     top: int = st.option(5, "how many classes to show for each image", minimum=1)
     threshold: float = st.option(0.0, "name no class where the likeliest is less probable", minimum=0, below=1)

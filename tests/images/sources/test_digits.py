@@ -7,7 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from pipeline.base.workspace import Workspace
-from pipeline.images import decode, list_source, read_file
+from pipeline.images import decode, list_source
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_each_file_holds_the_pixels_of_its_index(cache):
         label, _, file = listing.ids[i].partition(b"/")
         index = int(file.removesuffix(b".png"))
         assert int(label) == digits.target[index]
-        grey = np.asarray(decode(read_file(listing.path(i))))[..., 0]
+        grey = np.asarray(decode(listing.images.read(listing.ids[i])))[..., 0]
         assert np.abs(grey - digits.images[index] * 255 / 16).max() <= 0.5
 
 

@@ -7,7 +7,7 @@ import pytest
 from pipeline.base.errors import DataError
 from pipeline.base.items import SPLITS
 from pipeline.base.workspace import Workspace
-from pipeline.images import list_source, read_file
+from pipeline.images import list_source
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_empty_class_folders_are_no_classes_and_are_listed(listed):
 def test_ids_are_sorted_by_bytes_and_paths_lead_to_the_files(listed):
     listing = listed("a/10.png", "a/9.png", "B/1.png", b"\xff/1.png")
     assert listing.ids == [b"B/1.png", b"a/10.png", b"a/9.png", b"\xff/1.png"]
-    assert [read_file(listing.path(i)) for i in range(4)] == listing.ids
+    assert [listing.images.read(listing.ids[i]) for i in range(4)] == listing.ids
 
 
 def test_class_names_that_are_not_utf8_are_escaped_and_numbers_sort_as_words(listed):

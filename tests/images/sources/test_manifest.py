@@ -7,7 +7,7 @@ import pytest
 from pipeline.base.errors import DataError
 from pipeline.base.items import SPLITS
 from pipeline.base.workspace import Workspace
-from pipeline.images import list_source, read_file
+from pipeline.images import list_source
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_names_with_commas_newlines_and_bytes_that_are_not_utf8_are_found(listed
     text = b'path,label\n"a,b.png",x\n"new\nline.png",y\n\xff.png,x\n'
     listing = listed(text, *names)
     assert listing.ids == sorted(names)
-    assert [read_file(listing.path(i)) for i in range(3)] == sorted(names)
+    assert [listing.images.read(listing.ids[i]) for i in range(3)] == sorted(names)
 
 
 def test_the_root_is_the_manifests_folder_and_paths_may_leave_it(plant, tmp_path):
@@ -61,7 +61,7 @@ def test_the_root_is_the_manifests_folder_and_paths_may_leave_it(plant, tmp_path
     (root / "lists" / "m.csv").write_text("path,label\n../images/1.png,a\n./../images/2.png,b\n")
     listing = list_source(str(root / "lists" / "m.csv"), Workspace(tmp_path))
     assert listing.ids == [b"../images/1.png", b"../images/2.png"]
-    assert read_file(listing.path(0)) == b"images/1.png"
+    assert listing.images.read(listing.ids[0]) == b"images/1.png"
 
 
 @pytest.mark.parametrize(

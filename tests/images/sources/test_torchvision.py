@@ -13,7 +13,7 @@ from pipeline.base.errors import DataError
 from pipeline.base.items import SPLITS
 from pipeline.base.watch import Watch
 from pipeline.base.workspace import Workspace
-from pipeline.images import decode, list_source, read_file
+from pipeline.images import decode, list_source
 from pipeline.images.sources.torchvision import SETS
 
 
@@ -26,7 +26,7 @@ def test_a_set_becomes_files_with_its_splits_and_classes(tmp_path):
     part = torchvision.datasets.FakeData(size=48, image_size=(3, 16, 16), num_classes=3)
     for i in np.flatnonzero(listing.splits == SPLITS.index("train"))[::7]:
         image, target = part[int(listing.ids[i].rsplit(b"/", 1)[1][:6])]
-        assert np.array_equal(np.asarray(decode(read_file(listing.path(int(i))))), np.asarray(image))
+        assert np.array_equal(np.asarray(decode(listing.images.read(listing.ids[int(i)]))), np.asarray(image))
         assert listing.classes[listing.labels[i]] == str(int(target))
 
 
@@ -73,7 +73,7 @@ def test_class_names_with_slashes_and_original_files_are_kept(tmp_path, monkeypa
         b"test/DC-3/000001.jpg", b"test/DC-3/000003.jpg", b"test/F-A-18/000000.jpg", b"test/F-A-18/000002.jpg",
     }  # fmt: skip
     for i, item in enumerate(listing.ids):
-        assert read_file(listing.path(i)) == pictures[int(item[-10:-4])].read_bytes()
+        assert listing.images.read(listing.ids[i]) == pictures[int(item[-10:-4])].read_bytes()
 
 
 def test_without_a_network_one_line_says_what_where_and_the_cure(tmp_path, monkeypatch, capsys):

@@ -267,17 +267,19 @@ def test_a_local_state_dict_with_its_own_head_is_used(photos: Path, tmp_path: Pa
 def test_an_image_that_vanishes_while_the_job_runs_is_a_failure_and_the_rest_is_kept(
     mine: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.images import loader
+    from pipeline.images.sources import files
 
-    read = loader.read_file
+    read, seen = files.read_file, []
 
     def gone(path: bytes) -> bytes:
         if path.endswith(b"bee/07.png"):
-            os.unlink(path)
+            seen.append(path)
+            if len(seen) == 2:  # the first time it was only hashed
+                os.unlink(path)
         return read(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loader, "read_file", gone)
+        patch.setattr(files, "read_file", gone)
         made = extract(mine, workspace=tmp_path, max_failures=0.1, **quick)
     assert open_cache(made.cache, verify=True).failed() == {"vanished": 1}
     again = extract(mine, workspace=tmp_path, **quick)

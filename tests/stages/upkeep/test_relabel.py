@@ -154,16 +154,17 @@ def test_another_copy_of_a_known_image_takes_its_row(cache: Path, mine: Path) ->
 
 def test_an_unreadable_file_takes_the_row_of_its_path(cache: Path, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that goes away between listing and reading still has its row."""
-    from pipeline.images import digests as module
+    from pipeline.images import ImageFailure
+    from pipeline.images.sources import files
 
-    real = module.digest_file
+    real = files.read_file
 
     def vanished(path: bytes) -> bytes:
         if path.endswith(b"ant/00.png"):
-            raise FileNotFoundError(path)
+            raise ImageFailure("vanished", "the file is no longer there")
         return real(path)
 
-    monkeypatch.setattr(module, "digest_file", vanished)
+    monkeypatch.setattr(files, "read_file", vanished)
     (mine / "ant" / "01.png").rename(mine / "bee" / "x.png")
     assert relabel(cache, mine, workspace=mine.parent).rows == 60
     after = open_cache(cache, verify=True)

@@ -135,7 +135,7 @@ def test_an_image_is_read_once_and_traced_as_it_was_decoded(
         os.unlink(path)
         return blob
 
-    monkeypatch.setattr("pipeline.images.loader.read_file", read_and_remove)
+    monkeypatch.setattr("pipeline.images.sources.files.read_file", read_and_remove)
     found = predict(workshop.head.run, tmp_path, trace=True, workspace=workshop.root, watch=listener)
     assert [p.error for p in found] == [None, None] and not list(tmp_path.iterdir())
     assert "40 × 60" in listener.text and "L" in listener.text.split("1.jpg")[1].split()[0]

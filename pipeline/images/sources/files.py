@@ -1,0 +1,86 @@
+"""Images that are files: the only place where an id and a folder become a path.
+
+Knows paths and the system's errors. Paths are bytes, so that any name the file system holds comes through whole.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pipeline.images.decode import ImageFailure
+
+
+class Files:
+    """The images below a folder, by their paths relative to it; a path from the root of the system stands for itself.
+
+    The folder may be named as bytes or as the system's text for them; without one (empty) ids are paths as they are.
+    """
+
+    def __init__(self, place: str | bytes) -> None:
+        self._folder = os.fsencode(place)
+
+    @property
+    def place(self) -> str:
+        """The folder without links, as the system's text for its bytes."""
+        return os.fsdecode(os.path.realpath(self._folder))
+
+    def there(self) -> bool:
+        """Whether the folder is there."""
+        return os.path.isdir(self._folder)
+
+    def path(self, item: bytes) -> bytes:
+        """The file's path, as the exact bytes that the system wants."""
+        return os.path.join(self._folder, item)
+
+    def read(self, item: bytes) -> bytes:
+        """The file's bytes.
+
+        Raises:
+            ImageFailure: the file vanished or cannot be read.
+        """
+        return read_file(self.path(item))
+
+    def stat(self, item: bytes) -> tuple[int, int]:
+        """The file's size in bytes and time of last change in nanoseconds.
+
+        Raises:
+            ImageFailure: the file vanished or cannot be looked at.
+        """
+        try:
+            found = os.stat(self.path(item))
+        except OSError as error:
+            raise _failure(error) from error
+        return found.st_size, found.st_mtime_ns
+
+    def name(self, item: bytes) -> str:
+        """The file's path."""
+        return os.fsdecode(self.path(item))
+
+
+def read_file(path: bytes) -> bytes:
+    """The file's bytes.
+
+    Raises:
+        ImageFailure: the file vanished or cannot be read.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except OSError as error:
+        raise _failure(error) from error
+
+
+def _failure(error: OSError) -> ImageFailure:
+    if isinstance(error, FileNotFoundError):
+        return ImageFailure("vanished", "the file is no longer there")
+    return ImageFailure("unreadable", f"the file cannot be read: {error.strerror}")
+
+
+def path_of(spec: str) -> bytes:
+    """The path that a source's words name; ``~`` is the home folder."""
+    return os.fsencode(os.path.expanduser(spec))
+
+
+def real_name(path: bytes) -> str:
+    """The last part of a path without links: ``.`` has one, too."""
+    return os.path.basename(os.path.realpath(path)).decode("utf-8", "replace")
