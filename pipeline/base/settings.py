@@ -12,7 +12,7 @@ import difflib
 import os
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -37,7 +37,7 @@ def option(  # noqa: PLR0913 (the one place where all that an option can be is n
     default: Any,
     help: str,
     *,
-    choices: Sequence[str] | None = None,
+    choices: Collection[str] | None = None,
     metavar: str | None = None,
     minimum: float | None = None,
     above: float | None = None,
@@ -53,7 +53,7 @@ def option(  # noqa: PLR0913 (the one place where all that an option can be is n
         "help": help,
         "positional": False,
         "metavar": metavar,
-        "choices": tuple(choices) if choices else None,
+        "choices": choices or None,  # no copy: what is added to a list of kinds is a choice from then on
         "minimum": minimum,
         "above": above,
         "below": below,

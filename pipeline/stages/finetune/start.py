@@ -114,7 +114,9 @@ class Attached:
         e · sum |w·x|: the tolerance is the largest such sum times the errors of storage and arithmetic.
         """
         features = np.asarray(self.cache.features[self.val], np.float32)
-        reach = float((np.abs(features) @ np.abs(self.head.tensors["weight"]).T).max())
+        assert self.head.layer is not None  # attach() refuses others
+        weight, _ = self.head.layer
+        reach = float((np.abs(features) @ np.abs(weight).T).max())
         share = STORAGE_ERROR[self.recipe.dtype] + ARITHMETIC_ERROR[self.recipe.trunk.precision]
         return (share + MAPS_ERROR * maps) * reach
 

@@ -49,7 +49,7 @@ class TrainSettings(HeadSettings):
         EXACT, "exact: the optimum of penalised logistic regression; adamw, sgd: minibatches", choices=(EXACT, *SOLVERS)
     )
     C: float = st.option(DEFAULT_C, "exact: inverse of the penalty, as scikit-learn's", above=0)
-    kind: str = st.option(MinibatchConfig.kind, "minibatch: the head", choices=tuple(KINDS))
+    kind: str = st.option(MinibatchConfig.kind, "minibatch: the head", choices=KINDS)
     lr: float = st.option(MinibatchConfig.lr, "minibatch: learning rate at the start", above=0)
     weight_decay: float = st.option(
         MinibatchConfig.weight_decay, "minibatch: decoupled decay of weights, not of biases", minimum=0
