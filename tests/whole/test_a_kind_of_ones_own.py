@@ -35,6 +35,8 @@ START = 5.0  # far from 0: whoever takes the weights for the layer is off by a f
 class Tempered:
     """What would be the file of the kind: logits exp(t) · (W x + b); weight (C, D), bias (C,), temperature (1,)."""
 
+    SPACE: Mapping[str, Any] | None = {"kind": ["tempered"], "lr": {"low": 1e-5, "high": 1e-3, "log": True}}
+
     @staticmethod
     def hidden(config: MinibatchConfig) -> tuple[int, ...]:
         return ()
@@ -149,9 +151,8 @@ def test_the_head_its_module_and_its_layer_say_the_same(made: SimpleNamespace) -
     assert made.head.val == float((logits.argmax(axis=1) == rows.y).mean()) > 0.8
 
 
-def test_a_search_tries_it_and_what_it_chose_is_fine_tuned(made: SimpleNamespace, tmp_path: Path) -> None:
-    (tmp_path / "space.toml").write_text('kind = ["tempered"]\nlr = { low = 1e-5, high = 1e-3, log = true }\n')
-    found = search(made.cache, space=str(tmp_path / "space.toml"), trials=4, epochs=4, workspace=made.root)
+def test_a_search_tries_it_and_what_it_chose_is_fine_tuned(made: SimpleNamespace) -> None:
+    found = search(made.cache, space="tempered", trials=4, epochs=4, workspace=made.root)
     assert (load_head(found.run).kind, found.trials) == ("tempered", 4)
     assert evaluate(found.run, workspace=made.root).test["n"] == 9
     tuned = finetune(found.run, train="head", epochs=1, workspace=made.root)  # its certificate goes through the images

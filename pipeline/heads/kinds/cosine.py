@@ -20,6 +20,8 @@ from pipeline.heads.standardize import Standardization
 
 Array = npt.NDArray[np.float32]
 
+SPACE = None
+
 
 def hidden(config: MinibatchConfig) -> tuple[int, ...]:
     """None."""

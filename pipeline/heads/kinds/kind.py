@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ class Kind(Protocol):
     ``tensors`` are one head's, float32 by name as ``head.safetensors`` holds them, for raw features: D of them, C
     classes.
     """
+
+    SPACE: Mapping[str, Any] | None
+    """What a search that is given the kind's name varies (``minibatch.space``); None where it must be told."""
 
     def hidden(self, config: MinibatchConfig) -> Shape:
         """The units of each hidden layer. Heads that agree in them can lie in the same arrays."""

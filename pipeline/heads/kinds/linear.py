@@ -16,6 +16,8 @@ from pipeline.heads.standardize import Standardization, fold
 
 Array = npt.NDArray[np.float32]
 
+SPACE = None
+
 
 def hidden(config: MinibatchConfig) -> tuple[int, ...]:
     """None."""

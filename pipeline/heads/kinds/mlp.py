@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,16 @@ from pipeline.heads.minibatch.noise import Mix, Noise, uniform
 from pipeline.heads.standardize import Standardization, fold
 
 Array = npt.NDArray[np.float32]
+
+SPACE: dict[str, Any] = {
+    "kind": ["mlp"],
+    "width": [256, 512, 1024],
+    "depth": [1, 2],
+    "dropout": {"low": 0.0, "high": 0.6},
+    "lr": {"low": 1e-4, "high": 1e-2, "log": True},
+    "weight_decay": {"low": 1e-4, "high": 1.0, "log": True},
+    "label_smoothing": [0.0, 0.1],
+}
 
 
 def hidden(config: MinibatchConfig) -> tuple[int, ...]:

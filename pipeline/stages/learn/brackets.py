@@ -19,6 +19,8 @@ from typing import Any
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.files import write_text
 from pipeline.base.settings import identity
+from pipeline.heads.kinds import KINDS
+from pipeline.heads.kinds.kind import kind_of
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch
 from pipeline.heads.minibatch.halving import Halving, successive_halving
@@ -32,15 +34,6 @@ from pipeline.store.rows import Rows
 BRACKET = 27  # configurations that are halved together: 27 -> 9 -> 3 -> 1
 ETA = 3
 RUNGS = 3  # halvings within a bracket
-MLP_SPACE: dict[str, Any] = {
-    "kind": ["mlp"],
-    "width": [256, 512, 1024],
-    "depth": [1, 2],
-    "dropout": {"low": 0.0, "high": 0.6},
-    "lr": {"low": 1e-4, "high": 1e-2, "log": True},
-    "weight_decay": {"low": 1e-4, "high": 1.0, "log": True},
-    "label_smoothing": [0.0, 0.1],
-}
 
 
 @dataclass(frozen=True)
@@ -119,17 +112,20 @@ def _halved(task: Task[SearchSettings], space: Space, state: _State) -> list[dic
     return [line for lines in done for line in lines]
 
 
-def read_space(space: str) -> dict[str, Any]:
-    """The space of that name, or in that TOML file.
+def read_space(space: str) -> Mapping[str, Any]:
+    """The space of the kind of that name, or in that TOML file.
 
     Raises:
         ConfigError: it is neither.
     """
-    if space == "mlp":
-        return MLP_SPACE
+    spaces = {name: own for name in KINDS if (own := kind_of(name).SPACE) is not None}
+    if space in spaces:
+        return spaces[space]
     path = Path(space)
     if path.suffix != ".toml":
-        raise ConfigError(f"--space {space!r} is not known: choose from exact, mlp, or give a .toml file")
+        raise ConfigError(
+            f"--space {space!r} is not known: choose from exact, {', '.join(spaces)}, or give a .toml file"
+        )
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
