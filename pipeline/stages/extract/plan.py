@@ -148,11 +148,15 @@ def _default_path(desk: Workspace, listing: images.Listing, info: WeightsInfo, k
         there = path if path.exists() else store.partial_path(path)
         if not there.exists():
             return path
-        about = store.open_partial(there).about
-        home = about.get("root", "")
-        if home == listing.images.place or not images.open_images(about.get("source", ""), home).there():
+        taken = store.open_partial(there)
+        if taken.about.get("root") == listing.images.place or not _home(taken).there():
             return path
     raise CacheError(f"{desk.features} has 999 caches named {stem}: name one with --out")
+
+
+def _home(cache: store.Cache) -> images.Images:
+    """The images that a cache was made from, where they lay then."""
+    return images.open_images(cache.about.get("source", ""), cache.about.get("root", ""))
 
 
 def _existing(out: Path, recipe: Recipe) -> store.Cache | None:
@@ -231,13 +235,17 @@ def _lasting_spec(weights: str) -> str:
 
 
 def _same(cache: store.Cache, contents: store.Contents) -> bool:
-    """The same items, labels and splits in the same order, and no item whose bytes are known on both sides differs."""
+    """The same items, labels and splits in the same order, and no item whose bytes are known on both sides differs.
+
+    A cache whose images have moved is not the same: later stages would look for them where they were.
+    """
     if (
         len(cache) != len(contents.ids)
         or cache.classes != contents.classes
         or (cache.labels != contents.labels).any()
         or (cache.splits != contents.splits).any()
         or cache.ids != list(contents.ids)
+        or not (cache.about.get("root") == contents.about["root"] or _home(cache).there())
     ):
         return False
     theirs, ours = cache.digests, contents.digests

@@ -264,6 +264,22 @@ def test_a_local_state_dict_with_its_own_head_is_used(photos: Path, tmp_path: Pa
     assert ours.key != random.key
 
 
+def test_a_cache_follows_its_images_to_their_new_place(mine: Path, tmp_path: Path, quick: Quick) -> None:
+    """Fine-tuning looks for them where the cache says; rows are copied, and runs go on with them."""
+    first = extract(mine, workspace=tmp_path, **quick)
+    before = open_cache(first.cache)
+    features, content = np.array(before.features), before.content
+    moved = mine.rename(mine.with_name("elsewhere"))
+    again = extract(moved, workspace=tmp_path, out=first.cache, **quick)
+    after = open_cache(again.cache, verify=True)
+    assert (again.new, again.reused, after.content) == (0, 60, content)
+    assert after.about["root"] == os.path.realpath(moved)
+    np.testing.assert_array_equal(after.features, features)
+    inode = first.cache.stat().st_ino
+    extract(moved, workspace=tmp_path, out=first.cache, **quick)
+    assert first.cache.stat().st_ino == inode, "and then there is nothing to do"
+
+
 def test_an_image_that_vanishes_while_the_job_runs_is_a_failure_and_the_rest_is_kept(
     mine: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
