@@ -1,4 +1,4 @@
-"""Run a frozen ResNet trunk once, keep its features, train new heads in seconds, fine-tune only when it pays.
+"""Run a frozen trunk once, keep its features, train new heads in seconds, fine-tune only when it pays.
 
 The public API: each stage is a function with keyword arguments (``help(pipeline.extract)`` shows them), and
 ``open_cache`` opens what stage one wrote. A name is imported when it is asked for, so that importing this package costs

@@ -107,15 +107,15 @@ def drawn_once() -> Iterator[None]:
     from pipeline.trunk import weights
 
     build = weights.build
-    kept: dict[tuple[str, int, int], nn.Module] = {}
+    kept: dict[tuple[int, int], nn.Module] = {}
 
-    def copied(trunk: str, *, num_classes: int, seed: int = 0) -> nn.Module:
+    def copied(trunk: str, *, num_classes: int, image_size: int, seed: int = 0) -> nn.Module:
+        given = {"num_classes": num_classes, "image_size": image_size, "seed": seed}
         if trunk != "resnet18" or torch.empty(0).is_meta:  # the others are large, and built once or twice
-            return build(trunk, num_classes=num_classes, seed=seed)
-        key = (trunk, num_classes, seed)
-        if key not in kept:
-            kept[key] = build(trunk, num_classes=num_classes, seed=seed)
-        return copy.deepcopy(kept[key])
+            return build(trunk, **given)
+        if (num_classes, seed) not in kept:  # a ResNet is the same for every size
+            kept[num_classes, seed] = build(trunk, **given)
+        return copy.deepcopy(kept[num_classes, seed])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(weights, "build", copied)

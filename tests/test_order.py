@@ -56,11 +56,17 @@ DEFERRED = {
     "stages/use/export.py": {"onnxruntime"},
     "trunk/engines/open.py": {"pipeline.trunk.engines.onnx"},
     "trunk/lookup.py": {"pipeline.trunk.weights"},
+    "trunk/weights.py": {"pipeline.trunk.hub"},
 }
 
 
-# The files that import by a name from a list: the package's API, and a kind of head from the list of kinds.
-BY_NAME = {PACKAGE / "__init__.py", PACKAGE / "heads" / "kinds" / "kind.py"}
+# The files that import by a name from a list: the package's API, a kind of head from the list of kinds, and a family of
+# networks from the list of families.
+BY_NAME = {
+    PACKAGE / "__init__.py",
+    PACKAGE / "heads" / "kinds" / "kind.py",
+    PACKAGE / "trunk" / "families" / "family.py",
+}
 
 
 class Import(NamedTuple):
@@ -149,7 +155,15 @@ def test_the_list_of_deferred_imports_names_files_that_are_there() -> None:
 
 @pytest.mark.parametrize(
     ("library", "room"),
-    [("h5py", "store"), ("argparse", "cli"), ("rich", "show"), ("matplotlib", "show"), ("optuna", "stages.learn")],
+    [
+        ("h5py", "store"),
+        ("argparse", "cli"),
+        ("rich", "show"),
+        ("matplotlib", "show"),
+        ("optuna", "stages.learn"),
+        ("timm", "trunk"),
+        ("huggingface_hub", "trunk"),
+    ],
 )
 def test_a_library_is_known_to_one_room(library: str, room: str) -> None:
     users = {room_of(m) for m, path in MODULES.items() if any(i.module.split(".")[0] == library for i in imports(path))}

@@ -19,7 +19,18 @@ from typing import Any
 
 from pipeline.base.errors import ConfigError
 
-RECORDED = ("pipeline", "torch", "torchvision", "numpy", "scikit-learn", "h5py", "pillow", "safetensors", "onnxruntime")
+RECORDED = (
+    "pipeline",
+    "torch",
+    "torchvision",
+    "numpy",
+    "scikit-learn",
+    "h5py",
+    "pillow",
+    "safetensors",
+    "onnxruntime",
+    "timm",
+)
 DISTRIBUTION = "probe-pipeline"  # this package's name where packages are installed from; records call it `pipeline`
 
 

@@ -69,9 +69,9 @@ def bench_extract(
     """
     device = resolve_device("auto")
     engine, batch = engine or available_engines(device)[0], batch or DEFAULT_BATCH[device]
-    info, model = random_trunk(trunk, image_size, bench.folder)
-    spec = TrunkSpec(info, "avgpool", engine, "float32", device)
-    pure = open_engine(spec, model, batch=batch, work_dir=bench.folder / "engines")
+    info, model, dim = random_trunk(trunk, image_size, bench.folder)
+    spec = TrunkSpec(info, info.layer("last"), engine, "float32", device)
+    pure = open_engine(spec, model, dim, batch=batch, work_dir=bench.folder / "engines")
     pixels = np.random.default_rng(0).integers(0, 256, (batch, 3, image_size, image_size), dtype=np.uint8)
     pure(pixels)
     speed = max(rate(batch, lambda: pure(pixels))() for _ in range(3))  # what others take is not ours
@@ -88,7 +88,7 @@ def bench_extract(
     ways: dict[str, Callable[[], float]] = {
         "extract, under way": job,
         "pure forward": rate(batch * forwards, lambda: [pure(pixels) for _ in range(forwards)]),
-        "plain script": _plain_script(source, bench, trunk, (info.resize, info.crop), batch, count),
+        "plain script": _plain_script(source, bench, trunk, (info.transform.resize, info.transform.crop), batch, count),
     }
     steady, forward, plain = bench.alternate("extract", ways).items()
     entire = ("extract, whole", whole)

@@ -108,7 +108,7 @@ def _epochs(folder: Path, run: Path, **options: Any) -> Callable[[], object]:
     settings = FinetuneSettings(run=str(run), epochs=EPOCHS, **options)
     desk = Workspace(folder)
     task = Task.of(settings, attach(settings, desk), Ranks(), desk)
-    state = State(task.attached.network, settings)
+    state = State(task.attached.network, task.attached.anatomy, settings)
     loop = Loop(task, state)
 
     def epoch() -> None:
@@ -121,4 +121,4 @@ def _epochs(folder: Path, run: Path, **options: Any) -> Callable[[], object]:
 
 
 def _resize(trunk: str, image_size: int, folder: Path) -> int:
-    return random_trunk(trunk, image_size, folder)[0].resize
+    return random_trunk(trunk, image_size, folder)[0].transform.resize

@@ -116,9 +116,9 @@ def bench_epoch(
     config = MinibatchConfig(epochs=EPOCHS, batch_size=BATCH)
     device = resolve_device("auto")
     batch, name = batch or DEFAULT_BATCH[device], available_engines(device)[0]
-    info, model = random_trunk(trunk, image_size, bench.folder)
-    spec = TrunkSpec(info, "avgpool", name, "float32", device)
-    engine = open_engine(spec, model, batch=batch, work_dir=bench.folder)
+    info, model, dim = random_trunk(trunk, image_size, bench.folder)
+    spec = TrunkSpec(info, info.layer("last"), name, "float32", device)
+    engine = open_engine(spec, model, dim, batch=batch, work_dir=bench.folder)
     pixels = np.random.default_rng(0).integers(0, 256, (batch, 3, image_size, image_size), dtype=np.uint8)
     cached, through = "head on cached features", f"{trunk} forward, {name}"
     ways: dict[str, Callable[[], float]] = {

@@ -17,10 +17,11 @@ from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio
 from pipeline.trunk.engines.base import Engine
 from pipeline.trunk.engines.check import check_engine
 from pipeline.trunk.engines.open import open_engine
+from pipeline.trunk.families.family import CLASSES, anatomy_of
 from pipeline.trunk.frozen import DEFAULT_BATCH
-from pipeline.trunk.identity import TrunkSpec, WeightsInfo, available_engines, with_image_size
+from pipeline.trunk.identity import Changes, TrunkSpec, WeightsInfo, available_engines, with_changes
 from pipeline.trunk.lookup import find_weights
-from pipeline.trunk.surgery import behead, build
+from pipeline.trunk.surgery import behead, build, trunk_at
 from pipeline.trunk.weights import load_model
 
 WEIGHTS = "random:0"  # the numbers in the weights do not change the speed
@@ -45,7 +46,7 @@ def bench_trunk(
     """
     device = resolve_device("auto")
     batch = batch or DEFAULT_BATCH[device]
-    info, model = random_trunk(trunk, image_size, bench.folder)
+    info, model, _ = random_trunk(trunk, image_size, bench.folder)
     pixels = np.random.default_rng(0).integers(0, 256, (batch, 3, image_size, image_size), dtype=np.uint8)
     ways: dict[str, Callable[[], float]] = {EAGER: rate(batch * batches, _eager(info, pixels, device, batches))}
     for name, engine in _engines(model, info, device, batch, bench.folder).items():
@@ -67,12 +68,11 @@ def bench_trunk(
     return figures
 
 
-def random_trunk(trunk: str, image_size: int, folder: Path) -> tuple[WeightsInfo, nn.Module]:
-    """A torchvision ResNet with random weights, in eval mode, and the transform of images of ``image_size`` px."""
-    info = find_weights(WEIGHTS, trunk, Workspace(folder))
-    if info.crop != image_size:
-        info = with_image_size(info, image_size)
-    return info, load_model(info, trunk=trunk).eval()
+def random_trunk(trunk: str, image_size: int, folder: Path) -> tuple[WeightsInfo, nn.Module, int]:
+    """A network with random weights, beheaded, in eval mode, the transform of images of ``image_size`` px, and D."""
+    info = with_changes(find_weights(WEIGHTS, trunk, Workspace(folder)), Changes(image_size=image_size))
+    model = load_model(info)
+    return info, *trunk_at(model, anatomy_of(trunk, model), info.layer("last"), image_size)
 
 
 def gflop_per_image(model: nn.Module, image_size: int) -> float:
@@ -83,23 +83,25 @@ def gflop_per_image(model: nn.Module, image_size: int) -> float:
     return float(counter.get_total_flops()) / 1e9
 
 
-def _engines(model: nn.Module, info: WeightsInfo, device: str, batch: int, folder: Path) -> dict[str, Engine]:
+def _engines(trunk: nn.Module, info: WeightsInfo, device: str, batch: int, folder: Path) -> dict[str, Engine]:
     """Every engine that is installed for the device, in every precision it has there, warmed up and checked."""
-    pixels = np.random.default_rng(1).integers(0, 256, (batch, 3, info.crop, info.crop), dtype=np.uint8)
+    size, layer = info.transform.crop, info.layer("last")
+    pixels = np.random.default_rng(1).integers(0, 256, (batch, 3, size, size), dtype=np.uint8)
     found = {}
     for name in available_engines(device):
         for precision in ("float32",) if device == "cpu" else ("float32", "bfloat16"):
-            spec = TrunkSpec(info, "avgpool", name, precision, device)
-            engine = open_engine(spec, model, batch=batch, work_dir=folder)
-            check_engine(engine, model, info, pixels, "avgpool")
+            spec = TrunkSpec(info, layer, name, precision, device)
+            engine = open_engine(spec, trunk, info.dim(layer), batch=batch, work_dir=folder)
+            check_engine(engine, trunk, info, pixels)
             found[name if precision == "float32" else f"{name} {precision}"] = engine
     return found
 
 
 def _eager(info: WeightsInfo, pixels: NDArray[np.uint8], device: str, n: int) -> Callable[[], object]:
-    """torchvision's own network as it comes, without its classifier, on float images."""
-    net = behead(build(info.trunk, num_classes=1000))[0].to(device)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (info.mean, info.std))
+    """The library's own network as it comes, without its classifier, on float images."""
+    model = build(info.trunk, num_classes=CLASSES, image_size=info.transform.crop)
+    net = behead(model, anatomy_of(info.trunk, model)).to(device)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (info.transform.mean, info.transform.std))
     images = (torch.from_numpy(pixels).float() / 255 - mean) / std
 
     def work() -> None:

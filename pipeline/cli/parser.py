@@ -69,7 +69,7 @@ def top_parser(name: str | None, commands: Commands) -> argparse.ArgumentParser:
     """The parser; only the command that is asked for gets its options, the others their line of help."""
     parser = _Parser(
         prog="pipeline",
-        description="Run a frozen ResNet once over your images, keep its features, train new heads in seconds.",
+        description="Run a frozen trunk once over your images, keep its features, train new heads in seconds.",
         epilog=EPILOG,
         formatter_class=_Help,
     )

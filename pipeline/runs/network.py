@@ -26,9 +26,10 @@ from pipeline.runs import folder as runs
 from pipeline.runs.pixels import labelled, pixel_batches
 from pipeline.runs.recipe import Recipe
 from pipeline.store import Cache
+from pipeline.trunk.families.family import anatomy_of
 from pipeline.trunk.frozen import FrozenTrunk
 from pipeline.trunk.identity import WeightsInfo
-from pipeline.trunk.surgery import build, freeze
+from pipeline.trunk.surgery import build, freeze, load_tensors
 
 MODEL_FILE = "model.safetensors"
 PREDICT_BATCH = 16  # images
@@ -80,7 +81,7 @@ def load_classifier(run: runs.Run, desk: Workspace, *, device: str) -> Classifie
 
 
 def load_network(run: runs.Run, info: WeightsInfo) -> nn.Module:
-    """The fine-tuned torchvision network of a run, frozen and in eval mode.
+    """The fine-tuned network of a run, frozen and in eval mode.
 
     Raises:
         HeadError: the file is missing, damaged or of another network.
@@ -91,8 +92,11 @@ def load_network(run: runs.Run, info: WeightsInfo) -> nn.Module:
         written = run.metrics.get("model_sha256")
         if written is not None and hashlib.sha256(data).hexdigest() != written:
             raise HeadError(f"{path} is not what was written: its bytes have changed; fine-tune again")
-        network = build(info.trunk, num_classes=len(run.config["classes"]))
-        network.load_state_dict(safetensors.torch.load(data), strict=True)
+        classes, size = len(run.config["classes"]), info.transform.crop
+        network = build(info.trunk, num_classes=classes, image_size=size, pretrained=info.pretrained)
+        anatomy = anatomy_of(info.trunk, network)
+        network.set_submodule(anatomy.classifier, nn.Linear(anatomy.dim, classes))  # some have theirs without a bias
+        load_tensors(network, safetensors.torch.load(data))
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         raise HeadError(f"{path} cannot be used: {' '.join(str(error).split())[:200]}; fine-tune again") from error
     freeze(network)
@@ -100,18 +104,21 @@ def load_network(run: runs.Run, info: WeightsInfo) -> nn.Module:
 
 
 def normalised(pixels: Any, info: WeightsInfo, device: Any) -> Any:
-    """(n, 3, S, S) uint8 pixels as the float32 tensor that torchvision's preset makes of them."""
+    """(n, 3, S, S) uint8 pixels as the float32 tensor that the network takes."""
     x = torch.from_numpy(pixels).to(device).to(torch.float32).div_(255)
-    mean, std = (torch.tensor(v, dtype=torch.float32, device=device).view(1, 3, 1, 1) for v in (info.mean, info.std))
+    mean, std = (
+        torch.tensor(v, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+        for v in (info.transform.mean, info.transform.std)
+    )
     return x.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 
 def network_forward(
     network: nn.Module, pixels: NDArray[np.uint8], info: WeightsInfo
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Features (n, D) and logits (n, C), float32, of a whole torchvision network in the mode that it is in."""
+    """Features (n, D) and logits (n, C), float32, of a whole network in the mode that it is in."""
     captured: list[Any] = []
-    head = network.get_submodule("fc")
+    head = network.get_submodule(anatomy_of(info.trunk, network).classifier)
     handle = head.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
     try:
         with torch.inference_mode():

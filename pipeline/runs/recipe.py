@@ -10,7 +10,7 @@ from pipeline.base.errors import WeightsError
 from pipeline.base.workspace import Workspace
 from pipeline.images import DECODE_POLICY, Geometry, View
 from pipeline.trunk import identity
-from pipeline.trunk.identity import TrunkSpec
+from pipeline.trunk.identity import Transform, TrunkSpec
 from pipeline.trunk.lookup import find_weights
 
 
@@ -25,19 +25,19 @@ class Recipe:
     def provenance(self) -> dict[str, Any]:
         """Everything that decides a row's numbers, as JSON values: the cache's key is the hash of this."""
         spec = self.trunk
-        info = spec.info
+        info, transform = spec.info, spec.info.transform
         view = {"view": self.view.provenance()} if self.view else {}
         return {
             **view,
             "trunk": {"name": info.trunk, "layer": spec.layer},
             "weights": {"name": info.name, "sha256": info.sha256},
             "transform": {
-                "resize": info.resize,
-                "crop": info.crop,
-                "interpolation": info.interpolation,
+                "resize": transform.resize,
+                "crop": transform.crop,
+                "interpolation": transform.interpolation,
                 "antialias": True,
-                "mean": list(info.mean),
-                "std": list(info.std),
+                "mean": list(transform.mean),
+                "std": list(transform.std),
             },
             "decode": dict(DECODE_POLICY),
             "dtype": self.dtype,
@@ -47,12 +47,8 @@ class Recipe:
 
     def geometry(self) -> Geometry:
         """How an image becomes the square that the trunk sees."""
-        return Geometry(
-            resize=self.trunk.info.resize,
-            crop=self.trunk.info.crop,
-            interpolation=self.trunk.info.interpolation,
-            view=self.view,
-        )
+        transform = self.trunk.info.transform
+        return Geometry(transform.resize, transform.crop, transform.interpolation, self.view)
 
     @classmethod
     def of(cls, provenance: Mapping[str, Any], weights: str, desk: Workspace) -> Recipe:
@@ -68,9 +64,8 @@ class Recipe:
                 f"the weights {weights} have changed: SHA-256 {info.sha256[:12]}..., the features were made with "
                 f"{provenance['weights']['sha256'][:12]}...; bring back that file, or extract and train again"
             )
-        transform, engine = provenance["transform"], provenance["engine"]
-        if transform["crop"] != info.crop:
-            info = identity.with_image_size(info, transform["crop"])
+        engine = provenance["engine"]
+        info = replace(info, transform=Transform.of(provenance["transform"]))
         seen = provenance.get("view")
         layer, precision = provenance["trunk"]["layer"], provenance["precision"]
         return cls(

@@ -1,4 +1,4 @@
-"""The frozen trunk at work: weights → model → engine, checked against plain torchvision and against itself.
+"""The frozen trunk at work: weights → model → engine, checked against the plain network and against itself.
 
 Shared by the stages that turn images into features (extraction, the certificate, prediction); imports the rooms lazily,
 because a job that finds nothing to do must not pay for importing torch.
@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
-from pipeline.base.errors import WeightsError
+from pipeline.base.errors import ConfigError, WeightsError
+from pipeline.trunk.cut import shape_of
 from pipeline.trunk.engines.base import Engine, is_out_of_memory
 from pipeline.trunk.engines.check import check_engine
 from pipeline.trunk.engines.open import open_engine
+from pipeline.trunk.families.family import anatomy_of
 from pipeline.trunk.identity import TrunkSpec
-from pipeline.trunk.surgery import behead, fingerprint, trunk_at
+from pipeline.trunk.surgery import fingerprint, trunk_at
 from pipeline.trunk.weights import load_model
 
 DEFAULT_BATCH = {"cpu": 16, "cuda": 128}
@@ -26,29 +27,40 @@ DEFAULT_BATCH = {"cpu": 16, "cuda": 128}
 class FrozenTrunk:
     """A beheaded, frozen network behind an engine.
 
-    Calling :meth:`features` on (n, 3, S, S) uint8 pixels gives (n, D) float32. The first batch is checked against plain
-    eager torchvision; :meth:`assert_untouched` shows that parameters and buffers are what they were.
+    Calling :meth:`features` on (n, 3, S, S) uint8 pixels gives (n, D) float32. The first batch is checked against the
+    network's own modules, eager, in float32; :meth:`assert_untouched` shows that parameters and buffers are what they
+    were.
     """
 
     def __init__(self, spec: TrunkSpec, *, batch: int | None, work_dir: Path) -> None:
         self.spec, self._work_dir = spec, work_dir
-        self.model: nn.Module = load_model(spec.info, trunk=spec.info.trunk)
-        self.trunk, self.dim = behead(self.model) if spec.layer == "avgpool" else trunk_at(self.model, spec.layer)
+        model = load_model(spec.info)
+        anatomy, size = anatomy_of(spec.info.trunk, model), spec.info.transform.crop
+        try:
+            self.trunk, self.dim = trunk_at(model, anatomy, spec.layer, size)
+            shape_of(self.trunk, size)
+        except (RuntimeError, AssertionError, ValueError) as error:  # what networks raise for sizes they cannot take
+            if is_out_of_memory(error):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"{spec.info.trunk} cannot take images of {size} px ({reason}): give another --image-size"
+            ) from error
         self._fingerprint = fingerprint(self.trunk)
         self.engine = self.open(batch or DEFAULT_BATCH[spec.device])
         self.max_difference: float | None = None
 
     def open(self, batch: int) -> Engine:
         """An engine of this trunk with another batch size; it becomes the one in use."""
-        self.engine = open_engine(self.spec, self.model, batch=batch, work_dir=self._work_dir)
+        self.engine = open_engine(self.spec, self.trunk, self.dim, batch=batch, work_dir=self._work_dir)
         return self.engine
 
     def check(self, pixels: NDArray[np.uint8], found: NDArray[np.float32] | None = None) -> float:
-        """Compare the engine with plain eager torchvision on these pixels; returns the largest relative difference.
+        """Compare the engine with the plain network, eager, on these pixels; returns the largest relative difference.
 
         ``found`` is what the engine gave for them, where that is known already.
         """
-        self.max_difference = check_engine(self.engine, self.model, self.spec.info, pixels, self.spec.layer, found)
+        self.max_difference = check_engine(self.engine, self.trunk, self.spec.info, pixels, found)
         return self.max_difference
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -68,7 +80,8 @@ class FrozenTrunk:
                     raise
                 if self.engine.batch == 1:
                     raise WeightsError(
-                        f"out of memory with one image of {self.spec.info.crop} px: give --image-size or --device cpu"
+                        f"out of memory with one image of {self.spec.info.transform.crop} px: give --image-size or "
+                        "--device cpu"
                     ) from error
             # Outside the handler: the error's traceback holds the tensors that did not fit.
             self.open(self.engine.batch // 2)

@@ -21,21 +21,11 @@ from typing import Any
 from pipeline.base.errors import ConfigError
 from pipeline.base.files import write_text
 from pipeline.base.workspace import Workspace
+from pipeline.trunk.families import FAMILIES, parted
 
-TRUNKS = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "wide_resnet50_2",
-    "wide_resnet101_2",
-    "resnext50_32x4d",
-    "resnext101_32x8d",
-    "resnext101_64x4d",
-)
-LAYERS = ("avgpool", "layer3")
-SMALLEST_IMAGE = 32  # px; a ResNet halves its input five times
+INTERPOLATIONS = ("bilinear", "bicubic")
+LAYERS = ("last", "previous")  # of every network; some have names of their own for them
+SMALLEST_IMAGE = 32  # px; most networks halve their input five times
 
 # Preparing the onnxruntime engine (export, save, load) takes 3 to 9 s, once for each size of image and batch; it then
 # saves 11 ms (AVX-512) to 45 ms (AVX2) for each image of 224 px, with resnet50 on two cores. So below 200 to 280 such
@@ -47,12 +37,36 @@ _ENGINE_PACKAGES = {"torch": ("torch",), "onnxruntime": ("onnx", "onnxscript", "
 
 
 @dataclass(frozen=True)
+class Transform:
+    """What an image becomes before a network sees it: sizes in pixels, ``mean`` and ``std`` of RGB in [0, 1]."""
+
+    resize: int
+    crop: int
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Transform:
+        """Again from plain JSON values."""
+        mean, std = (tuple(float(v) for v in told[name]) for name in ("mean", "std"))
+        return cls(told["resize"], told["crop"], told["interpolation"], mean, std)
+
+
+@dataclass(frozen=True)
 class WeightsInfo:
     """Which weights, and the transform that goes with them.
 
-    ``name`` is explicit: a name of torchvision's enum (never DEFAULT), ``file``, or ``random:SEED``. ``sha256`` is
-    the file's; for random weights it is the model's fingerprint (``pipeline.trunk.surgery``). ``resize`` and ``crop``
-    are in pixels; ``mean`` and ``std`` are those of RGB in [0, 1].
+    Attributes:
+        trunk: the network's name, with its family's prefix.
+        spec: the weights as they were asked for.
+        name: explicit: the family's own name (never DEFAULT), ``file``, or ``random:SEED``.
+        sha256: the file's; for random weights the model's fingerprint (``pipeline.trunk.surgery``).
+        layers: what the features may be of, and how many there are of each: the last stage's first.
+        transform: what an image becomes before the network sees it.
+        preset: what the transform is taken from; "" where each value was given.
+        guessed: nothing says that these weights learned with it.
+        missing: what the preset's own transform has and this one has not.
     """
 
     trunk: str
@@ -60,22 +74,43 @@ class WeightsInfo:
     name: str
     sha256: str
     path: Path | None
-    resize: int
-    crop: int
-    interpolation: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     pretrained: bool
+    layers: tuple[tuple[str, int], ...]
+    transform: Transform
+    preset: str
+    guessed: bool = False
+    missing: str = ""
 
     def provenance(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
         fields = dataclasses.asdict(self)
-        return {
-            **fields,
-            "path": None if self.path is None else str(self.path),
-            "mean": list(self.mean),
-            "std": list(self.std),
-        }
+        return {**fields, "path": None if self.path is None else str(self.path)}
+
+    @classmethod
+    def of(cls, provenance: Mapping[str, Any]) -> WeightsInfo:
+        """Again from :meth:`provenance`."""
+        fields = dict(provenance)
+        fields["transform"] = Transform.of(fields["transform"])
+        fields["layers"] = tuple((str(name), int(dim)) for name, dim in fields["layers"])
+        fields["path"] = None if fields["path"] is None else Path(fields["path"])
+        return cls(**fields)
+
+    def layer(self, asked: str) -> str:
+        """The layer's own name, of ``last``, ``previous`` or that name.
+
+        Raises:
+            ConfigError: the network has no such layer.
+        """
+        names = [name for name, _ in self.layers]
+        words = dict(zip(LAYERS, names, strict=False))
+        if asked not in words and asked not in names:
+            legal = ", ".join(dict.fromkeys([*words, *names]))
+            raise ConfigError(f"--layer {asked} is none of {self.trunk}'s: choose from {legal}")
+        return words.get(asked, asked)
+
+    def dim(self, layer: str) -> int:
+        """How many features an image has, of a layer by its own name."""
+        return dict(self.layers)[layer]
 
 
 @dataclass(frozen=True)
@@ -89,34 +124,55 @@ class TrunkSpec:
     device: str
 
 
-def check_trunk(trunk: str) -> None:
-    """Raise ConfigError unless ``trunk`` is one of TRUNKS."""
-    if trunk not in TRUNKS:
-        raise ConfigError(f"--trunk {trunk!r} is not known: choose from {', '.join(TRUNKS)}")
+@dataclass(frozen=True)
+class Changes:
+    """What is asked for instead of a preset's own transform; None leaves a value as it is."""
+
+    image_size: int | None = None
+    resize: int | None = None
+    crop: int | None = None
+    interpolation: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
-def feature_dim(trunk: str, layer: str) -> int:
-    """How many features one image has, without building the network.
-
-    Raises:
-        ConfigError: unknown trunk or layer.
-    """
-    check_trunk(trunk)
-    if layer not in LAYERS:
-        raise ConfigError(f"--layer {layer!r} is not known: choose from {', '.join(LAYERS)}")
-    last = 512 if trunk in ("resnet18", "resnet34") else 2048  # BasicBlock does not widen its output, Bottleneck by 4
-    return last if layer == "avgpool" else last // 2
-
-
-def with_image_size(info: WeightsInfo, size: int) -> WeightsInfo:
-    """The same weights for images of ``size`` px; the resize keeps the preset's ratio to the crop.
+def with_changes(info: WeightsInfo, changes: Changes) -> WeightsInfo:
+    """The same weights with another transform. ``image_size`` keeps the ratio of resize to crop; the others say it all.
 
     Raises:
-        ConfigError: below SMALLEST_IMAGE.
+        ConfigError: a size below SMALLEST_IMAGE, values that contradict each other, or a preset's transform that ours
+            cannot be.
     """
-    if size < SMALLEST_IMAGE:
-        raise ConfigError(f"--image-size {size} is too small: a ResNet needs at least {SMALLEST_IMAGE} px")
-    return dataclasses.replace(info, crop=size, resize=round(size * info.resize / info.crop))
+    given = {name: value for name, value in dataclasses.asdict(changes).items() if value is not None}
+    size = given.pop("image_size", None)
+    if size is not None and given.keys() & {"resize", "crop"}:
+        raise ConfigError("--image-size says what --resize and --crop say: give one or the others")
+    for name in ("mean", "std"):
+        if name in given:
+            given[name] = _of_rgb(name, given[name])
+    transform = dataclasses.replace(info.transform, **given)
+    if size is not None:
+        resize = round(size * transform.resize / transform.crop)
+        transform = dataclasses.replace(transform, crop=size, resize=resize)
+    if transform.crop < SMALLEST_IMAGE:
+        raise ConfigError(f"images of {transform.crop} px are too small: a network needs at least {SMALLEST_IMAGE} px")
+    if min(transform.std) <= 0:
+        raise ConfigError(f"--std {' '.join(map(str, transform.std))}: each must be above 0")
+    if info.missing and not given.keys() >= {"resize", "crop", "interpolation"}:
+        raise ConfigError(
+            f"the weights of {info.preset} want {info.missing}, which is not there: give --resize, --crop and "
+            "--interpolation (short side resized, then the centre), or another --preset"
+        )
+    everything = given.keys() >= {field.name for field in dataclasses.fields(Transform)}
+    guessed = info.guessed and not given.keys() >= {"interpolation", "mean", "std", "resize", "crop"}
+    return dataclasses.replace(info, transform=transform, preset="" if everything else info.preset, guessed=guessed)
+
+
+def _of_rgb(name: str, values: tuple[float, ...]) -> tuple[float, ...]:
+    """A value for each of red, green and blue, of one or three."""
+    if len(values) not in (1, 3):
+        raise ConfigError(f"--{name} has {len(values)} values: give one, or three for red, green and blue")
+    return tuple(float(v) for v in values) * (3 // len(values))
 
 
 # -- devices and engines ----------------------------------------------------------------------------------------------
@@ -156,50 +212,61 @@ def engine_version(name: str) -> str:
     return own if name == "torch" else f"{own}, exported by torch {importlib.metadata.version('torch')}"
 
 
+def library_version(trunk: str) -> dict[str, str]:
+    """The library of a network that is not torchvision's, with its version, for the record of what made a cache."""
+    prefix, _ = parted(trunk)
+    library = FAMILIES[prefix]
+    version = _version(library) if prefix else None
+    return {} if version is None else {library: version}
+
+
 # -- weights resolved before ------------------------------------------------------------------------------------------
 
 
-def recall(spec: str, trunk: str, desk: Workspace) -> WeightsInfo | None:
+def recall(spec: str, trunk: str, preset: str | None, desk: Workspace) -> WeightsInfo | None:
     """The weights' identity as resolved before, or None when unknown or when the file's size or time has changed."""
-    entry = _read(_memo_path(desk)).get(_entry_name(spec, trunk))
-    if not isinstance(entry, dict):
-        return None
+    entry = _read(_memo_path(desk)).get(_entry_name(spec, trunk, preset))
     try:
-        fields = dict(entry["info"])
-        path = None if fields["path"] is None else Path(fields["path"])
-        if path is not None and _stat(path) != entry["stat"]:
+        info = WeightsInfo.of(entry["info"])  # type: ignore[index]
+        if info.path is not None and _stat(info.path) != entry["stat"]:  # type: ignore[index]
             return None
-        mean, std = (tuple(float(v) for v in fields[k]) for k in ("mean", "std"))
-        # The same file may be named in two ways; the record keeps the words of this call.
-        return WeightsInfo(**{**fields, "spec": spec, "path": path, "mean": mean, "std": std})
     except (KeyError, TypeError, ValueError, OSError):
         return None  # a memo that cannot be read, or a file that is gone: resolve afresh, which says what is wrong
+    # The same file may be named in two ways; the record keeps the words of this call.
+    return dataclasses.replace(info, spec=spec)
 
 
-def remember(info: WeightsInfo, desk: Workspace) -> None:
+def remember(info: WeightsInfo, preset: str | None, desk: Workspace) -> None:
     """Keep the identity for :func:`recall`."""
     path = _memo_path(desk)
     # Only a shortcut: where it cannot be written (a read-only folder) the next job resolves again.
     with contextlib.suppress(OSError):
         entry = {"info": info.provenance(), "stat": None if info.path is None else _stat(info.path)}
-        entries = {**_read(path), _entry_name(info.spec, info.trunk): entry}
+        entries = {**_read(path), _entry_name(info.spec, info.trunk, preset): entry}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(entries, indent=1, sort_keys=True))
 
 
 def is_file_spec(spec: str) -> bool:
     """Whether weights given as ``spec`` mean a file, rather than a name."""
-    return spec.endswith((".pth", ".pt", ".safetensors")) or "/" in spec or os.sep in spec
+    return spec.endswith((".pth", ".pt", ".bin", ".safetensors")) or "/" in spec or os.sep in spec
 
 
 def _memo_path(desk: Workspace) -> Path:
     return desk.weights / "known.json"
 
 
-def _entry_name(spec: str, trunk: str) -> str:
-    # The versions decide what a name of torchvision's enum means and which numbers a seed gives.
-    versions = [importlib.metadata.version(p) for p in ("torch", "torchvision")]
-    return json.dumps([trunk, os.path.abspath(spec) if is_file_spec(spec) else spec, *versions])
+def _entry_name(spec: str, trunk: str, preset: str | None) -> str:
+    # The versions decide what a name means and which numbers a seed gives.
+    versions = [_version(p) for p in ("torch", "torchvision", "timm")]
+    return json.dumps([trunk, os.path.abspath(spec) if is_file_spec(spec) else spec, preset, *versions])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _stat(path: Path) -> list[int]:

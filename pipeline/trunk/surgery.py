@@ -1,30 +1,30 @@
-"""Building, beheading, freezing, reattaching and describing torchvision's ResNets.
+"""Building, beheading, freezing, reattaching and describing networks.
 
-Knows modules and tensors; where weights come from is ``pipeline.trunk.weights``' business.
+Knows modules and tensors; what a network consists of says its family (``pipeline.trunk.families``), and where weights
+come from is ``pipeline.trunk.weights``' business.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.base.errors import ConfigError, WeightsError
-from pipeline.trunk.identity import LAYERS, check_trunk
-
-# torchvision.models.ResNet._forward_impl, in its order; the classifier `fc` comes after.
-STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool")
+from pipeline.base.errors import WeightsError
+from pipeline.trunk.cut import Pooled, halves, shape_of
+from pipeline.trunk.families.family import Anatomy, family_of
+from pipeline.trunk.families.tree import parts_of
 
 
 @dataclass(frozen=True)
-class Stage:
+class Station:
     """One step of a forward pass: ``shape_out`` is for one image, ``state`` is ``trained``, ``frozen`` or ``""``."""
 
     name: str
@@ -33,61 +33,45 @@ class Stage:
     state: str
 
 
-def build(trunk: str, *, num_classes: int, seed: int = 0) -> nn.Module:
-    """torchvision's network with random weights, in eval mode: what ``torch.manual_seed(seed)`` and its builder give.
+def build(trunk: str, *, num_classes: int, image_size: int, seed: int = 0, pretrained: bool = False) -> nn.Module:
+    """The family's network with random weights, in eval mode: what ``torch.manual_seed(seed)`` and its builder give.
 
-    The caller's random state is left as it was.
+    ``pretrained`` where weights will be loaded that were trained. The caller's random state is left as it was.
 
     Raises:
-        ConfigError: unknown trunk.
+        ConfigError: unknown trunk, or a size that it cannot take.
     """
-    check_trunk(trunk)
+    family, name = family_of(trunk)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = torchvision.models.get_model(trunk, weights=None, num_classes=num_classes)
+        model = family.build(name, num_classes=num_classes, image_size=image_size, pretrained=pretrained)
     return model.eval()
 
 
-def behead(model: nn.Module) -> tuple[nn.Module, int]:
-    """The model, in place, with ``fc`` replaced by Identity, and D: it now gives features (n, D) instead of logits.
+def behead(model: nn.Module, anatomy: Anatomy) -> nn.Module:
+    """The model, in place, with its classifier replaced by Identity: it now gives features (n, D) instead of logits."""
+    model.set_submodule(anatomy.classifier, nn.Identity())
+    return model
+
+
+def trunk_at(model: nn.Module, anatomy: Anatomy, layer: str, image_size: int) -> tuple[nn.Module, int]:
+    """The network up to ``layer``, a layer by its own name, and D: gives features (n, D) of normalised images.
+
+    Shares the model's modules. For the last stage's features it is the model itself, beheaded in place; for those of
+    the stage before it the model is left as it is.
 
     Raises:
-        WeightsError: it has no classifier ``fc``.
+        ConfigError: the network cannot be cut there.
     """
-    head = getattr(model, "fc", None)
-    if not isinstance(head, nn.Linear):
-        raise WeightsError(
-            f"{type(model).__name__} has no linear classifier `fc` to take off: give a torchvision ResNet"
-        )
-    dim = head.in_features
-    model.fc = nn.Identity()
-    return model, dim
+    if layer == anatomy.layers[0]:
+        return behead(model, anatomy), anatomy.dim
+    front, _ = halves(model, anatomy)
+    pooled = Pooled(front, shape_of(front, image_size))
+    pooled.training = model.training  # not pooled.train(), which would reach the model's own modules
+    return pooled, pooled.dim
 
 
-def trunk_at(model: nn.Module, layer: str) -> tuple[nn.Module, int]:
-    """The network up to ``layer`` (one of LAYERS) with its output averaged over places, and D: gives features (n, D).
-
-    Shares the model's modules and leaves the model as it is, whether beheaded or not, in eval mode or not. The names of
-    parameters are the model's.
-
-    Raises:
-        ConfigError: unknown layer.
-    """
-    if layer not in LAYERS:
-        raise ConfigError(f"--layer {layer!r} is not known: choose from {', '.join(LAYERS)}")
-    last = "layer4" if layer == "avgpool" else layer
-    names = (*STAGES[: STAGES.index(last) + 1], "avgpool")
-    parts: OrderedDict[str, nn.Module] = OrderedDict((n, model.get_submodule(n)) for n in names)
-    parts["flatten"] = nn.Flatten(1)
-    # The width of a stage is that of the convolution at the end of its first block's longest way.
-    block = model.get_submodule(last).get_submodule("0")
-    convs = [m for name, m in block.named_children() if isinstance(m, nn.Conv2d) and name.startswith("conv")]
-    trunk = nn.Sequential(parts)
-    trunk.training = model.training  # not trunk.train(), which would reach the model's own modules
-    return trunk, convs[-1].out_channels
-
-
-def reattach(model: nn.Module, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> nn.Module:
+def reattach(model: nn.Module, anatomy: Anatomy, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> nn.Module:
     """The model, in place, with a linear classifier: ``weight`` (C, D), ``bias`` (C,); it gives logits (n, C).
 
     It is whole and free again: in eval mode, every parameter learning, ``train()`` doing what it says.
@@ -95,7 +79,7 @@ def reattach(model: nn.Module, weight: NDArray[np.float32], bias: NDArray[np.flo
     Raises:
         WeightsError: shapes that do not fit each other or the trunk.
     """
-    dim = trunk_at(model, "avgpool")[1]
+    dim = anatomy.dim
     if weight.ndim != 2 or weight.shape[1] != dim or bias.shape != weight.shape[:1]:
         raise WeightsError(
             f"a head of weight {weight.shape} and bias {bias.shape} does not fit {dim} features: weight must be "
@@ -106,7 +90,7 @@ def reattach(model: nn.Module, weight: NDArray[np.float32], bias: NDArray[np.flo
         head.weight.copy_(torch.from_numpy(np.ascontiguousarray(weight)))
         head.bias.copy_(torch.from_numpy(np.ascontiguousarray(bias)))
     parameter = next(model.parameters())
-    model.fc = head.to(parameter.device, parameter.dtype)
+    model.set_submodule(anatomy.classifier, head.to(parameter.device, parameter.dtype))
     return model.requires_grad_(True).eval()
 
 
@@ -128,6 +112,17 @@ def _stay(module: nn.Module, _inputs: object) -> None:
         module.eval()
 
 
+def load_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Load tensors by name, strictly. A module that reads the version of what it is given reads its own.
+
+    Raises:
+        RuntimeError: names or shapes do not fit.
+    """
+    versioned = OrderedDict(tensors)
+    versioned._metadata = getattr(model.state_dict(), "_metadata", None)  # type: ignore[attr-defined]
+    model.load_state_dict(versioned, strict=True)
+
+
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers, in the order of their names."""
     digest = hashlib.sha256()
@@ -140,11 +135,13 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def describe(model: nn.Module, image_size: int) -> list[Stage]:
-    """The stages that one image of ``image_size`` px goes through, as a real forward pass shows them.
+def describe(model: nn.Module, anatomy: Anatomy, image_size: int) -> list[Station]:
+    """The stations that one image of ``image_size`` px goes through, as a real forward pass shows them.
 
-    The first is the input; a beheaded model ends with its features.
+    The first is the input, with the parameters that are in none (embeddings) after it; a beheaded model ends with its
+    features.
     """
+    parts = {name: model.get_submodule(name) for name in parts_of(model, anatomy.classifier)}
     seen: dict[str, tuple[int, ...]] = {}
 
     def hook(name: str) -> Any:
@@ -153,8 +150,7 @@ def describe(model: nn.Module, image_size: int) -> list[Stage]:
 
         return note
 
-    children = dict(model.named_children())
-    handles = [module.register_forward_hook(hook(name)) for name, module in children.items()]
+    handles = [module.register_forward_hook(hook(name)) for name, module in parts.items()]
     was_training = [m for m in model.modules() if m.training]
     parameter = next(model.parameters())
     image = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
@@ -166,10 +162,17 @@ def describe(model: nn.Module, image_size: int) -> list[Stage]:
             handle.remove()
         for module in was_training:
             module.training = True
-    stages = [Stage("input", (3, image_size, image_size), 0, "")]
+    beheaded = isinstance(model.get_submodule(anatomy.classifier), nn.Identity)
+    stations = [Station("input", (3, image_size, image_size), 0, "")]
+    inside = {id(p) for part in parts.values() for p in part.parameters()}
+    for name, own in model.named_parameters():
+        if id(own) not in inside:
+            state = "trained" if own.requires_grad else "frozen"
+            stations.append(Station(name, tuple(own.shape[1:]), own.numel(), state))
     for name, shape in seen.items():
-        parameters = list(children[name].parameters())
+        parameters = list(parts[name].parameters())
         state = "" if not parameters else "trained" if any(p.requires_grad for p in parameters) else "frozen"
-        shown = "features" if name == "fc" and isinstance(children[name], nn.Identity) else name
-        stages.append(Stage(shown, shape, sum(p.numel() for p in parameters), state))
-    return stages
+        at_the_end = f"{anatomy.classifier}.".startswith(f"{name}.")
+        shown = "features" if beheaded and at_the_end and not parameters else name
+        stations.append(Station(shown, shape, sum(p.numel() for p in parameters), state))
+    return stations

@@ -1,4 +1,4 @@
-"""Weights: a name of torchvision's, a local file or a seed -> which bytes exactly, and a model that holds them.
+"""Weights: a name, a local file or a seed -> which bytes exactly, and a model that holds them.
 
 Reads weights files and writes one folder (``weights/`` under the cache root). A state dict is only ever read without
 unpickling code, and the bytes loaded are the bytes whose SHA-256 was recorded.
@@ -20,15 +20,17 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-import torchvision
 from torch import nn
 
-from pipeline.base.errors import WeightsError
+from pipeline.base.errors import ConfigError, WeightsError
 from pipeline.base.files import whole
 from pipeline.base.workspace import Workspace
 from pipeline.trunk import identity
+from pipeline.trunk.cut import Pooled, halves, shape_of
+from pipeline.trunk.families import parted
+from pipeline.trunk.families.family import CLASSES, Anatomy, Entry, family_of, skeleton
 from pipeline.trunk.identity import WeightsInfo
-from pipeline.trunk.surgery import build, fingerprint, freeze
+from pipeline.trunk.surgery import build, fingerprint, freeze, load_tensors
 
 DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer, so that a machine without network says so soon
 _CHUNK = 1 << 20
@@ -37,91 +39,136 @@ _DATA_PARALLEL = "module."  # DataParallel and DistributedDataParallel put it be
 _OTHER_WAYS = "or give --weights FILE.pth, or --weights random:0"
 
 
-def resolve_weights(spec: str, trunk: str, desk: Workspace) -> WeightsInfo:
+def resolve_weights(spec: str, trunk: str, desk: Workspace, preset: str | None = None) -> WeightsInfo:
     """Which weights ``spec`` means for ``trunk``, found or downloaded, hashed, and remembered for ``identity.recall``.
 
-    ``spec`` is a name of torchvision's enum (``DEFAULT`` is resolved to the explicit name), the path of a ``.pth``,
-    ``.pt`` or ``.safetensors`` state dict, or ``random:SEED``. A named file is looked for in torch.hub's checkpoints
-    folder, then in the workspace's ``weights``, and downloaded only into the latter. The transform is the enum entry's
-    own; a file and random weights get that of the trunk's best entry (``DEFAULT``: IMAGENET1K_V2 where torchvision has
-    it).
+    ``spec`` is one of the names that the trunk's family has (``DEFAULT``: its best, or the tag in the trunk's name),
+    the path of a ``.pth``, ``.pt``, ``.bin`` or ``.safetensors`` state dict, or ``random:SEED``. The transform is that
+    of the named weights; a file and random weights get that of ``DEFAULT``, all of them that of ``preset`` where one is
+    given: a name of the same network's weights, or another network of timm, as ``timm:NAME.TAG``.
 
     Raises:
-        ConfigError: unknown trunk.
+        ConfigError: unknown trunk or preset, or a trunk without a linear classifier.
         WeightsError: unknown name, malformed seed, a missing or damaged file, or a download that failed.
     """
-    identity.check_trunk(trunk)
-    entries = torchvision.models.get_model_weights(trunk)
-    entry: Any = entries.DEFAULT
+    family, network = family_of(trunk)
+    named = not spec.startswith("random:") and not identity.is_file_spec(spec)
+    entry = _entry(trunk, spec if named else None)
+    source = entry if preset is None else _preset(trunk, preset)
+    # The network's own, also with another's preset: random numbers are known by their fingerprint, and a vision
+    # transformer draws as many for position embeddings as its images have patches.
+    size = entry.transform.crop
     path: Path | None = None
     if spec.startswith("random:"):
-        name = spec
-        sha256 = fingerprint(build(trunk, num_classes=1000, seed=_seed(spec)))
-    elif identity.is_file_spec(spec):
+        name, whole = spec, build(trunk, num_classes=CLASSES, image_size=size, seed=_seed(spec))
+        sha256 = fingerprint(whole)
+    elif not named:
         name, path = "file", Path(os.path.abspath(spec))
-        sha256 = _sha256(path)
+        sha256 = sha256_of(path)
+        whole = _from_file(path, trunk, size, with_head=False)  # what does not fit is said now, and never remembered
     else:
-        if spec not in entries.__members__:
-            raise WeightsError(
-                f"torchvision has no weights {spec!r} for {trunk}: choose from "
-                f"{', '.join([*(e.name for e in entries), 'DEFAULT'])}, a .pth or .safetensors file, or random:SEED"
-            )
-        entry = entries[spec]
-        name = entry.name
-        path, sha256 = _named_file(entry.url, desk, f"{trunk} {name}")
-    preset = entry.transforms()
+        whole = skeleton(family, network, num_classes=CLASSES, image_size=size)
+        name, (path, sha256) = entry.name, _named_file(entry, trunk, desk)
     info = WeightsInfo(
         trunk=trunk,
         spec=spec,
         name=name,
         sha256=sha256,
         path=path,
-        resize=preset.resize_size[0],
-        crop=preset.crop_size[0],
-        interpolation=preset.interpolation.value,
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
         pretrained=path is not None,
+        layers=_layers(family.anatomy(network, whole), whole, size),
+        transform=source.transform,
+        preset=preset or source.name,
+        # A file says nothing of how its images were made, unless its network's name does.
+        guessed=name == "file" and preset is None and not network.endswith(f".{entry.name}"),
+        missing=source.missing,
     )
-    if name == "file":
-        assert path is not None
-        _from_file(path, trunk, with_head=False)  # what does not fit is said now, and never remembered
-    identity.remember(info, desk)
+    identity.remember(info, preset, desk)
     return info
 
 
-def load_model(info: WeightsInfo, *, trunk: str) -> nn.Module:
-    """torchvision's whole network with these weights, frozen; a file's own classifier becomes zeros.
+def load_model(info: WeightsInfo) -> nn.Module:
+    """The whole network with these weights, frozen; a file's own classifier becomes zeros.
 
     Raises:
         WeightsError: the bytes are not those of ``info.sha256``, or do not fit the trunk.
+        ConfigError: an image size that the network cannot take.
     """
+    size = info.transform.crop
     if info.path is None:
-        model = build(trunk, num_classes=1000, seed=_seed(info.spec))
-        if fingerprint(model) != info.sha256:
+        model = build(info.trunk, num_classes=CLASSES, image_size=size, seed=_seed(info.spec))
+        if fingerprint(model) != info.sha256 and _at_its_own_size(info) != info.sha256:
             raise WeightsError(
                 f"{info.spec} gives other numbers here than recorded: another PyTorch or kind of processor; go on "
                 "where it was made, or start afresh with another --workspace"
             )
         freeze(model)
         return model
-    found = _sha256(info.path)
+    found = sha256_of(info.path)
     if found != info.sha256:
         raise WeightsError(
             f"{info.path} has changed: SHA-256 {found[:12]}..., recorded as {info.sha256[:12]}...; bring back that file"
         )
-    return _from_file(info.path, trunk, with_head=info.name != "file")
+    return _from_file(info.path, info.trunk, size, with_head=info.name != "file")
 
 
-def _from_file(path: Path, trunk: str, *, with_head: bool) -> nn.Module:
-    state = _read_state_dict(path)
+def _at_its_own_size(info: WeightsInfo) -> str:
+    """The fingerprint of a network of random numbers as it was recorded: some have position embeddings by size."""
+    size = _entry(info.trunk, None).transform.crop
+    return fingerprint(build(info.trunk, num_classes=CLASSES, image_size=size, seed=_seed(info.spec)))
+
+
+def _entry(trunk: str, weights: str | None) -> Entry:
+    """The family's weights of that name; None and ``DEFAULT``: its best.
+
+    Raises:
+        WeightsError: there are none of that name.
+    """
+    family, name = family_of(trunk)
+    try:
+        return family.entry(name, None if weights == "DEFAULT" else weights)
+    except KeyError:
+        raise WeightsError(
+            f"{trunk} has no weights {weights!r}: choose from {', '.join([*family.entries(name), 'DEFAULT'])}, "
+            "a .pth or .safetensors file, or random:SEED"
+        ) from None
+
+
+def _preset(trunk: str, preset: str) -> Entry:
+    """The weights whose transform is taken."""
+    family, name = family_of(trunk)
+    if preset in family.entries(name):
+        return family.entry(name, preset)
+    if parted(preset)[0]:
+        return _entry(preset, None)
+    raise ConfigError(
+        f"--preset {preset!r} is not known: choose from {', '.join(family.entries(name))}, or give another network's, "
+        "as in timm:resnet50.a1_in1k"
+    )
+
+
+def _layers(anatomy: Anatomy, whole: nn.Module, image_size: int) -> tuple[tuple[str, int], ...]:
+    """What features may be of, with their number: the last stage's, and where it can be cut those before it."""
+    last, previous = anatomy.layers
+    found = [(last, anatomy.dim)]
+    try:
+        front, _ = halves(whole.eval(), anatomy)
+        found.append((previous, Pooled(front, shape_of(front, image_size)).dim))
+    except (ConfigError, RuntimeError, NotImplementedError, AssertionError):
+        pass  # one layer less to choose from: asking for it says which there are
+    return tuple(found)
+
+
+def _from_file(path: Path, trunk: str, image_size: int, *, with_head: bool) -> nn.Module:
+    family, name = family_of(trunk)
+    with torch.random.fork_rng(devices=[]):
+        model, state = family.load(name, _read_state_dict(path), image_size=image_size)
+    head = f"{family.anatomy(name, model).classifier}."
     if not with_head:
-        state = {k: v for k, v in state.items() if not k.startswith("fc.")}
-    with torch.device("meta"):  # shapes only: drawing random numbers to overwrite them takes half a second
-        model = build(trunk, num_classes=1000)
-    _check_fit(state, model, path, trunk, with_head=with_head)
+        state = {k: v for k, v in state.items() if not k.startswith(head)}
+    _check_fit(state, model, head, path=path, trunk=trunk)
     zeros = {k: torch.zeros(v.shape, dtype=v.dtype) for k, v in model.state_dict().items() if k not in state}
-    model.to_empty(device="cpu").load_state_dict({**zeros, **state})
+    load_tensors(model, {**zeros, **state})
     freeze(model)
     return model
 
@@ -136,26 +183,38 @@ def _seed(spec: str) -> int:
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def _named_file(url: str, desk: Workspace, what: str) -> tuple[Path, str]:
-    """The file of one of torchvision's names and its SHA-256, downloaded if it is nowhere."""
-    filename = url.rsplit("/", 1)[1]
-    # torchvision's names end in the first digits of the file's SHA-256.
-    prefix = filename.rsplit("-", 1)[1].split(".")[0]
+def _named_file(entry: Entry, trunk: str, desk: Workspace) -> tuple[Path, str]:
+    """The file of weights that have a name, and its SHA-256, downloaded if it is nowhere.
+
+    It is looked for where PyTorch and the Hugging Face Hub keep theirs (TORCH_HOME, HF_HOME), then in the workspace; a
+    download goes to the first where the user has named that place, otherwise to the workspace.
+    """
+    file, what = entry.file, f"{trunk} {entry.name}"
+    if file is None:
+        raise WeightsError(f"{what} has no weights that can be had: {_OTHER_WAYS.removeprefix('or ')}")
+    if file.repository:
+        from pipeline.trunk.hub import hub_file  # an optional dependency
+
+        path = hub_file(file, what, desk, timeout=DOWNLOAD_TIMEOUT, other_ways=_OTHER_WAYS)
+        return path, sha256_of(path)
+    (filename,) = file.filenames
     places = [Path(torch.hub.get_dir()) / "checkpoints" / filename, desk.weights / filename]
     for path in places:
         if path.is_file():
-            sha256 = _sha256(path)
-            if not sha256.startswith(prefix):
-                raise WeightsError(f"{path} is damaged: its SHA-256 starts with {sha256[:8]}, not {prefix}; remove it")
+            sha256 = sha256_of(path)
+            if not sha256.startswith(file.sha256):
+                raise WeightsError(
+                    f"{path} is damaged: its SHA-256 starts with {sha256[:8]}, not {file.sha256}; remove it"
+                )
             return path.absolute(), sha256
-    path = places[1].absolute()
+    path = places[0 if os.environ.get("TORCH_HOME") else 1].absolute()
     try:
-        return path, _download(url, path, prefix)
+        return path, _download(file.url, path, file.sha256)
     except (urllib.error.URLError, OSError) as error:
         reason = " ".join(str(getattr(error, "reason", error)).split())
         raise WeightsError(
             f"weights {what} cannot be had ({reason}): {filename} is neither in {places[0].parent} nor in "
-            f"{places[1].parent}; put it there from {url}, {_OTHER_WAYS}"
+            f"{places[1].parent}; put it there from {file.url}, {_OTHER_WAYS}"
         ) from error
 
 
@@ -176,7 +235,8 @@ def _download(url: str, path: Path, prefix: str) -> str:
     return digest.hexdigest()
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -212,12 +272,6 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     strange = [k for k, v in state.items() if not isinstance(v, torch.Tensor) or v.layout is not torch.strided]
     if strange:
         raise WeightsError(f"{path} is not a state dict of dense tensors: {_listed(strange)}")
-    # Whole numbers are a quantised network's codes, which mean nothing without their scale.
-    unreal = [k for k, v in state.items() if not v.is_floating_point() and not k.endswith("num_batches_tracked")]
-    if unreal:
-        raise WeightsError(
-            f"{path} has tensors that are not floating-point numbers: {_listed(unreal)}; save it as float32"
-        )
     return state
 
 
@@ -230,14 +284,11 @@ def _load(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
-def _check_fit(state: Mapping[str, torch.Tensor], model: nn.Module, path: Path, trunk: str, *, with_head: bool) -> None:
+def _check_fit(state: Mapping[str, torch.Tensor], model: nn.Module, head: str, *, path: Path, trunk: str) -> None:
+    """Raises WeightsError unless ``state`` has all that ``model`` has but for its classifier, ``head``."""
     wanted = model.state_dict()
     # Files from before BatchNorm counted its batches lack the counter, which an eval-mode network does not read.
-    missing = [
-        k
-        for k in wanted
-        if k not in state and not k.endswith("num_batches_tracked") and (with_head or not k.startswith("fc."))
-    ]
+    missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked") and not k.startswith(head)]
     unexpected = [k for k in state if k not in wanted]
     shapes = [
         f"{k} {tuple(v.shape)} instead of {tuple(wanted[k].shape)}"
@@ -251,6 +302,12 @@ def _check_fit(state: Mapping[str, torch.Tensor], model: nn.Module, path: Path, 
     ]
     if wrong:
         raise WeightsError(f"{path} does not fit {trunk}: {'; '.join(wrong)}; give the --trunk that it was made with")
+    # Whole numbers are a quantised network's codes, which mean nothing without their scale.
+    unreal = [k for k, v in state.items() if wanted[k].is_floating_point() and not v.is_floating_point()]
+    if unreal:
+        raise WeightsError(
+            f"{path} has tensors that are not floating-point numbers: {_listed(unreal)}; save it as float32"
+        )
     spoilt = [k for k, v in state.items() if not bool(torch.isfinite(v).all())]
     if spoilt:
         raise WeightsError(f"{path} has values that are not finite numbers: {_listed(spoilt)}; its training failed")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.base.errors import PipelineError, WeightsError
+from pipeline.base.errors import ConfigError, PipelineError, WeightsError
 from pipeline.base.workspace import Workspace
 from pipeline.trunk import identity
 from pipeline.trunk.engines.torch import TorchEngine
 from pipeline.trunk.frozen import FrozenTrunk
-from pipeline.trunk.identity import TrunkSpec
+from pipeline.trunk.identity import Changes, TrunkSpec
 from pipeline.trunk.lookup import find_weights
 
 
@@ -22,7 +22,7 @@ from pipeline.trunk.lookup import find_weights
 def spec(tmp_path_factory: pytest.TempPathFactory) -> TrunkSpec:
     root = tmp_path_factory.mktemp("root")
     info = find_weights("random:0", "resnet18", Workspace(root))
-    return TrunkSpec(identity.with_image_size(info, 32), "avgpool", "torch", "float32", "cpu")
+    return TrunkSpec(identity.with_changes(info, Changes(image_size=32)), "avgpool", "torch", "float32", "cpu")
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_the_trunk_is_untouched_even_if_somebody_sets_it_to_train(
 ) -> None:
     """Parameters and buffers are bit-identical; a change is noticed."""
     trunk = FrozenTrunk(spec, batch=4, work_dir=tmp_path)
-    trunk.model.train()
+    trunk.trunk.train()
     with torch.inference_mode():
         trunk.trunk(torch.zeros(2, 3, 32, 32))
     trunk.features(pixels)
@@ -90,6 +90,23 @@ def test_the_trunk_is_untouched_even_if_somebody_sets_it_to_train(
         next(b for b in trunk.trunk.buffers() if b.is_floating_point()).add_(1e-6)
     with pytest.raises(WeightsError, match="changed while it ran"):
         trunk.assert_untouched()
+
+
+@pytest.mark.parametrize("layer", ["last", "previous"])
+@pytest.mark.parametrize("trunk", [pytest.param("inception_v3", marks=pytest.mark.slow), "timm:maxvit_pico_rw_256"])
+def test_a_size_that_only_the_forward_pass_refuses_is_a_clear_error(tmp_path: Path, trunk: str, layer: str) -> None:
+    """The network can be made, and fails when it runs: before any image is read."""
+    size = 32
+    if trunk.startswith("timm:"):
+        pytest.importorskip("timm", reason="timm is not installed")
+        size = 100
+    info = identity.with_changes(find_weights("random:0", trunk, Workspace(tmp_path)), Changes(image_size=size))
+    spec = TrunkSpec(info, info.layer(layer), "torch", "float32", "cpu")
+    with pytest.raises(
+        ConfigError, match=f"{trunk} cannot take images of {size} px .*: give another --image-size"
+    ) as e:
+        FrozenTrunk(spec, batch=1, work_dir=tmp_path)
+    assert "\n" not in str(e.value)
 
 
 def test_two_trunks_of_one_spec_give_the_same_bits(spec: TrunkSpec, pixels: np.ndarray, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.machine import resolve_device
 from pipeline.base.workspace import Workspace
 from pipeline.trunk import identity
-from pipeline.trunk.identity import WeightsInfo
+from pipeline.trunk.identity import Changes, Transform, WeightsInfo
+from pipeline.trunk.weights import resolve_weights
 
 
 def info_of(path: Path | None, spec: str = "random:0") -> WeightsInfo:
@@ -28,12 +30,10 @@ def info_of(path: Path | None, spec: str = "random:0") -> WeightsInfo:
         name="file" if path else spec,
         sha256="ab" * 32,
         path=path,
-        resize=256,
-        crop=224,
-        interpolation="bilinear",
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
         pretrained=path is not None,
+        layers=(("avgpool", 512), ("layer3", 256)),
+        transform=Transform(256, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        preset="IMAGENET1K_V1",
     )
 
 
@@ -45,56 +45,131 @@ def weights_file(tmp_path: Path) -> Path:
 
 
 def test_knowing_weights_and_choosing_an_engine_does_not_import_torch(tmp_path: Path) -> None:
-    identity.remember(info_of(None), Workspace(tmp_path))
+    identity.remember(info_of(None), None, Workspace(tmp_path))
     code = (
         "import sys; from pathlib import Path; from pipeline.trunk import identity;"
         "from pipeline.base.workspace import Workspace;"
-        f"assert identity.recall('random:0', 'resnet18', Workspace(Path({str(tmp_path)!r})));"
+        f"assert identity.recall('random:0', 'resnet18', None, Workspace(Path({str(tmp_path)!r})));"
         "identity.choose_engine('auto', device='cpu', n_images=10**6); identity.engine_version('torch');"
         "from pipeline.base import machine; machine._has_driver = lambda: False; machine.resolve_device('auto');"
-        "assert not {'torch', 'torchvision', 'onnxruntime'} & set(sys.modules)"
+        "assert not {'torch', 'torchvision', 'timm', 'onnxruntime'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(identity.__file__).parents[2])
 
 
-def test_the_trunks_are_torchvisions_resnets() -> None:
-    kinds = ("resnet", "resnext", "wide_resnet")
-    assert sorted(identity.TRUNKS) == sorted(
-        name for name in torchvision.models.list_models(torchvision.models) if name.startswith(kinds)
-    )
-
-
-# One of each kind: depth does not change the width of a stage.
+# One of each kind of ResNet: depth does not change the width of a stage.
 @pytest.mark.parametrize("trunk", ["resnet18", "resnet34", "resnet50", "wide_resnet50_2", "resnext50_32x4d"])
-def test_feature_dim_is_what_torchvisions_network_gives(trunk: str) -> None:
+def test_the_number_of_features_is_what_torchvisions_network_gives(
+    trunk: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with torch.device("meta"):
         model = torchvision.models.get_model(trunk, weights=None).eval()
         x = model.maxpool(model.relu(model.bn1(model.conv1(torch.zeros(1, 3, 64, 64)))))
         layer3 = model.layer3(model.layer2(model.layer1(x)))
-    assert identity.feature_dim(trunk, "avgpool") == model.fc.in_features
-    assert identity.feature_dim(trunk, "layer3") == layer3.shape[1]
+    info = resolve_weights("random:0", trunk, Workspace(tmp_path))
+    assert info.layers == (("avgpool", model.fc.in_features), ("layer3", layer3.shape[1]))
+    assert info.dim("avgpool") == model.fc.in_features and info.dim("layer3") == layer3.shape[1]
 
 
-def test_an_unknown_trunk_or_layer_is_refused_with_the_legal_ones() -> None:
-    with pytest.raises(ConfigError, match=r"'resnet51'.*resnet18.*resnext101_64x4d"):
-        identity.feature_dim("resnet51", "avgpool")
-    with pytest.raises(ConfigError, match=r"'layer9'.*avgpool, layer3"):
-        identity.feature_dim("resnet50", "layer9")
+def test_a_layer_is_known_by_its_own_name_and_by_the_word_of_every_network() -> None:
+    info = info_of(None)
+    assert [info.layer(word) for word in ("last", "avgpool")] == ["avgpool"] * 2
+    assert [info.layer(word) for word in ("previous", "layer3")] == ["layer3"] * 2
+    uncut = dataclasses.replace(info, trunk="vit", layers=(("last", 192),))
+    assert uncut.layer("last") == "last"
 
 
-# -- image size -------------------------------------------------------------------------------------------------------
+def test_an_unknown_layer_is_refused_with_the_legal_ones() -> None:
+    with pytest.raises(ConfigError, match=r"layer9 is none of resnet18's: choose from last, previous, avgpool, layer3"):
+        info_of(None).layer("layer9")
+    with pytest.raises(ConfigError, match=r"previous is none of vit's: choose from last$"):
+        dataclasses.replace(info_of(None), trunk="vit", layers=(("last", 192),)).layer("previous")
+
+
+def test_what_is_known_of_weights_survives_json() -> None:
+    info = dataclasses.replace(info_of(Path("a.pth")), guessed=True, missing="crop mode squash")
+    assert WeightsInfo.of(json.loads(json.dumps(info.provenance()))) == info
+
+
+# -- the transform ----------------------------------------------------------------------------------------------------
 
 
 def test_another_image_size_keeps_the_ratio_of_resize_to_crop() -> None:
-    changed = identity.with_image_size(info_of(None), 64)
+    changed = identity.with_changes(info_of(None), Changes(image_size=64)).transform
     assert (changed.crop, changed.resize) == (64, 73)  # 64 * 256 / 224 = 73.1
-    assert dataclasses.replace(changed, crop=224, resize=256) == info_of(None)
+    assert dataclasses.replace(changed, crop=224, resize=256) == info_of(None).transform
 
 
 def test_an_image_size_below_32_is_refused() -> None:
-    assert identity.with_image_size(info_of(None), 32).crop == 32
-    with pytest.raises(ConfigError, match="31 is too small.*32"):
-        identity.with_image_size(info_of(None), 31)
+    assert identity.with_changes(info_of(None), Changes(image_size=32)).transform.crop == 32
+    for small in (Changes(image_size=31), Changes(crop=31)):
+        with pytest.raises(ConfigError, match="31 px are too small.*32"):
+            identity.with_changes(info_of(None), small)
+
+
+def test_nothing_given_changes_nothing() -> None:
+    assert identity.with_changes(info_of(None), Changes()) == info_of(None)
+
+
+def test_each_value_that_is_given_takes_the_place_of_the_presets_and_no_other() -> None:
+    own = info_of(None).transform
+    for name, value in (("resize", 240), ("crop", 192), ("interpolation", "bicubic"), ("mean", (0.1, 0.2, 0.3))):
+        changed = identity.with_changes(info_of(None), Changes(**{name: value}))
+        assert changed.transform == dataclasses.replace(own, **{name: value})
+        assert changed.preset == "IMAGENET1K_V1"
+
+
+def test_where_every_value_is_given_no_preset_is_named() -> None:
+    info = dataclasses.replace(info_of(Path("a.pth")), guessed=True, missing="crop mode squash")
+    changed = identity.with_changes(info, Changes(None, 240, 224, "bicubic", (0.5,), (0.25, 0.5, 0.75)))
+    assert changed.transform == Transform(240, 224, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.5, 0.75))
+    assert (changed.preset, changed.guessed) == ("", False)
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_a_mean_has_one_value_or_three(name: str) -> None:
+    one = identity.with_changes(info_of(None), Changes(**{name: (0.5,)}))
+    assert getattr(one.transform, name) == (0.5, 0.5, 0.5)
+    three = identity.with_changes(info_of(None), Changes(**{name: (0.25, 0.5, 1)}))
+    assert getattr(three.transform, name) == (0.25, 0.5, 1.0)
+    for values in ((), (0.5, 0.5), (0.5,) * 4):
+        with pytest.raises(ConfigError, match=f"--{name} has {len(values)} values: give one, or three"):
+            identity.with_changes(info_of(None), Changes(**{name: values}))
+
+
+@pytest.mark.parametrize("std", [(0.0,), (0.5, -1.0, 0.5)])
+def test_a_std_that_is_not_above_zero_is_refused(std: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="--std .*each must be above 0"):
+        identity.with_changes(info_of(None), Changes(std=std))
+
+
+@pytest.mark.parametrize("other", [{"crop": 64}, {"resize": 64}])
+def test_an_image_size_and_a_crop_contradict_each_other(other: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="--image-size says what --resize and --crop say: give one or the others"):
+        identity.with_changes(info_of(None), Changes(image_size=64, **other))
+
+
+def test_a_transform_that_ours_cannot_be_is_refused_by_name_unless_the_user_says_which_to_take() -> None:
+    info = dataclasses.replace(info_of(None), preset="timm:b.squash", missing="crop mode squash")
+    for few in (
+        Changes(),
+        Changes(image_size=64),
+        Changes(resize=64, crop=64),
+        Changes(mean=(0.5,), std=(0.5,)),
+        Changes(image_size=64, interpolation="bicubic"),
+    ):
+        with pytest.raises(ConfigError, match="timm:b.squash want crop mode squash.*give --resize, --crop and"):
+            identity.with_changes(info, few)
+    changed = identity.with_changes(info, Changes(resize=72, crop=64, interpolation="bicubic"))
+    assert (changed.transform.resize, changed.transform.crop) == (72, 64)
+
+
+def test_sizes_alone_leave_a_guess_a_guess() -> None:
+    info = dataclasses.replace(info_of(Path("a.pth")), guessed=True)
+    assert identity.with_changes(info, Changes(image_size=64)).guessed
+    ratio = identity.with_changes(info, Changes(64, interpolation="bicubic", mean=(0.5,), std=(0.5,)))
+    assert ratio.guessed and ratio.preset == "IMAGENET1K_V1"
+    assert identity.with_changes(info, Changes(resize=64, crop=64, interpolation="bicubic")).guessed
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
@@ -102,66 +177,72 @@ def test_an_image_size_below_32_is_refused() -> None:
 
 def test_what_was_remembered_is_recalled(tmp_path: Path, weights_file: Path) -> None:
     for info in (info_of(None), info_of(weights_file, str(weights_file))):
-        assert identity.recall(info.spec, info.trunk, Workspace(tmp_path)) is None
-        identity.remember(info, Workspace(tmp_path))
-        assert identity.recall(info.spec, info.trunk, Workspace(tmp_path)) == info
-        assert identity.recall(info.spec, "resnet34", Workspace(tmp_path)) is None
+        assert identity.recall(info.spec, info.trunk, None, Workspace(tmp_path)) is None
+        identity.remember(info, None, Workspace(tmp_path))
+        assert identity.recall(info.spec, info.trunk, None, Workspace(tmp_path)) == info
+        assert identity.recall(info.spec, "resnet34", None, Workspace(tmp_path)) is None
+
+
+def test_weights_are_recalled_for_the_preset_that_they_were_resolved_with(tmp_path: Path) -> None:
+    identity.remember(info_of(None), "timm:a.b", Workspace(tmp_path))
+    assert identity.recall("random:0", "resnet18", "timm:a.b", Workspace(tmp_path)) == info_of(None)
+    assert identity.recall("random:0", "resnet18", None, Workspace(tmp_path)) is None
 
 
 def test_a_file_is_recalled_by_its_place_whatever_the_path_is_called(
     tmp_path: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    identity.remember(info_of(weights_file, str(weights_file)), Workspace(tmp_path))
+    identity.remember(info_of(weights_file, str(weights_file)), None, Workspace(tmp_path))
     monkeypatch.chdir(tmp_path)
-    found = identity.recall("./mine.pth", "resnet18", Workspace(tmp_path))
+    found = identity.recall("./mine.pth", "resnet18", None, Workspace(tmp_path))
     assert found == info_of(weights_file, "./mine.pth")
 
 
 def test_weights_whose_time_or_size_changed_are_not_recalled(tmp_path: Path, weights_file: Path) -> None:
-    identity.remember(info_of(weights_file, str(weights_file)), Workspace(tmp_path))
+    identity.remember(info_of(weights_file, str(weights_file)), None, Workspace(tmp_path))
     before = weights_file.stat()
     os.utime(weights_file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert identity.recall(str(weights_file), "resnet18", Workspace(tmp_path)) is None
+    assert identity.recall(str(weights_file), "resnet18", None, Workspace(tmp_path)) is None
     weights_file.write_bytes(b"other weights")
     os.utime(weights_file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert identity.recall(str(weights_file), "resnet18", Workspace(tmp_path)) is None
+    assert identity.recall(str(weights_file), "resnet18", None, Workspace(tmp_path)) is None
 
 
 def test_weights_that_are_gone_are_not_recalled(tmp_path: Path, weights_file: Path) -> None:
-    identity.remember(info_of(weights_file, str(weights_file)), Workspace(tmp_path))
+    identity.remember(info_of(weights_file, str(weights_file)), None, Workspace(tmp_path))
     weights_file.unlink()
-    assert identity.recall(str(weights_file), "resnet18", Workspace(tmp_path)) is None
+    assert identity.recall(str(weights_file), "resnet18", None, Workspace(tmp_path)) is None
 
 
 def test_another_version_of_torch_recalls_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    identity.remember(info_of(None), Workspace(tmp_path))
+    identity.remember(info_of(None), None, Workspace(tmp_path))
     monkeypatch.setattr(importlib.metadata, "version", lambda package: "0.0.1")
-    assert identity.recall("random:0", "resnet18", Workspace(tmp_path)) is None
+    assert identity.recall("random:0", "resnet18", None, Workspace(tmp_path)) is None
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"a": 1', "{}"])
 def test_a_damaged_memory_recalls_nothing_and_is_replaced(tmp_path: Path, text: str) -> None:
-    identity.remember(info_of(None), Workspace(tmp_path))
+    identity.remember(info_of(None), None, Workspace(tmp_path))
     path = tmp_path / "weights" / "known.json"
     path.write_text(text)
-    assert identity.recall("random:0", "resnet18", Workspace(tmp_path)) is None
-    identity.remember(info_of(None), Workspace(tmp_path))
-    assert identity.recall("random:0", "resnet18", Workspace(tmp_path)) == info_of(None)
+    assert identity.recall("random:0", "resnet18", None, Workspace(tmp_path)) is None
+    identity.remember(info_of(None), None, Workspace(tmp_path))
+    assert identity.recall("random:0", "resnet18", None, Workspace(tmp_path)) == info_of(None)
 
 
 @pytest.mark.parametrize("entry", ["[]", "{}", '{"info": 3}', '{"info": {"path": null, "mean": 1, "std": 1}}'])
 def test_a_damaged_entry_recalls_nothing(tmp_path: Path, entry: str) -> None:
-    identity.remember(info_of(None), Workspace(tmp_path))
+    identity.remember(info_of(None), None, Workspace(tmp_path))
     path = tmp_path / "weights" / "known.json"
     name = next(line for line in path.read_text().splitlines() if "resnet18" in line).strip().removesuffix(": {")
     path.write_text(f"{{{name}: {entry}}}")
-    assert identity.recall("random:0", "resnet18", Workspace(tmp_path)) is None
+    assert identity.recall("random:0", "resnet18", None, Workspace(tmp_path)) is None
 
 
 def test_a_folder_that_cannot_be_written_only_forgets(tmp_path: Path) -> None:
     (tmp_path / "weights").write_text("a file where the folder should be")
-    identity.remember(info_of(None), Workspace(tmp_path))
-    assert identity.recall("random:0", "resnet18", Workspace(tmp_path)) is None
+    identity.remember(info_of(None), None, Workspace(tmp_path))
+    assert identity.recall("random:0", "resnet18", None, Workspace(tmp_path)) is None
 
 
 # -- engines and devices ----------------------------------------------------------------------------------------------

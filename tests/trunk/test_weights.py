@@ -18,6 +18,7 @@ from torch import nn
 from pipeline.base.errors import ConfigError, WeightsError
 from pipeline.base.workspace import Workspace
 from pipeline.trunk import identity
+from pipeline.trunk.identity import Transform
 from pipeline.trunk.surgery import build, fingerprint
 from pipeline.trunk.weights import load_model, resolve_weights
 
@@ -54,7 +55,7 @@ def trained() -> nn.Module:
 
     In float16, which every float32 holds exactly: the files are half as large.
     """
-    model = build("resnet18", num_classes=7)
+    model = build("resnet18", num_classes=7, image_size=224)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -68,10 +69,10 @@ def state(trained: nn.Module) -> State:
     return dict(trained.state_dict())
 
 
-def assert_same_trunk(model: nn.Module, expected: State) -> None:
+def assert_same_trunk(model: nn.Module, expected: State, classes: int) -> None:
     got = model.state_dict()
-    assert got["fc.weight"].shape == (1000, 512)
-    assert not got["fc.weight"].any()
+    assert got["fc.weight"].shape == (classes, 512)
+    assert not got["fc.weight"].any() and not got["fc.bias"].any()
     for name, tensor in expected.items():
         if not name.startswith("fc."):
             assert torch.equal(got[name], tensor.to(got[name].dtype)), name
@@ -84,16 +85,16 @@ def test_random_weights_are_torchvisions_for_that_seed_and_not_called_pretrained
     info = resolve_weights("random:11", "resnet18", Workspace(tmp_path))
     torch.manual_seed(11)
     expected = torchvision.models.resnet18()
-    assert fingerprint(load_model(info, trunk="resnet18")) == fingerprint(expected) == info.sha256
+    assert fingerprint(load_model(info)) == fingerprint(expected) == info.sha256
     assert (info.name, info.path, info.pretrained) == ("random:11", None, False)
-    assert identity.recall("random:11", "resnet18", Workspace(tmp_path)) == info
+    assert identity.recall("random:11", "resnet18", None, Workspace(tmp_path)) == info
 
 
 def test_random_weights_that_are_not_as_recorded_are_refused(tmp_path: Path) -> None:
     info = resolve_weights("random:0", "resnet18", Workspace(tmp_path))
     other = identity.dataclasses.replace(info, sha256="0" * 64)
     with pytest.raises(WeightsError, match="random:0 gives other numbers here"):
-        load_model(other, trunk="resnet18")
+        load_model(other)
 
 
 @pytest.mark.parametrize("spec", ["random:", "random:x", "random:-1", "random:1.5", "random:" + "9" * 30])
@@ -103,15 +104,15 @@ def test_a_malformed_seed_is_refused(tmp_path: Path, spec: str) -> None:
 
 
 def test_an_unknown_trunk_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'vgg16'"):
-        resolve_weights("random:0", "vgg16", Workspace(tmp_path))
+    with pytest.raises(ConfigError, match="'resnet51' is not known: did you mean .*resnet50"):
+        resolve_weights("random:0", "resnet51", Workspace(tmp_path))
 
 
 def test_the_transform_of_random_weights_is_that_of_the_trunks_best_entry(tmp_path: Path) -> None:
     for trunk, resize in (("resnet50", 232), ("resnet18", 256)):
         info = resolve_weights("random:0", trunk, Workspace(tmp_path))
-        assert (info.resize, info.crop, info.interpolation) == (resize, 224, "bilinear")
-        assert (info.mean, info.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        assert info.transform == Transform(resize, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        assert info.preset == torchvision.models.get_model_weights(trunk).DEFAULT.name
 
 
 # -- torchvision's names ----------------------------------------------------------------------------------------------
@@ -153,7 +154,7 @@ def test_default_is_recorded_under_its_explicit_name(published: Path, hub: Path,
 def test_named_weights_are_loaded_with_their_classifier_and_frozen(published: Path, hub: Path, tmp_path: Path) -> None:
     (hub / published.name).write_bytes(published.read_bytes())
     info = resolve_weights("IMAGENET1K_V1", "resnet18", Workspace(tmp_path / "cache"))
-    model = load_model(info, trunk="resnet18")
+    model = load_model(info)
     expected = torch.load(published, weights_only=True)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, expected[name].to(tensor.dtype)), name
@@ -164,8 +165,16 @@ def test_named_weights_are_loaded_with_their_classifier_and_frozen(published: Pa
     assert fingerprint(model) == before
 
 
+@pytest.fixture
+def unnamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """torch.hub's checkpoints folder where the user has named no place for it."""
+    monkeypatch.delenv("TORCH_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "torch" / "hub" / "checkpoints"
+
+
 def test_named_weights_are_downloaded_once_into_the_cache_root(
-    published: Path, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: Path, unnamed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
     serve(monkeypatch, asked)
@@ -175,17 +184,31 @@ def test_named_weights_are_downloaded_once_into_the_cache_root(
         assert info.path == root / "weights" / published.name
         assert sha256(info.path) == info.sha256 == sha256(published)
     assert asked == [published.as_uri()]
-    assert list(hub.iterdir()) == []
+    assert not unnamed.exists()
     assert {p.name for p in (root / "weights").iterdir()} == {published.name, "known.json"}
 
 
-def test_a_damaged_download_leaves_nothing(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    published.write_bytes(published.read_bytes()[:-1])
+def test_a_download_goes_to_torch_hubs_folder_where_the_user_has_named_it(
+    published: Path, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     serve(monkeypatch)
+    info = resolve_weights("IMAGENET1K_V1", "resnet18", Workspace(tmp_path / "cache"))
+    assert info.path == hub / published.name and sha256(info.path) == sha256(published)
+    assert [p.name for p in (tmp_path / "cache" / "weights").iterdir()] == ["known.json"]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_damaged_download_leaves_nothing(
+    published: Path, hub: Path, tmp_path: Path, named: bool, request: pytest.FixtureRequest
+) -> None:
+    if not named:
+        request.getfixturevalue("unnamed")
+    published.write_bytes(published.read_bytes()[:-1])
+    serve(request.getfixturevalue("monkeypatch"))
     with pytest.raises(WeightsError, match="the download is damaged") as error:
         resolve_weights("IMAGENET1K_V1", "resnet18", Workspace(tmp_path / "cache"))
     one_line(error)
-    assert list((tmp_path / "cache" / "weights").iterdir()) == []
+    assert list((hub if named else tmp_path / "cache" / "weights").iterdir()) == []
 
 
 def test_without_network_one_line_says_what_was_wanted_where_and_what_else_to_do(hub: Path, tmp_path: Path) -> None:
@@ -207,7 +230,9 @@ def test_a_damaged_file_of_torch_hub_is_named(published: Path, hub: Path, tmp_pa
 
 
 def test_a_name_that_torchvision_does_not_have_for_the_trunk_lists_the_legal_ones(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="'IMAGENET1K_V2' for resnet18: choose from IMAGENET1K_V1, DEFAULT") as error:
+    with pytest.raises(
+        WeightsError, match="resnet18 has no weights 'IMAGENET1K_V2': choose from IMAGENET1K_V1, DEFAULT"
+    ) as error:
         resolve_weights("IMAGENET1K_V2", "resnet18", Workspace(tmp_path))
     one_line(error)
 
@@ -242,8 +267,9 @@ def test_a_local_state_dict_is_loaded_and_its_own_head_ignored(kind: str, state:
     save(state, path)
     info = resolve_weights(str(path), "resnet18", Workspace(tmp_path))
     assert (info.name, info.path, info.sha256, info.pretrained) == ("file", path, sha256(path), True)
-    assert_same_trunk(load_model(info, trunk="resnet18"), state)
-    assert identity.recall(str(path), "resnet18", Workspace(tmp_path)) == info
+    # Its classifier keeps its number of classes, and none of its numbers.
+    assert_same_trunk(load_model(info), state, classes=1000 if kind == "without a head" else 7)
+    assert identity.recall(str(path), "resnet18", None, Workspace(tmp_path)) == info
 
 
 def test_a_file_that_changed_since_is_refused(state: State, tmp_path: Path) -> None:
@@ -253,7 +279,7 @@ def test_a_file_that_changed_since_is_refused(state: State, tmp_path: Path) -> N
     state["conv1.weight"] = state["conv1.weight"] + 1
     torch.save(state, path)
     with pytest.raises(WeightsError, match="a.pth has changed") as error:
-        load_model(info, trunk="resnet18")
+        load_model(info)
     one_line(error)
 
 
@@ -269,7 +295,7 @@ def test_keys_that_do_not_fit_are_listed_and_counted(state: State, tmp_path: Pat
     assert "1 missing (conv1.weight)" in text
     assert "1 unexpected (layer1.0.conv9.weight)" in text
     assert "1 of another shape (bn1.weight (65,) instead of (64,))" in text
-    assert identity.recall(str(path), "resnet18", Workspace(tmp_path)) is None
+    assert identity.recall(str(path), "resnet18", None, Workspace(tmp_path)) is None
 
 
 def test_a_file_of_another_trunk_is_refused_with_the_first_keys_and_the_count(state: State, tmp_path: Path) -> None:

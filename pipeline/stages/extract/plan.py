@@ -121,15 +121,17 @@ def plan_file(settings: ExtractSettings, desk: Workspace, view: images.View | No
 def _recipe_and_file(
     s: ExtractSettings, desk: Workspace, listing: images.Listing, view: images.View | None
 ) -> tuple[Recipe, Path]:
-    device, info = resolve_device(s.device), find_weights(s.weights, s.trunk, desk)
-    if s.image_size is not None:
-        info = identity.with_image_size(info, s.image_size)
-    preferred = identity.choose_engine(s.engine, device=device, n_images=len(listing.ids), image_size=info.crop)
+    device, info = resolve_device(s.device), find_weights(s.weights, s.trunk, desk, s.preset)
+    info = identity.with_changes(info, s.changes())
+    if info.guessed and view is None:
+        desk.watch.say(words.guessed(info))
+    size, layer = info.transform.crop, info.layer(s.layer)
+    preferred = identity.choose_engine(s.engine, device=device, n_images=len(listing.ids), image_size=size)
     # With --engine auto, a file that another installed engine has already begun or made is gone on with.
     others = [e for e in identity.available_engines(device) if s.engine == "auto" and e != preferred]
     found = []
     for engine in (preferred, *others):
-        recipe = Recipe(TrunkSpec(info, s.layer, engine, s.precision, device), s.dtype, view)
+        recipe = Recipe(TrunkSpec(info, layer, engine, s.precision, device), s.dtype, view)
         key = store.key_of(recipe.provenance())
         path = s.out or _default_path(desk, listing, info, key)
         if key_at(path) == key:
@@ -142,7 +144,8 @@ def _default_path(desk: Workspace, listing: images.Listing, info: WeightsInfo, k
     """A telling name, with a number when a folder of the same name that still exists elsewhere has taken it."""
     name = info.path.stem if info.name == "file" and info.path else info.name
     weights = re.sub(r"[^A-Za-z0-9]+", "", name)[:24]
-    stem = f"{listing.name}-{info.trunk}-{weights}-{info.crop}px-{key[:8]}".lower()
+    trunk = re.sub(r"[^A-Za-z0-9_]+", "-", info.trunk)
+    stem = f"{listing.name}-{trunk}-{weights}-{info.transform.crop}px-{key[:8]}".lower()
     for number in range(1, 1000):
         path = desk.features / (f"{stem}.h5" if number == 1 else f"{stem}-{number}.h5")
         there = path if path.exists() else store.partial_path(path)
@@ -210,7 +213,7 @@ def _contents(
         labels=listing.labels[order],
         splits=splits[order],
         classes=listing.classes,
-        dim=identity.feature_dim(s.trunk, s.layer),
+        dim=recipe.trunk.info.dim(recipe.trunk.layer),
         dtype=s.dtype,
         block_rows=s.block_rows or BLOCK_ROWS[recipe.trunk.device],
         provenance=recipe.provenance(),
@@ -218,8 +221,9 @@ def _contents(
             "source": listing.source,
             "root": listing.images.place,
             "notes": list(notes),
-            "weights": _lasting_spec(s.weights),
+            "weights": _lasting_spec(recipe.trunk.info),
             "pretrained": recipe.trunk.info.pretrained,
+            **identity.library_version(recipe.trunk.info.trunk),
         },
     )
 
@@ -229,9 +233,9 @@ def _holds_all(cache: store.Cache, contents: store.Contents) -> bool:
     return _same(cache, contents) and bool((cache.digests == contents.digests).all())
 
 
-def _lasting_spec(weights: str) -> str:
-    """The weights as given, a file's path made absolute, so that a later stage finds them from anywhere."""
-    return str(Path(weights).resolve()) if Path(weights).is_file() else weights
+def _lasting_spec(info: WeightsInfo) -> str:
+    """The weights as a later stage finds them from anywhere: an explicit name, or a file's absolute path."""
+    return str(Path(info.spec).resolve()) if info.name == "file" else info.name
 
 
 def _same(cache: store.Cache, contents: store.Contents) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
+from pipeline.trunk.identity import INTERPOLATIONS, Changes
 
 
 @dataclass(frozen=True)
@@ -18,15 +19,35 @@ class ExtractSettings:
         "path,label[,split], `digits`, or `torchvision:NAME`"
     )
     out: Path | None = st.option(None, "the cache file to write; by default a telling name under features/")
-    trunk: str = st.option("resnet50", "the network whose features are kept; any torchvision ResNet")
+    trunk: str = st.option(
+        "resnet50",
+        "the network whose features are kept: a classification network of torchvision's, or timm:NAME or timm:NAME.TAG",
+    )
     weights: str = st.option(
-        "IMAGENET1K_V2", "torchvision's name, a .pth or .safetensors state dict, or random:SEED", metavar="WEIGHTS"
+        "DEFAULT",
+        "the name of weights (DEFAULT: torchvision's best, or timm's tag), a .pth or .safetensors state dict, or "
+        "random:SEED",
+        metavar="WEIGHTS",
+    )
+    preset: str | None = st.option(
+        None,
+        "take the transform of these weights instead: a name such as IMAGENET1K_V1, or timm:NAME.TAG; a file does not "
+        "say which is its own",
     )
     image_size: int | None = st.option(
-        None, "side of the square the trunk sees; by default the weights' own", minimum=32
+        None, "side of the square the trunk sees, the resize in proportion; by default the weights' own", minimum=32
     )
+    resize: int | None = st.option(None, "the image's short side before it is cropped", minimum=32)
+    crop: int | None = st.option(None, "side of the square cut out of its centre", minimum=32)
+    interpolation: str | None = st.option(None, "how it is resized", choices=INTERPOLATIONS)
+    mean: tuple[float, ...] | None = st.option(
+        None, "what is taken from red, green and blue in [0, 1] (or one for all)"
+    )
+    std: tuple[float, ...] | None = st.option(None, "what they are divided by then", above=0)
     layer: str = st.option(
-        "avgpool", "which features: the pooled last stage, or the pooled stage before it", choices=("avgpool", "layer3")
+        "last",
+        "which features: what goes into the classifier (a ResNet's avgpool), or the mean of the stage before the last "
+        "(previous; a ResNet's layer3)",
     )
     dtype: str = st.option("float16", "type of the stored features", choices=("float16", "float32"))
     engine: str = st.option(
@@ -61,3 +82,7 @@ class ExtractSettings:
         st.check(self)
         if self.out is not None and self.out.suffix != ".h5":
             raise ConfigError(f"--out {self.out} must end in .h5")
+
+    def changes(self) -> Changes:
+        """What the weights' own transform is to be changed in."""
+        return Changes(self.image_size, self.resize, self.crop, self.interpolation, self.mean, self.std)

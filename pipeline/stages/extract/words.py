@@ -8,11 +8,27 @@ from pathlib import Path
 
 from pipeline.base.words import seconds
 from pipeline.stages.extract.results import ExtractResult, Shares
+from pipeline.trunk.identity import WeightsInfo
 
 
 def no_labels(images: int) -> str:
     """Said before anything is done, where a source has no class folders."""
     return f"no class folders: {images:,} images without labels; heads cannot learn from them"
+
+
+def guessed(info: WeightsInfo) -> str:
+    """Said where nothing tells how the images were made that a file's weights learned from."""
+    t = info.transform
+    sizes = f"short side {t.resize} ({t.interpolation}), centre {t.crop}, mean {numbers(t.mean)}, std {numbers(t.std)}"
+    return (
+        f"the transform of {info.path} is a guess, that of {info.preset}: {sizes}; where it learned with another give "
+        "--preset, or --resize --crop --interpolation --mean --std"
+    )
+
+
+def numbers(values: Sequence[float]) -> str:
+    """Numbers in words."""
+    return " ".join(f"{v:g}" for v in values)
 
 
 def going_on(dead: str) -> str:

@@ -1,4 +1,4 @@
-"""What one row is to the part of the network that learns: its image, its maps before layer4, or its features.
+"""What one row is to the part of the network that learns: its image, its maps before the last stage, or its features.
 
 Each kind gives batches of tensors and the ``module`` that makes logits of them; the module shares the network's own
 layers, by the network's own names. Whatever is drawn at random for a row comes from the seed, the epoch and the row
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pipeline.base.errors import ConfigError
 from pipeline.base.ranks import Ranks
 from pipeline.base.workspace import Workspace
 from pipeline.images import Augmentation
@@ -28,10 +29,13 @@ from pipeline.stages.finetune.maps import PrefixMaps
 from pipeline.stages.finetune.settings import FinetuneSettings
 from pipeline.stages.finetune.start import Attached
 from pipeline.store import Cache
+from pipeline.trunk.cut import halves, width_axis
+from pipeline.trunk.families.family import Anatomy
 
 Batches = Sequence[Sequence[int]]
 # What the random numbers of a row or an epoch are for, so that no two uses share them.
-ORDER, FLIP, MIX = 1, 2, 3
+ORDER, FLIP, MIX, NUDGE = 1, 2, 3, 4
+HALF_UNIT = 2.0**-11  # in the last place of a float16, as a share of the number
 
 
 class Inputs(Protocol):
@@ -78,35 +82,37 @@ class Images:
 
 @dataclass(eq=False)
 class Maps:
-    """The maps before layer4, cached once: only layer4 and the head run.
+    """The maps before the last stage, cached once: only that stage and the head run.
 
-    ``maps`` holds a row of C·H·W numbers for each of the cache rows ``rows``, in that order.
+    ``module`` gives logits of maps; ``maps`` holds a row of the numbers of one image, in ``shape``, for each of the
+    cache rows ``rows``, in that order. ``flip`` is the axis that is mirrored at random, None where nothing is;
+    ``nudge`` puts every number off by half a unit in the last place, up or down.
     """
 
-    network: nn.Module
+    module: nn.Module
     maps: Cache
     rows: NDArray[np.int64]
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     device: str
-    flip: bool
+    flip: int | None
     seed: int
+    nudge: bool = False
 
     def __post_init__(self) -> None:
-        parts = OrderedDict((name, self.network.get_submodule(name)) for name in ("layer4", "avgpool"))
-        self.module: nn.Module = nn.Sequential(
-            OrderedDict([*parts.items(), ("flatten", nn.Flatten(1)), ("fc", self.network.get_submodule("fc"))])
-        )
         self.module.training = False  # not eval(), which would reach BatchNorm layers that are set to learn
-        self.description = f"cached maps before layer4 ({self.maps.path})"
+        self.description = f"cached maps before the last stage ({self.maps.path})"
 
     def batches(self, batches: Batches, epoch: int | None) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Maps (n, C, H, W) float32; mirrored maps stand for the maps of a mirrored image."""
+        """Maps (n, *shape) float32; mirrored maps stand for the maps of a mirrored image."""
         for rows, found in _ahead(batches, self._read):
             x = torch.from_numpy(found).to(self.device).float()
-            if epoch is not None and self.flip:
+            if self.nudge:
+                off = [draw(NUDGE, self.seed, 0, row).choice([-HALF_UNIT, HALF_UNIT], size=self.shape) for row in rows]
+                x *= 1 + torch.from_numpy(np.stack(off)).to(x)
+            if epoch is not None and self.flip is not None:
                 mirrored = [i for i, row in enumerate(rows) if draw(FLIP, self.seed, epoch, row).random() < 0.5]
-                x[mirrored] = x[mirrored].flip(3)
-            yield list(rows), x.contiguous(memory_format=torch.channels_last)
+                x[mirrored] = x[mirrored].flip(self.flip)
+            yield list(rows), x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
     def _read(self, rows: Sequence[int]) -> NDArray[np.floating[Any]]:
         places = np.searchsorted(self.rows, rows)
@@ -119,11 +125,13 @@ class CachedFeatures:
     """The rows of the feature cache: only the head runs."""
 
     network: nn.Module
+    anatomy: Anatomy
     cache: Cache
     device: str
 
     def __post_init__(self) -> None:
-        self.module: nn.Module = nn.Sequential(OrderedDict(fc=self.network.get_submodule("fc")))
+        head = self.network.get_submodule(self.anatomy.classifier)
+        self.module: nn.Module = nn.Sequential(OrderedDict(head=head))
         self.module.training = False
         self.description = f"cached features ({self.cache.path})"
 
@@ -186,15 +194,24 @@ def mixed(
 def inputs_of(settings: FinetuneSettings, attached: Attached, ranks: Ranks, desk: Workspace) -> Inputs:
     """What training goes by: images, or what is cached of them."""
     if settings.train == "head" and settings.prefix:
-        return CachedFeatures(attached.network, attached.cache, attached.device)
-    if settings.train != "layer4" or not settings.prefix:
+        return CachedFeatures(attached.network, attached.anatomy, attached.cache, attached.device)
+    if not settings.by_maps:
         return images_of(settings, attached)
     rows = np.concatenate([attached.train, attached.val])
-    prefix = PrefixMaps(attached.network, attached.recipe, attached.cache, rows, desk)
+    try:
+        front, back = halves(attached.network, attached.anatomy)
+    except ConfigError as error:
+        raise ConfigError(f"{error}: give --no-prefix to go through the whole trunk in each epoch") from error
+    prefix = PrefixMaps(front, attached, rows, desk)
+    axis = width_axis(prefix.shape) if settings.augment == "flip" else None
+    if settings.augment == "flip" and axis is None:
+        raise ConfigError(
+            f"--augment flip needs maps that are laid out as an image, and before the last stage they are "
+            f"{prefix.shape}: give --no-prefix to go through the whole trunk in each epoch"
+        )
     prefix.announce(desk, confirmed=settings.yes)
     maps = prefix.make(ranks=ranks, device=attached.device, workers=settings.threads, desk=desk)
-    flip = settings.augment == "flip"
-    return Maps(attached.network, maps, prefix.rows, prefix.shape, attached.device, flip, settings.seed)
+    return Maps(back, maps, prefix.rows, prefix.shape, attached.device, axis, settings.seed)
 
 
 def images_of(settings: FinetuneSettings, attached: Attached) -> Inputs:

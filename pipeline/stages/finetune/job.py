@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pipeline.runs.folder import new_run
 from pipeline.stages.finetune import publish, scoring, verdict, words
 from pipeline.stages.finetune.checkpoint import Checkpoint, state_folder
 from pipeline.stages.finetune.feeds import CachedFeatures, Maps, images_of
-from pipeline.stages.finetune.groups import frozen_counts
+from pipeline.stages.finetune.groups import frozen_counts, stages
 from pipeline.stages.finetune.loop import Loop, tell
 from pipeline.stages.finetune.mixtures import Choice, choose
 from pipeline.stages.finetune.scoring import Score
@@ -77,13 +78,15 @@ def finetune(settings: FinetuneSettings, desk: Workspace) -> FinetuneResult:
 
 def _finetune(settings: FinetuneSettings, ranks: Ranks, desk: Workspace) -> FinetuneResult:
     attached = attach(settings, desk)
+    if settings.train == "last" and "layer4" in stages(attached.anatomy):
+        settings = dataclasses.replace(settings, train="layer4")  # the same, by the word that its state is kept under
     if "val" in attached.learned_from:
         desk.watch.warn(words.seen_val(attached.run.folder))
     checkpoint = Checkpoint(state_folder(desk, attached.identity(settings)))
     with _held(checkpoint, ranks, fresh=settings.fresh):
         clock = Clock()
         task = Task.of(settings, attached, ranks, desk)
-        state = State(attached.network, settings)
+        state = State(attached.network, attached.anatomy, settings)
         certificate, step0 = _begin(task, state)
         if state.resume(checkpoint):
             for row in state.progress.rows:
@@ -123,20 +126,21 @@ def _begin(task: Task, state: State) -> tuple[Certificate, Score]:
     attached, settings, watch = task.attached, task.settings, task.desk.watch
     way = images_of(settings, attached) if isinstance(task.inputs, CachedFeatures) else task.inputs
     logits = scoring.logits(task, attached.val, "certificate", way)
-    certificate = attached.certificate(logits, maps=isinstance(task.inputs, Maps))
+    rounding = partial(scoring.rounding, task, attached.val, logits, way)
+    certificate = attached.certificate(logits, maps=isinstance(way, Maps), rounding=rounding)
     watch.say(words.certified(certificate))
     if settings.head == "random":
-        to_random_head(attached.network, settings.seed)
+        to_random_head(attached.network, attached.anatomy, settings.seed)
         state.begin_here()
         logits = scoring.logits(task, attached.val, "step 0")
-    watch.show(words.what_learns(task, state.groups, frozen_counts(attached.network)))
+    watch.show(words.what_learns(task, state.groups, frozen_counts(attached.network, attached.anatomy)))
     return certificate, scoring.score(task, attached.val, logits)
 
 
 def _score_on_train(task: Task) -> Score:
     """The score before the first step, by the cached features: no image is read for it."""
     attached = task.attached
-    cached = CachedFeatures(attached.network, attached.cache, attached.device)
+    cached = CachedFeatures(attached.network, attached.anatomy, attached.cache, attached.device)
     return scoring.score(task, attached.train, scoring.logits(task, attached.train, "train", cached))
 
 

@@ -41,7 +41,11 @@ class Loop:
     def __init__(self, task: Task, state: State) -> None:
         self.task, self.state = task, state
         network, settings = task.attached.network, task.settings
-        self._norms = [m for _, m in batch_norms(network, settings.train)] if settings.bn == "train" else []
+        self._norms = (
+            [m for _, m in batch_norms(network, task.attached.anatomy, settings.train)]
+            if settings.bn == "train"
+            else []
+        )
         self._parameters = [p for group in state.groups for p in group.parameters]
         self._module = _distributed(task.inputs.module, task.ranks)
 

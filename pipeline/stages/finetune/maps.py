@@ -1,6 +1,6 @@
-"""The maps before layer4, computed once and kept: each epoch of ``--train layer4`` then costs layer4 alone.
+"""The maps before the last stage, computed once and kept: each epoch of ``--train last`` costs that stage alone.
 
-They are kept in the feature cache's own format (a row is the C·H·W numbers of one image, float16) under a key of their
+They are kept in the feature cache's own format (a row is the numbers of one image, float16) under a key of their
 own, so that checksums, resuming, and writing by several processes are those of the feature cache. A file is known by
 its key and by the bytes of its images; labels and splits are not in it.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,12 +27,13 @@ from pipeline.base.workspace import Workspace
 from pipeline.runs.network import normalised
 from pipeline.runs.pixels import pixels_of
 from pipeline.runs.recipe import Recipe
+from pipeline.stages.finetune.start import Attached
 from pipeline.store import Cache, key_of, partial_path
 from pipeline.store.fill import blocks_to_do, one_by_one
 from pipeline.trunk import identity
-from pipeline.trunk.surgery import STAGES
+from pipeline.trunk.cut import shape_of
+from pipeline.trunk.families import FAMILIES, parted
 
-LAYER = "layer3"  # the last stage that does not run in training
 DTYPE = np.dtype(np.float16)
 CONFIRMED_BYTES = 10e9  # more than this needs --yes
 BLOCK_BYTES = 32e6  # what a kill can lose at most
@@ -44,21 +44,21 @@ class PrefixMaps:
     """Where the maps of cache rows ``rows`` lie, or will lie, and how large they are.
 
     Attributes:
-        shape: (C, H, W) of one image's maps.
+        shape: of one image's maps, (C, H, W) or as the network has them.
         path: the file.
     """
 
-    def __init__(
-        self, network: nn.Module, recipe: Recipe, cache: Cache, rows: NDArray[np.int64], desk: Workspace
-    ) -> None:
-        self.network, self.recipe, self.cache, self.rows = network, recipe, cache, np.sort(rows)
-        self.shape = maps_shape(network, recipe.trunk.info.crop)
-        self.provenance = maps_provenance(recipe, self.shape)
+    def __init__(self, front: nn.Module, attached: Attached, rows: NDArray[np.int64], desk: Workspace) -> None:
+        cache, recipe = attached.cache, attached.recipe
+        self.front, self.recipe, self.cache, self.rows = front, recipe, cache, np.sort(rows)
+        self.shape = shape_of(front, recipe.trunk.info.transform.crop)
+        before = attached.anatomy.stages[-2].name if len(attached.anatomy.stages) > 1 else "input"
+        self.provenance = maps_provenance(recipe, before, self.shape)
         self.key = key_of(self.provenance)
         self.digests = cache.digests[self.rows]
         images = hashlib.sha256(self.digests.tobytes()).hexdigest()
         stem = cache.path.name.removesuffix(".h5")
-        self.path = desk.maps / f"{stem}-{LAYER}-{self.key[:8]}-{images[:8]}.h5"
+        self.path = desk.maps / f"{stem}-{before.replace('.', '_')}-{self.key[:8]}-{images[:8]}.h5"
 
     @property
     def dim(self) -> int:
@@ -77,11 +77,11 @@ class PrefixMaps:
             ConfigError: more than 10 GB without ``--yes``, or more than the disk has room for.
         """
         if self.path.exists():
-            desk.watch.say(f"maps before layer4: {self.path}, made before")
+            desk.watch.say(f"maps before the last stage: {self.path}, made before")
             return
 
         images = f"{count(len(self.rows))} images, {shape(self.shape)} each"
-        what = f"the maps before layer4 of {images}, take {size(self.size)}"
+        what = f"the maps before the last stage of {images}, take {size(self.size)}"
         way_out = "or --no-prefix to go through the whole trunk in each epoch"
         if self.size > CONFIRMED_BYTES and not confirmed:
             raise ConfigError(f"{what} in {self.path.parent}: give --yes to keep them there, {way_out}")
@@ -165,7 +165,7 @@ class PrefixMaps:
             todo = blocks_to_do(writer, ranks)
             spans = [writer.span(block) for block in todo]
             images = self._batches(spans, device, workers)
-            follow = desk.watch.track("maps before layer4", sum(b - a for a, b in spans))
+            follow = desk.watch.track("maps before the last stage", sum(b - a for a, b in spans))
             with follow as tracker, one_by_one(writer, todo) as each:
                 for block in each:
                     first, last = writer.span(block)
@@ -181,8 +181,7 @@ class PrefixMaps:
         ranks.total(0)  # every block is on the disk
 
     def _batches(self, spans: list[tuple[int, int]], device: str, workers: int) -> Iterator[NDArray[np.float32]]:
-        """Maps (m, C·H·W) float32 of the images of the spans, in batches that never cross a block."""
-        front = front_of(self.network)
+        """Maps (m, numbers) float32 of the images of the spans, in batches that never cross a block."""
         batches = [
             self.rows[start : min(last, start + BATCH)].tolist()
             for first, last in spans
@@ -191,33 +190,17 @@ class PrefixMaps:
         pixels = pixels_of(self.cache, batches, geometry=self.recipe.geometry(), workers=workers)
         for _, batch in pixels:
             with torch.inference_mode():
-                maps = front(normalised(batch, self.recipe.trunk.info, device))
+                maps = self.front(normalised(batch, self.recipe.trunk.info, device))
             yield maps.float().contiguous().flatten(1).cpu().numpy()
 
 
-def front_of(network: nn.Module) -> nn.Module:
-    """The network up to and with LAYER, sharing its layers."""
-    names = STAGES[: STAGES.index(LAYER) + 1]
-    front = nn.Sequential(OrderedDict((n, network.get_submodule(n)) for n in names))
-    front.training = False  # not eval(), which would reach the network's own layers
-    return front
-
-
-def maps_shape(network: nn.Module, image_size: int) -> tuple[int, int, int]:
-    """(C, H, W) of one image's maps."""
-    parameter = next(network.parameters())
-    with torch.inference_mode():
-        found = front_of(network)(torch.zeros(1, 3, image_size, image_size, device=parameter.device))
-    return (found.shape[1], found.shape[2], found.shape[3])
-
-
-def maps_provenance(recipe: Recipe, shape: tuple[int, int, int]) -> Mapping[str, Any]:
+def maps_provenance(recipe: Recipe, before: str, shape: tuple[int, ...]) -> Mapping[str, Any]:
     """What decides the maps' numbers: the feature cache's fields, with the layer, no pooling, and the plain network."""
-    told = recipe.provenance()
+    told, library = recipe.provenance(), FAMILIES[parted(recipe.trunk.info.trunk)[0]]
     return {
         **told,
-        "trunk": {**told["trunk"], "layer": LAYER, "pooling": "none", "shape": list(shape)},
+        "trunk": {**told["trunk"], "layer": before, "pooling": "none", "shape": list(shape)},
         "dtype": DTYPE.name,
         "precision": "float32",
-        "engine": {"name": "torchvision", "version": identity.engine_version("torch"), "device": recipe.trunk.device},
+        "engine": {"name": library, "version": identity.engine_version("torch"), "device": recipe.trunk.device},
     }

@@ -5,6 +5,8 @@ Changes nothing: each layer is left in the mode that it was in.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -15,8 +17,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.heads.scores.metrics import log_softmax
-from pipeline.stages.finetune.feeds import Inputs, chunks
+from pipeline.stages.finetune.feeds import Inputs, Maps, chunks
 from pipeline.stages.finetune.task import Task
+from pipeline.trunk.engines.check import NOISE
 
 EVAL_BATCH = 64
 
@@ -68,6 +71,33 @@ def logits(task: Task, rows: NDArray[np.int64], what: str, inputs: Inputs | None
             at += len(part)
             tracker.advance(len(part))
     return ranks.added(found).astype(np.float32)
+
+
+class _Exact(nn.Module):
+    """A copy of a network that computes in float64."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.network(x.double())
+        return found
+
+
+def rounding(task: Task, rows: NDArray[np.int64], found: NDArray[np.float32], inputs: Inputs) -> float:
+    """What rounding alone may make of a logit of these rows, measured; ``found`` (n, C) are their logits.
+
+    Through maps: twice what half a unit in the last place of every number of a map makes. Through images: as many times
+    as an engine is allowed to be off (NOISE), and once for the network itself, what float32 makes beside float64.
+    """
+    other: Inputs
+    if isinstance(inputs, Maps):
+        factor, other = 2, dataclasses.replace(inputs, nudge=True)
+    else:
+        factor, other = NOISE + 1, copy.copy(inputs)
+        other.module = _Exact(inputs.module)
+    return factor * float(np.abs(logits(task, rows, "certificate", other) - found).max())
 
 
 def score(task: Task, rows: NDArray[np.int64], logits: NDArray[np.float32]) -> Score:

@@ -9,16 +9,9 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.machine import cores
 from pipeline.base.settings import LATEST, RUN_HELP
 
-# From the head down: what each stage of the network is made of.
-STAGES = {
-    "head": ("fc",),
-    "layer4": ("layer4",),
-    "layer3": ("layer3",),
-    "layer2": ("layer2",),
-    "layer1": ("layer1",),
-    "stem": ("conv1", "bn1"),
-}
-PARTS = {"head": 1, "layer4": 2, "layer3+": 3, "all": len(STAGES)}  # --train: how many of them learn
+# --train: how many stages learn, the head among them; None: all. A ResNet's words count as many as they always did.
+PARTS: dict[str, int | None] = {"head": 1, "last": 2, "layer4": 2, "layer3+": 3, "all": None}
+LAST = ("last", "layer4")  # the last stage and the head: what can go by cached maps
 # solver -> highest learning rates (trunk, head) where none is given
 LEARNING_RATES = {"adamw": (3e-5, 3e-5), "sgd": (1e-3, 1e-3)}
 AUGMENT = ("none", "flip", "crop", "weights")
@@ -38,7 +31,12 @@ class FinetuneSettings:
 
     run: str = st.argument(RUN_HELP, default=LATEST, identity=False)
     epochs: int = st.option(3, "passes over the train images", minimum=1)
-    train: str = st.option("all", "which part of the trunk learns besides the head", choices=tuple(reversed(PARTS)))
+    train: str = st.option(
+        "all",
+        "which part of the trunk learns besides the head: all of it, its last stage, or none; layer4 and layer3+ are a "
+        "ResNet's stages",
+        choices=tuple(reversed(PARTS)),
+    )
     head: str = st.option(
         "trained", "where the head starts; random is there for comparisons", choices=("trained", "random")
     )
@@ -49,7 +47,7 @@ class FinetuneSettings:
         None, "instead of --lr-trunk: each stage below the head has so many times the rate of the one above", above=0
     )
     weight_decay: float = st.option(
-        1e-2, "decay of weights, decoupled with adamw; biases and BatchNorm have none", minimum=0
+        1e-2, "decay of weights, decoupled with adamw; biases, norms and embeddings have none", minimum=0
     )
     momentum: float = st.option(0.9, "of sgd", minimum=0, below=1)
     warmup: float = st.option(
@@ -85,7 +83,7 @@ class FinetuneSettings:
         identity=False,
     )
     prefix: bool = st.option(
-        True, "with --train layer4 keep the maps before it on disk, so that only layer4 runs in each epoch"
+        True, "with --train last keep the maps before that stage on disk, so that only it runs in each epoch"
     )
     yes: bool = st.option(False, "keep the maps even where they take more than 10 GB", identity=False)
     precision: str = st.option(
@@ -114,14 +112,20 @@ class FinetuneSettings:
             raise ConfigError("--bn train says nothing to --train head, which has no BatchNorm: leave it out")
         if self.solver != "sgd" and self.momentum != 0.9:
             raise ConfigError(f"--momentum says nothing to --solver {self.solver}: leave it out, or give --solver sgd")
-        legal = {"layer4": MAP_AUGMENT, "head": ("none",)}.get(self.train, AUGMENT) if self.prefix else AUGMENT
+        of_maps = dict.fromkeys(LAST, MAP_AUGMENT)
+        legal = {**of_maps, "head": ("none",)}.get(self.train, AUGMENT) if self.prefix else AUGMENT
         if self.augment not in legal or (self.randaugment and legal != AUGMENT):
             asked = "--randaugment" if self.augment in legal else f"--augment {self.augment}"
-            kept = "the maps before layer4" if self.train == "layer4" else "cached features"
+            kept = "the maps before the last stage" if self.train in LAST else "cached features"
             raise ConfigError(
                 f"{asked} needs the images, and --train {self.train} goes by {kept} (--augment {' or '.join(legal)} "
                 "alone): give --no-prefix to go through the whole trunk in each epoch"
             )
+
+    @property
+    def by_maps(self) -> bool:
+        """Whether training goes by the cached maps before the last stage."""
+        return self.train in LAST and self.prefix
 
     @property
     def threads(self) -> int:

@@ -17,6 +17,7 @@ from torch import nn
 from pipeline.stages.finetune.checkpoint import Checkpoint
 from pipeline.stages.finetune.groups import learnt_tensors, make_optimizer, parameter_groups
 from pipeline.stages.finetune.settings import FinetuneSettings
+from pipeline.trunk.families.family import Anatomy
 
 Tensors = dict[str, torch.Tensor]
 
@@ -100,10 +101,10 @@ class State:
         progress: how far the training is.
     """
 
-    def __init__(self, network: nn.Module, settings: FinetuneSettings) -> None:
+    def __init__(self, network: nn.Module, anatomy: Anatomy, settings: FinetuneSettings) -> None:
         network.to(memory_format=torch.channels_last)
-        self.groups = parameter_groups(network, settings)
-        self.learnt: Tensors = learnt_tensors(network, settings)
+        self.groups = parameter_groups(network, anatomy, settings)
+        self.learnt: Tensors = learnt_tensors(network, anatomy, settings)
         self.start = copied(self.learnt)
         self.average = None if settings.ema is None else Average(self.learnt, settings.ema)
         self.best: Tensors | None = None

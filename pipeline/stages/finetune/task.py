@@ -25,7 +25,7 @@ class Task:
 
     @classmethod
     def of(cls, settings: FinetuneSettings, attached: Attached, ranks: Ranks, desk: Workspace) -> Task:
-        """The task; what training goes by is made where it is not there yet (the maps before layer4).
+        """The task; what training goes by is made where it is not there yet (the maps before the last stage).
 
         Raises:
             ConfigError: settings that do not fit the number of images, or more maps than allowed.

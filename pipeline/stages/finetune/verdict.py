@@ -215,7 +215,7 @@ def _next(val: Change, test: Change | None, drift: dict[str, float], course: Cou
             advice.append("every train image is right already: more images, --augment or --mixup give more to learn")
         advice.append("try other learning rates (--lr-trunk, --lr-head), or leave it at the head: it costs nothing")
         if course.train == "all":
-            advice.append("--train layer4 moves less and costs less")
+            advice.append("--train last moves less and costs less")
         return advice
     if seen.sign < 0:
         return ["keep the head; lower --lr-trunk or try --interpolate before training again"]

@@ -59,7 +59,7 @@ def parameters(groups: Sequence[ParameterGroup], frozen: Mapping[str, int], capt
 
 
 def _augmentation(s: FinetuneSettings) -> str:
-    of_maps = s.augment == "flip" and s.train == "layer4" and s.prefix
+    of_maps = s.augment == "flip" and s.by_maps
     how = " (maps are mirrored: nearly, not exactly, the maps of a mirrored image)" if of_maps else ""
     return f"{s.augment}{how}{' and RandAugment' if s.randaugment else ''}"
 

@@ -1,6 +1,6 @@
 """run -> a model that leaves the house: a state dict, ONNX or torch.export, run and compared before it is kept.
 
-The exported model takes what torchvision's transform gives, (n, 3, S, S) float32 normalised, any n, and gives logits
+The exported model takes what the trunk's transform gives, (n, 3, S, S) float32 normalised, any n, and gives logits
 (n, C); class names and the transform travel with it.
 """
 
@@ -9,18 +9,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
-import torchvision
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.base.errors import ConfigError, HeadError
+from pipeline.base.errors import ConfigError, HeadError, PipelineError
 from pipeline.base.files import try_writing, whole, write_text, writing
 from pipeline.base.words import percent, significant
 from pipeline.base.workspace import Workspace
@@ -32,8 +32,8 @@ from pipeline.stages.score.evaluate import EVALUATION
 from pipeline.stages.use import words
 from pipeline.stages.use.results import ExportResult
 from pipeline.stages.use.settings import SUFFIXES, ExportSettings
-from pipeline.trunk.identity import TRUNKS
-from pipeline.trunk.surgery import freeze, reattach, trunk_at
+from pipeline.trunk.families.family import anatomy_of
+from pipeline.trunk.surgery import build, freeze, load_tensors, reattach, trunk_at
 from pipeline.trunk.weights import load_model
 
 Images = NDArray[np.float32]
@@ -60,11 +60,12 @@ def export(settings: ExportSettings, desk: Workspace) -> ExportResult:
     about = description(run, recipe)
     write, open_again = _FORMATS[settings.format]
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(max(BATCHES), 3, recipe.trunk.info.crop, recipe.trunk.info.crop)).astype(np.float32)
+    size = recipe.trunk.info.transform.crop
+    images = rng.normal(size=(max(BATCHES), 3, size, size)).astype(np.float32)
     with writing(out.parent, ConfigError, "give another --out"):
         with whole(out) as draft:
             write(model, images, draft, about)
-            parity = compare(model, open_again(draft, model), images)
+            parity = compare(model, open_again(draft, about), images)
             worst = max(parity.values())
             if not worst <= TOLERANCE:
                 raise HeadError(
@@ -81,38 +82,39 @@ def whole_network(run: runs.Run, format: str, desk: Workspace) -> tuple[nn.Modul
     """The run's classifier, images (n, 3, S, S) -> logits (n, C), frozen and in eval mode.
 
     Raises:
-        ConfigError: a state dict of what plain torchvision has no place for.
+        ConfigError: a state dict of what the plain network has no place for.
     """
     weights = run.config["cache"]["about"]["weights"]
     recipe = Recipe.of(run.config["provenance"], weights, desk)
     if run.stage == "finetune":
         return load_network(run, recipe.trunk.info), recipe
     head = load_head(run.folder)
-    model = load_model(recipe.trunk.info, trunk=recipe.trunk.info.trunk)
-    if head.layer is not None and recipe.trunk.layer == "avgpool":
-        whole = reattach(model, *head.layer)
+    info, layer = recipe.trunk.info, recipe.trunk.layer
+    model = load_model(info)
+    anatomy = anatomy_of(info.trunk, model)
+    if head.layer is not None and layer == info.layer("last"):
+        whole = reattach(model, anatomy, *head.layer)
     elif format == "state_dict":
         raise ConfigError(
-            f"a {head.kind} head on {recipe.trunk.layer} has no place in torchvision's {recipe.trunk.info.trunk}: give "
-            "--format onnx or torch_export"
+            f"a {head.kind} head on {layer} has no place in a plain {info.trunk}: give --format onnx or torch_export"
         )
     else:
-        whole = nn.Sequential(trunk_at(model, recipe.trunk.layer)[0], head.module())
+        whole = nn.Sequential(trunk_at(model, anatomy, layer, info.transform.crop)[0], head.module())
     freeze(whole)
     return whole, recipe
 
 
 def description(run: runs.Run, recipe: Recipe) -> dict[str, Any]:
     """What travels with an exported model: classes, transform, trunk, and the key of its features."""
-    info = recipe.trunk.info
+    info, transform = recipe.trunk.info, recipe.trunk.info.transform
     return {
         "classes": list(run.config["classes"]),
         "transform": {
-            "resize": info.resize,
-            "crop": info.crop,
-            "interpolation": info.interpolation,
-            "mean": list(info.mean),
-            "std": list(info.std),
+            "resize": transform.resize,
+            "crop": transform.crop,
+            "interpolation": transform.interpolation,
+            "mean": list(transform.mean),
+            "std": list(transform.std),
         },
         "trunk": info.trunk,
         "weights": info.name,
@@ -140,12 +142,17 @@ def _write_state_dict(model: nn.Module, _images: Images, path: Path, about: dict
     path.write_bytes(safetensors.torch.save(tensors, metadata={name: json.dumps(v) for name, v in about.items()}))
 
 
-def _open_state_dict(path: Path, model: nn.Module) -> Callable[[Images], Images]:
-    """Into torchvision's own network, strictly."""
-    tensors = safetensors.torch.load_file(path)
-    plain = torchvision.models.get_model(_name_of(model), weights=None, num_classes=len(tensors["fc.bias"]))
-    plain.load_state_dict(tensors, strict=True)
-    plain.eval()
+def _open_state_dict(path: Path, about: Mapping[str, Any]) -> Callable[[Images], Images]:
+    """Into the library's own network, strictly."""
+    size, classes = about["transform"]["crop"], len(about["classes"])
+    plain = build(about["trunk"], num_classes=classes, image_size=size, pretrained=about["pretrained"])
+    try:
+        load_tensors(plain, safetensors.torch.load_file(path))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"a plain {about['trunk']} has no place for this classifier ({reason}): give --format onnx or torch_export"
+        ) from error
 
     def again(images: Images) -> Images:
         with torch.inference_mode():
@@ -155,22 +162,27 @@ def _open_state_dict(path: Path, model: nn.Module) -> Callable[[Images], Images]
     return again
 
 
-def _name_of(model: nn.Module) -> str:
-    """torchvision's name of the network that has just these tensors."""
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items() if not name.startswith("fc.")}
-    for name in TRUNKS:
-        with torch.device("meta"):
-            other = torchvision.models.get_model(name, weights=None)
-        if {n: t.shape for n, t in other.state_dict().items() if not n.startswith("fc.")} == shapes:
-            return name
-    raise HeadError(f"{type(model).__name__} is none of torchvision's ResNets: export it as onnx or torch_export")
+@contextmanager
+def _exporting(about: Mapping[str, Any], format: str, others: str) -> Iterator[None]:
+    """What PyTorch's exporters cannot follow is refused by name; their remarks are of no use to a reader."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except (PipelineError, OSError):
+            raise
+        except Exception as error:  # what they raise cannot be listed
+            reason = " ".join(str(error).split())[:200]
+            raise HeadError(
+                f"{about['trunk']} cannot be exported as {format} ({type(error).__name__}: {reason}): give --format "
+                f"{others}"
+            ) from error
 
 
 def _write_onnx(model: nn.Module, images: Images, path: Path, about: dict[str, Any]) -> None:
     """With the batch left open, class names and transform in the metadata."""
     _need_onnx()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's remarks on its own parts, of no use to a reader
+    with _exporting(about, "onnx", "state_dict or torch_export"):
         program = torch.onnx.export(
             model,
             (torch.from_numpy(images[:2]),),
@@ -185,7 +197,7 @@ def _write_onnx(model: nn.Module, images: Images, path: Path, about: dict[str, A
     program.save(path, external_data=False)
 
 
-def _open_onnx(path: Path, _model: nn.Module) -> Callable[[Images], Images]:
+def _open_onnx(path: Path, _about: Mapping[str, Any]) -> Callable[[Images], Images]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -204,8 +216,7 @@ def _need_onnx() -> None:
 
 
 def _write_torch_export(model: nn.Module, images: Images, path: Path, about: dict[str, Any]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _exporting(about, "torch_export", "state_dict or onnx"):
         program = torch.export.export(
             model, (torch.from_numpy(images[:2]),), dynamic_shapes=({0: torch.export.Dim("batch")},)
         )
@@ -213,7 +224,7 @@ def _write_torch_export(model: nn.Module, images: Images, path: Path, about: dic
             torch.export.save(program, file, extra_files={"about.json": json.dumps(about)})
 
 
-def _open_torch_export(path: Path, _model: nn.Module) -> Callable[[Images], Images]:
+def _open_torch_export(path: Path, _about: Mapping[str, Any]) -> Callable[[Images], Images]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with path.open("rb") as file:
@@ -245,7 +256,7 @@ def model_card(run: runs.Run, about: dict[str, Any], format: str, file: str, par
     counts = ", ".join(f"{n:,} {split}" for split, n in cache["rows"].items() if n)
     lines = [
         _title(run),
-        f"An image classifier of {len(about['classes'])} classes: torchvision's {about['trunk']} and a head from "
+        f"An image classifier of {len(about['classes'])} classes: the network {about['trunk']} and a head from "
         f"`pipeline {run.stage}`.\n",
         "## Use\n",
         f"`{file}` ({format}) takes float32 images (n, 3, {transform['crop']}, {transform['crop']}), RGB, short side "

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from pipeline.base.errors import CacheError, ConfigError, HeadError
 from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
@@ -11,7 +9,8 @@ from pipeline.stages.use import words
 from pipeline.stages.use.results import Layer, ModelStep, TraceReport
 from pipeline.stages.use.settings import TraceSettings
 from pipeline.store.find import find_cache
-from pipeline.trunk.surgery import behead, build, describe, reattach
+from pipeline.trunk.families.family import CLASSES, anatomy_of
+from pipeline.trunk.surgery import behead, build, describe
 
 
 def trace(settings: TraceSettings, desk: Workspace) -> TraceReport:
@@ -44,16 +43,16 @@ def _subject(settings: TraceSettings, desk: Workspace) -> tuple[str, int, int]:
 
 
 def _steps(trunk: str, size: int, classes: int) -> list[ModelStep]:
-    model = build(trunk, num_classes=1000)
-    loaded = [Layer(s.name, s.shape_out, s.params, "") for s in describe(model, size)]
-    beheaded, dim = behead(model)
-    frozen = [Layer(s.name, s.shape_out, s.params, "frozen" if s.params else "") for s in describe(beheaded, size)]
-    whole = reattach(model, np.zeros((classes, dim), np.float32), np.zeros(classes, np.float32))
-    stages = describe(whole, size)
-    head = Layer("fc", (classes,), classes * dim + classes, "trained")
-    body = sum(s.params for s in stages) - head.parameters
+    model = build(trunk, num_classes=CLASSES, image_size=size)
+    anatomy = anatomy_of(trunk, model)
+    dim = anatomy.dim
+    loaded = [Layer(s.name, s.shape_out, s.params, "") for s in describe(model, anatomy, size)]
+    beheaded = describe(behead(model, anatomy), anatomy, size)
+    frozen = [Layer(s.name, s.shape_out, s.params, "frozen" if s.params else "") for s in beheaded]
+    body = sum(p.numel() for p in model.parameters())
+    head = Layer(anatomy.classifier, (classes,), classes * dim + classes, "trained")
     return [
-        ModelStep("load", f"{trunk} as torchvision gives it, with a 1000-way classifier", loaded),
+        ModelStep("load", f"{trunk} as its library gives it, with a {CLASSES}-way classifier", loaded),
         ModelStep("remove head", f"the classifier is taken off: one image gives {dim:,} features", frozen),
         ModelStep(
             "add head",

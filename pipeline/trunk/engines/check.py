@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,20 +13,19 @@ from torch import nn
 from pipeline.base.errors import WeightsError
 from pipeline.trunk.engines.base import TOLERANCE, Engine, exact_convolutions
 from pipeline.trunk.identity import WeightsInfo
-from pipeline.trunk.surgery import trunk_at
 
+NOISE = 4  # the engine may be so many times as far from the network in float64 as the network in float32 is
 CHECK_ROWS = 4  # images of the first batch that the reference is computed for: 0.4 s with resnet50 on two cores
 
 
 def check_engine(
     engine: Engine,
-    model: nn.Module,
+    trunk: nn.Module,
     info: WeightsInfo,
     pixels: NDArray[np.uint8],
-    layer: str,
     found: NDArray[np.float32] | None = None,
 ) -> float:
-    """The engine on pixels (n, 3, S, S) uint8, 1 <= n <= batch, against torchvision's modules, eager, in float32.
+    """The engine on pixels (n, 3, S, S) uint8, 1 <= n <= batch, against the network's own modules, eager, in float32.
 
     ``found`` (n, D) is what the engine gave for them, where that is known already.
 
@@ -31,16 +33,22 @@ def check_engine(
     spread over the batch.
 
     Raises:
-        WeightsError: the difference is above TOLERANCE of the engine's precision, or not a number.
+        WeightsError: the difference is above TOLERANCE of the engine's precision and above NOISE times what rounding
+            makes of the network itself, or not a number.
     """
     rows = np.unique(np.linspace(0, len(pixels) - 1, min(CHECK_ROWS, len(pixels))).round().astype(int))
-    reference = eager_features(model, info, pixels[rows], layer)
+    reference = eager_features(trunk, info, pixels[rows])
     given = (engine(pixels) if found is None else found)[rows]
     reach = np.abs(reference).max(axis=1)
     difference = np.abs(given - reference).max(axis=1)
     # An image may have no active feature at all; then the engine's must be zeros as well.
     shares = difference / np.maximum(reach, np.finfo(np.float32).tiny)
     worst, tolerance = float(shares.max()), TOLERANCE[engine.precision]
+    if worst > tolerance and engine.precision == "float32":
+        # Some networks make more of float32's rounding than others; how much is seen in the reference itself.
+        exact = eager_features(copy.deepcopy(trunk).double(), info, pixels[rows], torch.float64)
+        noise = np.abs(reference - exact).max(axis=1) / np.maximum(reach, np.finfo(np.float32).tiny)
+        tolerance = max(tolerance, NOISE * float(noise.max()))
     if not worst <= tolerance:
         raise WeightsError(
             f"engine {engine.name} {engine.version} on {engine.device} in {engine.precision} differs from plain "
@@ -50,12 +58,13 @@ def check_engine(
     return worst
 
 
-def eager_features(model: nn.Module, info: WeightsInfo, pixels: NDArray[np.uint8], layer: str) -> NDArray[np.float32]:
-    """Features (n, D) float32 of pixels (n, 3, S, S) uint8 by torchvision's own modules and float normalisation."""
-    trunk, _ = trunk_at(model, layer)
-    parameter = next(model.parameters())
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (info.mean, info.std))
+def eager_features(
+    trunk: nn.Module, info: WeightsInfo, pixels: NDArray[np.uint8], dtype: torch.dtype = torch.float32
+) -> NDArray[np.floating[Any]]:
+    """Features (n, D) of pixels (n, 3, S, S) uint8 by the network's own modules, ``dtype``, and float normalisation."""
+    parameter = next(trunk.parameters())
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (info.transform.mean, info.transform.std))
     with torch.inference_mode(), exact_convolutions(parameter.device.type):
         x = (torch.from_numpy(pixels).float() / 255 - mean) / std
-        features: NDArray[np.float32] = trunk(x.to(parameter.device)).cpu().numpy()
+        features: NDArray[np.floating[Any]] = trunk(x.to(parameter.device, dtype)).cpu().numpy()
     return features

@@ -38,9 +38,10 @@ class OnnxEngine:
         self.batch, self.dim = batch, net.dim
         self._pixels = np.zeros((batch, 3, image_size, image_size), np.uint8)
         subject = f"{trunk} {fingerprint(net)} {self._pixels.shape} {self.version}"
-        path = work_dir / f"{trunk}-{image_size}px-{batch}-{hashlib.sha256(subject.encode()).hexdigest()[:16]}.onnx"
+        name = f"{trunk.replace(':', '-')}-{image_size}px-{batch}"
+        path = work_dir / f"{name}-{hashlib.sha256(subject.encode()).hexdigest()[:16]}.onnx"
         if not path.exists():
-            _export(net, self._pixels, path)
+            _export(net, self._pixels, path, trunk)
         self._session = _open(path)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -50,17 +51,23 @@ class OnnxEngine:
         return features[: len(pixels)]
 
 
-def _export(net: FoldedTrunk, example: NDArray[np.uint8], path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's remarks on its own parts, of no use to a reader
-        program = torch.onnx.export(
-            net,
-            (torch.from_numpy(example),),
-            input_names=["pixels"],
-            output_names=["features"],
-            dynamo=True,
-            verbose=False,
-        )
+def _export(net: FoldedTrunk, example: NDArray[np.uint8], path: Path, trunk: str) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's remarks on its own parts, of no use to a reader
+            program = torch.onnx.export(
+                net,
+                (torch.from_numpy(example),),
+                input_names=["pixels"],
+                output_names=["features"],
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # what the exporter raises for a network that it cannot follow cannot be listed
+        reason = " ".join(str(error).split())[:160]
+        raise WeightsError(
+            f"{trunk} cannot be exported for onnxruntime ({type(error).__name__}: {reason}): give --engine torch"
+        ) from error
     assert program is not None
     with writing(path.parent, WeightsError, "give --engine torch, which exports nothing"):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,8 +17,10 @@ from pipeline.trunk.engines.torch import TorchEngine
 from pipeline.trunk.identity import TrunkSpec, choose_engine
 
 
-def open_engine(spec: TrunkSpec, model: nn.Module, *, batch: int, work_dir: Path) -> Engine:
-    """The engine that the spec names, for ``model``'s features, ``batch`` images at a time; the model stays as it is.
+def open_engine(spec: TrunkSpec, trunk: nn.Module, dim: int, *, batch: int, work_dir: Path) -> Engine:
+    """The engine that the spec names, for ``trunk``, ``batch`` images at a time; the trunk stays as it is.
+
+    ``trunk`` gives features (n, dim) of normalised images.
 
     ``work_dir`` is where an engine keeps what it has prepared.
 
@@ -34,9 +36,9 @@ def open_engine(spec: TrunkSpec, model: nn.Module, *, batch: int, work_dir: Path
         raise ConfigError(f"--precision {precision} needs a GPU: give --precision float32")
     if batch < 1:
         raise ConfigError(f"--batch-size is {batch}: it must be at least 1")
-    net = FoldedTrunk(model, info, spec.layer)
+    net = FoldedTrunk(trunk, info, dim)
     if spec.engine == "onnxruntime":
         from pipeline.trunk.engines.onnx import OnnxEngine  # an optional dependency
 
-        return OnnxEngine(net, trunk=info.trunk, image_size=info.crop, batch=batch, work_dir=work_dir)
-    return TorchEngine(net, image_size=info.crop, device=device, precision=precision, batch=batch)
+        return OnnxEngine(net, trunk=info.trunk, image_size=info.transform.crop, batch=batch, work_dir=work_dir)
+    return TorchEngine(net, image_size=info.transform.crop, device=device, precision=precision, batch=batch)

@@ -26,7 +26,7 @@ Quick = dict[str, Any]
     "options",
     [
         {"train": "layer4", "ema": 0.9, "mixup": 0.3, "bn": "train", "augment": "flip"},
-        {"solver": "sgd", "augment": "weights"},
+        pytest.param({"solver": "sgd", "augment": "weights"}, marks=pytest.mark.slow),
     ],
 )
 def test_stopped_and_resumed_is_uninterrupted_to_the_last_bit(

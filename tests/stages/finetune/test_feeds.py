@@ -22,7 +22,7 @@ def test_mirrored_maps_are_drawn_by_seed_epoch_and_row(
     (path,) = (root / "maps").glob("*.h5")
     attached, maps = attached_to(workshop.head.run, root), open_cache(path)
     rows = np.sort(np.concatenate([attached.train, attached.val]))
-    inputs = Maps(attached.network, maps, rows, (256, 2, 2), "cpu", True, 0)
+    inputs = Maps(attached.network, maps, rows, (256, 2, 2), "cpu", 3, 0)
     some = rows[:20].tolist()
     plain = torch.cat([x for _, x in inputs.batches([some], None)])
     together = torch.cat([x for _, x in inputs.batches([some], 1)])

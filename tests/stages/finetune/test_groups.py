@@ -22,7 +22,9 @@ def test_every_trainable_parameter_is_in_exactly_one_group(
     workshop: SimpleNamespace, part: str, attached_to: Any
 ) -> None:
     attached = attached_to(workshop.head.run, workshop.root)
-    groups = parameter_groups(attached.network, FinetuneSettings(train=part, layer_decay=0.5, lr_head=1e-2))
+    groups = parameter_groups(
+        attached.network, attached.anatomy, FinetuneSettings(train=part, layer_decay=0.5, lr_head=1e-2)
+    )
     named = dict(attached.network.named_parameters())
     grouped = [p for g in groups for p in g.parameters]
     assert len({id(p) for p in grouped}) == len(grouped)
@@ -71,7 +73,7 @@ def test_the_table_shows_each_group_before_the_start(
     (frozen,) = [line for line in lines if line.startswith("layer2")]
     assert frozen.split()[1] == "525,568" and frozen.split()[-1] == "frozen"
     assert "maps are mirrored: nearly, not exactly" in " ".join(listener.text.split())
-    assert "cached maps before layer4" in listener.text
+    assert "cached maps before the last stage" in listener.text
 
 
 def test_a_checkpoint_holds_what_a_step_may_change_and_nothing_more(
@@ -79,7 +81,7 @@ def test_a_checkpoint_holds_what_a_step_may_change_and_nothing_more(
 ) -> None:
     attached = attached_to(workshop.head.run, workshop.root)
     settings = FinetuneSettings(train="layer4", bn="train")
-    parameter_groups(attached.network, settings)
-    names = set(learnt_tensors(attached.network, settings))
+    parameter_groups(attached.network, attached.anatomy, settings)
+    names = set(learnt_tensors(attached.network, attached.anatomy, settings))
     assert "layer4.0.bn1.running_mean" in names and "layer4.0.bn1.num_batches_tracked" in names
     assert not [n for n in names if not n.startswith(("layer4.", "fc."))]

@@ -62,7 +62,13 @@ def test_a_step_is_that_of_plain_torch(
         assert float((found[name] - expected.detach()).abs().median()) < 1e-6, name
 
 
-@pytest.mark.parametrize("options", [{"accumulate": 5}, {"accumulate": 5, "mixup": 0.4, "augment": "weights"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"accumulate": 5}, marks=pytest.mark.slow),
+        {"accumulate": 5, "mixup": 0.4, "augment": "weights"},
+    ],
+)
 def test_pieces_give_the_figures_of_the_whole_batch(
     workshop: SimpleNamespace, root: Path, options: Quick, trace_of: Any, fast: Quick
 ) -> None:

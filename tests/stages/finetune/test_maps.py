@@ -1,4 +1,4 @@
-"""The maps before layer4, made once."""
+"""The maps before the last stage, made once."""
 
 from __future__ import annotations
 

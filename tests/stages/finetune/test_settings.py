@@ -23,7 +23,7 @@ Quick = dict[str, Any]
     ("options", "words"),
     [
         ({"epochs": 0}, "--epochs is 0: it must be at least 1"),
-        ({"train": "layer9"}, "--train 'layer9' is not known: choose from all, layer3.*, layer4, head"),
+        ({"train": "layer9"}, "--train 'layer9' is not known: choose from all, layer3.*, layer4, last, head"),
         ({"train": "layer4", "augment": "weights"}, "--augment weights needs the images.*--no-prefix"),
         ({"train": "head", "augment": "flip"}, "--augment flip needs the images.*--no-prefix"),
         ({"train": "layer4", "randaugment": True}, "--randaugment needs the images.*--no-prefix"),

@@ -37,8 +37,8 @@ def test_an_average_is_in_place_for_a_while_and_leaves_no_trace() -> None:
 
 
 def test_a_state_has_the_names_that_are_in_checkpoints(workshop: SimpleNamespace, attached_to: Any) -> None:
-    network = attached_to(workshop.head.run, workshop.root).network
-    state = State(network, FinetuneSettings(train="head", ema=0.9))
+    attached = attached_to(workshop.head.run, workshop.root)
+    state = State(attached.network, attached.anatomy, FinetuneSettings(train="head", ema=0.9))
     state.groups[0].parameters[0].grad = torch.ones(3, 512)
     state.optimizer.step()
     learnt = {f"{kind}/fc.{name}" for kind in ("now", "average") for name in ("weight", "bias")}

@@ -59,7 +59,7 @@ def test_the_figures_beside_a_run_are_those_that_its_own_evaluation_gives(
         (2, (-0.01, 0.03), "not proven: the difference on test, +1.0 points, may be chance", "more test images"),
         (2, (-0.03, -0.01), "no: test is worse by 2.0 points", "keep the head"),
         (2, (0.0, 0.0), "no difference: the same test images are right as before (1,000)", "more test images"),
-        (0, (0.0, 0.0), "no: no epoch was better on val", "--train layer4 moves less"),
+        (0, (0.0, 0.0), "no: no epoch was better on val", "--train last moves less"),
     ],
 )
 def test_the_verdict_says_what_the_figures_say(kept: int, test: tuple[float, float], words: str, then: str) -> None:

@@ -147,7 +147,7 @@ def test_a_head_that_plain_torchvision_has_no_place_for_goes_out_as_torch_export
 ) -> None:
     cache = open_cache(workshop.cache.cache)
     head = train(cache.path, solver="adamw", kind="mlp", width=8, epochs=2, workspace=tmp_path)
-    with pytest.raises(ConfigError, match="a mlp head on avgpool has no place in torchvision's resnet18"):
+    with pytest.raises(ConfigError, match="a mlp head on avgpool has no place in a plain resnet18"):
         export(head.run, format="state_dict", out=tmp_path / "m.safetensors", workspace=workshop.root)
     made = export(head.run, format="torch_export", out=tmp_path / "m.pt2", workspace=workshop.root)
     assert max(made.parity.values()) <= 1e-4

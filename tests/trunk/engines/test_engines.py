@@ -1,5 +1,6 @@
 """Engines against plain torchvision: the model with fc replaced by Identity and the float transform."""
 
+import copy
 import dataclasses
 import weakref
 from collections.abc import Callable
@@ -19,8 +20,9 @@ from pipeline.trunk.engines.check import check_engine, eager_features
 from pipeline.trunk.engines.fold import FoldedTrunk
 from pipeline.trunk.engines.open import open_engine
 from pipeline.trunk.engines.torch import TorchEngine
-from pipeline.trunk.identity import TrunkSpec, WeightsInfo
-from pipeline.trunk.surgery import fingerprint, freeze
+from pipeline.trunk.families.family import anatomy_of
+from pipeline.trunk.identity import Transform, TrunkSpec, WeightsInfo
+from pipeline.trunk.surgery import fingerprint, freeze, trunk_at
 
 Pixels = NDArray[np.uint8]
 SIZE, BATCH = 64, 4
@@ -56,6 +58,18 @@ def model() -> nn.Module:
     return made("resnet18")
 
 
+def trunk_of(model: nn.Module, layer: str, trunk: str = "resnet18") -> tuple[nn.Module, int]:
+    """The trunk up to a layer, and how many features it gives; the model stays as it is."""
+    model = copy.copy(model)
+    model._modules = dict(model._modules)  # beheading takes a module out, of this one alone
+    return trunk_at(model, anatomy_of(trunk, model), layer, SIZE)
+
+
+@pytest.fixture(scope="module")
+def trunk(model: nn.Module) -> nn.Module:
+    return trunk_of(model, "avgpool")[0]
+
+
 @pytest.fixture(scope="module")
 def info() -> WeightsInfo:
     return WeightsInfo(
@@ -64,12 +78,10 @@ def info() -> WeightsInfo:
         name="random:0",
         sha256="00" * 32,
         path=None,
-        resize=73,
-        crop=SIZE,
-        interpolation="bilinear",
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
         pretrained=False,
+        layers=(("avgpool", 512), ("layer3", 256)),
+        transform=Transform(73, SIZE, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        preset="IMAGENET1K_V1",
     )
 
 
@@ -93,7 +105,7 @@ def opened(model: nn.Module, info: WeightsInfo, work_dir: Path) -> Open:
             k: changed.pop(k) for k in ("batch", "work_dir") if k in changed
         }
         asked = {"layer": "avgpool", "precision": "float32", "device": "cpu", **changed}
-        return open_engine(TrunkSpec(info, engine=name, **asked), model, **given)
+        return open_engine(TrunkSpec(info, engine=name, **asked), *trunk_of(model, asked["layer"]), **given)
 
     return open_it
 
@@ -143,17 +155,19 @@ def test_features_before_the_last_stage_are_torchvisions(opened: Open, model: nn
 
 def test_features_of_bottleneck_blocks_are_torchvisions(info: WeightsInfo, pixels: Pixels, work_dir: Path) -> None:
     model = made("resnet50")
-    net = FoldedTrunk(model, info, "avgpool")
+    trunk, dim = trunk_of(model, "avgpool", "resnet50")
+    net = FoldedTrunk(trunk, info, dim)
     engine = TorchEngine(net, image_size=SIZE, device="cpu", precision="float32", batch=2)
     assert_close(engine(pixels[:2]), torchvision_features(model, pixels[:2]), 1e-5)
 
 
 def test_bfloat16_stays_within_its_tolerance(model: nn.Module, info: WeightsInfo, pixels: Pixels) -> None:
-    net = FoldedTrunk(model, info, "avgpool")
+    trunk, dim = trunk_of(model, "avgpool")
+    net = FoldedTrunk(trunk, info, dim)
     engine = TorchEngine(net, image_size=SIZE, device="cpu", precision="bfloat16", batch=BATCH)
     found = engine(pixels)
     assert_close(found, torchvision_features(model, pixels), TOLERANCE["bfloat16"])
-    assert check_engine(engine, model, info, pixels, "avgpool") > TOLERANCE["float32"]
+    assert check_engine(engine, trunk, info, pixels) > TOLERANCE["float32"]
 
 
 def test_the_border_of_a_black_image_is_padded_with_the_mean_colour(
@@ -224,10 +238,19 @@ def test_running_an_engine_leaves_the_model_as_it_was(opened: Open, model: nn.Mo
 
 
 def test_the_check_returns_a_difference_within_the_tolerance(
-    engine: Engine, model: nn.Module, info: WeightsInfo, pixels: Pixels
+    engine: Engine, trunk: nn.Module, info: WeightsInfo, pixels: Pixels
 ) -> None:
-    assert 0 < check_engine(engine, model, info, pixels, "avgpool") <= TOLERANCE["float32"]
-    assert check_engine(engine, model, info, pixels[:1], "avgpool") <= TOLERANCE["float32"]
+    assert 0 < check_engine(engine, trunk, info, pixels) <= TOLERANCE["float32"]
+    assert check_engine(engine, trunk, info, pixels[:1]) <= TOLERANCE["float32"]
+
+
+def test_the_check_takes_what_the_engine_gave_before(
+    opened: Open, trunk: nn.Module, info: WeightsInfo, pixels: Pixels
+) -> None:
+    engine = opened("torch")
+    assert check_engine(engine, trunk, info, pixels, engine(pixels)) == check_engine(engine, trunk, info, pixels)
+    with pytest.raises(WeightsError, match="differs"):
+        check_engine(engine, trunk, info, pixels, engine(255 - pixels))
 
 
 class Wrong:
@@ -246,10 +269,10 @@ class Wrong:
 
 @pytest.mark.parametrize("factor", [1.0001, float("nan"), float("inf")])
 def test_an_engine_with_one_wrong_row_fails_the_check_by_name_and_figure(
-    opened: Open, model: nn.Module, info: WeightsInfo, pixels: Pixels, factor: float
+    opened: Open, trunk: nn.Module, info: WeightsInfo, pixels: Pixels, factor: float
 ) -> None:
     with pytest.raises(WeightsError, match=r"engine torch 1 .*differs .*1\.0e-05 is allowed"):
-        check_engine(Wrong(opened("torch"), factor), model, info, pixels, "avgpool")
+        check_engine(Wrong(opened("torch"), factor), trunk, info, pixels)
 
 
 # -- opening ----------------------------------------------------------------------------------------------------------
@@ -263,7 +286,6 @@ def test_an_engine_with_one_wrong_row_fails_the_check_by_name_and_figure(
         ("torch", {"precision": "float8"}, "'float8'.*float32, bfloat16"),
         ("torch", {"precision": "bfloat16"}, "bfloat16 needs a GPU"),
         ("torch", {"batch": 0}, "--batch-size is 0"),
-        ("torch", {"layer": "layer9"}, "'layer9'.*avgpool, layer3"),
     ],
 )
 def test_what_cannot_be_opened_is_refused_with_the_cure(
@@ -284,8 +306,9 @@ def test_an_exported_trunk_is_kept_and_used_again(opened: Open, work_dir: Path, 
 def test_exporting_says_nothing(
     model: nn.Module, info: WeightsInfo, tmp_path: Path, pixels: Pixels, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    spec = TrunkSpec(dataclasses.replace(info, crop=32), "layer3", "onnxruntime", "float32", "cpu")
-    engine = open_engine(spec, model, batch=1, work_dir=tmp_path)
+    small_info = dataclasses.replace(info, transform=dataclasses.replace(info.transform, crop=32))
+    spec = TrunkSpec(small_info, "layer3", "onnxruntime", "float32", "cpu")
+    engine = open_engine(spec, *trunk_of(model, "layer3"), batch=1, work_dir=tmp_path)
     small = np.ascontiguousarray(pixels[:1, :, :32, :32])
     assert_close(engine(small), torchvision_features(model, small, "layer3"), 1e-5)
     assert capfd.readouterr() == ("", "")
@@ -321,7 +344,7 @@ def test_other_weights_never_meet_an_export_of_these(
     other.get_parameter("conv1.weight").data[0, 0, 0, 0] += 1e-3
     with pytest.raises(Exported):
         spec = TrunkSpec(info, "avgpool", "onnxruntime", "float32", "cpu")
-        open_engine(spec, other, batch=BATCH, work_dir=work_dir)
+        open_engine(spec, *trunk_of(other, "avgpool"), batch=BATCH, work_dir=work_dir)
 
 
 def test_a_folder_that_cannot_be_written_is_named(
@@ -334,7 +357,7 @@ def test_a_folder_that_cannot_be_written_is_named(
     monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: Program())
     with pytest.raises(WeightsError, match="cannot write in .*No space left on device.*--engine torch"):
         spec = TrunkSpec(info, "layer3", "onnxruntime", "float32", "cpu")
-        open_engine(spec, model, batch=1, work_dir=tmp_path)
+        open_engine(spec, *trunk_of(model, "layer3"), batch=1, work_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -393,9 +416,9 @@ def test_an_allocation_that_pytorch_refuses_is_out_of_memory() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_gpu_gives_torchvisions_features_within_the_tolerance(
-    opened: Open, model: nn.Module, info: WeightsInfo, pixels: Pixels, precision: str
+    opened: Open, model: nn.Module, trunk: nn.Module, info: WeightsInfo, pixels: Pixels, precision: str
 ) -> None:
     engine = opened("torch", device="cuda", precision=precision)
     assert_close(engine(pixels), torchvision_features(model, pixels), TOLERANCE[precision])
     assert np.array_equal(engine(pixels[:1]), engine(pixels)[:1])
-    assert eager_features(model, info, pixels, "avgpool").shape == (BATCH, 512)
+    assert eager_features(trunk, info, pixels).shape == (BATCH, 512)
