@@ -61,6 +61,7 @@ def test_extract_measures_against_the_forward_and_the_plain_script(bench):
     ]
 
 
+@pytest.mark.slow
 def test_rerun_opens_no_image_and_forwards_only_what_is_new(bench):
     found = finite(bench_rerun(bench, files=60, changed=3))
     assert found["images opened, no change"].value == 0

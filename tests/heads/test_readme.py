@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOM = Path(__file__).parents[2] / "pipeline" / "heads"
 README = (ROOM / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow  # tests/whole/test_readme.py runs the same lines; here is what they print
 def test_the_example_finds_scikit_learns_optimum():
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True)
