@@ -164,8 +164,8 @@ def with_changes(info: WeightsInfo, changes: Changes) -> WeightsInfo:
             "--interpolation (short side resized, then the centre), or another --preset"
         )
     everything = given.keys() >= {field.name for field in dataclasses.fields(Transform)}
-    guessed = info.guessed and not given.keys() >= {"interpolation", "mean", "std", "resize", "crop"}
-    return dataclasses.replace(info, transform=transform, preset="" if everything else info.preset, guessed=guessed)
+    preset, guessed = ("", False) if everything else (info.preset, info.guessed)
+    return dataclasses.replace(info, transform=transform, preset=preset, guessed=guessed)
 
 
 def _of_rgb(name: str, values: tuple[float, ...]) -> tuple[float, ...]:

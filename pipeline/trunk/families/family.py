@@ -91,7 +91,6 @@ class Family(Protocol):
         """The weights of that explicit name; None: the best, or what the network's name says.
 
         Raises:
-            ConfigError: its transform is one that we do not have.
             KeyError: there are none of that name.
         """
 
@@ -106,8 +105,8 @@ class Family(Protocol):
     ) -> tuple[nn.Module, Mapping[str, torch.Tensor]]:
         """A network on the CPU for these tensors, and the tensors under its own names; they are not loaded yet.
 
-        The classifier is of the tensors' own number of classes, or of CLASSES where they have none. Numbers that the
-        tensors do not hold are zeros.
+        The classifier is of the tensors' own number of classes, or of CLASSES where they have none. The network's own
+        numbers mean nothing: all of them are overwritten.
         """
 
     def anatomy(self, name: str, model: nn.Module) -> Anatomy:
