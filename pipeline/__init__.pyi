@@ -50,6 +50,7 @@ def baseline(
     names: str | PathLike[str] | Sequence[str | PathLike[str]] = (
         "majority",
         "centroid",
+        "cosine-centroid",
         "knn10",
         "knn20",
         "knn100",

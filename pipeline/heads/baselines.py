@@ -1,9 +1,10 @@
-"""What a head has to beat: majority class, nearest centroid, k-NN, ridge, logistic regression; and what chance gives.
+"""What a head has to beat: majority class, nearest centroids, k-NN, ridge, logistic regression; and what chance gives.
 
 Knows arrays only. Each baseline gets the features that suit it, since a weak baseline flatters the head. Measured on
-digits through a random ResNet50 at 64 px (val accuracy, raw against standardised on train): k-NN 0.967 against 0.915,
-centroid 0.726 against 0.807, logistic regression 0.981 in 524 iterations against 0.981 in 17. So k-NN sees raw rows, as
-is usual for it, the others standardised ones. Settings are fixed or, for ridge, chosen by leave-one-out on train:
+digits and CIFAR-10 through an ImageNet-trained EfficientNet-Lite0 (val accuracy, raw against standardised): k-NN
+(k = 20) 0.866 against 0.851 and 0.729 against 0.735, Euclidean centroid 0.714 against 0.781 and 0.655 against 0.675,
+logistic regression in 338 iterations against 28 and 362 against 70. So whatever goes by cosines sees raw rows, as is
+usual for it, the others standardised ones. Settings are fixed or, for ridge, chosen by leave-one-out on train:
 nothing is selected on val or test, so test rows are scored beside val rows.
 """
 
@@ -31,7 +32,8 @@ from pipeline.heads.rows import Array, StandardRows
 from pipeline.heads.standardize import Standardization, fit_standardization, row_chunks
 
 NEIGHBOURS = {"knn10": 10, "knn20": 20, "knn100": 100, "knn200": 200}
-BASELINES = ("majority", "centroid", *NEIGHBOURS, "ridge", "logreg")
+COSINE_CENTROID = "cosine-centroid"
+BASELINES = ("majority", "centroid", COSINE_CENTROID, *NEIGHBOURS, "ridge", "logreg")
 SHUFFLED = "shuffled"
 MAX_ITER = 1000
 TEMPERATURE = 0.07  # of a neighbour's vote exp(cosine / temperature): Wu et al. 2018 (arXiv:1805.01978), dinov2
@@ -87,6 +89,8 @@ def _results(rows: _Splits, names: Sequence[str], max_iter: int) -> Iterator[Bas
     for name in names:
         if name in neighbours and name not in done:
             done |= _neighbours(neighbours, rows)
+        elif name == COSINE_CENTROID:
+            done[name] = _cosine_centroid(rows)
         elif name in ("ridge", SHUFFLED):
             done[name] = _ridge(name, rows)
         elif name not in neighbours:
@@ -154,6 +158,24 @@ def _scikit_learn(name: str, rows: _Splits, max_iter: int) -> BaselineResult:
         note += f", {int(np.max(model.n_iter_))} iterations" + ("" if converged else f" of {max_iter}: not converged")
     guesses = rows.guessed(lambda split: model.predict(split.standard))
     return replace(_result(name, rows, guesses, start=start, note=note), converged=converged)
+
+
+def _cosine_centroid(rows: _Splits) -> BaselineResult:
+    start = time.perf_counter()
+    centroids = cosine_centroids(rows.train.raw, rows.train.y, rows.n_classes)
+    guesses = rows.guessed(lambda split: nearest_by_cosine(centroids, split.raw))
+    return _result(COSINE_CENTROID, rows, guesses, start=start, note="nearest class mean by cosine, raw features")
+
+
+def cosine_centroids(X: Array, y: npt.NDArray[np.int64], n_classes: int) -> torch.Tensor:
+    """The direction (C, D) float32 of each class: the mean of its rows (N, D), each of length 1."""
+    total = torch.zeros(n_classes, X.shape[1])
+    return torch.nn.functional.normalize(total.index_add_(0, torch.from_numpy(y), _unit(X)))
+
+
+def nearest_by_cosine(centroids: torch.Tensor, X: Array) -> Guess:
+    """The class (n,) whose direction (C, D) is nearest to each row (n, D); of equals the lowest number."""
+    return (_unit(X) @ centroids.T).numpy().argmax(axis=1)
 
 
 def _ridge(name: str, rows: _Splits) -> BaselineResult:

@@ -88,7 +88,8 @@ class _Centred:
     def __init__(self, problem: Problem) -> None:
         X, self.device, self.shape = problem.X, problem.target, problem.X.shape
         self._X = X
-        self.standardization = fit_standardization(X) if problem.standardize else identity(X.shape[1])
+        weight = problem.row_weight
+        self.standardization = fit_standardization(X, weight) if problem.standardize else identity(X.shape[1])
         self.y = torch.from_numpy(problem.y).to(self.device)
         self.w = torch.from_numpy(problem.loss_weight).to(self.device)
         self.share = self.w / self.w.sum()

@@ -5,8 +5,9 @@ import pytest
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.metrics import f1_score
+from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import StandardScaler, normalize
 
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.baselines import BASELINES, run_baselines
@@ -40,6 +41,15 @@ def test_logistic_regression_that_stops_early_says_so():
     result = run(names=["logreg"], max_iter=2)["logreg"]
     assert result.converged is False
     assert "not converged" in result.note
+
+
+def test_cosine_centroid_is_the_nearest_class_mean_by_cosine():
+    result = run(names=["cosine-centroid"])["cosine-centroid"]
+    (X, y), (X_test, y_test) = blobs(), blobs(60, seed=2)
+    rows = normalize(X.astype(float))
+    means = np.stack([rows[y == c].mean(axis=0) for c in range(3)])
+    guess = cosine_similarity(X_test.astype(float), means).argmax(axis=1)
+    assert result.test == pytest.approx((guess == y_test).mean()) and 0.5 < result.test < 1
 
 
 def test_majority_scores_the_share_of_the_most_frequent_class():
@@ -148,5 +158,5 @@ def test_test_rows_of_another_trunk_are_refused():
 
 
 def test_unknown_baseline_is_refused_with_the_legal_ones():
-    with pytest.raises(ConfigError, match="'svm' is not known: choose from majority, centroid, knn10"):
+    with pytest.raises(ConfigError, match="'svm' is not known: choose from majority, centroid, cosine-centroid, knn10"):
         run(names=["svm"])

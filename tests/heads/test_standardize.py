@@ -8,11 +8,36 @@ from pipeline.heads import standardize
 from pipeline.heads.standardize import fit_standardization, fold
 
 
-def test_mean_and_scale_are_scikit_learns():
+def sparse(n=300, d=40):
+    """Columns as a ReLU network's pooled features are: some hardly ever above 0, two always 0."""
+    rng = np.random.default_rng(0)
+    X = rng.gamma(0.5, 3.0, (n, d)) * np.geomspace(1e-6, 1, d)
+    X[:, -2:] = 0
+    return X.astype(np.float32)
+
+
+def test_mean_and_scale_are_scikit_learns_where_columns_vary_alike():
     X = np.random.default_rng(0).gamma(0.5, 3.0, (300, 7)).astype(np.float32)
     ours, theirs = fit_standardization(X), StandardScaler().fit(X.astype(np.float64))
     np.testing.assert_allclose(ours.mean, theirs.mean_, rtol=1e-12)
     np.testing.assert_allclose(ours.scale, theirs.scale_, rtol=1e-12)
+
+
+def test_no_scale_is_below_half_the_median_deviation_of_the_columns_that_vary():
+    X = sparse()
+    deviation = X.astype(np.float64).std(axis=0)
+    expected = np.maximum(deviation, 0.5 * np.median(deviation[:-2]))
+    np.testing.assert_allclose(fit_standardization(X).scale, expected, rtol=1e-12)
+
+
+def test_a_column_that_is_active_in_one_train_row_by_a_trace_does_not_rule_a_new_row():
+    """The defect that the floor mends: |z| of 1e5 on a new image, whatever else the image shows."""
+    train = np.random.default_rng(0).standard_normal((10, 20))
+    train[:, 0] = 0
+    train[3, 0] = 1e-5
+    new = np.ones(20)
+    s = fit_standardization(train)
+    assert np.abs((new - s.mean) / s.scale).max() < 10
 
 
 def test_float16_sums_do_not_overflow():
@@ -25,10 +50,15 @@ def test_float16_sums_do_not_overflow():
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e6, -3.7e-5])
-def test_constant_column_gets_scale_one(value):
+def test_a_constant_column_counts_as_one_and_gets_the_floor(value):
     X = np.random.default_rng(0).standard_normal((999, 2)).astype(np.float32)
     X[:, 1] = value
-    assert fit_standardization(X).scale[1] == 1.0
+    s = fit_standardization(X)
+    assert s.scale[1] == 0.5 * s.scale[0]
+
+
+def test_where_all_columns_are_constant_the_scale_is_one():
+    assert (fit_standardization(np.full((9, 3), 0.1, np.float32)).scale == 1).all()
 
 
 def test_statistics_do_not_depend_on_the_size_of_the_pieces(monkeypatch):
@@ -44,9 +74,22 @@ def test_folded_layer_on_raw_rows_equals_the_layer_on_standardised_rows():
     rng = np.random.default_rng(0)
     X = (rng.standard_normal((50, 20)) * rng.uniform(0.01, 10, 20) + rng.uniform(-5, 5, 20)).astype(np.float32)
     weight, bias = rng.standard_normal((3, 20)), rng.standard_normal(3)
-    folded, shifted = fold(weight, bias, fit_standardization(X))
-    expected = StandardScaler().fit_transform(X.astype(np.float64)) @ weight.T + bias
+    s = fit_standardization(X)
+    folded, shifted = fold(weight, bias, s)
+    expected = (X.astype(np.float64) - s.mean) / s.scale @ weight.T + bias
     assert folded.dtype == shifted.dtype == np.float32
     np.testing.assert_allclose(
         X.astype(np.float64) @ folded.T.astype(np.float64) + shifted, expected, rtol=0, atol=2e-4
     )
+
+
+def test_rounded_weights_meet_the_mean_no_more():
+    """Means far from 0 multiply the rounding of weights: the bias is made of the weights as they are kept."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((50, 400)) + 300
+    weight, bias = rng.standard_normal((3, 400)), rng.standard_normal(3)
+    s = fit_standardization(X)
+    folded, shifted = fold(weight, bias, s)
+    expected = (X - s.mean) / s.scale @ weight.T + bias
+    error = np.abs(X @ folded.T.astype(np.float64) + shifted - expected).max()
+    assert error < 2 * np.spacing(np.abs(shifted).max()) + 1e-5

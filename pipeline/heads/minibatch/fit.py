@@ -79,7 +79,7 @@ def _data(problem: Problem, memory_budget_bytes: int) -> Data:
     val, held = problem.val, StandardRows.held_bytes(problem.X)
     resident = held <= memory_budget_bytes
     X = problem.X if resident else unkept(problem.X)
-    s = fit_standardization(X) if problem.standardize else identity(X.shape[1])
+    s = fit_standardization(X, problem.row_weight) if problem.standardize else identity(X.shape[1])
 
     def labelled(rows: Array, y: Array, *, resident: bool) -> Labelled:
         scaling = s if problem.standardize else None

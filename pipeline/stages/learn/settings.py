@@ -150,7 +150,7 @@ class SearchSettings(HeadSettings):
 
 
 # heads.baselines.BASELINES, which the command line cannot read without importing torch; a test holds them together.
-NAMES = ("majority", "centroid", "knn10", "knn20", "knn100", "knn200", "ridge", "logreg")
+NAMES = ("majority", "centroid", "cosine-centroid", "knn10", "knn20", "knn100", "knn200", "ridge", "logreg")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def blobs(n=210, d=24, c=3, seed=0, noise=1.5):
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(99).standard_normal((c, d))
     y = np.arange(n) % c
-    X = (centres[y] + noise * rng.standard_normal((n, d))) * np.linspace(0.1, 4, d) + 3
+    X = (centres[y] + noise * rng.standard_normal((n, d))) * np.linspace(2, 4, d) + 3
     return X.astype(np.float32), y
 
 
