@@ -2,9 +2,8 @@
 
 The yardstick is one fit of scikit-learn's LogisticRegression (lbfgs, C = 1, at most 1000 iterations) on our
 standardised columns in float32, standardising inside both timings, with `tol` 1e-6: the same optimum, as nearly as
-scikit-learn gets
-there. With the 1e-4 that it comes with it stops 1 to 11 % above the optimum on these sets (`exact-one` shows that).
-It takes from two seconds (digits) to 100 s (CIFAR-10, where it reaches 1000 iterations at any `tol`) with 2 cores, so
+scikit-learn gets there. With the 1e-4 that it comes with it stops 1 to 11 % above the optimum on these sets
+(`exact-one` shows that). It takes from two seconds (digits) to 100 s (CIFAR-10, where it reaches 1000 iterations at any `tol`) with 2 cores, so
 each way is run at most twice.
 """
 

@@ -175,7 +175,8 @@ def cosine_centroids(X: Array, y: npt.NDArray[np.int64], n_classes: int) -> torc
 
 def nearest_by_cosine(centroids: torch.Tensor, X: Array) -> Guess:
     """The class (n,) whose direction (C, D) is nearest to each row (n, D); of equals the lowest number."""
-    return (_unit(X) @ centroids.T).numpy().argmax(axis=1)
+    nearest: Guess = (_unit(X) @ centroids.T).numpy().argmax(axis=1)
+    return nearest
 
 
 def _ridge(name: str, rows: _Splits) -> BaselineResult:
