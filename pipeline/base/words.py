@@ -99,6 +99,11 @@ def rate(per_second: float | None, unit: str = "images") -> str:
     return f"{per_second:.1f} {unit}/s" if per_second < 99.95 else f"{per_second:,.0f} {unit}/s"
 
 
+def chosen_of(candidates: int) -> str:
+    """What follows a figure that chose the best of so many: `` (best of 21: optimistic)``; nothing after another."""
+    return f" (best of {candidates:,}: optimistic)" if candidates > 1 else ""
+
+
 def points(difference: float | None) -> str:
     """A difference of two shares in percentage points: ``+1.4 points``, ``−0.3 points``, ``±0.0 points``."""
     if difference is None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,7 @@ class Head:
     classes: tuple[str, ...]  # class c's name, each once
     key: str  # of the cache whose features it was trained on
     dim: int  # D
+    temperature: float = 1.0  # logits are divided by it before probabilities are made of them; they are not themselves
     meta: dict[str, Any] = field(default_factory=dict)  # plain JSON values
 
     def __post_init__(self) -> None:
@@ -64,6 +66,8 @@ class Head:
             raise HeadError(
                 f"{len(self.classes)} class names, {different} different: at least 2, each once, are needed"
             )
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise HeadError(f"head temperature is {self.temperature}: it must be above 0 and finite")
         found = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
         expected = kind_of(self.kind).shapes(found, self.dim, len(self.classes))
         if found != expected:
@@ -111,6 +115,7 @@ def save_head(folder: Path, head: Head) -> None:
         "classes": list(head.classes),
         "key": head.key,
         "dim": head.dim,
+        "temperature": head.temperature,
         "tensors": {n: {"shape": list(t.shape), "dtype": str(t.dtype)} for n, t in head.tensors.items()},
         "sha256": hashlib.sha256(data).hexdigest(),
         "versions": {"torch": torch.__version__, "numpy": np.__version__, "safetensors": safetensors.__version__},
@@ -150,6 +155,7 @@ def load_head(folder: Path) -> Head:
         classes=tuple(record["classes"]),
         key=record["key"],
         dim=record["dim"],
+        temperature=record["temperature"],
         meta=record["meta"],
     )
 
@@ -171,7 +177,9 @@ def _record(path: Path) -> dict[str, Any]:
         raise HeadError(f"{path} is not a head's record: format {FORMAT!r} is needed")
     if record.get("version") != VERSION:
         raise HeadError(f"{path} has format version {record.get('version')!r}: this package reads version {VERSION}")
-    types = {"kind": str, "classes": list, "key": str, "dim": int, "tensors": dict, "sha256": str, "meta": dict}
+    record.setdefault("temperature", 1.0)  # heads from before it was kept
+    plain = {"kind": str, "temperature": float, "classes": list, "key": str, "dim": int}
+    types = {**plain, "tensors": dict, "sha256": str, "meta": dict}
     for name, kind in types.items():
         if not isinstance(record.get(name), kind):
             raise HeadError(f"{path} has {name} {record.get(name)!r}: a {kind.__name__} is needed; train it again")

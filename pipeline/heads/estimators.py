@@ -19,15 +19,16 @@ from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import get_scorer
-from sklearn.model_selection import StratifiedKFold, check_cv, train_test_split
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, check_cv, train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from pipeline.base.errors import ConfigError, HeadError
-from pipeline.heads.artifact import Head
+from pipeline.heads.choice import DEFAULT_C, PENALTIES, at_the_end, order
 from pipeline.heads.exact.path import MAX_ITER, ExactFit, fit_exact
-from pipeline.heads.minibatch.config import PENALTIES, MinibatchConfig
+from pipeline.heads.kinds.kind import kind_of
+from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch
 from pipeline.heads.problem import Problem, Split
 
@@ -139,7 +140,7 @@ class _Exact(_Linear):
                 folds=folds,
                 standardize=self.standardize,
                 device=self.device,
-                dtype=torch.float64 if X.dtype == np.float64 else torch.float32,
+                dtype=_type(X),
             )
             return fit_exact(problem, Cs, tol=self.tol, max_iter=self.max_iter)
 
@@ -153,6 +154,10 @@ class _Exact(_Linear):
                 ConvergenceWarning,
                 stacklevel=3,
             )
+
+
+def _type(X: Floats) -> torch.dtype:
+    return torch.float64 if X.dtype == np.float64 else torch.float32
 
 
 def _weights(sample_weight: Any, X: Floats) -> npt.NDArray[np.float64] | None:
@@ -180,7 +185,7 @@ class ExactLinearHead(_Exact):
 
     def __init__(
         self,
-        C: float = 1.0,
+        C: float = DEFAULT_C,
         *,
         standardize: bool = True,
         class_weight: Any = None,
@@ -205,14 +210,15 @@ class ExactLinearHead(_Exact):
 class ExactLinearHeadCV(_Exact):
     """An :class:`ExactLinearHead` whose C is chosen by cross-validation, all folds and penalties in one pass.
 
-    ``Cs``: the values, or how many between 10^-6 and 10^5; ``cv``: stratified, shuffled folds, or a splitter whose test
-    sets are disjoint. Standardisation is that of all rows, which no label enters. ``scoring`` is a scikit-learn
-    scorer's name; equal scores go to the stronger penalty.
+    ``Cs``: the values, or how many between 10^-4 and 10; ``cv``: stratified, shuffled folds, or a splitter whose test
+    sets are disjoint. Standardisation is that of all rows, which no label enters (see :func:`fit_exact`). ``scoring``
+    is a scikit-learn scorer's name; equal scores go to the lower log-loss, then to the stronger penalty. A warning says
+    when the end of the path has won.
 
     Attributes:
         C_: the chosen value.
         Cs_: (K,) the values.
-        scores_: (folds, K).
+        scores_: (folds, K); their mean chose ``C_``, so that the best one is optimistic.
         coef_, intercept_, classes_, n_iter_, converged_, grad_norm_, objective_: of the refit on all rows.
     """
 
@@ -221,7 +227,7 @@ class ExactLinearHeadCV(_Exact):
         Cs: int | Sequence[float] = PENALTIES,
         *,
         cv: Any = 5,
-        scoring: str = "accuracy",
+        scoring: str = "neg_log_loss",
         standardize: bool = True,
         class_weight: Any = None,
         tol: float | None = None,
@@ -239,41 +245,53 @@ class ExactLinearHeadCV(_Exact):
         self.device = device
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ExactLinearHeadCV:
-        """Choose C and refit on all rows X (n, D), y (n,); ``sample_weight`` (n,) weighs losses and scores."""
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> ExactLinearHeadCV:
+        """Choose C and refit on all rows X (n, D), y (n,).
+
+        ``sample_weight`` (n,) weighs losses and scores; rows of one of ``groups`` (n,), such as copies of an image, are
+        left out together.
+        """
         rows, numbers = self._begin(X, y)
         weight = _weights(sample_weight, rows)
+        ends = np.log10(PENALTIES[0]), np.log10(PENALTIES[-1])
         self.Cs_ = (
-            np.logspace(-6, 5, self.Cs) if isinstance(self.Cs, Integral) else np.asarray(self.Cs, dtype=np.float64)
+            np.logspace(*ends, self.Cs) if isinstance(self.Cs, Integral) else np.asarray(self.Cs, dtype=np.float64)
         )
-        folds = self._folds(rows, numbers)
+        folds = self._folds(rows, numbers, groups)
         fits = self._solve(rows, numbers, self.Cs_.tolist(), weight, folds)
         scorer = get_scorer(self.scoring)
-        n_folds = int(folds.max()) + 1
-        self.scores_ = np.empty((n_folds, len(self.Cs_)))
-        for number in range(n_folds):
-            out = folds == number
+        self.scores_, losses = np.empty((2, int(folds.max()) + 1, len(self.Cs_)))
+        for fit in (fit for fit in fits if fit.fold >= 0):
+            out = folds == fit.fold
+            at = fit.fold, int(np.flatnonzero(self.Cs_ == fit.C)[0])
+            self._keep(fit.weight, fit.bias)
             extra = {} if weight is None else {"sample_weight": weight[out]}
-            for i, C in enumerate(self.Cs_):
-                fit = next(f for f in fits if f.fold == number and float(C) == f.C)
-                self._keep(fit.weight, fit.bias)
-                self.scores_[number, i] = scorer(self, rows[out], self.classes_[numbers[out]], **extra)
-        mean = self.scores_.mean(axis=0)
-        best = min(range(len(self.Cs_)), key=lambda i: (-mean[i], self.Cs_[i]))
+            self.scores_[at] = scorer(self, rows[out], self.classes_[numbers[out]], **extra)
+            log_p = log_softmax(self._logits(rows[out]), axis=1)[np.arange(out.sum()), numbers[out]]
+            losses[at] = -np.average(log_p, weights=None if weight is None else weight[out])
+        found = [
+            {"score": score, "log_loss": loss} for score, loss in zip(self.scores_.mean(0), losses.mean(0), strict=True)
+        ]
+        best = min(range(len(found)), key=lambda i: order(found[i], "score", float(self.Cs_[i])))
         self.C_ = float(self.Cs_[best])
+        if end := at_the_end(self.Cs_.tolist(), self.C_):
+            warnings.warn(f"C = {self.C_:g} is the {end} of Cs: a better one may lie beyond", stacklevel=2)
         self._take(next(f for f in fits if f.fold < 0 and self.C_ == f.C))
         return self
 
-    def _folds(self, X: Floats, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def _folds(self, X: Floats, numbers: npt.NDArray[np.int64], groups: Any) -> npt.NDArray[np.int64]:
         """The fold of each row (n,); -1 for a row that is never left out."""
         cv: Any = self.cv
         if isinstance(cv, Integral):
-            fewest = int(np.bincount(numbers).min())
+            kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+            apart = np.arange(len(X)) if groups is None else np.unique(groups, return_inverse=True)[1]
+            fewest = int(np.bincount(np.unique(np.stack([numbers, apart]), axis=1)[0]).min())
             if fewest < 2:
-                raise ValueError(f"a class has {fewest} sample: cross-validation needs at least 2 of each class")
-            cv = StratifiedKFold(min(cv, fewest), shuffle=True, random_state=self.random_state)
+                what = "sample" if groups is None else "group"
+                raise ValueError(f"a class has {fewest} {what}: cross-validation needs at least 2 of each class")
+            cv = kind(min(cv, fewest), shuffle=True, random_state=self.random_state)
         folds = np.full(len(X), -1, dtype=np.int64)
-        for number, (_, out) in enumerate(check_cv(cv, numbers, classifier=True).split(X, numbers)):
+        for number, (_, out) in enumerate(check_cv(cv, numbers, classifier=True).split(X, numbers, groups)):
             if (folds[out] >= 0).any():
                 raise ValueError("cv leaves a row out twice: give a splitter with disjoint test sets, such as KFold")
             folds[out] = number
@@ -302,7 +320,7 @@ class MinibatchHead(_Head):
         kind: str = DEFAULTS.kind,
         *,
         solver: str = DEFAULTS.solver,
-        lr: float = DEFAULTS.lr,
+        lr: float | None = DEFAULTS.lr,
         weight_decay: float = DEFAULTS.weight_decay,
         epochs: int = DEFAULTS.epochs,
         batch_size: int = DEFAULTS.batch_size,
@@ -342,9 +360,10 @@ class MinibatchHead(_Head):
         self.random_state = random_state
         self.device = device
 
-    def fit(self, X: Any, y: Any) -> MinibatchHead:
-        """Fit on X (n, D) and labels y (n,)."""
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> MinibatchHead:
+        """Fit on X (n, D) and labels y (n,); ``sample_weight`` (n,) multiplies each row's loss."""
         rows, numbers = self._begin(X, y)
+        weight = _weights(sample_weight, rows)
         options = {name: getattr(self, name) for name in (*self._FIELDS, *self._MORE)}
         seed = self._seed()
         inside, outside = self._held_out(numbers, seed)
@@ -354,18 +373,19 @@ class MinibatchHead(_Head):
                 numbers[inside],
                 len(self.classes_),
                 class_weight=self._weighting(self.class_weight),
+                sample_weight=None if weight is None else weight[inside],
                 val=Split(rows[outside], numbers[outside]) if len(outside) else None,
                 standardize=self.standardize,
                 device=self.device,
+                dtype=_type(rows),
             )
             fit = fit_minibatch(problem, [MinibatchConfig(**options, seed=seed)])[0]
         if fit.diverged:
-            raise ValueError(f"training diverged after {fit.n_iter} steps: lr = {self.lr} is too high")
+            raise ValueError(f"training diverged after {fit.n_iter} steps: lr = {fit.config.rate} is too high")
         self.tensors_, self.n_iter_ = fit.tensors, len(fit.trace)
-        names = tuple(str(i) for i in range(len(self.classes_)))
-        self._head = Head(self.kind, fit.tensors, names, key="", dim=rows.shape[1])
-        if self._head.layer is not None:
-            self.coef_, self.intercept_ = _coefficients(*self._head.layer)
+        layer = kind_of(self.kind).layer(fit.tensors)
+        if layer is not None:
+            self.coef_, self.intercept_ = _coefficients(*layer)
         return self
 
     def _seed(self) -> int:
@@ -386,4 +406,5 @@ class MinibatchHead(_Head):
         return np.sort(inside), np.sort(outside)
 
     def _logits(self, X: Floats) -> Floats:
-        return self._head.logits(X)
+        kind = np.float32 if X.dtype == np.float16 else X.dtype
+        return kind_of(self.kind).logits(self.tensors_, X.astype(kind, copy=False))

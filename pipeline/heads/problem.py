@@ -57,9 +57,10 @@ class Problem:
     sample_weight: Array | None = None  # (N,), multiplies each row's loss beside its class's
     folds: npt.NDArray[np.int64] | None = None  # (N,), exact: the fold that leaves the row out, -1 none does
     val: Split | None = None  # minibatch: chooses the epoch that is kept
+    val_metric: Literal["accuracy", "log_loss"] = "accuracy"  # ... by this
     standardize: bool = True
     device: str | torch.device = "cpu"
-    dtype: torch.dtype = torch.float32  # exact: of the products and of the head
+    dtype: torch.dtype = torch.float32  # of the products and of the head; float64 or float32
     row_weight: npt.NDArray[np.float64] = field(init=False)  # (N,): ``sample_weight``, ones where there is none
     loss_weight: npt.NDArray[np.float64] = field(init=False)  # (N,): the class's times the row's own
 
@@ -71,11 +72,13 @@ class Problem:
         y = check_labels(self.y, n, c, "train")
         check_classes(y, c, self.class_names)
         row_weight = check_sample_weight(self.sample_weight, n)
+        loss_weight = class_weights(y, c, self.class_weight)[y] * row_weight
+        check_classes(y[loss_weight > 0], c, self.class_names, " of a weight above 0")
         found = {
             "device": device,
             "y": y,
             "row_weight": row_weight,
-            "loss_weight": class_weights(y, c, self.class_weight)[y] * row_weight,
+            "loss_weight": loss_weight,
             "val": None if self.val is None else self.val.checked("val", self.X.shape[1], c),
         }
         for name, value in found.items():
@@ -83,7 +86,8 @@ class Problem:
         if self.folds is not None and self.folds.shape != (n,):
             raise HeadError(f"folds have shape {self.folds.shape}: ({n},) is needed, one for each train row")
         for number in range(self.n_folds):
-            check_classes(y[self.folds != number], c, self.class_names)
+            left_in = (self.folds != number) & (loss_weight > 0)
+            check_classes(y[left_in], c, self.class_names, f" outside fold {number}")
 
     @property
     def target(self) -> torch.device:
@@ -139,8 +143,8 @@ def check_labels(y: Array, n_rows: int, n_classes: int, what: str) -> npt.NDArra
     return y.astype(np.int64, copy=False)
 
 
-def check_classes(y: npt.NDArray[np.int64], n_classes: int, class_names: Sequence[str] | None) -> None:
-    """Pass training labels (N,) in which every one of at least two classes occurs.
+def check_classes(y: npt.NDArray[np.int64], n_classes: int, class_names: Sequence[str] | None, which: str = "") -> None:
+    """Pass training labels (N,) in which every one of at least two classes occurs; ``which`` rows they are of.
 
     Raises:
         ConfigError: as many names as classes were not given.
@@ -155,7 +159,7 @@ def check_classes(y: npt.NDArray[np.int64], n_classes: int, class_names: Sequenc
         names = [repr(class_names[i]) if class_names is not None else str(i) for i in empty[:5]]
         more = f" and {empty.size - 5} more" if empty.size > 5 else ""
         raise HeadError(
-            f"no train rows for class {', '.join(names)}{more}: add train images of it, or leave the class out"
+            f"no train rows{which} for class {', '.join(names)}{more}: add train images of it, or leave the class out"
         )
 
 

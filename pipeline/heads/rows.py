@@ -52,9 +52,9 @@ class StandardRows:
             self._held = held
 
     @staticmethod
-    def held_bytes(X: Array) -> int:
-        """Bytes that the rows take when held."""
-        return int(X.size) * 4
+    def held_bytes(X: Array, dtype: torch.dtype = torch.float32) -> int:
+        """Bytes that the rows take when held as ``dtype``."""
+        return int(X.size) * dtype.itemsize
 
     def __len__(self) -> int:
         """The number of rows."""

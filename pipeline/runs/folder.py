@@ -30,7 +30,7 @@ from typing import Any
 import filelock
 
 from pipeline.base.errors import CacheError, HeadError
-from pipeline.base.files import move, try_writing, write_json, write_text, writing
+from pipeline.base.files import move, try_writing, write_bytes, write_json, write_text, writing
 from pipeline.base.machine import hardware, versions
 from pipeline.base.settings import LATEST
 from pipeline.base.workspace import Workspace
@@ -81,6 +81,10 @@ class Draft:
     def write_lines(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write one JSON-lines file of the run."""
         self.write_text(name, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write one file of the run."""
+        write_bytes(self.folder / name, data)
 
     def write_text(self, name: str, text: str) -> None:
         """Write one file of the run."""

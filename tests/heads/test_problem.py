@@ -110,7 +110,7 @@ def test_folds_are_counted_and_a_row_in_none_is_never_left_out():
     [
         ({"X": np.full((40, 6), np.nan)}, "40 of 40 train rows hold NaN"),
         ({"y": np.zeros(40, int)}, "no train rows for class 1, 2"),
-        ({"folds": np.arange(40) % 3}, "no train rows for class 0"),
+        ({"folds": np.arange(40) % 3}, "no train rows outside fold 0 for class 0"),
         ({"folds": np.arange(39) % 2}, r"folds have shape \(39,\): \(40,\) is needed"),
         ({"sample_weight": np.zeros(40)}, "every sample weight is 0"),
         ({"val": Split(features(4, 5), np.zeros(4, int))}, "val rows have 5 features, train rows 6"),

@@ -38,7 +38,7 @@ from pipeline.heads.standardize import fit_standardization, fold
 
 TOL = {torch.float32: 1e-5, torch.float64: 1e-10}  # see ExactFit.converged
 FALL_SHARE = 0.03  # the objective may still fall by this times tol, as a share of it; an estimate, off by 3 or so
-FOLD_SLACK = 100  # a fold's head is only scored: its objective may still fall by 3e-5 of it in float32
+FOLD_SLACK = 10  # a fold's head is only scored: its objective may still fall by 3e-6 of it in float32
 MAX_ITER = 1000
 HELD_BYTES = 8 << 30  # of rotated rows that are held; past it rows are read anew for each product
 LOGITS_BYTES = 1 << 28  # of the logits of the cases that advance together
@@ -55,8 +55,9 @@ Float = npt.NDArray[np.floating]
 class ExactFit:
     """One optimum. The head is for raw features: standardisation is folded in.
 
-    ``converged``: the solver's estimate of what the objective can still fall by is below 0.03 ``tol`` of it, and
-    the gradient, computed afresh in float64, is below ``tol``.
+    ``objective``, ``loss`` and ``grad_norm`` are those of this head as it was rounded, in float64. ``converged``: the
+    solver's estimate of what the objective can still fall by is below 0.03 ``tol`` of it, and the gradient is below
+    ``tol``. In float32 features whose means are over 1e4 times their deviations have no head that is good enough.
     """
 
     C: float
@@ -90,10 +91,12 @@ def fit_exact(
     held_bytes: int = HELD_BYTES,
     on_step: Callable[[Step], None] | None = None,
 ) -> list[ExactFit]:
-    """The optimum for each C, in their order; the same input gives the same bits.
+    """The optimum for each C, in their order; the same input gives the same bits with the same number of threads.
 
-    With ``problem.folds``, the fits of all rows are followed by those without fold 0 for each C, without fold 1, ...;
-    standardisation is that of all rows, which no label enters, and these fits are held to 100 ``tol``. Products and the
+    With ``problem.folds``, the fits of all rows are followed by those without fold 0 for each C, without fold 1, ...,
+    held to 10 ``tol``. They are standardised with the statistics of all rows, which no label enters: measured on 12 to
+    200 rows of three sets of features, the choice of C by log-loss is then as good as with each fold's own (0.226
+    against 0.235 on new images from 12 rows, 0.159 against 0.160 from 40, 1.11 both from 200). Products and the
     head are of ``problem.dtype``, sums of float64. ``tol`` None means 1e-5 in float32, 1e-10 in float64. Rows are held
     in the eigenbasis where they fit in ``held_bytes``, otherwise read anew for each product. ``on_step`` hears each
     iteration where there is one case only.
@@ -136,6 +139,8 @@ class _Job:
         self.weights = torch.from_numpy(weights / self.total[:, None]).to(self.device, self.dtype)
         self.y = torch.from_numpy(problem.y).to(self.device)
         self.spectrum = decompose(rows, self.weights[0])
+        # On rows that are not centred the intercept's gradient enters all others, times the mean.
+        self.reach = 1.0 + float(self.spectrum.mean.abs().max())
         wide = n * len(self.spectrum.values) * self.weights.element_size()
         self.product: Held | Streamed
         if wide <= held_bytes:
@@ -164,7 +169,10 @@ class _Job:
             objective = self._objective(some)
             start = torch.stack([self._start(number, C) for number, C in some])
             follow = None if on_step is None else self._follower(on_step)
-            end = minimise(objective, start, tol=tol, fall_tol=FALL_SHARE * tol, max_iter=max_iter, on_iteration=follow)
+            reached = tol / self.reach
+            end = minimise(
+                objective, start, tol=reached, fall_tol=FALL_SHARE * tol, max_iter=max_iter, on_iteration=follow
+            )
             for k, case in enumerate(some):
                 self.theta[case] = end.theta[k]
             self._certify(some, end, tol)
@@ -231,23 +239,24 @@ class _Job:
         return fold(weight, bias, self.standardization, kind)
 
     def _certify(self, cases: Sequence[tuple[int, float]], end: Minimum, tol: float) -> None:
-        """Objective and gradient of each case on the standardised rows, in float64, not through the eigenbasis."""
+        """Objective and gradient of each case's head as it is given, in float64 on the standardised rows."""
         per = max(1, CERTIFIED_COLUMNS // self.n_classes)
         for first in range(0, len(cases), per):
             some = cases[first : first + per]
-            weight, bias = self._standard_head(end.theta[first : first + per])
+            found = self._standard_head(end.theta[first : first + per])
+            heads = [self._head(w, b) for w, b in zip(*found, strict=True)]
+            weight, bias = (np.stack(part) for part in zip(*map(self._standardised, heads), strict=True))
             penalty = np.array([self._penalty(*p) for p in some])
             loss, gradient, slope = self._float64_gradient(some, weight, bias)
             gradient += penalty[:, None, None] * weight
             norm = np.maximum(np.abs(gradient).max(axis=(1, 2)), np.abs(slope).max(axis=1))
             half = 0.5 * penalty * (weight**2).sum(axis=(1, 2))
             for k, (number, C) in enumerate(some):
-                folded = self._head(weight[k], bias[k])
                 self.fits[number, C] = ExactFit(
                     C=C,
                     fold=number,
-                    weight=folded[0],
-                    bias=folded[1],
+                    weight=heads[k][0],
+                    bias=heads[k][1],
                     objective=float(C * self.total[1 + number] * (loss[k] + half[k])),
                     loss=float(loss[k]),
                     grad_norm=float(norm[k]),
@@ -255,6 +264,12 @@ class _Job:
                     n_evals=int(end.n_evals[first + k]),
                     converged=bool(end.converged[first + k]) and bool(norm[k] <= tol),
                 )
+
+    def _standardised(self, head: tuple[Float, Float]) -> tuple[Float, Float]:
+        """The head (C, D), (C,) on standardised rows, in float64, that a head on raw features is."""
+        weight, bias = (part.astype(np.float64) for part in head)
+        s = self.standardization
+        return (weight, bias) if s is None else (weight * s.scale, bias + weight @ s.mean)
 
     def _float64_gradient(
         self, cases: Sequence[tuple[int, float]], weight: Float, bias: Float

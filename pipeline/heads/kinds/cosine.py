@@ -67,7 +67,8 @@ class CosineHeads:
 
 def folded(tensors: Mapping[str, Array], s: Standardization) -> dict[str, Array]:
     """The standardisation is kept beside the weights."""
-    return {**tensors, "mean": s.mean.astype(np.float32), "inv_scale": (1 / s.scale).astype(np.float32)}
+    kind = tensors["weight"].dtype
+    return {**tensors, "mean": s.mean.astype(kind), "inv_scale": (1 / s.scale).astype(kind)}
 
 
 def shapes(found: Mapping[str, tuple[int, ...]], dim: int, n_classes: int) -> dict[str, tuple[int, ...]]:

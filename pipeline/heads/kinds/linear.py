@@ -52,7 +52,7 @@ class LinearHeads:
 
 def folded(tensors: Mapping[str, Array], s: Standardization) -> dict[str, Array]:
     """The layer on raw features."""
-    weight, bias = fold(tensors["weight"], tensors["bias"], s)
+    weight, bias = fold(tensors["weight"], tensors["bias"], s, tensors["weight"].dtype.type)
     return {"weight": weight, "bias": bias}
 
 

@@ -97,7 +97,7 @@ class MlpHeads:
 
 def folded(tensors: Mapping[str, Array], s: Standardization) -> dict[str, Array]:
     """The first layer alone sees the features."""
-    weight, bias = fold(tensors["0.weight"], tensors["0.bias"], s)
+    weight, bias = fold(tensors["0.weight"], tensors["0.bias"], s, tensors["0.weight"].dtype.type)
     return {**tensors, "0.weight": weight, "0.bias": bias}
 
 

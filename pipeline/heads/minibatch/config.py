@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from pipeline.base.errors import ConfigError
 from pipeline.heads.kinds import KINDS, readers
 
-PENALTIES = tuple(10.0 ** (-6 + i / 4) for i in range(45))  # C of a path: 10^-6 ... 10^5, four a decade
-SOLVERS = ("adamw", "sgd")
+LEARNING_RATES = {"adamw": 1e-3, "sgd": 1e-2}  # by solver, where none is given
+SOLVERS = tuple(LEARNING_RATES)
 SCHEDULES = ("cosine", "constant")
 
 LEAST = {"epochs": 1, "batch_size": 1, "width": 1, "depth": 1, "seed": 0}
-ABOVE_ZERO = ("lr", "scale")
 NOT_BELOW_ZERO = ("weight_decay", "mixup")
 SHARES = ("momentum", "label_smoothing", "dropout")
 
@@ -30,7 +29,7 @@ class MinibatchConfig:
     """
 
     kind: str = "linear"  # of KINDS
-    lr: float = 1e-3
+    lr: float | None = None  # None: LEARNING_RATES of the solver
     weight_decay: float = 1e-2
     epochs: int = 30
     batch_size: int = 256
@@ -55,9 +54,9 @@ class MinibatchConfig:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least {least}")
-        for name in ABOVE_ZERO:
-            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
-                raise ConfigError(f"{name} is {getattr(self, name)}: it must be above 0 and finite")
+        for name, value in (("lr", self.rate), ("scale", self.scale)):
+            if not (value > 0 and math.isfinite(value)):
+                raise ConfigError(f"{name} is {value}: it must be above 0 and finite")
         for name in NOT_BELOW_ZERO:
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 0 and finite")
@@ -73,6 +72,15 @@ class MinibatchConfig:
             raise ConfigError(f"order_seed is {self.order_seed}: it must be at least 0, or None for that of seed")
         if self.patience is not None and self.patience < 1:
             raise ConfigError(f"patience is {self.patience}: it must be at least 1, or None for no early stop")
+
+    @property
+    def rate(self) -> float:
+        """The learning rate at the start."""
+        return LEARNING_RATES[self.solver] if self.lr is None else self.lr
+
+    def record(self) -> dict[str, Any]:
+        """The settings as plain values, the learning rate as it is used."""
+        return {**asdict(self), "lr": self.rate}
 
     @property
     def order(self) -> int:

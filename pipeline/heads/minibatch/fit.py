@@ -37,7 +37,7 @@ def fit_minibatch(
     """One fitted head for each config, in the configs' order; the same input gives the same bits.
 
     Val rows, where given, choose the epoch that is kept. A batch's loss is the mean over its rows, each weighed.
-    Rows are held as standardised float32 where they fit in ``memory_budget_bytes``, otherwise each batch is read anew;
+    Rows are held standardised where they fit in ``memory_budget_bytes``, otherwise each batch is read anew;
     configs that agree in kind (and hidden layers), epochs, batch size, solver, schedule and order seed advance in
     one pass, as many as fit in it again, other passes follow. A head's ``seed`` is its own, so that heads of many
     seeds train in one pass where their ``order_seed`` is the same number. A head whose loss stops being finite is
@@ -76,22 +76,23 @@ def passes(
 
 def _data(problem: Problem, memory_budget_bytes: int) -> Data:
     """The problem's rows, held where they fit in the budget, train rows first."""
-    val, held = problem.val, StandardRows.held_bytes(problem.X)
+    val, held = problem.val, StandardRows.held_bytes(problem.X, problem.dtype)
     resident = held <= memory_budget_bytes
     X = problem.X if resident else unkept(problem.X)
     s = fit_standardization(X, problem.row_weight) if problem.standardize else identity(X.shape[1])
 
     def labelled(rows: Array, y: Array, *, resident: bool) -> Labelled:
         scaling = s if problem.standardize else None
-        ready = StandardRows(rows, scaling, problem.target, resident=resident)
+        ready = StandardRows(rows, scaling, problem.target, resident=resident, dtype=problem.dtype)
         return Labelled(ready, torch.from_numpy(y).to(problem.target))
 
     train, watched = labelled(X, problem.y, resident=resident), None
     if val is not None:
-        resident = held + StandardRows.held_bytes(val.X) <= memory_budget_bytes
+        resident = held + StandardRows.held_bytes(val.X, problem.dtype) <= memory_budget_bytes
         watched = labelled(val.X if resident else unkept(val.X), val.y, resident=resident)
-    loss_weight = torch.from_numpy(problem.loss_weight).to(problem.target, torch.float32)
-    return Data(problem.n_classes, X.shape[1], loss_weight, train, watched, s, problem.target)
+    # A weighted mean, so that a row of weight 2 counts as two rows do.
+    loss_weight = torch.from_numpy(problem.loss_weight / problem.row_weight.mean()).to(problem.target, problem.dtype)
+    return Data(problem.n_classes, X.shape[1], loss_weight, train, watched, s, problem.target, problem.val_metric)
 
 
 def _bytes(config: MinibatchConfig, data: Data) -> int:
@@ -99,7 +100,7 @@ def _bytes(config: MinibatchConfig, data: Data) -> int:
     sizes = [data.dim, *kind_of(config.kind).hidden(config), data.n_classes]
     parameters = sum((a + 1) * b for a, b in itertools.pairwise(sizes))
     batch = min(config.batch_size, len(data.train.rows))
-    return 4 * (HEAD_COPIES * parameters + UNIT_COPIES * batch * sum(sizes[1:]))
+    return data.loss_weight.element_size() * (HEAD_COPIES * parameters + UNIT_COPIES * batch * sum(sizes[1:]))
 
 
 def tell(on_epoch: OnEpoch | None, members: Sequence[int], k: int, epoch: Epoch) -> None:

@@ -56,8 +56,8 @@ def successive_halving(
 ) -> list[FitResult]:
     """All configs, in their order, each trained for as many epochs as it earned (``len(result.trace)``).
 
-    After each rung the best 1/eta of those still training (at least one), by their best val accuracy so far and the
-    val loss there, go on to the next. ``schedule.max_epochs`` takes the place of the configs' ``epochs``, so that a
+    After each rung the best 1/eta of those still training (at least one), by the epoch that was best on val so far,
+    go on to the next. ``schedule.max_epochs`` takes the place of the configs' ``epochs``, so that a
     cosine schedule is that of a full run: heads that reach the end are ``fit_minibatch``'s. Other arguments are its,
     too; all passes lie in memory together. When ``should_stop()`` turns true every pass ends after its epoch in work.
 
@@ -85,7 +85,7 @@ def successive_halving(
 def _cut(groups: Sequence[tuple[list[int], Pass]], eta: int) -> None:
     """Keep the best 1/eta of all heads that are alive; of equal ones the earlier config."""
     standing = {members[k]: group.standing(k) for members, group in groups for k in group.alive}
-    ranked = sorted(standing, key=lambda i: (*(-value for value in standing[i]), i))
+    ranked = sorted(standing, key=lambda i: (*standing[i], i))
     chosen = set(ranked[: max(1, len(ranked) // eta)])
     for members, group in groups:
         group.keep([k for k, i in enumerate(members) if i in chosen])

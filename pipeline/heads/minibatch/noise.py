@@ -25,7 +25,7 @@ class Mix:
     mixes still share one product.
     """
 
-    share: torch.Tensor  # (K, 1) float32, of the row itself
+    share: torch.Tensor  # (K, 1), of the row itself
     partner: torch.Tensor  # (K, n) int64, j for each i
     inverse: torch.Tensor  # (K, n) int64, i for each j
 
@@ -54,9 +54,11 @@ class Mix:
 class Noise:
     """The streams of K heads."""
 
-    def __init__(self, configs: Sequence[MinibatchConfig], device: torch.device) -> None:
+    def __init__(
+        self, configs: Sequence[MinibatchConfig], device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
         """Each head's streams at their beginning."""
-        self._device = device
+        self._device, self._dtype = device, dtype
         self._rngs = [np.random.default_rng([c.seed, 1]) for c in configs]
         self._generators = [torch.Generator(device).manual_seed(c.seed) for c in configs]
         self._alphas = [c.mixup for c in configs]
@@ -78,7 +80,7 @@ class Noise:
                 share[k] = rng.beta(alpha, alpha)
                 partner[k] = rng.permutation(n)
         order = torch.from_numpy(partner).to(self._device)
-        return Mix(torch.from_numpy(share).to(self._device), order, order.argsort(dim=1))
+        return Mix(torch.from_numpy(share).to(self._device, self._dtype), order, order.argsort(dim=1))
 
     @property
     def drops(self) -> bool:

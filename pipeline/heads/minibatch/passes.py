@@ -10,12 +10,14 @@ import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from pipeline.base.errors import HeadError
+from pipeline.heads.choice import order
 from pipeline.heads.kinds.batched import Parameters, decays
 from pipeline.heads.kinds.kind import kind_of
 from pipeline.heads.minibatch.config import MinibatchConfig
@@ -41,16 +43,21 @@ class Epoch:
     val_accuracy: float | None
     lr: float  # at the epoch's first step
 
+    def order(self, metric: str) -> tuple[float, float, float]:
+        """What sorts epochs and heads, the best on val first; there are val rows."""
+        assert self.val_accuracy is not None and self.val_loss is not None
+        return order({"accuracy": self.val_accuracy, "log_loss": self.val_loss}, metric)
+
 
 @dataclass(eq=False)
 class FitResult:
-    """A fitted head: the epoch with the best val accuracy (then the lowest val loss), without val the last one.
+    """A fitted head: the epoch that val chose (see ``pipeline.heads.choice``), without val the last one.
 
     ``tensors`` are those of its kind (see ``kinds``), for raw features.
     """
 
     config: MinibatchConfig
-    tensors: dict[str, npt.NDArray[np.float32]]
+    tensors: dict[str, npt.NDArray[Any]]
     trace: list[Epoch]  # finite epochs only
     best_epoch: int  # 0: diverged or stopped in its first epoch, the tensors are as they began
     val_accuracy: float | None
@@ -104,7 +111,7 @@ class Labelled:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """What passes learn from; ``loss_weight`` (N,) float32 multiplies the train rows' losses."""
+    """What passes learn from; ``loss_weight`` (N,) multiplies the train rows' losses, its type is that of the heads."""
 
     n_classes: int
     dim: int
@@ -113,6 +120,7 @@ class Data:
     val: Labelled | None
     standardization: Standardization  # of the rows; heads are given for raw ones
     device: torch.device
+    val_metric: str  # what val chooses the epoch by
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +128,7 @@ class Labelling:
     """Labels of a batch: each (n,), or (K, n) where heads differ; with mixup there are two, which share the weight."""
 
     y: torch.Tensor  # int64
-    weight: torch.Tensor  # float32
+    weight: torch.Tensor
     share: torch.Tensor | float = 1.0  # (K, 1)
 
 
@@ -166,12 +174,11 @@ class _Record:
     diverged: bool = False
     n_iter: int = 0
 
-    def improved(self, epoch: Epoch) -> bool:
+    def improved(self, epoch: Epoch, metric: str) -> bool:
         """Whether the epoch is better than the best before it; without val the later one is."""
-        if self.best is None or epoch.val_accuracy is None or self.best.val_accuracy is None:
+        if self.best is None or epoch.val_loss is None:
             return True
-        assert epoch.val_loss is not None and self.best.val_loss is not None
-        return (epoch.val_accuracy, -epoch.val_loss) > (self.best.val_accuracy, -self.best.val_loss)
+        return epoch.order(metric) < self.best.order(metric)
 
 
 class Pass:
@@ -186,10 +193,11 @@ class Pass:
         self._data = data
         self._kind = kind_of(configs[0].kind)
         self._heads = self._kind.heads(configs, data.dim, data.n_classes, data.device)
-        self._noise = Noise(configs, data.device)
+        self._heads.parameters = {n: p.to(data.loss_weight.dtype) for n, p in self._heads.parameters.items()}
+        self._noise = Noise(configs, data.device, data.loss_weight.dtype)
         self._lr, self._decay, self._smoothing = (
-            torch.tensor([getattr(c, name) for c in configs], device=data.device, dtype=torch.float32)
-            for name in ("lr", "weight_decay", "label_smoothing")
+            torch.tensor([getattr(c, name) for c in configs], device=data.device, dtype=data.loss_weight.dtype)
+            for name in ("rate", "weight_decay", "label_smoothing")
         )
         self._updates = {name: self._update(p) for name, p in self._heads.parameters.items()}
         self._records = [
@@ -219,11 +227,11 @@ class Pass:
             self._close(factor, loss / n, hits / n, on_epoch)
         self._seconds += time.perf_counter() - began
 
-    def standing(self, k: int) -> tuple[float, float]:
-        """Config k's best val accuracy, and minus the loss there: greater is better."""
+    def standing(self, k: int) -> tuple[float, float, float]:
+        """What config k's best epoch on val sorts by, the best first."""
         best = self._records[k].best
-        assert best is not None and best.val_accuracy is not None and best.val_loss is not None
-        return best.val_accuracy, -best.val_loss
+        assert best is not None
+        return best.order(self._data.val_metric)
 
     def keep(self, chosen: Collection[int]) -> None:
         """Go on with these configs only, as far as they are alive; the others keep what they have reached."""
@@ -268,9 +276,9 @@ class Pass:
                 continue
             val_loss, val_accuracy = (float(val[0][j]), float(val[1][j])) if val is not None else (None, None)
             lost, right = float(loss[j]), float(accuracy[j])
-            epoch = Epoch(self._epoch, lost, right, val_loss, val_accuracy, config.lr * factor)
+            epoch = Epoch(self._epoch, lost, right, val_loss, val_accuracy, config.rate * factor)
             record.trace.append(epoch)
-            if record.improved(epoch):
+            if record.improved(epoch, self._data.val_metric):
                 record.best = epoch
                 record.tensors = {name: p[j].clone() for name, p in parameters.items()}
             tell(k, epoch)

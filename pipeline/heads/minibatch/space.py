@@ -18,7 +18,7 @@ from pipeline.heads.kinds import readers
 from pipeline.heads.minibatch.config import MinibatchConfig
 
 RANGE_KEYS = {"low", "high", "log"}
-REAL = {f.name for f in fields(MinibatchConfig) if f.type == "float"}
+REAL = {f.name for f in fields(MinibatchConfig) if str(f.type).startswith("float")}
 WHOLE = {f.name for f in fields(MinibatchConfig) if str(f.type).startswith("int")}
 DRAWS_EACH = 100  # for one that is new, before a small space counts as used up
 

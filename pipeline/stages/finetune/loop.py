@@ -178,7 +178,7 @@ class Loop:
         state, progress, val = self.state, self.state.progress, self.task.attached.val
         with nullcontext() if state.average is None else state.average.in_place():
             found = scoring.score(self.task, val, scoring.logits(self.task, val, "val"))
-            best = progress.best is None or found.rank > Score(progress.best["loss"], progress.best["val"]).rank
+            best = progress.best is None or found.order < Score(progress.best["loss"], progress.best["val"]).order
             if best:
                 progress.best = {"epoch": progress.epoch, "val": found.accuracy, "loss": found.loss}
                 state.keep_as_best()

@@ -51,7 +51,7 @@ def choose(task: Task, state: State, step0: Score) -> Choice:
         found = best_mixture(mixtures)
         tensors = between(state.start, state.best, found.share)
         return Choice(tensors, found.val, epoch if found.share else 0, found.share, tuple(mixtures))
-    if after.rank > step0.rank:
+    if after.order < step0.order:
         return Choice(state.best, after.accuracy, epoch)
     return Choice(state.start, step0.accuracy, 0)
 
@@ -81,4 +81,4 @@ def score_mixtures(task: Task, state: State, before: Score, after: Score) -> lis
 
 def best_mixture(mixtures: Sequence[Mixture]) -> Mixture:
     """The highest accuracy, then the lowest loss; of equals the one nearest to before."""
-    return max(mixtures, key=lambda m: (m.val, -m.loss, -m.share))
+    return min(mixtures, key=lambda m: (*Score(m.loss, m.val).order, m.share))

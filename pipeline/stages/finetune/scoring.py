@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pipeline.heads.choice import order
 from pipeline.heads.scores.metrics import log_softmax
 from pipeline.stages.finetune.feeds import Inputs, Maps, chunks
 from pipeline.stages.finetune.task import Task
@@ -31,9 +32,9 @@ class Score(NamedTuple):
     accuracy: float
 
     @property
-    def rank(self) -> tuple[float, float]:
-        """Larger is better: by accuracy, of equals by loss."""
-        return self.accuracy, -self.loss
+    def order(self) -> tuple[float, float, float]:
+        """What sorts networks, the best first: by accuracy, of equals by loss."""
+        return order({"accuracy": self.accuracy, "log_loss": self.loss}, "accuracy")
 
 
 @contextmanager

@@ -125,7 +125,7 @@ def _fit(task: Task[SearchSettings], config: MinibatchConfig, trial: Any, ends: 
 
     def tell(_: int, epoch: Epoch) -> None:
         nonlocal pruned
-        trial.report(epoch.val_loss if task.settings.metric == "log_loss" else epoch.val_accuracy, epoch.epoch)
+        trial.report(epoch.val_loss if task.settings.val_metric == "log_loss" else epoch.val_accuracy, epoch.epoch)
         pruned = epoch.epoch < config.epochs and trial.should_prune()
 
     def stop() -> bool:  # asked before each epoch that is still to come

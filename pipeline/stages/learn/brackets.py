@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.files import write_text
 from pipeline.base.settings import identity
@@ -25,7 +27,8 @@ from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch
 from pipeline.heads.minibatch.halving import Halving, successive_halving
 from pipeline.heads.minibatch.space import sample_configs
-from pipeline.stages.learn.kept import Fit, minibatch_fit, observed, trace_row
+from pipeline.stages.learn.held_out import HeldOut, of_folds, refit_folds
+from pipeline.stages.learn.kept import Fit, make_head, minibatch_fit, observed, trace_row
 from pipeline.stages.learn.settings import SearchSettings
 from pipeline.stages.learn.task import Task
 from pipeline.stages.learn.trials import Ranking, line_of, trial_of
@@ -34,6 +37,7 @@ from pipeline.store.rows import Rows
 BRACKET = 27  # configurations that are halved together: 27 -> 9 -> 3 -> 1
 ETA = 3
 RUNGS = 3  # halvings within a bracket
+RULES = 2  # of what a trial is: 2 since no column's scale is below the floor, and halving goes by the metric
 
 
 @dataclass(frozen=True)
@@ -73,14 +77,15 @@ def minibatch_search(task: Task[SearchSettings]) -> Ranking:
         done = optuna_trials(task, space.varied, space.base, state.name)
     trials = sorted(
         (trial_of(line, space.varied) for line in done if line["epochs"] or line["note"]),
-        key=lambda t: (bool(t.note), *t.rank(settings.metric)),
+        key=lambda t: (bool(t.note), *t.order(settings.metric)),
     )
     if not trials:
         raise HeadError("the search ended before the first epoch: give a longer --budget")
     if trials[0].note:
         raise HeadError("every head diverged: lower the learning rates of --space")
+    config = MinibatchConfig(**trials[0].record["config"])
     learned = task.both if settings.refit else task.train
-    fit = _final_fit(task, learned, MinibatchConfig(**trials[0].record["config"]))
+    fit, held_out = _final_fit(task, learned, config), _held_out(task, config) if settings.refit else None
     tried = len(done) if settings.optuna else sum(map(len, state.finished()))
     if tried >= settings.trials:
         state.forget()
@@ -88,7 +93,7 @@ def minibatch_search(task: Task[SearchSettings]) -> Ranking:
         task.desk.watch.say(
             f"{tried} of {settings.trials} heads were tried to the end: the same command goes on from there"
         )
-    return Ranking(trials, fit, learned)
+    return Ranking(trials, fit, learned, held_out=held_out)
 
 
 def _halved(task: Task[SearchSettings], space: Space, state: _State) -> list[dict[str, Any]]:
@@ -158,6 +163,21 @@ def _final_fit(task: Task[SearchSettings], learned: Rows, config: MinibatchConfi
     return minibatch_fit(found, observed([trace_row(e) for e in found.trace], len(task.cache.classes)))
 
 
+def _held_out(task: Task[SearchSettings], config: MinibatchConfig) -> HeldOut | None:
+    """What heads of the chosen configuration say of each row of train + val that they did not learn from."""
+    folds, rows = refit_folds(task), task.both
+    if folds is None:
+        return None
+    logits = np.empty((len(rows), len(task.cache.classes)), np.float32)
+    with task.desk.watch.track("held-out logits", int(folds.max()) + 1, unit="heads") as tracker:
+        for number in range(int(folds.max()) + 1):
+            out = folds == number
+            fit = _final_fit(task, Rows(rows.X[~out], rows.y[~out]), config)
+            logits[out] = make_head(task.cache, fit).logits(rows.X[out])
+            tracker.advance()
+    return of_folds(task, logits, folds)
+
+
 class _State:
     """The finished brackets of this very search, one line each.
 
@@ -171,7 +191,7 @@ class _State:
         counted = identity(settings)
         if settings.optuna is not None:
             del counted["trials"]
-        subject = json.dumps([cache.key, cache.content, counted, space.varied], sort_keys=True)
+        subject = json.dumps([cache.key, cache.content, counted, space.varied, RULES], sort_keys=True)
         self.name = f"search-{hashlib.sha256(subject.encode()).hexdigest()[:16]}"
         self._path = task.desk.runs / f".{self.name}.jsonl"
 

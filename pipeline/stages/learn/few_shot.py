@@ -92,8 +92,7 @@ def _choose(task: Task[SearchSettings], rows: Rows) -> tuple[ExactFit, float]:
     metric = task.settings.metric
     fits = fit_exact(task.problem(rows), task.settings.penalties)
     trials = [exact_trial(task, fit, rows) for fit in fits]
-    # Equal figures go to the stronger penalty, as everywhere in the search.
-    best = min(range(len(fits)), key=lambda i: (*trials[i].rank(metric), fits[i].C))
+    best = min(range(len(fits)), key=lambda i: trials[i].order(metric))
     return fits[best], trials[best].val[metric]
 
 

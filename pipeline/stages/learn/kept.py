@@ -20,6 +20,7 @@ from pipeline.heads.scores.metrics import log_softmax
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
 from pipeline.show.trace import observe
+from pipeline.stages.learn.held_out import FILE, HeldOut, of_val
 from pipeline.stages.learn.settings import EXACT
 from pipeline.stages.learn.task import Task
 from pipeline.store import Cache
@@ -29,6 +30,10 @@ from pipeline.store.rows import Rows
 @dataclass(frozen=True)
 class TrainResult:
     """A trained head: its run's folder, accuracies on val (None without val rows) and train, and seconds of fitting.
+
+    ``chosen_by`` says what it was chosen by out of ``chosen_from`` candidates (settings or epochs), None where nothing
+    was chosen; a figure that chose is optimistic. Logits are divided by ``temperature`` before probabilities are made
+    of them; it was fitted on the rows ``temperature_from``, None where there were none (then it is 1).
 
     ``steps`` are the iterations of an exact head, the epoch that was kept of a minibatch one; ``converged`` is None
     for a minibatch head.
@@ -42,6 +47,10 @@ class TrainResult:
     steps: int
     converged: bool | None
     trials: int = 1
+    chosen_by: str | None = None
+    chosen_from: int = 1
+    temperature: float = 1.0
+    temperature_from: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -62,8 +71,10 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """A head that is to be kept, and how it came about; ``val`` is what it was chosen by, where that was something.
+    """A head that is to be kept, and how it came about.
 
+    ``val`` is the accuracy that goes with its choice out of ``chosen_from`` by ``chosen_by``; ``held_out`` what
+    heads of its settings say of rows that they did not learn from, of val where it is None and val was not learned.
     ``learned`` are the rows that it has learned from, ``learned_from`` the splits that they are of; ``trials`` the
     lines of a search, best first; ``files`` more files of the run, name -> text.
     """
@@ -73,8 +84,11 @@ class Choice:
     seconds: float
     learned_from: Sequence[str] = ("train",)
     val: float | None = None
+    chosen_by: str | None = None
+    chosen_from: int = 1
     trials: Sequence[Mapping[str, Any]] = ()
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    held_out: HeldOut | None = None
 
 
 def exact_fit(found: ExactFit, trace: Sequence[TraceRow] = ()) -> Fit:
@@ -91,7 +105,7 @@ def observed(rows: Sequence[TraceRow], n_classes: int, step: str = "epoch") -> l
 
 def minibatch_fit(found: FitResult, trace: Sequence[TraceRow]) -> Fit:
     """A minibatch fit as what a run keeps."""
-    return Fit(found.config.kind, found.tensors, trace, found.best_epoch, None, dataclasses.asdict(found.config))
+    return Fit(found.config.kind, found.tensors, trace, found.best_epoch, None, found.config.record())
 
 
 def trace_row(epoch: Epoch) -> TraceRow:
@@ -117,7 +131,7 @@ def loss_and_accuracy(logits: NDArray[np.float32], y: NDArray[np.int64]) -> tupl
     return float(loss), float((logits.argmax(axis=1) == y).mean())
 
 
-def make_head(cache: Cache, fit: Fit) -> Head:
+def make_head(cache: Cache, fit: Fit, temperature: float = 1.0) -> Head:
     """The artifact of a head."""
     return Head(
         kind=fit.kind,
@@ -125,6 +139,7 @@ def make_head(cache: Cache, fit: Fit) -> Head:
         classes=cache.classes,
         key=cache.key,
         dim=cache.dim,
+        temperature=temperature,
         meta={"solver": fit.record["solver"], "pretrained": cache.about["pretrained"]},
     )
 
@@ -135,10 +150,14 @@ def keep(task: Task[Any], stage: str, choice: Choice) -> tuple[runs.Run, TrainRe
     Raises:
         HeadError: the run cannot be written.
     """
-    cache, fit, val = task.cache, choice.fit, choice.val
-    head = make_head(cache, fit)
-    if val is None and len(task.val):
-        val = loss_and_accuracy(head.logits(task.val.X), task.val.y)[1]
+    cache, fit, val, held_out = task.cache, choice.fit, choice.val, choice.held_out
+    source = None if held_out is None else f"{held_out.folds} folds of train and val"
+    if "val" not in choice.learned_from and len(task.val):
+        logits = make_head(cache, fit).logits(task.val.X)
+        val = loss_and_accuracy(logits, task.val.y)[1] if val is None else val
+        if held_out is None:
+            held_out, source = of_val(task, logits), "val"
+    head = make_head(cache, fit, 1.0 if held_out is None else held_out.temperature)
     about = {**cache_record(cache), "learned_from": list(choice.learned_from)}
     settings, name = st.record(task.settings), cache.path.name.removesuffix(".h5")
     with runs.new_run(task.desk, stage=stage, name=name, settings=settings, about=about) as (draft, folder):
@@ -151,11 +170,17 @@ def keep(task: Task[Any], stage: str, choice: Choice) -> tuple[runs.Run, TrainRe
             steps=fit.steps,
             converged=fit.converged,
             trials=max(1, len(choice.trials)),
+            chosen_by=choice.chosen_by,
+            chosen_from=choice.chosen_from,
+            temperature=head.temperature,
+            temperature_from=source,
         )
         save_head(draft.folder, head)
         draft.write_lines("trace.jsonl", [dataclasses.asdict(row) for row in fit.trace])
         if choice.trials:
             draft.write_lines("trials.jsonl", choice.trials)
+        if held_out is not None:
+            draft.write_bytes(FILE, held_out.file())
         for file, text in choice.files.items():
             draft.write_text(file, text)
         draft.write_json("metrics.json", {**result.to_json(), "config": dict(fit.record)})

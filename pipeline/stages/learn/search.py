@@ -7,19 +7,20 @@ The functions that fit and choose are handed train and val rows and nothing else
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedKFold
 
 from pipeline.base.errors import HeadError
 from pipeline.base.workspace import Workspace
+from pipeline.heads.choice import at_the_end
 from pipeline.heads.exact.path import ExactFit, fit_exact
 from pipeline.show.pictures import svg
 from pipeline.stages.learn import words
 from pipeline.stages.learn.brackets import minibatch_search
 from pipeline.stages.learn.few_shot import FewShotResult, few_shot
+from pipeline.stages.learn.held_out import fold_numbers, of_folds, refit_folds
 from pipeline.stages.learn.kept import Choice, TrainResult, exact_fit, keep, linear_logits
 from pipeline.stages.learn.settings import EXACT, SearchSettings
 from pipeline.stages.learn.task import Task, task_of
@@ -49,64 +50,58 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
         seconds,
         learned_from=("train", "val") if len(found.learned) > len(task.train) else ("train",),
         val=found.trials[0].val["accuracy"],
+        chosen_by=f"{settings.cv} folds of train and val" if settings.cv else "val",
+        chosen_from=len(found.trials),
         trials=[t.line() for t in found.trials],
         files=found.files,
+        held_out=found.held_out,
     )
     run, result = keep(task, "search", choice)
     desk.watch.say(words.head(result, found.fit))
+    if settings.space == EXACT and (end := at_the_end(settings.penalties, found.trials[0].settings["C"])):
+        desk.watch.warn(words.at_the_end(settings, end))
     if settings.evaluate and len(task.cache.rows("test")):
         score(run, desk)
     return result
 
 
 def _exact_search(task: Task[SearchSettings]) -> Ranking:
-    """The path of penalties, ranked, the chosen head, and the picture of the path."""
-    settings = task.settings
+    """The path of penalties, ranked, the chosen head, what it is held out from, and the picture of the path."""
+    settings, folds = task.settings, None
     if settings.cv:
-        rows = task.both
-        folds = fold_numbers(rows.y, settings.cv, settings.seed)
+        folds, rows = fold_numbers(task, settings.cv), task.both
         fits = fit_exact(task.problem(rows, folds=folds), settings.penalties)
         trials = [_cross_validated(C, fits, rows, folds) for C in settings.penalties]
     else:
         rows = task.train
         fits = fit_exact(task.problem(rows), settings.penalties)
         trials = [exact_trial(task, fit, rows) for fit in fits]
-    # Equal figures go to the stronger penalty: the simpler head.
-    ranked = sorted(trials, key=lambda t: (*t.rank(settings.metric), t.settings["C"]))
+    ranked = sorted(trials, key=lambda t: t.order(settings.metric))
     C = ranked[0].settings["C"]
-    best = next(fit for fit in fits if fit.fold < 0 and fit.C == C)
     if settings.refit and not settings.cv:  # with cross-validation it has learned from both already
-        rows = task.both
-        best = fit_exact(task.problem(rows), [C])[0]
-    return Ranking(ranked, exact_fit(best), rows, {PATH_PICTURE: svg(words.path(trials, settings.metric, C))})
+        rows, folds = task.both, refit_folds(task)
+        fits = fit_exact(task.problem(rows, folds=folds), [C])
+    chosen = {fit.fold: fit for fit in fits if fit.C == C}
+    held_out = None if folds is None else of_folds(task, _left_out(chosen, rows, folds), folds)
+    files = {PATH_PICTURE: svg(words.path(trials, settings.metric, C))}
+    return Ranking(ranked, exact_fit(chosen[-1]), rows, files, held_out)
 
 
 def _cross_validated(C: float, fits: Sequence[ExactFit], rows: Rows, folds: NDArray[np.int64]) -> Trial:
     """Figures of each row by the head that was fitted without its fold."""
-    used = [fit for fit in fits if fit.C == C]
-    whole = next(fit for fit in used if fit.fold < 0)
-    held_out = np.empty((len(rows), len(whole.bias)), np.float32)
-    for fit in used:
-        if fit.fold >= 0:
-            out = folds == fit.fold
-            held_out[out] = linear_logits(rows.X[out], fit.weight, fit.bias)
-    train = figures(linear_logits(rows.X, whole.weight, whole.bias), rows.y)
-    note = "" if all(fit.converged for fit in used) else "not converged"
-    record = {"n_iter": sum(fit.n_iter for fit in used), "grad_norm": max(fit.grad_norm for fit in used)}
-    return Trial({"C": C}, figures(held_out, rows.y), train, note, record)
+    used = {fit.fold: fit for fit in fits if fit.C == C}
+    train = figures(linear_logits(rows.X, used[-1].weight, used[-1].bias), rows.y)
+    note = "" if all(fit.converged for fit in used.values()) else "not converged"
+    record = {
+        "n_iter": sum(fit.n_iter for fit in used.values()),
+        "grad_norm": max(fit.grad_norm for fit in used.values()),
+    }
+    return Trial({"C": C}, figures(_left_out(used, rows, folds), rows.y), train, note, record)
 
 
-def fold_numbers(y: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
-    """The fold (n,) that each row is left out in, stratified by class.
-
-    Raises:
-        HeadError: a class has fewer rows than there are folds.
-    """
-    fewest = int(np.bincount(y)[np.unique(y)].min())
-    if fewest < folds:
-        raise HeadError(f"--cv {folds}: the smallest class has {fewest} rows; give at most {fewest} folds")
-    numbers = np.empty(len(y), np.int64)
-    split = StratifiedKFold(folds, shuffle=True, random_state=seed).split(np.zeros((len(y), 1)), y)
-    for number, (_, out) in enumerate(split):
-        numbers[out] = number
-    return numbers
+def _left_out(fits: Mapping[int, ExactFit], rows: Rows, folds: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Logits (n, C) of each row by the one of ``fits`` that was made without its fold."""
+    logits = np.empty((len(rows), len(fits[-1].bias)), np.float32)
+    for number, fit in fits.items():
+        logits[folds == number] = linear_logits(rows.X[folds == number], fit.weight, fit.bias)
+    return logits

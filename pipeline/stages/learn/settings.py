@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
 from pipeline.base.settings import CACHE_HELP, LATEST
+from pipeline.heads.choice import DEFAULT_C, METRIC, METRICS, PENALTIES
 from pipeline.heads.kinds import KINDS
-from pipeline.heads.minibatch.config import PENALTIES, SCHEDULES, SOLVERS, MinibatchConfig
+from pipeline.heads.minibatch.config import LEARNING_RATES, SCHEDULES, SOLVERS, MinibatchConfig
 
 EXACT = "exact"
-DEFAULT_C = 0.01  # the README says on which figures
+_RATES = ", ".join(f"{rate:g} with {solver}" for solver, rate in LEARNING_RATES.items())
 _MINIBATCH = {f.name for f in dataclasses.fields(MinibatchConfig)}
 VIEWS_HELP = "learn from so many augmented views of each train image, too (made by `pipeline extract --views`)"
 
@@ -36,6 +37,11 @@ class HeadSettings:
         st.check(self)
 
     @property
+    def val_metric(self) -> Literal["accuracy", "log_loss"]:
+        """What val chooses a minibatch head's epoch by: the solver watches these two."""
+        return "accuracy"
+
+    @property
     def weighting(self) -> Any:
         """The solvers' ``class_weight``."""
         return None if self.class_weight == "none" else self.class_weight
@@ -50,7 +56,9 @@ class TrainSettings(HeadSettings):
     )
     C: float = st.option(DEFAULT_C, "exact: inverse of the penalty, as scikit-learn's", above=0)
     kind: str = st.option(MinibatchConfig.kind, "minibatch: the head", choices=KINDS)
-    lr: float = st.option(MinibatchConfig.lr, "minibatch: learning rate at the start", above=0)
+    lr: float | None = st.option(
+        MinibatchConfig.lr, f"minibatch: learning rate at the start; by default {_RATES}", above=0
+    )
     weight_decay: float = st.option(
         MinibatchConfig.weight_decay, "minibatch: decoupled decay of weights, not of biases", minimum=0
     )
@@ -92,7 +100,6 @@ class TrainSettings(HeadSettings):
         return MinibatchConfig(**{name: getattr(self, name) for name in names})
 
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 CV_HELP = "choose by cross-validation over train + val with so many folds; 0 chooses on val"
 SPACE_HELP = "exact: the penalties --Cs; mlp: minibatch heads with a hidden layer; or a TOML file of settings"
 
@@ -103,9 +110,13 @@ class SearchSettings(HeadSettings):
 
     space: str = st.option(EXACT, SPACE_HELP, metavar="SPACE", identity=False)
     Cs: tuple[float, ...] | None = st.option(
-        None, "exact: inverse penalties to try; by default 45 from 1e-6 to 1e5", above=0
+        None,
+        f"exact: inverse penalties to try; by default {len(PENALTIES)} from {PENALTIES[0]:g} to {PENALTIES[-1]:g}",
+        above=0,
     )
-    metric: str = st.option("accuracy", "what is chosen by", choices=METRICS)
+    metric: str = st.option(
+        METRIC, "what is chosen by; of equals the lower log-loss, then the stronger penalty", choices=METRICS
+    )
     cv: int = st.option(0, CV_HELP, minimum=0)
     trials: int = st.option(54, "minibatch: configurations to try, with --optuna by all processes together", minimum=1)
     epochs: int = st.option(MinibatchConfig.epochs, "minibatch: epochs that the best ones get", minimum=1)
@@ -142,6 +153,11 @@ class SearchSettings(HeadSettings):
             raise ConfigError("--shots draws from the train images: leave out --cv and --views")
         if self.cv and self.views:
             raise ConfigError("--cv would learn from views of the images that it holds out: leave out --cv or --views")
+
+    @property
+    def val_metric(self) -> Literal["accuracy", "log_loss"]:
+        """What is chosen by, as far as the solver watches it."""
+        return "log_loss" if self.metric == "log_loss" else "accuracy"
 
     @property
     def penalties(self) -> tuple[float, ...]:

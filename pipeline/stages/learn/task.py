@@ -5,6 +5,7 @@ Test rows are not in it: what fits and chooses is handed nothing else.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -15,6 +16,7 @@ from pipeline.base.errors import HeadError
 from pipeline.base.workspace import Workspace
 from pipeline.heads.problem import Problem, Split
 from pipeline.runs import folder as runs
+from pipeline.runs.pixels import labelled
 from pipeline.stages.learn.settings import HeadSettings
 from pipeline.store import Cache
 from pipeline.store.find import find_cache
@@ -33,13 +35,27 @@ class Task(Generic[S]):
     settings: S
     desk: Workspace
 
-    @property
+    @functools.cached_property
     def both(self) -> Rows:
         """Train and val rows together."""
         if not len(self.val):
             return self.train
         X = np.concatenate([self.train.X, self.val.X])
         return Rows(X, np.concatenate([self.train.y, self.val.y]))
+
+    @functools.cached_property
+    def images(self) -> NDArray[np.int64]:
+        """The number (n,) of each row's image among the different ones of ``both``; a view's is its image's."""
+        train, val = (self.cache.digests[labelled(self.cache, split)] for split in ("train", "val"))
+        views = len(self.train) // len(train) if len(train) else 1
+        digests = np.concatenate([*[train] * views, val])
+        return np.unique(np.ascontiguousarray(digests).view("V32").ravel(), return_inverse=True)[1]
+
+    @property
+    def is_view(self) -> NDArray[np.bool_]:
+        """Which rows (n,) of ``both`` are augmented views."""
+        place = np.arange(len(self.train) + len(self.val))
+        return (place >= len(labelled(self.cache, "train"))) & (place < len(self.train))
 
     def problem(self, rows: Rows, *, val: Rows | None = None, folds: NDArray[np.int64] | None = None) -> Problem:
         """What the solvers are handed: ``rows`` to learn from, and val rows to watch where there are any.
@@ -56,6 +72,7 @@ class Task(Generic[S]):
             class_weight=self.settings.weighting,
             folds=folds,
             val=Split(val.X, val.y) if val is not None and len(val) else None,
+            val_metric=self.settings.val_metric,
             device=self.settings.device,
         )
 

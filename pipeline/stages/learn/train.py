@@ -44,7 +44,10 @@ def train(settings: TrainSettings, desk: Workspace) -> TrainResult:
     desk.watch.end_trace()
     if fit.converged is False:
         desk.watch.warn(f"not converged: gradient {fit.record['grad_norm']:.1e}; a lower --C converges sooner")
-    _, result = keep(task, "train", Choice(fit, task.train, seconds))
+    choice = Choice(fit, task.train, seconds)
+    if settings.solver != EXACT and len(task.val):
+        choice = dataclasses.replace(choice, chosen_by="val", chosen_from=len(fit.trace))  # of its epochs
+    _, result = keep(task, "train", choice)
     desk.watch.say(words.head(result, fit))
     return result
 
@@ -88,7 +91,6 @@ def _minibatch(task: Task[TrainSettings]) -> Fit:
     found = fit_minibatch(task.problem(task.train, val=task.val), [settings.config()], on_epoch=tell)[0]
     if found.diverged:
         watch.end_trace()
-        raise HeadError(
-            f"training diverged after {found.n_iter} steps: --lr {settings.lr:g} is too high; try {settings.lr / 10:g}"
-        )
+        rate = found.config.rate
+        raise HeadError(f"training diverged after {found.n_iter} steps: --lr {rate:g} is too high; try {rate / 10:g}")
     return minibatch_fit(found, rows)

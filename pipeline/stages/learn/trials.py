@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.heads.choice import METRICS, order
 from pipeline.heads.exact.path import ExactFit
 from pipeline.heads.minibatch.passes import FitResult
 from pipeline.heads.scores.metrics import classification_report
+from pipeline.stages.learn.held_out import HeldOut
 from pipeline.stages.learn.kept import Fit, linear_logits, make_head, minibatch_fit
-from pipeline.stages.learn.settings import METRICS
 from pipeline.stages.learn.task import Task
 from pipeline.store.rows import Rows
 
@@ -29,10 +30,9 @@ class Trial:
     note: str = ""
     record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def rank(self, metric: str) -> tuple[float, float]:
-        """Lower is better; equal figures go to the lower log-loss."""
-        value = self.val[metric]
-        return (value if metric == "log_loss" else -value), self.val["log_loss"]
+    def order(self, metric: str) -> tuple[float, float, float]:
+        """What sorts trials, the best first."""
+        return order(self.val, metric, self.settings.get("C", 0.0))
 
     def line(self) -> dict[str, Any]:
         """One line of trials.jsonl."""
@@ -43,13 +43,15 @@ class Trial:
 class Ranking:
     """What a search came to: the trials, best first; the best one's head, fitted once more on all it is to learn from.
 
-    ``learned`` are those rows; ``files`` more files of the run, name -> text.
+    ``learned`` are those rows; ``files`` more files of the run, name -> text; ``held_out`` what such a head says of
+    rows that it did not learn from, where there are any.
     """
 
     trials: Sequence[Trial]
     fit: Fit
     learned: Rows
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    held_out: HeldOut | None = None
 
 
 def exact_trial(task: Task[Any], fit: ExactFit, train: Rows) -> Trial:
@@ -70,7 +72,7 @@ def line_of(task: Task[Any], fit: FitResult) -> dict[str, Any]:
 
     head = make_head(task.cache, minibatch_fit(fit, ()))
     val, train = (figures(head.logits(rows.X), rows.y) for rows in (task.val, task.train))
-    config = dataclasses.asdict(fit.config)
+    config = fit.config.record()
     note = "diverged" if fit.diverged else ""
     return {"config": config, "val": val, "train": train, "note": note, "epochs": len(fit.trace)}
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.base.values import Column, Curve, Part, Table, figures
-from pipeline.base.words import ABSENT, count, percent, seconds, setting, significant
+from pipeline.base.words import ABSENT, chosen_of, count, percent, seconds, setting, significant
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.stages.learn.kept import Fit, TrainResult
 from pipeline.stages.learn.settings import SearchSettings
@@ -20,7 +20,7 @@ SEARCH_ROWS = 10
 
 def head(result: TrainResult, fit: Fit) -> str:
     """A kept head: its settings, its figures, where it is."""
-    what = f"best of {result.trials}" if result.trials > 1 else "head"
+    what = "chosen head" if result.trials > 1 else "head"
     r = fit.record
     if fit.converged is None:
         kind = "" if fit.kind == MinibatchConfig.kind else f"{fit.kind}, "
@@ -28,12 +28,15 @@ def head(result: TrainResult, fit: Fit) -> str:
         config = f"{kind}{r['solver']}, lr {lr}, weight decay {decay}; epoch {result.steps}"
     else:
         config = f"exact, C {r['C']:.3g}; {result.steps} iterations, gradient {r['grad_norm']:.0e}"
-    val = f"val {percent(result.val)}, " if result.val is not None else ""
+    val = "" if result.val is None else f"val {percent(result.val)}{chosen_of(result.chosen_from)}, "
     return f"{what} ({config}): {val}train {percent(result.train)}, in {seconds(result.seconds)} -> {result.run}"
 
 
 def ranking(trials: Sequence[Trial], settings: SearchSettings, limit: int = SEARCH_ROWS) -> Table:
-    """The trials in the order given, best first; at most ``limit`` rows, the first one marked."""
+    """The trials in the order given, best first; at most ``limit`` rows, the first one marked.
+
+    Their figures by the metric on what chose and on train, and what accuracy goes with it.
+    """
     metric = settings.metric
     write = significant if metric == "log_loss" else percent
     names = list(dict.fromkeys(name for t in trials[:limit] for name in t.settings))
@@ -42,16 +45,31 @@ def ranking(trials: Sequence[Trial], settings: SearchSettings, limit: int = SEAR
     for rank, t in enumerate(trials[:limit], start=1):
         values = [_varied(t.settings[name]) if name in t.settings else ABSENT for name in names]
         cells = [*values, write(t.val[metric]), write(t.train[metric])]
+        cells += [] if metric == "accuracy" else [percent(t.val["accuracy"])]
         row = [Part(str(rank), "dim"), *(Part(cell, "best" if rank == 1 else "") for cell in cells)]
         rows.append([*row, Part(t.note, "dim")] if notes else row)
-    columns = [Column(right=True), *figures(*(name.replace("_", " ") for name in names), "Val", "Train")]
+    more = [] if metric == "accuracy" else ["Val accuracy"]
+    columns = [Column(right=True), *figures(*(name.replace("_", " ") for name in names), "Val", "Train", *more)]
     by = f"{settings.cv} folds" if settings.cv else "val"
+    then = "" if metric == "log_loss" else ", then log-loss"
+    shown = f"the first {limit} of {count(len(trials))}; " if len(trials) > limit else ""
     return Table(
         [*columns, Column(fit="wrap")] if notes else columns,
         rows,
-        f"{len(trials)} heads, ranked by {metric.replace('_', ' ')} on {by}, then log-loss",
-        f"the first {limit} of {count(len(trials))}" if len(trials) > limit else "",
+        f"{len(trials)} heads, ranked by {_name(metric)} on {by}{then}",
+        f"{shown}{by} chose: its best figures are optimistic" if len(trials) > 1 else "",
     )
+
+
+def _name(metric: str) -> str:
+    return "log-loss" if metric == "log_loss" else metric.replace("_", " ")
+
+
+def at_the_end(settings: SearchSettings, end: str) -> str:
+    """The chosen C is the ``lowest`` or ``highest`` of the path."""
+    Cs = settings.penalties
+    C, beyond = (Cs[0], Cs[0] / 10) if end == "lowest" else (Cs[-1], Cs[-1] * 10)
+    return f"the best C, {C:.3g}, is the {end} that was tried: a better one may lie beyond, try --Cs with {beyond:.3g}"
 
 
 def _varied(value: Any) -> str:
@@ -61,7 +79,7 @@ def _varied(value: Any) -> str:
 
 def path(trials: Sequence[Trial], metric: str, chosen: float) -> Curve:
     """A metric on train and val against the penalty, and the C that was chosen; the trials in the order of their C."""
-    name, shares = metric.replace("_", " "), metric != "log_loss"
+    name, shares = _name(metric), metric != "log_loss"
     series = {split: [getattr(t, split)[metric] for t in trials] for split in ("train", "val")}
     penalties = [t.settings["C"] for t in trials]
     best = series["val"][penalties.index(chosen)]
@@ -89,5 +107,5 @@ def few_shot(results: Sequence[Mapping[str, Any]], metric: str, draws: int) -> T
     rows = [
         [str(r["shots"]), str(r["draws"]), spread(r, "val"), spread(r, "test"), setting(float(r["C"]))] for r in results
     ]
-    title = f"{metric.replace('_', ' ')}, mean and deviation of {draws} draws"
+    title = f"{_name(metric)}, mean and deviation of {draws} draws"
     return Table(figures("Shots", "Draws", "Val", "Test", "Median C"), rows, title)

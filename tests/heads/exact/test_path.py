@@ -11,6 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.exact.path import fit_exact, lagrange, waves
 from pipeline.heads.problem import Problem
+from pipeline.heads.standardize import fit_standardization
 
 
 def data(n=240, d=30, c=3, seed=0, noise=3.0):
@@ -185,6 +186,36 @@ def test_constant_and_doubled_columns_and_a_class_of_one_row_do_no_harm():
     assert fit.objective <= objective(Z, y, 1.0, model.coef_, model.intercept_) * (1 + 5e-6)
     assert np.abs(fit.weight[:, -3:]).max() == 0
     np.testing.assert_allclose(fit.weight[:, :5], fit.weight[:, 30:35], atol=1e-4 * np.abs(fit.weight).max())
+
+
+def test_a_class_whose_rows_all_weigh_nothing_is_refused_by_name():
+    """It would be called converged, at whatever the other classes push it to."""
+    X, y = data(n=30)
+    for weights in ({"class_weight": {1: 0.0}}, {"sample_weight": (y != 1).astype(float)}):
+        with pytest.raises(HeadError, match="no train rows of a weight above 0 for class 'bee'"):
+            Problem(X, y, 3, class_names=["ant", "bee", "cat"], **weights)
+    folds = np.where(y == 2, 0, 1)
+    with pytest.raises(HeadError, match="no train rows outside fold 0 for class 2"):
+        Problem(X, y, 3, folds=folds)
+
+
+def test_the_head_that_is_returned_is_certified_in_float64():
+    """Means of 2e5 deviations: float32 cannot hold such a head, whatever the solver has found on its way."""
+    rng = np.random.default_rng(0)
+    y = np.arange(300) % 3
+    X = rng.standard_normal((300, 20)) + 3 * rng.standard_normal((3, 20))[y] + 3e5
+    fit = fit_exact(Problem(X, y, 3), [10.0])[0]
+    s = fit_standardization(X)
+    Z = (X - s.mean) / s.scale
+    W = fit.weight.astype(np.float64) * s.scale
+    b = fit.bias + fit.weight.astype(np.float64) @ s.mean
+    assert fit.objective == pytest.approx(objective(Z, y, 10.0, W, b), rel=1e-6)
+    p = np.exp(Z @ W.T + b)
+    p /= p.sum(axis=1, keepdims=True)
+    slope = np.abs((p - np.eye(3)[y]).mean(axis=0)).max()
+    assert fit.grad_norm >= slope * (1 - 1e-9) > 1e-5 and not fit.converged
+    wide = fit_exact(Problem(X, y, 3, dtype=torch.float64), [10.0])[0]
+    assert wide.converged and wide.objective < fit.objective
 
 
 def test_what_cannot_be_learned_from_is_refused_by_name():

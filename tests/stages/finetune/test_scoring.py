@@ -42,7 +42,7 @@ def test_modes_come_back_when_scoring_fails() -> None:
 
 
 def test_of_equal_accuracies_the_lower_loss_ranks_higher() -> None:
-    best = max(Score(0.5, 0.8), Score(0.4, 0.8), Score(0.1, 0.7), key=lambda s: s.rank)
+    best = min(Score(0.5, 0.8), Score(0.4, 0.8), Score(0.1, 0.7), key=lambda s: s.order)
     assert best == Score(0.4, 0.8)
 
 

@@ -11,8 +11,8 @@ from pipeline.stages.learn.settings import SearchSettings
 
 def test_a_search_goes_on_under_the_very_names_that_it_began_under() -> None:
     """Made with the code that listed the names apart from the fields."""
-    other = SearchSettings(cache="x", space="mlp", budget=3.0, refit=False, evaluate=False)
-    for settings in (SearchSettings(space="mlp"), other):
+    other = SearchSettings(cache="x", space="mlp", metric="accuracy", budget=3.0, refit=False, evaluate=False)
+    for settings in (SearchSettings(space="mlp", metric="accuracy"), other):
         found = identity(settings)
         assert sorted(found) == sorted(
             ["Cs", "class_weight", "cv", "draws", "epochs", "metric", "seed", "shots", "trials", "views"]

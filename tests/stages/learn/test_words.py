@@ -10,7 +10,7 @@ from pipeline.stages.learn import words
 from pipeline.stages.learn.settings import SearchSettings
 from pipeline.stages.learn.trials import Trial
 
-SETTINGS = SearchSettings(cache="latest")
+SETTINGS = SearchSettings(cache="latest", metric="accuracy")
 
 
 def trial(settings, val=0.5, train=0.6, note=""):
@@ -42,8 +42,9 @@ def test_a_long_ranking_is_cut_and_counted(printed):
 
 def test_a_ranking_by_log_loss_shows_no_percentages(printed):
     text = printed(words.ranking(TRIALS, SearchSettings(cache="latest", metric="log_loss", cv=5)))
-    assert "%" not in text and "0.05000" in text
-    assert text.startswith("2 heads, ranked by log loss on 5 folds")
+    assert re.search(r"0\.05000 +0\.01000 +95\.0 %", text)  # log-loss on what chose and on train, accuracy
+    assert text.startswith("2 heads, ranked by log-loss on 5 folds\n")
+    assert "5 folds chose: its best figures are optimistic" in text
 
 
 def test_a_title_wider_than_its_table_stays_on_one_line(printed):
@@ -69,7 +70,7 @@ def test_the_path_holds_train_and_val_against_the_penalty_val_last():
 
 def test_a_loss_is_no_percentage():
     curve = words.path(PATH, "log_loss", 1e-2)
-    assert curve.title == "log loss against C: chosen C = 0.01, val 0.2000" and not curve.shares
+    assert curve.title == "log-loss against C: chosen C = 0.01, val 0.2000" and not curve.shares
 
 
 @pytest.mark.parametrize(("metric", "said"), [("accuracy", "90.0 % ± 1.0"), ("log_loss", "0.9000 ± 0.010")])
