@@ -50,6 +50,12 @@ def test_a_verdict_shows_both_sides_their_difference_and_its_interval(printed: P
     assert "0.982" in line(shown, "Features, cosine with cached (val)")
 
 
+@pytest.mark.parametrize(("factor", "said"), [(2.04, "2.0"), (44.3, "44"), (127.4, "127"), (1300.0, "1,300")])
+def test_how_many_times_longer_it_took_is_a_plain_number(printed: Printed, factor: float, said: str) -> None:
+    shown = printed(words.worth_it(make_verdict(factor=factor)), 140)
+    assert line(shown, "Training time")[-3:] == [said, "times", "–"]
+
+
 def test_a_head_without_seconds_gives_no_factor(printed: Printed) -> None:
     shown = printed(words.worth_it(make_verdict()), 140)
     assert line(shown, "Training time")[2:] == ["–", "1.0", "s", "–", "–"]
