@@ -67,8 +67,6 @@ def compare(
     first: str | PathLike[str],
     second: str | PathLike[str],
     *,
-    resamples: int = 2000,
-    seed: int = 0,
     workspace: str | PathLike[str] | None = None,
     watch: Watch | None = None,
 ) -> CompareResult: ...

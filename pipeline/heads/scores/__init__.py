@@ -1,1 +1,1 @@
-"""What logits are worth: metrics, bootstrap intervals, calibration."""
+"""What logits are worth: metrics, their intervals, two classifiers side by side, calibration."""

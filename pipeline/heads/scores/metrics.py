@@ -86,10 +86,16 @@ def calibration_error(correct: npt.NDArray[np.bool_], confidence: Floats, bins: 
     The rows are put into equal-width bins (i / bins, (i + 1) / bins] of the probability; the error is the mean over
     rows of |accuracy of the bin - mean probability of the bin| (Guo et al. 2017, eq. 3, arXiv:1706.04599).
     """
-    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    place = calibration_bins(confidence, bins)
     right = np.bincount(place, weights=correct, minlength=bins)
     claimed = np.bincount(place, weights=confidence, minlength=bins)
     return float(np.abs(right - claimed).sum() / len(confidence))
+
+
+def calibration_bins(confidence: Floats, bins: int = CALIBRATION_BINS) -> npt.NDArray[np.int64]:
+    """The bin, 0 ... bins - 1, of each claimed probability (N,)."""
+    place: npt.NDArray[np.int64] = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    return place
 
 
 def one_against_rest(y_true: npt.NDArray[np.int64], scores: Floats) -> list[float | None]:

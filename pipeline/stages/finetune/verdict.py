@@ -1,7 +1,9 @@
 """Was fine-tuning worth it? A few words, each from measured figures.
 
 Runs when everything is chosen and fixed: this is where a fine-tuning's test rows are read, once, through
-``pipeline.stages.score``, which keeps the figures. Nothing here chooses.
+``pipeline.stages.score``, which keeps the figures. Test alone says whether it was worth it: val chose, so that its
+figures are better than they would be on new images. What to do next is said from train and val alone, so that whoever
+follows it has not chosen by test.
 """
 
 from __future__ import annotations
@@ -15,10 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.base.items import SPLITS
-from pipeline.base.words import points, points_between
+from pipeline.base.words import percent, points, points_between
 from pipeline.base.workspace import Workspace
-from pipeline.heads.scores.bootstrap import paired_bootstrap
+from pipeline.heads.scores.paired import Word, paired_difference, word
 from pipeline.runs.network import network_forward, network_logits
 from pipeline.runs.pixels import pixel_batches
 from pipeline.stages.finetune.mixtures import Choice
@@ -26,6 +27,7 @@ from pipeline.stages.finetune.start import Attached
 from pipeline.stages.finetune.state import Progress
 from pipeline.stages.finetune.task import Task
 from pipeline.stages.score.evaluate import evaluated_network, scored_rows
+from pipeline.stages.score.words import changed
 
 DRIFT_ROWS = 256  # of each split: the mean of so many cosines is known to a hundredth of their spread
 FAR = 0.9  # features this far from the cached ones (mean cosine) have been made anew
@@ -34,7 +36,10 @@ SATURATED = 0.999  # of the train images right: nothing is left to learn from th
 
 @dataclass(frozen=True)
 class Change:
-    """Accuracy on ``n`` images of a split before and after, and the paired bootstrap interval of the difference."""
+    """Accuracy on ``n`` images of a split before and after; the difference with its 95 % interval, and McNemar's test.
+
+    ``b`` images were right before alone, ``c`` are after alone: see :mod:`pipeline.heads.scores.paired`.
+    """
 
     split: str
     n: int
@@ -43,11 +48,14 @@ class Change:
     difference: float
     low: float
     high: float
+    b: int
+    c: int
+    p: float
 
     @property
-    def sign(self) -> int:
-        """1 better, -1 worse, 0 where chance alone may be the difference."""
-        return 1 if self.low > 0 else -1 if self.high < 0 else 0
+    def word(self) -> Word:
+        """What after is beside before."""
+        return word(self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ class Verdict:
     """Accuracies, seconds and features before and after, whether it was worth it, and what to do next.
 
     ``factor`` is seconds of fine-tuning ÷ those of training the head; ``drift`` the mean cosine of cached and new
-    features by split, of ``drift_rows`` images at most.
+    features on train and val, of ``drift_rows`` images at most. ``val`` is the best of ``candidates``.
     """
 
     val: Change
@@ -65,6 +73,7 @@ class Verdict:
     factor: float | None
     drift: dict[str, float]
     drift_rows: int
+    candidates: int
     worth_it: str
     next: tuple[str, ...]
 
@@ -75,8 +84,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Course:
-    """What a verdict needs to know of a training: epochs, the one kept (0: none), the last epoch's accuracy, and
-    whether the loss stopped being finite.
+    """What a verdict needs to know of a training: epochs, the one kept (0: none), the last epoch's accuracy on train,
+    between how many networks val chose, how many test rows there are, and whether the loss stopped being finite.
     """
 
     epochs: int
@@ -84,6 +93,8 @@ class Course:
     accuracy: float
     interpolated: bool
     train: str
+    candidates: int
+    test_rows: int
     diverged: bool = False
 
 
@@ -110,15 +121,22 @@ def reach(task: Task, progress: Progress, choice: Choice, val_logits: NDArray[np
             progress.rows[-1]["accuracy"],
             choice.share is not None,
             settings.train,
+            candidates=_candidates(progress, choice),
+            test_rows=len(attached.test),
             diverged=progress.epoch <= settings.epochs,
         ),
     )
 
 
+def _candidates(progress: Progress, choice: Choice) -> int:
+    """Between how many networks val chose: the start, each epoch, and what lies between the start and the best."""
+    return len(progress.rows) + sum(0 < m.share < 1 for m in choice.mixtures)
+
+
 def change(split: str, before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Change:
     """The change from which rows (n,) were right before and after."""
-    d = paired_bootstrap(before, after)
-    return Change(split, len(before), float(before.mean()), float(after.mean()), d.value, d.low, d.high)
+    d = paired_difference(before, after)
+    return Change(split, d.n, float(before.mean()), float(after.mean()), d.value, d.low, d.high, d.b, d.c, d.p)
 
 
 def change_on_test(attached: Attached, folder: Path, desk: Workspace) -> Change | None:
@@ -141,9 +159,12 @@ def change_on_test(attached: Attached, folder: Path, desk: Workspace) -> Change 
 
 
 def drift(attached: Attached, *, workers: int, desk: Workspace) -> dict[str, float]:
-    """Mean cosine of the cached features and the network's as it is now, by split, of rows spread over the split."""
+    """Mean cosine of the cached features and the network's as it is now, on train and val, of rows spread over each.
+
+    Of test none: advice follows from it.
+    """
     found = {}
-    for split in SPLITS[1:]:
+    for split in ("train", "val"):
         rows = attached.rows(split)
         if not len(rows):
             continue
@@ -181,33 +202,42 @@ def judge(
         factor=factor,
         drift=drift,
         drift_rows=DRIFT_ROWS,
+        candidates=course.candidates,
         worth_it=_worth(val, test, course),
-        next=tuple(_next(val, test, drift, course)),
+        next=tuple(_next(val, drift, course)),
     )
 
 
 def _worth(val: Change, test: Change | None, course: Course) -> str:
-    seen = test or val
-    size = points(abs(seen.difference)).removeprefix("+")
-    ends = f"95 % interval {points_between(seen.low, seen.high)} points, {seen.n:,} images"
     if course.kept == 0:
         why = ", and the loss did not stay finite" if course.diverged else ""
         return f"no: no epoch was better on val than the start, which is kept as it was{why}"
-    if seen.low == seen.high == 0:
+    if test is None:
+        how = "`pipeline compare` the head's run with this one: that scores both on the test images"
+        if not course.test_rows:
+            how = "extract with --test-fraction above 0, and train and fine-tune again"
         return (
-            f"no difference: the same {seen.split} images are right as before ({seen.n:,}); val chose by its log-loss"
+            f"not tested: val chose the epoch, so its figures are no proof ({percent(val.before)} before, "
+            f"{percent(val.after)} after); to know, {how}"
         )
-    if seen.sign > 0:
-        return f"yes: {seen.split} is better by {size} ({ends})"
-    if seen.sign < 0:
-        though = ", though val, which chose, is not" if seen is not val and val.sign >= 0 else ""
-        return f"no: {seen.split} is worse by {size} ({ends}){though}"
-    return f"not proven: the difference on {seen.split}, {points(seen.difference)}, may be chance ({ends})"
+    if not test.b + test.c:
+        return f"no difference: the same test images are right as before ({test.n:,})"
+    ends = (
+        f"95 % interval {points_between(test.low, test.high)} points, {changed(test.c, test.b)} of {test.n:,} images, "
+        f"McNemar's mid-p = {test.p:.2g}"
+    )
+    size = points(abs(test.difference)).removeprefix("+")
+    if test.word == "better":
+        return f"yes: test is better by {size} ({ends})"
+    if test.word == "worse":
+        though = ", though val, which chose, is not" if val.word != "worse" else ""
+        return f"no: test is worse by {size} ({ends}){though}"
+    return f"not proven: the difference on test, {points(test.difference)}, may be chance ({ends})"
 
 
-def _next(val: Change, test: Change | None, drift: dict[str, float], course: Course) -> list[str]:
-    """What a user would do next, the most promising first."""
-    seen, advice = test or val, []
+def _next(val: Change, drift: dict[str, float], course: Course) -> list[str]:
+    """What a user would do next, the most promising first; from train and val alone."""
+    advice = []
     if course.diverged:
         return ["lower --lr-trunk and --lr-head: the loss did not stay finite"]
     if course.kept == 0:
@@ -217,16 +247,16 @@ def _next(val: Change, test: Change | None, drift: dict[str, float], course: Cou
         if course.train == "all":
             advice.append("--train last moves less and costs less")
         return advice
-    if seen.sign < 0:
-        return ["keep the head; lower --lr-trunk or try --interpolate before training again"]
+    if val.word == "worse":
+        return ["keep the head: val is worse than with it; lower --lr-trunk or try --interpolate before training again"]
     if course.kept == course.epochs:
         advice.append("the last epoch was the best: more --epochs may give more")
     if course.accuracy >= SATURATED:
         advice.append("every train image is right: --augment or --mixup, or more images")
     if drift and min(drift.values()) < FAR and not course.interpolated:
         advice.append("features moved far from the cached ones: --interpolate may give the better of both")
-    if seen.sign == 0:
-        advice.append(f"more {seen.split} images would tell so small a difference; until then the head is the cheaper")
+    if val.word == "not told":
+        advice.append("so small a difference on val takes more images to tell; until then the head is the cheaper")
     if not advice:
-        advice.append("use it: `pipeline predict` and `pipeline export` take this run")
+        advice.append("nothing stands out: `pipeline predict` and `pipeline export` take this run, or the head's")
     return advice

@@ -107,14 +107,20 @@ def mixtures(choice: Choice) -> Curve:
 
 
 def worth_it(verdict: Verdict) -> Table:
-    """Accuracy, time and features before and after; intervals are 95 %, of the same images in pairs."""
+    """Accuracy, time and features before and after; intervals are 95 %, of the same images in pairs.
+
+    Of val's figures it is said that the best was chosen by them.
+    """
     rows = []
     for c in (verdict.val, verdict.test):
         if c is not None:
             ends = points_between(c.low, c.high)
-            label = f"{c.split.capitalize()} accuracy ({count(c.n)} images)"
+            chosen = f", best of {verdict.candidates}: optimistic" if c is verdict.val else ""
+            label = f"{c.split.capitalize()} accuracy ({count(c.n)} images{chosen})"
             rows.append([label, percent(c.before), percent(c.after), points(c.after - c.before), ends])
-    factor = ABSENT if verdict.factor is None else f"{significant(verdict.factor, 2)} times"
+    factor = ABSENT
+    if verdict.factor is not None:
+        factor = f"{significant(verdict.factor, 2) if verdict.factor < 10 else count(round(verdict.factor))} times"
     rows.append(["Training time", seconds(verdict.head_seconds), seconds(verdict.seconds), factor, ABSENT])
     for split, cosine in verdict.drift.items():
         rows.append([f"Features, cosine with cached ({split})", "1", significant(cosine, 3), ABSENT, ABSENT])

@@ -15,8 +15,8 @@ import numpy as np
 
 from pipeline.base.errors import HeadError
 from pipeline.base.workspace import Workspace
-from pipeline.heads.scores.bootstrap import Difference, McNemar, Resampling, mcnemar, paired_bootstrap
 from pipeline.heads.scores.metrics import classification_report
+from pipeline.heads.scores.paired import PairedDifference, paired_difference
 from pipeline.runs import folder as runs
 from pipeline.stages.score import words
 from pipeline.stages.score.evaluate import ScoredRows, scored_rows
@@ -27,20 +27,24 @@ from pipeline.stages.score.settings import CompareSettings
 class CompareResult:
     """Two runs' figures on ``n`` test rows; ``difference`` of the accuracies (second - first) with its 95 % interval.
 
-    ``figures`` are accuracy, macro_f1, log_loss and ece of each; McNemar's b counts rows that only the first has right,
-    c those that only the second has.
+    ``figures`` are accuracy, macro_f1, log_loss and ece of each.
     """
 
     runs: tuple[Path, Path]
     n: int
     figures: tuple[dict[str, float], dict[str, float]]
-    difference: Difference
-    mcnemar: McNemar
+    difference: PairedDifference
     verdict: str
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**dataclasses.asdict(self), "runs": [str(folder) for folder in self.runs]}
+        """Plain JSON values; McNemar's test apart from the difference."""
+        d = self.difference
+        return {
+            **dataclasses.asdict(self),
+            "runs": [str(folder) for folder in self.runs],
+            "difference": {"value": d.value, "low": d.low, "high": d.high},
+            "mcnemar": {"b": d.b, "c": d.c, "p": d.p},
+        }
 
 
 def compare(settings: CompareSettings, desk: Workspace) -> CompareResult:
@@ -50,19 +54,17 @@ def compare(settings: CompareSettings, desk: Workspace) -> CompareResult:
     scored = [scored_rows(run, desk) for run in (first, second)]
     _require_same_rows(first, second, *scored)
     right = [s.logits.argmax(axis=1) == s.y for s in scored]
-    difference = paired_bootstrap(*right, resampling=Resampling(settings.resamples, settings.seed))
-    test = mcnemar(*right)
+    difference = paired_difference(*right)
     names = (first.folder.name, second.folder.name)
     result = CompareResult(
         runs=(first.folder, second.folder),
         n=len(right[0]),
         figures=(_figures(first, scored[0]), _figures(second, scored[1])),
         difference=difference,
-        mcnemar=test,
-        verdict=words.verdict(names, len(right[0]), difference, test),
+        verdict=words.verdict(names, difference),
     )
-    desk.watch.show(words.comparison(names, result.figures, difference, result.n))
-    desk.watch.say(words.chance(test))
+    desk.watch.show(words.comparison(names, result.figures, difference))
+    desk.watch.say(words.chance(names, difference))
     desk.watch.say(result.verdict)
     return result
 

@@ -28,9 +28,9 @@ from pipeline.base.files import write_bytes, write_json, writing
 from pipeline.base.items import SPLITS
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import load_head, match_classes, require_key
-from pipeline.heads.scores.bootstrap import bootstrap_intervals
-from pipeline.heads.scores.calibration import calibrated, fit_temperature
-from pipeline.heads.scores.metrics import classification_report
+from pipeline.heads.scores.calibration import calibrated, expected_calibration_error, fit_temperature
+from pipeline.heads.scores.intervals import score_intervals
+from pipeline.heads.scores.metrics import classification_report, softmax
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import _require_key, cache_of
 from pipeline.runs.network import logits_of_split
@@ -265,13 +265,14 @@ def _temperature(cache: Cache, logits_of: LogitsOf, learned_from: Collection[str
 def _figures(scored: ScoredRows, classes: tuple[str, ...], temperature: float | None) -> dict[str, Any]:
     """Every figure as plain JSON values, with its interval; ``calibrated``: None without a temperature."""
     scores = classification_report(scored.y, scored.logits, classes)
-    intervals = bootstrap_intervals(scored.y, scored.logits.argmax(axis=1), n_classes=len(classes))
+    intervals = score_intervals(scores.confusion, scores.top5)
     after = None
     if temperature is not None:
         after = dataclasses.asdict(calibrated(scored.logits, scored.y, temperature))
     return {
         **scores.to_json(),
-        "intervals": {name: list(ends) for name, ends in intervals.items()},
+        "ece_expected": expected_calibration_error(softmax(scored.logits).max(axis=1)),
+        "intervals": {name: None if ends is None else list(ends) for name, ends in intervals.items()},
         "calibrated": after,
     }
 

@@ -35,8 +35,6 @@ class CompareSettings:
 
     first: str = st.argument(RUN_HELP, metavar="RUN")
     second: str = st.argument("the run to compare it with", metavar="RUN")
-    resamples: int = st.option(2000, "bootstrap resamples of the test rows", minimum=1)
-    seed: int = st.option(0, "seed of the resamples", minimum=0)
 
     def __post_init__(self) -> None:
         st.check(self)

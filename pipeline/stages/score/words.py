@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.base.values import Column, Matrix, Table, figures
-from pipeline.base.words import ABSENT, count, percent, points, points_between, significant
-from pipeline.heads.scores.bootstrap import Difference, McNemar
+from pipeline.base.words import ABSENT, count, many, percent, points, points_between, significant
+from pipeline.heads.scores.intervals import FEWEST_OF_A_CLASS
+from pipeline.heads.scores.paired import PairedDifference
 from pipeline.show.tables import per_class_table
 
-SIGNIFICANT = 0.05
 SHARES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1", "top5": "top-5"}
 COMPARED = (("Accuracy", "accuracy"), ("Macro-F1", "macro_f1"), ("Log-loss", "log_loss"), ("Calibration error", "ece"))
 
@@ -32,7 +32,7 @@ def classes_of(test: Mapping[str, Any], split: str, cache: str | None) -> tuple[
 
 
 def figures_lines(test: Mapping[str, Any], what: str) -> list[str]:
-    """One line of the figures of ``what`` with their 95 % intervals, and one of calibration."""
+    """One line of the figures of ``what``, one of what their intervals mean, and one of calibration."""
     intervals = test.get("intervals") or {}
     shares = [
         f"{label} {percent(test[name])}{_range(intervals.get(name))}"
@@ -43,10 +43,26 @@ def figures_lines(test: Mapping[str, Any], what: str) -> list[str]:
     loss = f"log-loss {significant(test['log_loss'])}, {count(test['n'])} images"
     lines = [f"{what}: {', '.join(shares)}, {auroc}{loss}"]
     if intervals:
-        lines[0] += "; in brackets bootstrap 95 % intervals"
+        lines.append(_of_intervals(intervals))
     if test.get("ece") is not None:
-        lines.append(f"calibration error {percent(test['ece'])}{_calibrated(test.get('calibrated'))}")
+        expected = ""
+        if test.get("ece_expected") is not None:
+            shown = percent(test["ece_expected"])
+            expected = f" (a perfectly calibrated head would show {shown} on {many(test['n'], 'image')})"
+        lines.append(f"calibration error {percent(test['ece'])}{expected}{_calibrated(test.get('calibrated'))}")
     return lines
+
+
+def _of_intervals(intervals: Mapping[str, Sequence[float] | None]) -> str:
+    said = (
+        "in brackets 95 % intervals: how much another draw of test images would change a figure, not what other train "
+        "images or another seed would"
+    )
+    missing = [SHARES[name] for name, interval in intervals.items() if interval is None]
+    if missing:
+        few = f"half of the classes or more have fewer than {FEWEST_OF_A_CLASS} images"
+        said += f"; none for {' and '.join(missing)}: {few}"
+    return said
 
 
 def _range(interval: Sequence[float] | None) -> str:
@@ -56,14 +72,15 @@ def _range(interval: Sequence[float] | None) -> str:
 def _calibrated(scaled: Mapping[str, Any] | None) -> str:
     if not scaled:
         return "; no val rows were held back that could give a temperature to mend it"
+    expected = f" ({percent(scaled['ece_expected'])} if perfect)" if "ece_expected" in scaled else ""
     return (
         f"; with all logits divided by the temperature {significant(scaled['temperature'])}, fitted on val: "
-        f"{percent(scaled['ece'])}, log-loss {significant(scaled['log_loss'])}"
+        f"{percent(scaled['ece'])}{expected}, log-loss {significant(scaled['log_loss'])}"
     )
 
 
-def comparison(names: Sequence[str], scores: Sequence[Mapping[str, Any]], difference: Difference, n: int) -> Table:
-    """Two runs' figures on the same ``n`` test rows and second minus first; the interval is of the accuracies'."""
+def comparison(names: Sequence[str], scores: Sequence[Mapping[str, Any]], difference: PairedDifference) -> Table:
+    """Two runs' figures on the same test rows and second minus first; the interval is of the accuracies'."""
     first, second = scores
     interval = points_between(difference.low, difference.high)
     rows = []
@@ -74,29 +91,38 @@ def comparison(names: Sequence[str], scores: Sequence[Mapping[str, Any]], differ
         else:
             cells = [percent(first[name]), percent(second[name]), points(by)]
         rows.append([label, *cells, interval if name == "accuracy" else ABSENT])
+    below = f"{count(difference.n)} test images"
     runs = [Column(name, right=True, fit="cut") for name in names]
-    return Table([Column(fit="wrap"), *runs, *figures("Difference", "95 % interval")], rows, f"{count(n)} test images")
+    return Table([Column(fit="wrap"), *runs, *figures("Difference", "95 % interval")], rows, below)
 
 
-def chance(test: McNemar) -> str:
+def changed(mended: int, broken: int) -> str:
+    """On how many images the second is right and the first was not, and the other way round."""
+    return f"{count(mended) if mended else 'none'} mended, {count(broken) if broken else 'none'} broken"
+
+
+def chance(names: tuple[str, str], d: PairedDifference) -> str:
     """McNemar's test in a line."""
-    return f"McNemar: {test.b:,} right in the first alone, {test.c:,} in the second alone, p = {test.p:.3g}"
+    return (
+        f"{names[1]} beside {names[0]}: {changed(d.c, d.b)} of {count(d.n)}; 95 % interval "
+        f"{points_between(d.low, d.high)} points, McNemar's mid-p = {d.p:.2g}"
+    )
 
 
-def verdict(names: tuple[str, str], n: int, difference: Difference, test: McNemar) -> str:
-    """What the comparison of two runs on n test rows means, in one sentence."""
-    if test.p < SIGNIFICANT:
-        second = test.c > test.b
-        better, worse = names[::-1] if second else names
-        low, high = (difference.low, difference.high) if second else (-difference.high, -difference.low)
-        size = points(abs(difference.value)).removeprefix("+")
+def verdict(names: tuple[str, str], d: PairedDifference) -> str:
+    """What the comparison of two runs on the same test rows means, in one sentence."""
+    if d.word != "not told":
+        better, worse, low, high = *names, -d.high, -d.low
+        if d.word == "better":
+            better, worse, low, high = worse, better, d.low, d.high
+        size = points(abs(d.value)).removeprefix("+")
         return (
             f"{better} is better than {worse} by {size} of accuracy (95 % interval {100 * low:.1f} to "
-            f"{100 * high:.1f}): chance alone gives so large a difference with p = {test.p:.2g}"
+            f"{100 * high:.1f}): chance alone gives so large a difference with p = {d.p:.2g}"
         )
-    if not test.b + test.c:
-        return f"no difference can be told: both are right on the same of {n:,} test images"
+    if not d.b + d.c:
+        return f"no difference can be told: both are right on the same of {d.n:,} test images"
     return (
-        f"no difference can be told: {test.b + test.c:,} of {n:,} test images are right in one of the two alone "
-        f"({test.b:,} and {test.c:,}), and chance alone splits them so or more unevenly with p = {test.p:.2g}"
+        f"no difference can be told: {d.b + d.c:,} of {d.n:,} test images are right in one of the two alone "
+        f"({d.b:,} and {d.c:,}), and chance alone splits them so or more unevenly with p = {d.p:.2g}"
     )

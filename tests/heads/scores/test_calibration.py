@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 from scipy.optimize import minimize_scalar
 
 from pipeline.base.errors import HeadError
-from pipeline.heads.scores.calibration import calibrated, fit_temperature
+from pipeline.heads.scores.calibration import calibrated, expected_calibration_error, fit_temperature
 from pipeline.heads.scores.metrics import classification_report
 
 
@@ -90,3 +91,36 @@ def test_one_row_is_enough():
 def test_no_rows_are_refused():
     with pytest.raises(HeadError, match="at least one row"):
         fit_temperature(np.zeros((0, 3)), np.zeros(0, dtype=int))
+
+
+def test_a_calibrated_head_shows_the_error_that_the_sums_of_coins_give():
+    """Bin by bin the mean distance of a sum of unlike coins from its mean, exactly, by convolution."""
+    confidence = np.random.default_rng(0).beta(6, 1, 269)
+    exact = 0.0
+    for m in range(15):
+        inside = confidence[(confidence > m / 15) & (confidence <= (m + 1) / 15)]
+        right = np.ones(1)
+        for p in inside:
+            right = np.convolve(right, [1 - p, p])
+        exact += right @ np.abs(np.arange(len(right)) - inside.sum())
+    assert expected_calibration_error(confidence) == pytest.approx(exact / 269, rel=0.05)  # 200 draws: 1.5 %
+
+
+def test_a_calibrated_head_of_one_confidence_shows_the_binomials_mean_deviation():
+    expected = scipy.stats.binom(50, 0.7).expect(lambda k: abs(k / 50 - 0.7))
+    assert expected_calibration_error(np.full(50, 0.7)) == pytest.approx(expected, rel=0.15)
+    assert expected_calibration_error(np.ones(50)) == 0
+
+
+def test_draws_in_parts_and_rows_in_another_order_change_nothing(monkeypatch):
+    confidence = np.random.default_rng(1).uniform(0.1, 1, 300)
+    whole = expected_calibration_error(confidence)
+    assert expected_calibration_error(confidence[::-1]) == whole
+    monkeypatch.setattr("pipeline.heads.scores.calibration.DRAWN_AT_ONCE", 7 * 300)
+    assert expected_calibration_error(confidence) == pytest.approx(whole, rel=1e-12)
+
+
+def test_an_honest_head_has_about_the_error_expected_and_an_overconfident_one_more():
+    for scale, more in ((1.0, False), (5.0, True)):
+        found = calibrated(*overconfident(2000, scale=scale), 1.0)
+        assert (found.ece > 1.5 * found.ece_expected) is more

@@ -22,9 +22,10 @@ def line(shown: str, start: str) -> list[str]:
 
 
 def make_verdict(**known: Any) -> Verdict:
-    same = Change("val", 40, 0.9, 0.9, 0.0, 0.0, 0.0)
-    empty = {"test": None, "seconds": 1.0, "head_seconds": None, "factor": None, "drift": {}, "drift_rows": 256}
-    return Verdict(**{"val": same, **empty, "worth_it": "no difference", "next": ("stop",), **known})
+    same = Change("val", 40, 0.9, 0.9, 0.0, 0.0, 0.0, 0, 0, 1.0)
+    empty = {"test": None, "seconds": 1.0, "head_seconds": None, "factor": None, "drift": {}}
+    counts = {"drift_rows": 256, "candidates": 4}
+    return Verdict(**{"val": same, **empty, **counts, "worth_it": "no difference", "next": ("stop",), **known})
 
 
 def test_a_group_shows_its_rate_and_a_frozen_one_none(printed: Printed) -> None:
@@ -36,14 +37,23 @@ def test_a_group_shows_its_rate_and_a_frozen_one_none(printed: Printed) -> None:
 
 
 def test_a_verdict_shows_both_sides_their_difference_and_its_interval(printed: Printed) -> None:
-    test = Change("test", 269, 0.9517, 0.9665, 0.0148, -0.004, 0.037)
+    test = Change("test", 269, 0.9517, 0.9665, 0.0148, -0.004, 0.037, 3, 7, 0.23)
     verdict = make_verdict(test=test, seconds=88.0, head_seconds=2.0, factor=44.0, drift={"val": 0.982})
     shown = printed(words.worth_it(verdict), 140)
     assert line(shown, "Test accuracy (269 images)")[4:] == (
         ["95.2", "%", "96.7", "%", "+1.5", "points", "−0.4", "to", "+3.7"]
     )
     assert line(shown, "Training time")[2:] == ["2.0", "s", "1", "min", "28", "s", "44", "times", "–"]
+    assert line(shown, "Val accuracy (40 images, best of 4: optimistic)")[8:] == (
+        ["90.0", "%", "90.0", "%", "±0.0", "points", "±0.0", "to", "±0.0"]
+    )
     assert "0.982" in line(shown, "Features, cosine with cached (val)")
+
+
+@pytest.mark.parametrize(("factor", "said"), [(2.04, "2.0"), (44.3, "44"), (127.4, "127"), (1300.0, "1,300")])
+def test_how_many_times_longer_it_took_is_a_plain_number(printed: Printed, factor: float, said: str) -> None:
+    shown = printed(words.worth_it(make_verdict(factor=factor)), 140)
+    assert line(shown, "Training time")[-3:] == [said, "times", "–"]
 
 
 def test_a_head_without_seconds_gives_no_factor(printed: Printed) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from scipy.stats import binomtest
+from scipy.stats import binom
 
 from pipeline import compare, open_cache
 from pipeline.base.errors import HeadError
 from pipeline.heads.artifact import load_head, save_head
-from pipeline.heads.scores.bootstrap import Difference, McNemar
-from pipeline.stages.score.words import verdict
+from pipeline.heads.scores.paired import PairedDifference, paired_difference
+from pipeline.stages.score.words import chance, verdict
 
 
 def another(run: Path, root: Path, name: str, *, factor: float = 1.0, noise: float = 0.0, **config: Any) -> Path:
@@ -56,13 +56,18 @@ def test_both_runs_are_evaluated_and_their_disagreements_counted(
     a, b = (load_head(run).logits(np.array(rows.X)).argmax(axis=1) == rows.y for run in (good, noisy))
     assert found.n == 9
     assert 0 < a.sum() != b.sum()
-    assert (found.mcnemar.b, found.mcnemar.c) == ((a & ~b).sum(), (b & ~a).sum())
-    assert found.mcnemar.p == pytest.approx(binomtest(int((a & ~b).sum()), int((a ^ b).sum())).pvalue)
+    only_a, only_b = (a & ~b).sum(), (b & ~a).sum()
+    assert (found.difference.b, found.difference.c) == (only_a, only_b)
+    fewer, changed = min(only_a, only_b), only_a + only_b
+    expected = 2 * binom.cdf(fewer, changed, 0.5) - binom.pmf(fewer, changed, 0.5)
+    assert found.difference.p == pytest.approx(expected)
     assert found.difference.value == pytest.approx(b.mean() - a.mean())
     assert [f["accuracy"] for f in found.figures] == [a.mean(), b.mean()]
     assert (good / "evaluation.json").exists()
     assert (noisy / "evaluation.json").exists()
-    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["mcnemar"]["b"] == found.mcnemar.b
+    plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert plain["mcnemar"] == {"b": only_a, "c": only_b, "p": found.difference.p}
+    assert set(plain["difference"]) == {"value", "low", "high"}
 
 
 def test_a_head_that_is_better_is_called_so_in_either_order(
@@ -79,7 +84,7 @@ def test_a_head_that_is_better_is_called_so_in_either_order(
 
 def test_a_run_is_no_better_than_itself(good: Path, tmp_path: Path) -> None:
     found = compare(good, good, workspace=tmp_path)
-    assert found.mcnemar.p == 1.0
+    assert found.difference.p == 1.0
     assert found.verdict == "no difference can be told: both are right on the same of 9 test images"
 
 
@@ -146,12 +151,23 @@ def test_a_baseline_run_is_refused(good: Path, workshop: SimpleNamespace, tmp_pa
 
 
 def test_the_sentence_says_what_the_figures_mean() -> None:
-    told = verdict(("a", "b"), 1000, Difference(0.02, 0.005, 0.035), McNemar(10, 30, 0.0022))
+    told = verdict(("a", "b"), PairedDifference(0.02, 0.005, 0.035, 10, 30, 0.0022, 1000))
     assert told == (
         "b is better than a by 2.0 points of accuracy (95 % interval 0.5 to 3.5): "
         "chance alone gives so large a difference with p = 0.0022"
     )
-    turned = verdict(("a", "b"), 1000, Difference(-0.02, -0.035, -0.005), McNemar(30, 10, 0.0022))
+    turned = verdict(("a", "b"), PairedDifference(-0.02, -0.035, -0.005, 30, 10, 0.0022, 1000))
     assert turned == told.replace("b is better than a", "a is better than b")
-    open_ = verdict(("a", "b"), 1000, Difference(0.002, -0.01, 0.014), McNemar(19, 21, 0.87))
+    open_ = verdict(("a", "b"), PairedDifference(0.002, -0.01, 0.014, 19, 21, 0.87, 1000))
     assert open_.startswith("no difference can be told: 40 of 1,000 test images are right in one of the two alone")
+
+
+def test_four_images_mended_and_none_broken_are_said_so_and_prove_nothing() -> None:
+    before = np.arange(269) >= 8
+    after = before.copy()
+    after[:4] = True
+    found = paired_difference(before, after)
+    assert chance(("a", "b"), found) == (
+        "b beside a: 4 mended, none broken of 269; 95 % interval −0.1 to +1.5 points, McNemar's mid-p = 0.062"
+    )
+    assert verdict(("a", "b"), found).startswith("no difference can be told: 4 of 269 test images")

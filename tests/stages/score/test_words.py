@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline.heads.scores.bootstrap import Difference
+from pipeline.heads.scores.paired import PairedDifference
 from pipeline.stages.score.words import classes_of, comparison, figures_lines
 
 FIGURES = {
@@ -15,14 +15,35 @@ FIGURES = {
 
 
 def test_every_figure_is_said_with_its_interval() -> None:
-    first, second = figures_lines(FIGURES, "test")
+    first, meaning, second = figures_lines(FIGURES, "test")
     assert first == (
         "test: accuracy 95.3 % (93.0 to 97.1), balanced accuracy 94.0 %, macro-F1 93.5 % (91.0 to 96.0), "
-        "AUROC 0.9912, log-loss 0.2000, 1,234 images; in brackets bootstrap 95 % intervals"
+        "AUROC 0.9912, log-loss 0.2000, 1,234 images"
+    )
+    assert meaning.startswith(
+        "in brackets 95 % intervals: how much another draw of test images would change a figure, not"
     )
     assert second == (
         "calibration error 4.1 %; with all logits divided by the temperature 1.700, fitted on val: 1.2 %, "
         "log-loss 0.1800"
+    )
+
+
+def test_calibration_error_stands_beside_what_a_calibrated_head_would_show() -> None:
+    scaled = {"temperature": 1.7, "ece": 0.012, "ece_expected": 0.02, "log_loss": 0.18}
+    line = figures_lines({**FIGURES, "ece_expected": 0.039, "calibrated": scaled}, "test")[-1]
+    assert line.startswith(
+        "calibration error 4.1 % (a perfectly calibrated head would show 3.9 % on 1,234 images); with"
+    )
+    assert line.endswith("fitted on val: 1.2 % (2.0 % if perfect), log-loss 0.1800")
+
+
+def test_figures_without_an_interval_for_too_few_images_a_class_say_why() -> None:
+    intervals = {"accuracy": [0.93, 0.97], "balanced_accuracy": None, "macro_f1": None, "top5": [0.99, 1.0]}
+    first, meaning, _ = figures_lines({**FIGURES, "top5": 0.996, "intervals": intervals}, "test")
+    assert "macro-F1 93.5 %, top-5 99.6 % (99.0 to 100.0)" in first
+    assert meaning.endswith(
+        "; none for balanced accuracy and macro-F1: half of the classes or more have fewer than 5 images"
     )
 
 
@@ -32,13 +53,13 @@ def test_figures_of_an_older_file_are_said_as_far_as_they_go() -> None:
 
 
 def test_where_no_val_rows_were_held_back_it_is_said_why_there_is_no_temperature() -> None:
-    assert "no val rows were held back" in figures_lines({**FIGURES, "calibrated": None}, "test")[1]
+    assert "no val rows were held back" in figures_lines({**FIGURES, "calibrated": None}, "test")[-1]
 
 
 def test_two_heads_stand_side_by_side_with_their_difference(printed: Callable[..., str]) -> None:
     other = {**FIGURES, "accuracy": 0.967, "log_loss": 0.15}
     names = ["0001-train-x", "0002-search-x"]
-    table = comparison(names, [FIGURES, other], Difference(0.014, -0.002, 0.031), 1234)
+    table = comparison(names, [FIGURES, other], PairedDifference(0.014, -0.002, 0.031, 20, 37, 0.09, 1234))
     lines = [line.split("  ") for line in printed(table, 100).splitlines()]
     rows = {words[0].strip(): [w.strip() for w in words[1:] if w.strip()] for words in lines}
     assert rows["Accuracy"] == ["95.3 %", "96.7 %", "+1.4 points", "−0.2 to +3.1"]
