@@ -25,6 +25,7 @@ from pipeline.stages.learn.settings import EXACT, SearchSettings
 from pipeline.stages.learn.task import Task, task_of
 from pipeline.stages.learn.trials import Ranking, Trial, exact_trial, figures
 from pipeline.stages.score.evaluate import score
+from pipeline.stages.score.sealed import has_test
 from pipeline.store.rows import Rows
 
 PATH_PICTURE = "path.svg"
@@ -54,7 +55,7 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
     )
     run, result = keep(task, "search", choice)
     desk.watch.say(words.head(result, found.fit))
-    if settings.evaluate and len(task.cache.rows("test")):
+    if settings.evaluate and has_test(task.cache):
         score(run, desk)
     return result
 
