@@ -39,7 +39,7 @@ head: $(READY) ## stage two: train a head on CACHE=
 search: $(READY) ## stage two: choose among many heads on CACHE=
 	$(PIPELINE) search $(CACHE) $(ARGS)
 
-baselines: $(READY) ## scikit-learn baselines on CACHE=
+baselines: $(READY) ## what simple methods make of CACHE=, on val (ARGS=--test: on test, too)
 	$(PIPELINE) baseline $(CACHE) $(ARGS)
 
 evaluate: $(READY) ## score RUN= on the test split, once

@@ -58,6 +58,7 @@ def baseline(
         "ridge",
         "logreg",
     ),
+    test: bool = False,
     floors: bool = False,
     max_iter: int = 1000,
     workspace: str | PathLike[str] | None = None,

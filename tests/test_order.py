@@ -192,3 +192,74 @@ def test_the_package_has_few_rooms_and_files_at_its_top() -> None:
     inside = [p for p in PACKAGE.iterdir() if p.name != "__pycache__"]
     assert len([p for p in inside if p.is_dir()]) <= 11
     assert len([p for p in inside if p.is_file()]) <= 5
+
+
+# -- the sealed test split --------------------------------------------------------------------------------------------
+
+# What gives a split's rows, or what is made of them; ``labelled`` gives their places in the cache alone.
+READERS = {"load_rows", "rows", "split", "logits_of_split", "network_logits", "pixel_batches", "pixels_of"}
+# Score reads test rows, and counts each look. The others take splits for data: they carve, write and measure them.
+READ_TEST = {"stages.score", "bench", "images", "store", "base"}
+
+
+def names_test(node: ast.AST) -> bool:
+    """Whether an expression says the test split: by its name, its number, or as one of all."""
+    return any(
+        (isinstance(n, ast.Constant) and n.value == "test") or (isinstance(n, ast.Name) and n.id in ("TEST", "SPLITS"))
+        for n in ast.walk(node)
+    )
+
+
+def looks_at_test(text: str) -> list[int]:
+    """Lines of a program that ask for test rows: by name, or in a loop over splits of which test is one."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        asked = [node] if isinstance(node, ast.Call) else []
+        by_name, loops = READERS | {"labelled"}, False
+        if isinstance(node, (ast.For, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+            iters = [node.iter] if isinstance(node, ast.For) else [g.iter for g in node.generators]
+            if any(names_test(i) for i in iters):
+                asked, by_name, loops = [n for n in ast.walk(node) if isinstance(n, ast.Call)], READERS, True
+        for call in asked:
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            values = [*call.args, *(k.value for k in call.keywords)]
+            if name in by_name and (loops or any(names_test(v) for v in values)):
+                found.append(call.lineno)
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_test_rows_are_asked_for_by_the_stage_that_scores_alone(path: Path) -> None:
+    if room_of(module_of(path)) not in READ_TEST:
+        assert looks_at_test(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'load_rows(cache, "test")',
+        'rows = cache.rows("test")',
+        'open_cache(path).split(split="test").X',
+        'labelled(cache, "test")',
+        "cache.rows(SPLITS[TEST])",
+        "found = {name: load_rows(cache, name) for name in SPLITS[1:]}",
+        'for split in ("val", "test"):\n    X = cache.split(split).X',
+        "for i, split in enumerate(SPLITS):\n    part = attached.rows(split)",
+    ],
+)
+def test_a_look_at_test_rows_is_found(line: str) -> None:
+    assert looks_at_test(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'load_rows(cache, "train")',
+        'for split in ("train", "val"):\n    X = cache.split(split).X',
+        'scores["test"]["accuracy"]',
+        'counts = {split: n for split, n in zip(SPLITS, numbers)}',
+        'text.split(",")',
+    ],
+)  # fmt: skip
+def test_what_is_no_look_at_test_rows_is_let_be(line: str) -> None:
+    assert looks_at_test(line) == []

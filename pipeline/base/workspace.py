@@ -43,6 +43,11 @@ class Workspace:
         return self.root / "runs"
 
     @property
+    def tested(self) -> Path:
+        """Which runs have been scored on which test rows, a line each; stays when runs are deleted."""
+        return self.root / "tested.jsonl"
+
+    @property
     def maps(self) -> Path:
         """Maps before the stage that is fine-tuned."""
         return self.root / "maps"

@@ -80,23 +80,18 @@ def demo(settings: DemoSettings, desk: Workspace) -> DemoReport:
     steps.run("predict", searched["run"], image, "--trace", "--top", 3)
     tuned = steps.run("finetune", head["run"], "--epochs", settings.epochs, "--batch-size", 64)
     tests["tuned"] = steps.run("evaluate", tuned["run"])
-    rows = [_result(b["name"], b["val"], b["test"], b["macro_f1"], b["seconds"]) for b in baselines["results"]]
-    for name, fit, test, val in (
-        ("head (train)", head, tests["head"], head["val"]),
-        (f"best of {searched['trials']} heads (search)", searched, tests["searched"], searched["val"]),
-        ("fine-tuned (finetune)", tuned, tests["tuned"], tuned["after"]),
+    rows = [{name: b[name] for name in ("name", "val", "seconds")} for b in baselines["results"]]
+    for name, fit, test, val, candidates in (
+        ("head (train)", head, tests["head"], head["val"], 1),
+        ("chosen head (search)", searched, tests["searched"], searched["val"], searched["trials"]),
+        ("fine-tuned (finetune)", tuned, tests["tuned"], tuned["after"], settings.epochs + 1),  # step 0 is one
     ):
-        scores = test["test"]
-        rows.append(_result(name, val, scores["accuracy"], scores["macro_f1"], fit["seconds"]))
+        scores = {"test": test["test"]["accuracy"], "macro_f1": test["test"]["macro_f1"]}
+        rows.append({"name": name, "val": val, **scores, "seconds": fit["seconds"], "chosen_from": candidates})
     desk.watch.show(results_table(rows, "Digits: 1,797 images, 10 classes"))
     total = time.perf_counter() - began
     _close(desk, weights, extracted, total)
     return DemoReport(rows, weights, total)
-
-
-def _result(name: str, val: float, test: float, macro_f1: float, seconds: float) -> dict[str, Any]:
-    """A row of the closing table."""
-    return {"name": name, "val": val, "test": test, "macro_f1": macro_f1, "seconds": seconds, "note": ""}
 
 
 class _Demo:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline.base.values import Column, Part, Table, figures
-from pipeline.base.words import count, percent, seconds, significant
+from pipeline.base.words import chosen_of, count, percent, seconds, significant
 
 PER_CLASS_ROWS = 30
 
@@ -17,7 +17,8 @@ PER_CLASS_ROWS = 30
 def results_table(results: Sequence[Mapping[str, Any]], title: str = "") -> Table:
     """Methods side by side: ``name``, and where there are any ``val test macro_f1 seconds note``.
 
-    The best is marked: by val where there is one (the test split must not choose), else by test.
+    The best on val is marked; none where there is no val, since test must not choose. ``chosen_from`` says of how many
+    candidates val chose this one: of more than one its val figure is called optimistic.
     """
     known: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
         ("Val", "val", percent),
@@ -27,14 +28,19 @@ def results_table(results: Sequence[Mapping[str, Any]], title: str = "") -> Tabl
     )
     shown = [k for k in known if any(r.get(k[1]) is not None for r in results)]
     notes = any(r.get("note") for r in results)
-    best = _best([r.get("val") for r in results]) or _best([r.get("test") for r in results])
+    best = _best([r.get("val") for r in results])
     rows = []
     for i, r in enumerate(results):
-        cells = [r["name"], *(write(r.get(name)) for _, name, write in shown)]
+        cells = [r["name"], *(write(r.get(name)) + (_chosen(r) if name == "val" else "") for _, name, write in shown)]
         row = [Part(cell, "best" if i in best else "") for cell in cells]
         rows.append([*row, Part(r.get("note") or "", "dim")] if notes else row)
     columns = [Column("Method", fit="cut"), *figures(*(heading for heading, _, _ in shown))]
     return Table([*columns, Column(fit="wrap")] if notes else columns, rows, title)
+
+
+def _chosen(result: Mapping[str, Any]) -> str:
+    """What is to be said beside a figure that its row was chosen by: the best of many is better by luck, too."""
+    return "" if result.get("val") is None else chosen_of(result.get("chosen_from") or 1)
 
 
 def _best(scores: Sequence[float | None]) -> set[int]:

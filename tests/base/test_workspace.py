@@ -22,6 +22,7 @@ def test_its_folders_lie_below_it_and_nothing_is_made(tmp_path: Path) -> None:
     desk = Workspace(tmp_path / "w")
     names = ("features", "runs", "maps", "tuning", "weights", "data", "engines", "bench")
     assert [getattr(desk, name) for name in names] == [tmp_path / "w" / name for name in names]
+    assert desk.tested == tmp_path / "w" / "tested.jsonl"
     assert not desk.root.exists()
 
 

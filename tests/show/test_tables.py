@@ -56,9 +56,24 @@ def test_the_best_row_by_val_is_bold_though_another_leads_on_test(bold_lines):
     assert bold_lines(results_table(RESULTS)) == [3]
 
 
-def test_without_val_the_best_on_test_is_bold(bold_lines):
+def test_without_val_nothing_is_bold_whatever_test_says(bold_lines):
     rows = [result(name="a", test=0.5), result(name="b", test=0.6)]
-    assert bold_lines(results_table(rows)) == [3]
+    assert bold_lines(results_table(rows)) == []
+
+
+def test_a_val_figure_that_its_row_was_chosen_by_is_called_optimistic(text_of):
+    rows = [
+        result(name="fixed", val=0.95, test=0.94),
+        result(name="one", val=0.96, test=0.94, chosen_from=1),
+        result(name="chosen", val=0.967, test=0.94, chosen_from=1234),
+        result(name="elsewhere", test=0.94, chosen_from=45),
+    ]
+    fixed, one, chosen, elsewhere = (
+        re.split(r" {2,}", line.strip()) for line in text_of(results_table(rows), 120).splitlines()[2:]
+    )
+    assert fixed == ["fixed", "95.0 %", "94.0 %"] and one == ["one", "96.0 %", "94.0 %"]
+    assert chosen == ["chosen", "96.7 % (best of 1,234: optimistic)", "94.0 %"]
+    assert elsewhere == ["elsewhere", "–", "94.0 %"]
 
 
 def test_results_of_equal_val_are_both_bold(bold_lines):

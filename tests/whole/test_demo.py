@@ -36,7 +36,9 @@ def test_without_pretrained_weights_it_says_so_and_goes_on(tmp_path: Path, monke
 def test_the_demo_beats_guessing_and_keeps_its_best(tmp_path: Path) -> None:
     report = demo.work(DemoSettings(weights="random:0"), Workspace(tmp_path))
     by_name = {r["name"]: r for r in report.results}
-    assert by_name["majority"]["test"] < 0.2
+    assert by_name["majority"]["val"] < 0.2
+    assert [name for name, r in by_name.items() if "test" in r] == list(by_name)[-3:]
+    assert len((tmp_path / "tested.jsonl").read_text().splitlines()) == 3  # each once
     assert by_name["head (train)"]["test"] > 0.9
     tuned, searched = report.results[-1], report.results[-2]
     assert tuned["val"] >= searched["val"]

@@ -149,7 +149,7 @@ def test_wrong_settings_of_a_head_name_the_legal_ones(
 
 
 def test_baselines_have_the_figures_that_are_asked_for(workshop: SimpleNamespace, tmp_path: Path) -> None:
-    report = baseline(workshop.cache.cache, workspace=tmp_path)
+    report = baseline(workshop.cache.cache, test=True, workspace=tmp_path)
     assert [r["name"] for r in report.results] == [
         *("majority", "centroid", "knn10", "knn20", "knn100", "knn200", "ridge", "logreg")
     ]

@@ -1,7 +1,7 @@
 """Stage two, for comparison: what simple methods make of the rows that a head learns from.
 
-Nothing here chooses on val or test: a baseline has fixed settings or, for ridge, chooses on train alone, so both are
-scored side by side.
+Nothing here chooses on val or test: a baseline has fixed settings or, for ridge, chooses on train alone, so its figure
+on val is as honest as one on test. Test is scored when asked for, through ``pipeline.stages.score``, as one run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
-from pipeline.base.items import SPLITS
 from pipeline.base.machine import cores
 from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
@@ -25,9 +24,11 @@ from pipeline.heads.problem import Problem, Split
 from pipeline.images import Geometry
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
-from pipeline.runs.pixels import pixel_batches
+from pipeline.runs.pixels import labelled, pixel_batches
 from pipeline.show.tables import results_table
 from pipeline.stages.learn.settings import BaselineSettings
+from pipeline.stages.score.ledger import Scorer
+from pipeline.stages.score.sealed import open_test, require_test
 from pipeline.store import Cache
 from pipeline.store.find import find_cache
 from pipeline.store.rows import Rows, load_rows
@@ -39,48 +40,87 @@ BATCH = 64  # images
 
 @dataclass(frozen=True)
 class BaselineReport:
-    """The baselines' figures: a list of ``name val test macro_f1 seconds converged note``."""
+    """The baselines' figures: a list of ``name val test macro_f1 seconds converged note``.
+
+    ``test`` and ``macro_f1`` are None unless test was asked for; then ``scored_before`` is how many other runs had been
+    scored on these test rows.
+    """
 
     run: Path
     results: list[dict[str, Any]]
+    scored_before: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {"run": str(self.run), "results": self.results}
+        return {**dataclasses.asdict(self), "run": str(self.run)}
 
 
 def baseline(settings: BaselineSettings, desk: Workspace) -> BaselineReport:
     """Baselines with settings made."""
     cache = find_cache(settings.cache, desk)
-    splits = {name: load_rows(cache, name) for name in SPLITS[1:]}
-    if not len(splits["train"]):
-        raise HeadError(f"{cache.path.name} has no labelled train rows: extract a source with train images")
-    desk.watch.say(
-        f"{cache.path.name}: " + ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items()) + " rows"
-    )
-    statistics = _image_statistics(cache, desk) if settings.floors else None
-    names = (*settings.names, SHUFFLED) if settings.floors else settings.names
-    with desk.watch.track("baselines", len(names) + settings.floors, unit="fits") as tracker:
-        results = _fit(cache, splits, names, settings.max_iter, tracker)
-        if statistics is not None:
-            (plain,) = _fit(cache, statistics, ("logreg",), settings.max_iter, tracker)
-            note = f"mean and deviation of each colour, {THUMBNAIL} × {THUMBNAIL} grey thumbnail; {plain.note}"
-            results.append(dataclasses.replace(plain, name=STATISTICS, note=note))
-    record = [dataclasses.asdict(r) for r in results]
-    desk.watch.show(results_table(record, "Baselines, trained on the same rows"))
+    features = _features(cache, settings, desk)
+    pixels = {}
+    if settings.floors:
+        pixels = {split: _image_statistics(cache, split, labelled(cache, split), desk) for split in features}
     name = cache.path.name.removesuffix(".h5")
     with runs.new_run(desk, stage="baseline", name=name, settings=st.record(settings), about=cache_record(cache)) as (
         draft,
         folder,
     ):
-        draft.write_json("metrics.json", {"results": record})
-    return BaselineReport(run=folder, results=record)
+        before = None
+        if settings.test:
+            test = open_test(cache, Scorer(folder.name, draft.folder.name), desk)
+            before, features["test"] = test.scored_before, test.rows
+            if settings.floors:
+                pixels["test"] = _image_statistics(cache, "test", test.at, desk)
+        record = [dataclasses.asdict(r) for r in _results(cache, features, pixels, settings, desk)]
+        draft.write_json("metrics.json", {"results": record, "scored_before": before})
+    desk.watch.show(results_table(record, "Baselines, trained on the same rows"))
+    return BaselineReport(run=folder, results=record, scored_before=before)
+
+
+def _features(cache: Cache, settings: BaselineSettings, desk: Workspace) -> dict[str, Rows]:
+    """Train and val rows.
+
+    Raises:
+        HeadError: no train rows, or none to score.
+    """
+    found = {split: load_rows(cache, split) for split in ("train", "val")}
+    if not len(found["train"]):
+        raise HeadError(f"{cache.path.name} has no labelled train rows: extract a source with train images")
+    if settings.test:
+        require_test(cache)
+    elif not len(found["val"]):
+        raise HeadError(
+            f"{cache.path.name} has no labelled val rows to score on: extract with --val-fraction above 0, or give "
+            "--test"
+        )
+    counts = ", ".join(f"{len(rows):,} {split}" for split, rows in found.items())
+    desk.watch.say(f"{cache.path.name}: {counts} rows")
+    return found
+
+
+def _results(
+    cache: Cache, features: dict[str, Rows], pixels: dict[str, Rows], settings: BaselineSettings, desk: Workspace
+) -> list[BaselineResult]:
+    """Every baseline on rows by split; that of the pixels' statistics where there are any."""
+    names = (*settings.names, SHUFFLED) if settings.floors else settings.names
+    with desk.watch.track("baselines", len(names) + settings.floors, unit="fits") as tracker:
+        results = _fit(cache, features, names, settings.max_iter, tracker)
+        if pixels:
+            (plain,) = _fit(cache, pixels, ("logreg",), settings.max_iter, tracker)
+            note = f"mean and deviation of each colour, {THUMBNAIL} × {THUMBNAIL} grey thumbnail; {plain.note}"
+            results.append(dataclasses.replace(plain, name=STATISTICS, note=note))
+    return results
 
 
 def _fit(
     cache: Cache, splits: dict[str, Rows], names: tuple[str, ...], max_iter: int, tracker: Tracker
 ) -> list[BaselineResult]:
-    val, test = (Split(rows.X, rows.y) if len(rows) else None for rows in (splits["val"], splits["test"]))
+    val, test = (
+        Split(rows.X, rows.y) if rows is not None and len(rows) else None
+        for rows in (splits["val"], splits.get("test"))
+    )
     problem = Problem(splits["train"].X, splits["train"].y, len(cache.classes), class_names=cache.classes, val=val)
     results = []
     for result in run_baselines(problem, test, names=names, max_iter=max_iter):
@@ -89,8 +129,8 @@ def _fit(
     return results
 
 
-def _image_statistics(cache: Cache, desk: Workspace) -> dict[str, Rows]:
-    """Of each split's labelled good rows the statistics of their images, read anew.
+def _image_statistics(cache: Cache, split: str, rows: NDArray[np.int64], desk: Workspace) -> Rows:
+    """Of cache rows (n,), which are a split's, the statistics of their images, read anew.
 
     Raises:
         DataError: an image is gone or has changed.
@@ -99,18 +139,12 @@ def _image_statistics(cache: Cache, desk: Workspace) -> dict[str, Rows]:
     geometry = Geometry(
         resize=transform["resize"], crop=transform["crop"], interpolation=transform["interpolation"], view=None
     )
-    found = {}
-    for split in SPLITS[1:]:
-        rows = cache.rows(split)
-        rows = rows[cache.labels[rows] >= 0]
-        batches = pixel_batches(cache, rows.tolist(), geometry=geometry, size=BATCH, workers=cores())
-        parts = [np.zeros((0, 6 + THUMBNAIL**2), np.float32)]
-        with desk.watch.track(f"{split} images", len(rows)) as tracker:
-            for _, pixels in batches:
-                parts.append(pixel_statistics(pixels))
-                tracker.advance(len(pixels))
-        found[split] = Rows(np.concatenate(parts), cache.labels[rows])
-    return found
+    parts = [np.zeros((0, 6 + THUMBNAIL**2), np.float32)]
+    with desk.watch.track(f"{split} images", len(rows)) as tracker:
+        for _, pixels in pixel_batches(cache, rows.tolist(), geometry=geometry, size=BATCH, workers=cores()):
+            parts.append(pixel_statistics(pixels))
+            tracker.advance(len(pixels))
+    return Rows(np.concatenate(parts), cache.labels[rows])
 
 
 def pixel_statistics(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -47,10 +47,10 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
 def baseline(settings: BaselineSettings, desk: Workspace) -> BaselineReport:
     """Fit simple methods on the same rows.
 
-    Fitted on train, scored on val and test.
+    Fitted on train, scored on val; with ``test`` on test, too, which counts as one run scored there.
 
     Raises:
-        HeadError, CacheError: a cache without labelled train rows.
+        HeadError, CacheError: a cache without labelled train rows, or without rows to score on.
         DataError: floors are asked for, and the images are not where the cache found them.
     """
     from pipeline.stages.learn.baseline import baseline as work

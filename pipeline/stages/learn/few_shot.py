@@ -1,6 +1,7 @@
 """Few-shot: heads from k images of each class, drawn several times; mean and deviation.
 
-Each draw's penalty is chosen on val. Test rows are read when all heads are fixed, and decide nothing.
+Each draw's penalty is chosen on val, so its figure there is optimistic. Test rows are read when all heads are fixed,
+through ``pipeline.stages.score``, and decide nothing.
 """
 
 from __future__ import annotations
@@ -26,16 +27,24 @@ from pipeline.stages.learn.kept import linear_logits
 from pipeline.stages.learn.settings import SearchSettings
 from pipeline.stages.learn.task import Task
 from pipeline.stages.learn.trials import exact_trial, figures
-from pipeline.store.rows import Rows, load_rows
+from pipeline.stages.score.ledger import Scorer
+from pipeline.stages.score.sealed import Opened, has_test, open_test
+from pipeline.store.rows import Rows
 
 
 @dataclass(frozen=True)
 class FewShotResult:
-    """The run's folder and, for each number of shots, mean and deviation over the draws."""
+    """The run's folder and, for each number of shots, mean and deviation over the draws.
+
+    ``scored_before``: how many other runs had been scored on these test rows; None where these were not. ``chosen_by``:
+    what each draw's penalty was chosen on.
+    """
 
     run: Path
     results: list[dict[str, Any]]
     seconds: float
+    scored_before: int | None = None
+    chosen_by: str = "val"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -61,22 +70,24 @@ def few_shot(task: Task[SearchSettings]) -> FewShotResult:
             heads.append((k, draw, *_choose(task, rows)))
             tracker.advance()
     seconds = time.perf_counter() - began
-    test = load_rows(cache, "test") if settings.evaluate else None
-    draws = [
-        {"shots": k, "draw": draw, "C": fit.C, "val": val, "test": _score(fit, test, settings.metric)}
-        for k, draw, fit, val in heads
-    ]
-    results = [_summary(k, [d for d in draws if d["shots"] == k]) for k in sorted(set(settings.shots))]
-    desk.watch.show(words.few_shot(results, settings.metric, settings.draws))
     name = cache.path.name.removesuffix(".h5")
     with runs.new_run(desk, stage="fewshot", name=name, settings=st.record(settings), about=cache_record(cache)) as (
         draft,
         folder,
     ):
+        scorer = Scorer(folder.name, draft.folder.name)
+        test = open_test(cache, scorer, desk) if settings.evaluate and has_test(cache) else None
+        draws = [
+            {"shots": k, "draw": draw, "C": fit.C, "val": val, "test": _score(fit, test, settings.metric)}
+            for k, draw, fit, val in heads
+        ]
+        results = [_summary(k, [d for d in draws if d["shots"] == k]) for k in sorted(set(settings.shots))]
+        found = FewShotResult(folder, results, seconds, test.scored_before if test else None)
         draft.write_lines("draws.jsonl", draws)
-        draft.write_json("metrics.json", {"results": results, "seconds": seconds})
+        draft.write_json("metrics.json", {n: v for n, v in found.to_json().items() if n != "run"})
+    desk.watch.show(words.few_shot(results, settings.metric, settings.draws))
     desk.watch.say(f"{len(plan)} draws -> {folder}")
-    return FewShotResult(folder, results, seconds)
+    return found
 
 
 def drawn(rows: Rows, k: int, *, seed: tuple[int, int, int]) -> Rows:
@@ -96,10 +107,10 @@ def _choose(task: Task[SearchSettings], rows: Rows) -> tuple[ExactFit, float]:
     return fits[best], trials[best].val[metric]
 
 
-def _score(fit: ExactFit, test: Rows | None, metric: str) -> float | None:
-    if test is None or not len(test):
+def _score(fit: ExactFit, test: Opened | None, metric: str) -> float | None:
+    if test is None:
         return None
-    return figures(linear_logits(test.X, fit.weight, fit.bias), test.y)[metric]
+    return figures(linear_logits(test.rows.X, fit.weight, fit.bias), test.rows.y)[metric]
 
 
 def _summary(k: int, draws: Sequence[dict[str, Any]]) -> dict[str, Any]:

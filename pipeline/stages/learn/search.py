@@ -26,6 +26,7 @@ from pipeline.stages.learn.settings import EXACT, SearchSettings
 from pipeline.stages.learn.task import Task, task_of
 from pipeline.stages.learn.trials import Ranking, Trial, exact_trial, figures
 from pipeline.stages.score.evaluate import score
+from pipeline.stages.score.sealed import has_test
 from pipeline.store.rows import Rows
 
 PATH_PICTURE = "path.svg"
@@ -60,7 +61,7 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
     desk.watch.say(words.head(result, found.fit))
     if settings.space == EXACT and (end := at_the_end(settings.penalties, found.trials[0].settings["C"])):
         desk.watch.warn(words.at_the_end(settings, end))
-    if settings.evaluate and len(task.cache.rows("test")):
+    if settings.evaluate and has_test(task.cache):
         score(run, desk)
     return result
 

@@ -175,6 +175,7 @@ class BaselineSettings:
 
     cache: str = st.argument(CACHE_HELP, default=LATEST)
     names: tuple[str, ...] = st.option(NAMES, "which baselines", choices=NAMES)
+    test: bool = st.option(False, "score on test, too, and count it as a run scored there; by default on val alone")
     floors: bool = st.option(
         False, "also what chance gives (shuffled labels) and what 22 plain numbers of each image give"
     )

@@ -96,7 +96,11 @@ def path(trials: Sequence[Trial], metric: str, chosen: float) -> Curve:
 
 
 def few_shot(results: Sequence[Mapping[str, Any]], metric: str, draws: int) -> Table:
-    """Figures by shots: ``shots draws val val_deviation test test_deviation C``, a deviation None for one draw."""
+    """Figures by shots: ``shots draws val val_deviation test test_deviation C``, a deviation None for one draw.
+
+    Without figures on test there is no column for them.
+    """
+    tested = any(r["test"] is not None for r in results)
 
     def spread(r: Mapping[str, Any], split: str) -> str:
         mean, deviation = r[split], r[f"{split}_deviation"]
@@ -104,8 +108,11 @@ def few_shot(results: Sequence[Mapping[str, Any]], metric: str, draws: int) -> T
             return significant(mean) if deviation is None else f"{significant(mean)} ± {significant(deviation, 2)}"
         return percent(mean) if deviation is None else f"{percent(mean)} ± {100 * deviation:.1f}"
 
+    splits = ["val", *(["test"] if tested else [])]
     rows = [
-        [str(r["shots"]), str(r["draws"]), spread(r, "val"), spread(r, "test"), setting(float(r["C"]))] for r in results
+        [str(r["shots"]), str(r["draws"]), *(spread(r, split) for split in splits), setting(float(r["C"]))]
+        for r in results
     ]
     title = f"{_name(metric)}, mean and deviation of {draws} draws"
-    return Table(figures("Shots", "Draws", "Val", "Test", "Median C"), rows, title)
+    headings = ["Shots", "Draws", "Val (chose C)", *(["Test"] if tested else []), "Median C"]
+    return Table(figures(*headings), rows, title, "each draw's C is the best of its path on val: val is optimistic")

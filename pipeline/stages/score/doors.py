@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 def evaluate(settings: EvaluateSettings, desk: Workspace) -> EvaluateResult:
     """Score a run on the test split, once.
 
-    Asked again, the recorded figures are given. Or score it on another cache (``data``).
+    Asked again, the recorded figures are given. How many other runs had been scored on these test rows stands with them
+    (``scored_before``; counted in the workspace's ``tested.jsonl``). Or score it on another cache (``data``).
 
     Raises:
-        HeadError, CacheError: no rows, a cache that is not the one the run learned from or, with ``data``, one of
-            another key or with classes that the head does not know.
+        HeadError, CacheError: no rows, a look that cannot be put on record, a cache that is not the one the run learned
+            from or, with ``data``, one of another key or with classes that the head does not know.
     """
     from pipeline.stages.score.evaluate import evaluate as work
 

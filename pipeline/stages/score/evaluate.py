@@ -1,7 +1,8 @@
 """Stage two, after the choice: a run's figures on the test split, taken once; or on another cache of the same key.
 
-The only stage that reads a run's test rows. Nothing here chooses: the temperature is fitted on val, and a run's test
-figures are taken once and kept beside it with the logits that they were made from::
+The only stage that reads test rows. Nothing here chooses: the temperature is fitted on val, and a run's test figures
+are taken once, counted before they are taken (``ledger``), and kept beside it with the logits that they were made
+from::
 
     evaluation.safetensors   logits (n, C) float32; rows (n,) int64, their places in the cache; y (n,) int64
     evaluation.json          the figures, written last
@@ -24,7 +25,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from pipeline.base.errors import CacheError, HeadError
-from pipeline.base.files import write_bytes, write_json, writing
+from pipeline.base.files import try_writing, write_bytes, write_json, writing
 from pipeline.base.items import SPLITS
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import load_head, match_classes, require_key
@@ -34,7 +35,8 @@ from pipeline.heads.scores.metrics import classification_report, softmax
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import _require_key, cache_of
 from pipeline.runs.network import logits_of_split
-from pipeline.stages.score import words
+from pipeline.stages.score import ledger, words
+from pipeline.stages.score.ledger import Scorer
 from pipeline.stages.score.settings import EvaluateSettings
 from pipeline.store import Cache
 from pipeline.store.find import find_cache
@@ -48,7 +50,11 @@ LogitsOf = Callable[[str], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """A run's figures; ``test`` has at least accuracy, macro_f1 and n; ``cache`` is another one's name, if it was."""
+    """A run's figures; ``test`` has at least accuracy, macro_f1 and n; ``cache`` is another one's name, if it was.
+
+    ``scored_before``: how many other runs of the workspace had been scored on these test rows then; None where no test
+    rows were scored, or where that was before they were counted.
+    """
 
     run: Path
     test: dict[str, Any]
@@ -56,6 +62,7 @@ class EvaluateResult:
     scored: str
     split: str = "test"
     cache: str | None = None
+    scored_before: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -108,7 +115,7 @@ def evaluated(run: runs.Run, desk: Workspace) -> EvaluateResult:
     if known is not None:
         return known
     cache = cache_of(run)
-    return _taken(run.folder, cache, _by_run(run, cache, desk), _learned_from(run))
+    return _taken(Scorer.of(run.folder), run.folder, cache, _by_run(run, cache, desk), _learned_from(run), desk)
 
 
 def evaluated_network(
@@ -123,7 +130,8 @@ def evaluated_network(
         HeadError: there are no test rows, the folder cannot be written, or what it holds is damaged.
     """
     if _known(folder, desk) is None:
-        _taken(folder, cache, logits_of, learned_from)
+        name = f"finetune-{cache.path.name.removesuffix('.h5')}"  # it has no number yet
+        _taken(Scorer.of(folder, name), folder, cache, logits_of, learned_from, desk)
     return _kept_logits(folder)
 
 
@@ -137,7 +145,9 @@ def scored_rows(run: runs.Run, desk: Workspace) -> ScoredRows:
     if not (run.folder / LOGITS).exists():
         # Figures from before logits were kept: the same head on the same rows, and the figures stay as they are.
         cache = cache_of(run)
-        _write_logits(run.folder, _score(cache, ("test",), _by_run(run, cache, desk)))
+        logits_of = _by_run(run, cache, desk)
+        _look(Scorer.of(run.folder), run.folder, cache, desk)
+        _write_logits(run.folder, _score(cache, ("test",), logits_of))
     return _kept_logits(run.folder)
 
 
@@ -147,17 +157,34 @@ def _known(folder: Path, desk: Workspace) -> EvaluateResult | None:
     if not recorded.exists():
         return None
     known = _read(recorded)
-    desk.watch.say(f"{folder.name} was scored on {known.scored}: the test split is used once, these are its figures")
+    which = words.as_which(known.scored_before)
+    desk.watch.say(
+        f"{folder.name} was scored on {known.scored}{which}: the test split is used once, these are its figures"
+    )
     return known
 
 
-def _taken(folder: Path, cache: Cache, logits_of: LogitsOf, learned_from: Collection[str]) -> EvaluateResult:
+def _look(scorer: Scorer, folder: Path, cache: Cache, desk: Workspace) -> int:
+    """Put a look at the cache's test rows on record before it is taken; gives how many others have been scored on them.
+
+    Raises:
+        HeadError: what is seen could not be kept in ``folder``, or the look cannot be put on record.
+    """
+    with writing(folder):
+        try_writing(folder)
+    return ledger.count(cache, scorer, desk)
+
+
+def _taken(
+    scorer: Scorer, folder: Path, cache: Cache, logits_of: LogitsOf, learned_from: Collection[str], desk: Workspace
+) -> EvaluateResult:
     """The test figures, taken now and recorded with their logits."""
     began = time.perf_counter()
+    before = _look(scorer, folder, cache, desk)
     scored = _score(cache, ("test",), logits_of)
     figures = _figures(scored, cache.classes, _temperature(cache, logits_of, learned_from))
     _write_logits(folder, scored)
-    return _record(EvaluateResult(folder, figures, time.perf_counter() - began, _now()))
+    return _record(EvaluateResult(folder, figures, time.perf_counter() - began, _now(), scored_before=before))
 
 
 def _kept_logits(folder: Path) -> ScoredRows:
@@ -169,8 +196,10 @@ def _kept_logits(folder: Path) -> ScoredRows:
 
 
 def _require_head(run: runs.Run) -> None:
-    if run.stage == "baseline":
-        raise HeadError(f"{run.folder.name} is a baseline run, scored already: give one of train, search or finetune")
+    if run.stage in ("baseline", "fewshot"):
+        raise HeadError(
+            f"{run.folder.name} is a {run.stage} run and holds no head: give one of train, search or finetune"
+        )
 
 
 def _elsewhere(run: runs.Run, data: str, split: str | None, desk: Workspace) -> EvaluateResult:
@@ -181,8 +210,9 @@ def _elsewhere(run: runs.Run, data: str, split: str | None, desk: Workspace) -> 
     split, chosen = _splits(cache, split)
     if split == "test" and cache.content == run.config["cache"]["content"]:
         return evaluated(run, desk)  # the run's own test rows, under whatever name
-    place = match_classes(run.config["classes"], cache.classes)
-    scored = _score(cache, chosen, _by_run(run, cache, desk))
+    place, logits_of = match_classes(run.config["classes"], cache.classes), _by_run(run, cache, desk)
+    before = _look(Scorer.of(run.folder), run.folder, cache, desk) if chosen == ("test",) else None
+    scored = _score(cache, chosen, logits_of)
     scored = dataclasses.replace(scored, y=place[scored.y])
     temperature = None
     try:
@@ -194,7 +224,7 @@ def _elsewhere(run: runs.Run, data: str, split: str | None, desk: Workspace) -> 
         temperature = _temperature(own, _by_run(run, own, desk), _learned_from(run))
     figures = _figures(scored, run.config["classes"], temperature)
     name = cache.path.name.removesuffix(".h5")
-    return _record(EvaluateResult(run.folder, figures, time.perf_counter() - began, _now(), split, name))
+    return _record(EvaluateResult(run.folder, figures, time.perf_counter() - began, _now(), split, name, before))
 
 
 def _splits(cache: Cache, asked: str | None) -> tuple[str, tuple[str, ...]]:
@@ -226,16 +256,12 @@ def _learned_from(run: runs.Run) -> Collection[str]:
 
 
 def _by_run(run: runs.Run, cache: Cache, desk: Workspace) -> LogitsOf:
-    """The run's way to logits: its network on the rows' images, or its head on their features."""
-
-    def logits_of(split: str) -> NDArray[np.float32]:
-        if run.stage == "finetune":
-            return logits_of_split(run, cache, split, desk)
-        head = load_head(run.folder)
-        require_key(head, cache.key, str(cache.path))
-        return head.logits(load_rows(cache, split).X)
-
-    return logits_of
+    """The run's way to logits: its network on the rows' images, or its head on their features; a head is read here."""
+    if run.stage == "finetune":
+        return lambda split: logits_of_split(run, cache, split, desk)
+    head = load_head(run.folder)
+    require_key(head, cache.key, str(cache.path))
+    return lambda split: head.logits(load_rows(cache, split).X)
 
 
 def _score(cache: Cache, splits: tuple[str, ...], logits_of: LogitsOf) -> ScoredRows:

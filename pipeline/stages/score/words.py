@@ -31,6 +31,23 @@ def classes_of(test: Mapping[str, Any], split: str, cache: str | None) -> tuple[
     return per_class_table(per_class, f"{title}, class by class"), matrix
 
 
+def scored(before: int, rows: int) -> str:
+    """Which run it is that is scored on these test rows, where ``before`` others have been; and what that means."""
+    hint = "" if not before else ": choose among runs by val, since the best of several figures on test is optimistic"
+    return f"{ordinal(before + 1)} run scored on these {many(rows, 'test row')}{hint}"
+
+
+def as_which(before: int | None) -> str:
+    """The same of figures on record, to go on a sentence with; nothing where it was not counted."""
+    return "" if before is None else f", as the {ordinal(before + 1)} run on these rows"
+
+
+def ordinal(number: int) -> str:
+    """``1st``, ``2nd``, ``3rd``, ``4th``, ``11th``, ``21st``."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number:,}{ending}"
+
+
 def figures_lines(test: Mapping[str, Any], what: str) -> list[str]:
     """One line of the figures of ``what``, one of what their intervals mean, and one of calibration."""
     intervals = test.get("intervals") or {}

@@ -87,7 +87,8 @@ def test_test_rows_are_asked_for_only_when_all_heads_are_fixed(
     monkeypatch.setattr(Cache, "rows", asked)
     monkeypatch.setattr(module, "fit_exact", fitting)
     search(cache, shots=(1, 2), draws=2, Cs=FEW, workspace=tmp_path)
-    assert told == ["train", "val", "fit", "fit", "fit", "fit", "test"]
+    assert told[:6] == ["train", "val", "fit", "fit", "fit", "fit"]
+    assert set(told[6:]) == {"test"}
 
 
 def test_without_evaluation_test_rows_are_not_asked_for(
@@ -109,6 +110,14 @@ def test_without_evaluation_test_rows_are_not_asked_for(
     assert found.results[0]["val"] == pytest.approx(np.mean([d["val"] for d in draws]))
     with pytest.raises(AssertionError, match="few-shot asked"):
         search(cache, shots=(1,), draws=2, Cs=FEW, workspace=tmp_path)  # the scoring at the end does
+
+
+def test_its_record_says_that_val_chose(cache: Path, tmp_path: Path, listener: Any) -> None:
+    found = search(cache, shots=(1,), draws=2, Cs=FEW, evaluate=False, workspace=tmp_path, watch=listener)
+    record = json.loads((found.run / "metrics.json").read_text())
+    assert record == {k: v for k, v in found.to_json().items() if k != "run"}
+    assert record["chosen_by"] == "val" and record["scored_before"] is None
+    assert "Val (chose C)" in listener.text and "val is optimistic" in listener.text
 
 
 def test_one_draw_has_no_deviation(cache: Path, tmp_path: Path) -> None:

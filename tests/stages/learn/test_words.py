@@ -78,5 +78,9 @@ def test_few_shot_figures_carry_their_deviation_where_there_are_several_draws(pr
     several = {"shots": 5, "draws": 3, "val": 0.9, "val_deviation": 0.01, "test": None, "test_deviation": None, "C": 1}
     one = {**several, "shots": 1, "draws": 1, "val_deviation": None}
     lines = printed(words.few_shot([several, one], metric, 3)).splitlines()
-    assert re.split(r" {2,}", lines[3].strip()) == ["5", "3", said, "–", "1"]
-    assert re.split(r" {2,}", lines[4].strip()) == ["1", "1", said.split(" ±")[0], "–", "1"]
+    assert re.split(r" {2,}", lines[1].strip()) == ["Shots", "Draws", "Val (chose C)", "Median C"]
+    assert re.split(r" {2,}", lines[3].strip()) == ["5", "3", said, "1"]
+    assert re.split(r" {2,}", lines[4].strip()) == ["1", "1", said.split(" ±")[0], "1"]
+    lines = printed(words.few_shot([{**several, "test": 0.5}, one], metric, 3)).splitlines()
+    assert re.split(r" {2,}", lines[1].strip())[2:] == ["Val (chose C)", "Test", "Median C"]
+    assert re.split(r" {2,}", lines[4].strip())[2:] == [said.split(" ±")[0], "–", "1"]

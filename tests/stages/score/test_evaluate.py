@@ -78,6 +78,7 @@ def test_a_network_that_is_no_run_yet_is_scored_once_with_the_figures_of_a_run(
         return head.logits(np.asarray(cache.split(split).X))
 
     (tmp_path / "draft").mkdir()
+    (tmp_path / "draft" / "model.safetensors").write_bytes(b"a network")
     for _ in range(2):
         found = evaluated_network(tmp_path / "draft", cache, logits_of, ("train",), Workspace(tmp_path))
         np.testing.assert_array_equal(found.logits, logits_of("test"))
@@ -90,6 +91,7 @@ def test_no_temperature_is_fitted_on_val_where_the_network_has_learned_from_it(
     run: Path, workshop: SimpleNamespace, tmp_path: Path
 ) -> None:
     cache, head = open_cache(workshop.cache.cache), load_head(run)
+    (tmp_path / "model.safetensors").write_bytes(b"a network")
     evaluated_network(
         tmp_path, cache, lambda s: head.logits(np.asarray(cache.split(s).X)), ["train", "val"], Workspace(tmp_path)
     )
@@ -267,7 +269,7 @@ def test_the_command_offers_the_baselines_that_there_are() -> None:
 
 
 def test_floors_are_what_chance_and_plain_pixels_give(workshop: SimpleNamespace, tmp_path: Path) -> None:
-    report = baseline(workshop.cache.cache, names=("ridge",), floors=True, workspace=tmp_path)
+    report = baseline(workshop.cache.cache, names=("ridge",), floors=True, test=True, workspace=tmp_path)
     assert [r["name"] for r in report.results] == ["ridge", "shuffled", "image-statistics"]
     ridge, shuffled, pixels = report.results
     assert ridge["test"] > 0.8

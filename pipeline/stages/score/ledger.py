@@ -1,0 +1,148 @@
+"""The ledger of looks at test rows: how many runs of a workspace have been scored on the same ones.
+
+Figures of a run on test are honest while nothing is chosen by them. The program cannot see what a person chooses by; it
+can count, by what the rows are and not by where they lie, and say so with each figure. A line of ``tested.jsonl`` is a
+run that has been scored::
+
+    {"content": "9f...", "rows": 269, "run": "0001-train-digits", "mark": "...", "when": "2025-01-01T00:00:00Z"}
+
+It is on the disk before a row is read, so a kill after the look takes nothing from the count; nor does deleting runs.
+Knows lines, nothing of features or figures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from pipeline.base.errors import HeadError
+from pipeline.base.files import append_text, sync, writing
+from pipeline.base.workspace import Workspace
+from pipeline.heads.artifact import TENSORS_FILE
+from pipeline.runs.network import MODEL_FILE
+from pipeline.runs.pixels import labelled
+from pipeline.stages.score import words
+from pipeline.store import Cache
+
+PATIENCE = 20.0  # seconds for another process, which holds the ledger for a moment only
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Who is scored: a run's name, and a mark that tells it from every other, later ones of its name included."""
+
+    name: str
+    mark: str
+
+    @classmethod
+    def of(cls, folder: Path, name: str | None = None) -> Scorer:
+        """A run, or what is to become one: its weights, and when they were written, are the same before and after.
+
+        Raises:
+            HeadError: it has no weights.
+        """
+        for file in (MODEL_FILE, TENSORS_FILE):
+            path = folder / file
+            if path.exists():
+                with path.open("rb") as weights:
+                    digest = hashlib.file_digest(weights, "sha256").hexdigest()
+                return cls(name or folder.name, f"{digest} {path.stat().st_mtime_ns}")
+        raise HeadError(f"{folder} holds no head: give a run of train, search or finetune")
+
+
+def content_of(cache: Cache) -> str:
+    """SHA-256 (hex) of the labelled good test rows: their images' digests and class names, in whatever order.
+
+    The same through another trunk, at another place, under other file names and numbers of classes.
+
+    Raises:
+        HeadError: there are none.
+    """
+    rows = places_of(cache)
+    digests, labels = cache.digests[rows], cache.labels[rows].tolist()
+    pairs = sorted((digest.tobytes().hex(), cache.classes[y]) for digest, y in zip(digests, labels, strict=True))
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+
+
+def places_of(cache: Cache) -> NDArray[np.int64]:
+    """Indices (n,) int64 of the labelled good test rows, ascending.
+
+    Raises:
+        HeadError: there are none.
+    """
+    rows = labelled(cache, "test")
+    if not len(rows):
+        raise HeadError(f"{cache.path.name} has no labelled test rows: extract with --test-fraction above 0")
+    return rows
+
+
+def count(cache: Cache, scorer: Scorer, desk: Workspace) -> int:
+    """Put on record that the cache's test rows are scored now; gives how many others had been scored on them, and says.
+
+    To be called before a row is read. A run that is on record already, from before a kill, is not counted twice.
+
+    Raises:
+        HeadError: there are no such rows; or the ledger is not to be had, and then nothing may be scored.
+    """
+    content, rows = content_of(cache), len(places_of(cache))
+    with _held(desk.tested):
+        known = {mark for mark, of in _lines(desk.tested) if of == content}
+        if scorer.mark not in known:
+            when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            line = {"content": content, "rows": rows, "run": scorer.name, "mark": scorer.mark, "when": when}
+            _append(desk.tested, json.dumps(line))
+    before = len(known - {scorer.mark})
+    desk.watch.say(words.scored(before, rows))
+    return before
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """The ledger for this process alone, which is waited for.
+
+    Raises:
+        HeadError: another process does not let go of it, or it cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.lock")
+    lock = FileLock(beside)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.touch()  # the lock takes "permission denied" for "somebody holds it"
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            raise HeadError(
+                f"another process holds {path}, where looks at test rows are counted: no test row has been read; wait "
+                "for it, or stop it, and run again"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Mark and content of each line that is whole: one that a kill has cut was followed by no look."""
+    for text in path.read_bytes().split(b"\n") if path.exists() else ():
+        try:
+            line = json.loads(text)
+            yield str(line["mark"]), str(line["content"])
+        except (ValueError, TypeError, KeyError):
+            continue
+
+
+def _append(path: Path, line: str) -> None:
+    """Add a line; it, and the file's name, are on the disk when this returns."""
+    written = path.read_bytes() if path.exists() else b""
+    cut = written and not written.endswith(b"\n")
+    append_text(path, ("\n" if cut else "") + line + "\n")
+    sync(path.parent)
