@@ -47,6 +47,7 @@ EASY = 1000.0  # C times the weight of all rows, up to which a head is found fro
 NEIGHBOURS = 4  # solved penalties that a start is interpolated from
 CONTINUED = 3  # ... and beyond which it is continued
 CERTIFIED_COLUMNS = 512  # at once
+COARSE = 1e-4  # of a logit: less than this, by which rounding moves all rows, changes an objective by its square
 
 Float = npt.NDArray[np.floating]
 
@@ -57,7 +58,7 @@ class ExactFit:
 
     ``objective``, ``loss`` and ``grad_norm`` are those of this head as it was rounded, in float64. ``converged``: the
     solver's estimate of what the objective can still fall by is below 0.03 ``tol`` of it, and the gradient is below
-    ``tol``. In float32 features whose means are over 1e4 times their deviations have no head that is good enough.
+    ``tol``. Features whose means are 1e4 times their deviations or more have no such head in float32.
     """
 
     C: float
@@ -250,19 +251,23 @@ class _Job:
             loss, gradient, slope = self._float64_gradient(some, weight, bias)
             gradient += penalty[:, None, None] * weight
             norm = np.maximum(np.abs(gradient).max(axis=(1, 2)), np.abs(slope).max(axis=1))
-            half = 0.5 * penalty * (weight**2).sum(axis=(1, 2))
+            value = loss + 0.5 * penalty * (weight**2).sum(axis=(1, 2))
+            coarse = np.abs(bias - found[1]).max(axis=1) > COARSE
+            if coarse.any():
+                value0 = self._float64_gradient(some, *found)[0] + 0.5 * penalty * (found[0] ** 2).sum(axis=(1, 2))
+                coarse &= value > value0 * (1 + FALL_SHARE * tol)
             for k, (number, C) in enumerate(some):
                 self.fits[number, C] = ExactFit(
                     C=C,
                     fold=number,
                     weight=heads[k][0],
                     bias=heads[k][1],
-                    objective=float(C * self.total[1 + number] * (loss[k] + half[k])),
+                    objective=float(C * self.total[1 + number] * (value[k])),
                     loss=float(loss[k]),
                     grad_norm=float(norm[k]),
                     n_iter=int(end.n_iter[first + k]),
                     n_evals=int(end.n_evals[first + k]),
-                    converged=bool(end.converged[first + k]) and bool(norm[k] <= tol),
+                    converged=bool(end.converged[first + k] and norm[k] <= tol and not coarse[k]),
                 )
 
     def _standardised(self, head: tuple[Float, Float]) -> tuple[Float, Float]:
