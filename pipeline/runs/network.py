@@ -21,6 +21,7 @@ from pipeline.base.errors import HeadError
 from pipeline.base.machine import cores, resolve_device
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import load_head
+from pipeline.heads.scores.metrics import softmax
 from pipeline.images import Geometry
 from pipeline.runs import folder as runs
 from pipeline.runs.pixels import labelled, pixel_batches
@@ -37,10 +38,14 @@ PREDICT_BATCH = 16  # images
 
 @dataclass(frozen=True)
 class Answer:
-    """What a classifier says of n images: ``features`` (n, D) float32 and ``logits`` (n, C) float32."""
+    """What a classifier says of n images: ``features`` (n, D) float32, ``logits`` (n, C) float32, and how sure it is.
+
+    ``probabilities`` (n, C) float64 are the softmax of the logits divided by the run's temperature.
+    """
 
     features: NDArray[np.float32]
     logits: NDArray[np.float32]
+    probabilities: NDArray[np.float64]
 
 
 class Classifier:
@@ -51,6 +56,7 @@ class Classifier:
         # One image must not wait for an ONNX export: the torch engine gives the same features to about 1e-6.
         self.recipe = recipe.computed(engine="torch", device=device, precision="float32")
         self.geometry: Geometry = self.recipe.geometry()
+        self.temperature = temperature_of(run)
         self._network: nn.Module | None = None
         if run.stage == "finetune":
             self._network = load_network(run, self.recipe.trunk.info).to(device)
@@ -63,9 +69,10 @@ class Classifier:
         if self._network is None:
             # The head learned from features as they are stored: round them in the same way.
             features = self._trunk.features(pixels).astype(self.recipe.dtype).astype(np.float32)
-            return Answer(features, self._head.logits(features))
-        features, logits = network_forward(self._network, pixels, self.recipe.trunk.info)
-        return Answer(features, logits)
+            logits = self._head.logits(features)
+        else:
+            features, logits = network_forward(self._network, pixels, self.recipe.trunk.info)
+        return Answer(features, logits, softmax(logits / self.temperature))
 
 
 def load_classifier(run: runs.Run, desk: Workspace, *, device: str) -> Classifier:
@@ -78,6 +85,20 @@ def load_classifier(run: runs.Run, desk: Workspace, *, device: str) -> Classifie
     weights = run.config["cache"]["about"]["weights"]
     recipe = Recipe.of(run.config["provenance"], weights, desk)
     return Classifier(run, recipe, device=resolve_device(device), work_dir=desk.engines)
+
+
+def temperature_of(run: runs.Run) -> float:
+    """What the run's logits are divided by before probabilities are made of them; 1 for runs from before it was kept.
+
+    Raises:
+        HeadError: the head's files are missing or damaged, or the number is not one.
+    """
+    if run.stage != "finetune":
+        return load_head(run.folder).temperature
+    found = run.metrics.get("temperature", 1.0)
+    if not (isinstance(found, float) and 0 < found < float("inf")):
+        raise HeadError(f"{run.folder}/metrics.json has temperature {found!r}: a number above 0 is needed; train again")
+    return found
 
 
 def load_network(run: runs.Run, info: WeightsInfo) -> nn.Module:

@@ -1,7 +1,8 @@
 """Is a head as sure as it should be? What calibration error means, and the temperature that mends it.
 
-Temperature scaling (Guo et al. 2017) is one number, fitted on val, that makes a head's probabilities honest. It divides
-all logits, so no prediction changes, only how sure the head claims to be. Knows logits and labels only.
+Temperature scaling (Guo et al. 2017) is one number, fitted on rows that the head has not learned from, that makes its
+probabilities honest. It divides all logits, so no prediction changes, only how sure the head claims to be. Knows logits
+and labels only.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from scipy.optimize import brentq
 
 from pipeline.heads.scores.metrics import Floats, calibration_bins, calibration_error, check_logits, log_softmax
 
-FLATTEST = 1e-3  # the largest difference of two logits of a row, divided by the highest temperature
-STEP = math.log(8)  # of the logarithm of 1 / T, while its root is bracketed
+SPREAD = 0.7  # of the logarithms of the temperatures of many heads
+STEP = math.log(2)  # of the logarithm of 1 / T, while its root is bracketed
 XTOL = 1e-10  # of the logarithm of the temperature
 DRAWS = 200  # of an expected calibration error: its standard error is then below a tenth of its size
 DRAWN_AT_ONCE = 4_000_000  # rows
@@ -64,12 +65,14 @@ def expected_calibration_error(confidence: Floats) -> float:
 
 
 def fit_temperature(logits: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:
-    """The T > 0 for which softmax(logits / T) has the lowest mean log-loss on labels y (N,); logits: (N, C).
+    """The T > 0 by which logits (N, C) are divided, from labels y (N,); shrunk towards 1 where there are few rows.
 
-    The log-loss is convex in b = 1 / T with the derivative mean(E_p[z] - z_y), whose root is bracketed and found by
-    Brent's method in float64. Two bounds keep T finite: where all rows are right the loss falls for ever with T, so it
-    is followed down to log((N + 2) / (N + 1)) and no further, the loss of being as sure as N right answers of N allow
-    (Laplace's rule of succession); where the logits are no better than guessing, T stops when they are all but equal.
+    The maximum a posteriori of log T under the likelihood of softmax(logits / T) and a normal prior of mean 0 and
+    deviation SPREAD: the root, found by Brent's method in float64, of the derivative in u = log(1 / T),
+    sum(E_p[z] - z_y) exp(u) + u / SPREAD². Without the prior 6 rows gave T = 2133. Measured on heads from 5 to all
+    images a class of three sets through an ImageNet-trained trunk and two through a random one (T between 0.4 and 19
+    where there are rows enough), the excess of log-loss over the best T, for 6, 12, 37, 100 and 300 rows: T = 1 0.136
+    0.136 0.136 0.089 0.150, without a prior 0.102 0.058 0.023 0.016 0.005, with it 0.066 0.040 0.019 0.013 0.005.
 
     Raises:
         HeadError: no rows, logits of another shape or not finite, or a label out of range.
@@ -78,32 +81,16 @@ def fit_temperature(logits: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:
     z = logits.astype(np.float64)
     z -= z.max(axis=1, keepdims=True)
     own = z[np.arange(len(z)), labels]
-    spread = -float(z.min())
-    if spread == 0:
-        return 1.0  # every row's logits are all equal: no temperature changes anything
-
-    def loss_and_slope(u: float) -> tuple[float, float]:
-        """At b = exp(u), the slope in b."""
-        log_p = log_softmax(math.exp(u) * z)
-        loss = -log_p[np.arange(len(z)), labels].mean()
-        expected = np.einsum("nc,nc->n", np.exp(log_p, out=log_p), z)
-        return float(loss), float((expected - own).mean())
 
     def slope(u: float) -> float:
-        return loss_and_slope(u)[1]
+        p = np.exp(log_softmax(math.exp(u) * z))
+        return float((np.einsum("nc,nc->n", p, z) - own).sum()) * math.exp(u) + u / SPREAD**2
 
-    def excess(u: float) -> float:
-        return loss_and_slope(u)[0] - least
-
-    least = math.log((len(z) + 2) / (len(z) + 1))
-    low = math.log(FLATTEST / spread)  # of u = log b
-    if slope(low) >= 0:
-        return math.exp(-low)
-    high = low + STEP
-    while (found := loss_and_slope(high))[1] < 0 and found[0] > least:
-        low, high = high, high + STEP  # the loss falls from here on, and is not down yet: both roots lie beyond
-    if found[1] >= 0:
-        high = float(brentq(slope, low, high, xtol=XTOL))
-    if excess(high) < 0:
-        high = float(brentq(excess, low, high, xtol=XTOL))
-    return math.exp(-high)
+    near, start = 0.0, slope(0.0)
+    if start == 0:
+        return 1.0
+    step = -math.copysign(STEP, start)
+    far = step
+    while slope(far) * start > 0:  # ends: the prior's part grows for ever, that of the rows does not
+        near, far = far, far + step
+    return math.exp(-float(brentq(slope, near, far, xtol=XTOL)))

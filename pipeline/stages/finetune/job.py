@@ -15,13 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.base.errors import ConfigError
 from pipeline.base.interrupt import stop_requests
 from pipeline.base.ranks import Ranks
 from pipeline.base.settings import record
 from pipeline.base.watch import TraceRow
 from pipeline.base.workspace import Workspace
+from pipeline.heads.scores.calibration import fit_temperature
 from pipeline.runs.folder import new_run
+from pipeline.runs.network import temperature_of
 from pipeline.stages.finetune import publish, scoring, verdict, words
 from pipeline.stages.finetune.checkpoint import Checkpoint, state_folder
 from pipeline.stages.finetune.feeds import CachedFeatures, Maps, images_of
@@ -30,7 +35,7 @@ from pipeline.stages.finetune.loop import Loop, tell
 from pipeline.stages.finetune.mixtures import Choice, choose
 from pipeline.stages.finetune.scoring import Score
 from pipeline.stages.finetune.settings import FinetuneSettings
-from pipeline.stages.finetune.start import Certificate, attach, to_random_head
+from pipeline.stages.finetune.start import Attached, Certificate, attach, to_random_head
 from pipeline.stages.finetune.state import Clock, State
 from pipeline.stages.finetune.task import Task
 
@@ -40,8 +45,9 @@ class FinetuneResult:
     """Val accuracy of the head (``before``), at step 0 and of what is kept (``after``), and what it cost.
 
     ``best_epoch`` is 0 where no epoch was better than step 0; ``share`` how far the kept weights are from before (0) to
-    after (1), with ``--interpolate``. The certificate is the largest logit difference before training. ``verdict`` is
-    :class:`pipeline.stages.finetune.verdict.Verdict` as JSON values.
+    after (1), with ``--interpolate``. ``temperature`` is what the network's logits are divided by before probabilities
+    are made of them, and ``temperature_from`` what gave it. The certificate is the largest logit difference before
+    training. ``verdict`` is :class:`pipeline.stages.finetune.verdict.Verdict` as JSON values.
     """
 
     run: Path
@@ -55,6 +61,8 @@ class FinetuneResult:
     seconds: float
     steps: int
     verdict: dict[str, Any]
+    temperature: float
+    temperature_from: str
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -144,6 +152,13 @@ def _score_on_train(task: Task) -> Score:
     return scoring.score(task, attached.train, scoring.logits(task, attached.train, "train", cached))
 
 
+def _temperature(attached: Attached, val_logits: NDArray[np.float32]) -> tuple[float, str]:
+    """The temperature and what gave it: val, or the head where that has learned from val."""
+    if "val" in attached.learned_from:
+        return temperature_of(attached.run), attached.run.folder.name
+    return fit_temperature(val_logits, attached.cache.labels[attached.val]), "val"
+
+
 def _publish(
     task: Task, state: State, beginning: tuple[Certificate, Score], choice: Choice, checkpoint: Checkpoint
 ) -> FinetuneResult:
@@ -156,7 +171,8 @@ def _publish(
     with ranks.leading() as announce:
         chosen = checkpoint.folder / "chosen"
         sha256 = publish.write_network(attached, chosen)
-        found = verdict.reach(task, state.progress, choice, val_logits, chosen)
+        temperature, source = _temperature(attached, val_logits)
+        found = verdict.reach(task, state.progress, choice, val_logits, temperature, chosen)
         name, asked = attached.cache.path.name.removesuffix(".h5"), record(task.settings)
         with new_run(task.desk, stage="finetune", name=name, settings=asked, about=attached.record) as (draft, folder):
             result = FinetuneResult(
@@ -171,6 +187,8 @@ def _publish(
                 seconds=state.progress.seconds,
                 steps=state.progress.step,
                 verdict=found.to_json(),
+                temperature=temperature,
+                temperature_from=source,
             )
             publish.move_into(draft, chosen)
             draft.write_lines("trace.jsonl", state.progress.rows)

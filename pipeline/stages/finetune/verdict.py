@@ -98,10 +98,18 @@ class Course:
     diverged: bool = False
 
 
-def reach(task: Task, progress: Progress, choice: Choice, val_logits: NDArray[np.float32], folder: Path) -> Verdict:
+def reach(
+    task: Task,
+    progress: Progress,
+    choice: Choice,
+    val_logits: NDArray[np.float32],
+    temperature: float,
+    folder: Path,
+) -> Verdict:
     """The verdict on what was chosen, which the network is now.
 
-    Test is read here, once; ``val_logits`` (n, C) are the network's, and its test figures are kept in ``folder``.
+    Test is read here, once; ``val_logits`` (n, C) and ``temperature`` are the network's, and its test figures are kept
+    in ``folder``.
     """
     attached, settings = task.attached, task.settings
     y = attached.cache.labels[attached.val]
@@ -111,7 +119,7 @@ def reach(task: Task, progress: Progress, choice: Choice, val_logits: NDArray[np
         moved = drift(attached, workers=settings.threads, desk=task.desk)
     return judge(
         change("val", before, after),
-        change_on_test(attached, folder, task.desk) if settings.evaluate else None,
+        change_on_test(attached, temperature, folder, task.desk) if settings.evaluate else None,
         seconds=progress.seconds,
         head_seconds=attached.run.metrics.get("seconds"),
         drift=moved,
@@ -139,7 +147,7 @@ def change(split: str, before: NDArray[np.bool_], after: NDArray[np.bool_]) -> C
     return Change(split, d.n, float(before.mean()), float(after.mean()), d.value, d.low, d.high, d.b, d.c, d.p)
 
 
-def change_on_test(attached: Attached, folder: Path, desk: Workspace) -> Change | None:
+def change_on_test(attached: Attached, temperature: float, folder: Path, desk: Workspace) -> Change | None:
     """The change on the test split, both sides scored once and kept; None where there are no test rows.
 
     The head's figures are kept with its run, the network's in ``folder``.
@@ -153,7 +161,7 @@ def change_on_test(attached: Attached, folder: Path, desk: Workspace) -> Change 
         return network_logits(network, attached.recipe, attached.cache, split, desk)
 
     head = scored_rows(attached.run, desk)
-    tuned = evaluated_network(folder, attached.cache, logits_of, attached.learned_from, desk)
+    tuned = evaluated_network(folder, attached.cache, logits_of, temperature, desk)
     before, after = (s.logits.argmax(axis=1) == s.y for s in (head, tuned))
     return change("test", before, after)
 

@@ -1,8 +1,7 @@
 """Stage two, after the choice: a run's figures on the test split, taken once; or on another cache of the same key.
 
-The only stage that reads test rows. Nothing here chooses: the temperature is fitted on val, and a run's test figures
-are taken once, counted before they are taken (``ledger``), and kept beside it with the logits that they were made
-from::
+The only stage that reads test rows. Nothing here chooses or fits, and a run's test figures are taken once, counted
+before they are taken (``ledger``), and kept beside it with the logits that they were made from::
 
     evaluation.safetensors   logits (n, C) float32; rows (n,) int64, their places in the cache; y (n,) int64
     evaluation.json          the figures, written last
@@ -14,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,12 @@ from pipeline.base.files import try_writing, write_bytes, write_json, writing
 from pipeline.base.items import SPLITS
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import load_head, match_classes, require_key
-from pipeline.heads.scores.calibration import calibrated, expected_calibration_error, fit_temperature
+from pipeline.heads.scores.calibration import calibrated, expected_calibration_error
 from pipeline.heads.scores.intervals import score_intervals
 from pipeline.heads.scores.metrics import classification_report, softmax
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import _require_key, cache_of
-from pipeline.runs.network import logits_of_split
+from pipeline.runs.network import logits_of_split, temperature_of
 from pipeline.stages.score import ledger, words
 from pipeline.stages.score.ledger import Scorer
 from pipeline.stages.score.settings import EvaluateSettings
@@ -115,23 +114,23 @@ def evaluated(run: runs.Run, desk: Workspace) -> EvaluateResult:
     if known is not None:
         return known
     cache = cache_of(run)
-    return _taken(Scorer.of(run.folder), run.folder, cache, _by_run(run, cache, desk), _learned_from(run), desk)
+    return _taken(Scorer.of(run.folder), run.folder, cache, _by_run(run, cache, desk), temperature_of(run), desk)
 
 
 def evaluated_network(
-    folder: Path, cache: Cache, logits_of: LogitsOf, learned_from: Collection[str], desk: Workspace
+    folder: Path, cache: Cache, logits_of: LogitsOf, temperature: float, desk: Workspace
 ) -> ScoredRows:
     """The test rows as ``logits_of`` scores them: once; figures and logits are kept in ``folder``, to become a run's.
 
-    ``learned_from`` names the splits that the network has learned from. ``logits_of`` is asked for test, and for val
-    where a temperature can be fitted on it; for nothing where ``folder`` holds the figures already.
+    ``temperature`` is what its logits are divided by. ``logits_of`` is asked for test; for nothing where ``folder``
+    holds the figures already.
 
     Raises:
         HeadError: there are no test rows, the folder cannot be written, or what it holds is damaged.
     """
     if _known(folder, desk) is None:
         name = f"finetune-{cache.path.name.removesuffix('.h5')}"  # it has no number yet
-        _taken(Scorer.of(folder, name), folder, cache, logits_of, learned_from, desk)
+        _taken(Scorer.of(folder, name), folder, cache, logits_of, temperature, desk)
     return _kept_logits(folder)
 
 
@@ -176,13 +175,13 @@ def _look(scorer: Scorer, folder: Path, cache: Cache, desk: Workspace) -> int:
 
 
 def _taken(
-    scorer: Scorer, folder: Path, cache: Cache, logits_of: LogitsOf, learned_from: Collection[str], desk: Workspace
+    scorer: Scorer, folder: Path, cache: Cache, logits_of: LogitsOf, temperature: float, desk: Workspace
 ) -> EvaluateResult:
     """The test figures, taken now and recorded with their logits."""
     began = time.perf_counter()
     before = _look(scorer, folder, cache, desk)
     scored = _score(cache, ("test",), logits_of)
-    figures = _figures(scored, cache.classes, _temperature(cache, logits_of, learned_from))
+    figures = _figures(scored, cache.classes, temperature)
     _write_logits(folder, scored)
     return _record(EvaluateResult(folder, figures, time.perf_counter() - began, _now(), scored_before=before))
 
@@ -214,15 +213,13 @@ def _elsewhere(run: runs.Run, data: str, split: str | None, desk: Workspace) -> 
     before = _look(Scorer.of(run.folder), run.folder, cache, desk) if chosen == ("test",) else None
     scored = _score(cache, chosen, logits_of)
     scored = dataclasses.replace(scored, y=place[scored.y])
-    temperature = None
     try:
         own = cache_of(run)
     except CacheError as error:
-        desk.watch.warn(f"no temperature, and no look for images that {run.folder.name} has learned from: {error}")
+        desk.watch.warn(f"no look for images that {run.folder.name} has learned from: {error}")
     else:
         _warn_of_shared_images(run, own, cache, scored.rows, desk)
-        temperature = _temperature(own, _by_run(run, own, desk), _learned_from(run))
-    figures = _figures(scored, run.config["classes"], temperature)
+    figures = _figures(scored, run.config["classes"], temperature_of(run))
     name = cache.path.name.removesuffix(".h5")
     return _record(EvaluateResult(run.folder, figures, time.perf_counter() - began, _now(), split, name, before))
 
@@ -250,11 +247,6 @@ def _warn_of_shared_images(run: runs.Run, own: Cache, cache: Cache, rows: NDArra
         )
 
 
-def _learned_from(run: runs.Run) -> Collection[str]:
-    names: Collection[str] = run.config.get("learned_from", ())
-    return names
-
-
 def _by_run(run: runs.Run, cache: Cache, desk: Workspace) -> LogitsOf:
     """The run's way to logits: its network on the rows' images, or its head on their features; a head is read here."""
     if run.stage == "finetune":
@@ -280,20 +272,12 @@ def _score(cache: Cache, splits: tuple[str, ...], logits_of: LogitsOf) -> Scored
     return ScoredRows(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(ScoredRows)))
 
 
-def _temperature(cache: Cache, logits_of: LogitsOf, learned_from: Collection[str]) -> float | None:
-    """The temperature that val gives; None without val rows, or where the head has learned from them."""
-    if "val" in learned_from or not (cache.labels[cache.rows("val")] >= 0).any():
-        return None
-    val = _score(cache, ("val",), logits_of)
-    return fit_temperature(val.logits, val.y)
-
-
-def _figures(scored: ScoredRows, classes: tuple[str, ...], temperature: float | None) -> dict[str, Any]:
-    """Every figure as plain JSON values, with its interval; ``calibrated``: None without a temperature."""
+def _figures(scored: ScoredRows, classes: tuple[str, ...], temperature: float) -> dict[str, Any]:
+    """Every figure as plain JSON values, with its interval; ``calibrated``: None where the temperature is 1."""
     scores = classification_report(scored.y, scored.logits, classes)
     intervals = score_intervals(scores.confusion, scores.top5)
     after = None
-    if temperature is not None:
+    if temperature != 1:
         after = dataclasses.asdict(calibrated(scored.logits, scored.y, temperature))
     return {
         **scores.to_json(),

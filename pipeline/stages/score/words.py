@@ -88,10 +88,10 @@ def _range(interval: Sequence[float] | None) -> str:
 
 def _calibrated(scaled: Mapping[str, Any] | None) -> str:
     if not scaled:
-        return "; no val rows were held back that could give a temperature to mend it"
+        return "; the run has no temperature that could mend it"
     expected = f" ({percent(scaled['ece_expected'])} if perfect)" if "ece_expected" in scaled else ""
     return (
-        f"; with all logits divided by the temperature {significant(scaled['temperature'])}, fitted on val: "
+        f"; with all logits divided by the run's temperature, {significant(scaled['temperature'])}, as predict does: "
         f"{percent(scaled['ece'])}{expected}, log-loss {significant(scaled['log_loss'])}"
     )
 

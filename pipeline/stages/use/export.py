@@ -26,7 +26,7 @@ from pipeline.base.words import percent, significant
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import load_head
 from pipeline.runs import folder as runs
-from pipeline.runs.network import load_network
+from pipeline.runs.network import load_network, temperature_of
 from pipeline.runs.recipe import Recipe
 from pipeline.stages.score.evaluate import EVALUATION
 from pipeline.stages.use import words
@@ -105,7 +105,7 @@ def whole_network(run: runs.Run, format: str, desk: Workspace) -> tuple[nn.Modul
 
 
 def description(run: runs.Run, recipe: Recipe) -> dict[str, Any]:
-    """What travels with an exported model: classes, transform, trunk, and the key of its features."""
+    """What travels with an exported model: classes, transform, trunk, temperature, and the key of its features."""
     info, transform = recipe.trunk.info, recipe.trunk.info.transform
     return {
         "classes": list(run.config["classes"]),
@@ -119,6 +119,7 @@ def description(run: runs.Run, recipe: Recipe) -> dict[str, Any]:
         "trunk": info.trunk,
         "weights": info.name,
         "pretrained": info.pretrained,
+        "temperature": temperature_of(run),
         "run": run.folder.name,
         "key": run.config["cache"]["key"],
     }
@@ -262,7 +263,8 @@ def model_card(run: runs.Run, about: dict[str, Any], format: str, file: str, par
         f"`{file}` ({format}) takes float32 images (n, 3, {transform['crop']}, {transform['crop']}), RGB, short side "
         f"resized to {transform['resize']} ({transform['interpolation']}), centre {transform['crop']} cropped, divided "
         f"by 255, less the mean {transform['mean']}, divided by {transform['std']}; it gives logits "
-        f"(n, {len(about['classes'])}).\n",
+        f"(n, {len(about['classes'])}); probabilities are softmax(logits / {significant(about['temperature'])}), the "
+        "temperature that rows which it had not learned from have given (1: none).\n",
         "Checked against the model after it was written: largest difference as a share of the largest logit, "
         + ", ".join(f"batch {size}: {value:.0e}" for size, value in parity.items())
         + ".\n",
@@ -280,7 +282,7 @@ def model_card(run: runs.Run, about: dict[str, Any], format: str, file: str, par
         "\n## Limits\n",
         "- It knows these classes only, and names one of them for any image.",
         "- Its figures hold for images like those above; other cameras, places or times need a test of their own.",
-        "- Probabilities (softmax of the logits) are calibrated only as far as the figures say.",
+        "- Probabilities are calibrated for images like those above, only as far as the figures say.",
     ]
     if not about["pretrained"]:
         lines.append("- Its trunk's weights are random or of unknown origin: good for trying things, not for results.")

@@ -20,7 +20,6 @@ from pipeline.base.errors import DataError
 from pipeline.base.machine import cores
 from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
-from pipeline.heads.scores.metrics import softmax
 from pipeline.images import IMAGE_EXTENSIONS, Files, Geometry, Images, Loaded
 from pipeline.runs import folder as runs
 from pipeline.runs.network import PREDICT_BATCH, Answer, Classifier, load_classifier, normalised
@@ -147,9 +146,8 @@ def _predict_batch(
         return predictions
     pixels = np.stack([p for item in batch if (p := item.pixels) is not None])
     answer = classifier(pixels)
-    probabilities = softmax(answer.logits)
     for at, i in enumerate(good):
-        predictions[i] = _ranked(names[i], probabilities[at], classifier.classes, settings)
+        predictions[i] = _ranked(names[i], answer.probabilities[at], classifier.classes, settings)
         if settings.trace:
             passage = _passage(names[i], batch[i], answer, at, classifier)
             desk.watch.show(words.way(passage, classifier.classes, settings.top))
@@ -192,4 +190,6 @@ def _passage(name: str, item: Loaded, answer: Answer, at: int, classifier: Class
     assert item.pixels is not None and item.found is not None
     (width, height), mode = item.found.size, item.found.mode
     seen = normalised(item.pixels[None], classifier.recipe.trunk.info, "cpu").numpy()[0]
-    return Passage(name, f"{width} × {height}", mode, seen, answer.features[at], answer.logits[at])
+    return Passage(
+        name, f"{width} × {height}", mode, seen, answer.features[at], answer.logits[at], classifier.temperature
+    )

@@ -37,7 +37,10 @@ def predictions(found: Sequence[Prediction]) -> Table:
 
 @dataclass(frozen=True, eq=False)
 class Passage:
-    """One image on its way: its file, ``input`` (3, S, S), ``features`` (D,) and ``logits`` (C,), all float32."""
+    """One image on its way: its file, ``input`` (3, S, S), ``features`` (D,) and ``logits`` (C,), all float32.
+
+    Logits are divided by ``temperature`` before the softmax.
+    """
 
     path: str
     size: str
@@ -45,12 +48,13 @@ class Passage:
     input: NDArray[np.float32]
     features: NDArray[np.float32]
     logits: NDArray[np.float32]
+    temperature: float = 1.0
 
 
 def way(passage: Passage, classes: Sequence[str], top: int, true_class: str | None = None) -> Table:
     """The image's way from file to class, a line or a few for each station; of the classes the likeliest."""
     p, seen, features = passage, passage.input, passage.features
-    probabilities = softmax(p.logits[None])[0]
+    probabilities = softmax(p.logits[None] / p.temperature)[0]
     order = np.argsort(-probabilities, kind="stable")[:top].tolist()
     lowest, mean, highest = (significant(float(v)) for v in (seen.min(), seen.mean(), seen.max()))
     first = " ".join(significant(v, 3) for v in features[:FEATURES_SHOWN].tolist())
@@ -60,6 +64,9 @@ def way(passage: Passage, classes: Sequence[str], top: int, true_class: str | No
         ["" if i else "softmax", percent(float(probabilities[c])), Bar(classes[c], float(probabilities[c]))]
         for i, c in enumerate(order)
     ]
+    divided: list[list[Cell]] = []
+    if p.temperature != 1:
+        divided = [["", "", _named(("divided by the temperature  ", significant(p.temperature)))]]
     verdict = [Part(classes[order[0]], "best")]
     if true_class is not None:
         right = true_class == classes[order[0]]
@@ -69,6 +76,7 @@ def way(passage: Passage, classes: Sequence[str], top: int, true_class: str | No
         ["input", shape(seen.shape), _named(("min ", lowest), ("   mean ", mean), ("   max ", highest))],
         ["features", shape(features.shape), (f"{first} …  ", *_named(("norm ", norm)))],
         ["head", shape(p.logits.shape), _named(("logits  ", logits))],
+        *divided,
         *likely,
         ["class", "", tuple(verdict)],
     ]

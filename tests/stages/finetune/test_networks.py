@@ -88,7 +88,8 @@ def test_a_fine_tuned_network_predicts_and_goes_out_as_the_librarys_own(
         ]
     )
     with torch.inference_mode():
-        expected = model(torch.stack([transform(Image.open(p)) for p in images])).softmax(1).max(1).values
+        logits = model(torch.stack([transform(Image.open(p)) for p in images]))
+    expected = (logits / tuned.temperature).softmax(1).max(1).values
     assert [p.probability for p in ours] == pytest.approx(expected.tolist(), abs=1e-4)
     out = export(tuned.run, format="state_dict", out=tmp_path / "m.safetensors", workspace=made.root)
     assert max(out.parity.values()) <= 1e-4

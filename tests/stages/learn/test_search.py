@@ -128,7 +128,9 @@ def test_test_is_scored_once_when_the_head_is_fixed(cache: Path, tmp_path: Path)
     accuracy = (load_head(found.run).logits(test.X).argmax(axis=1) == test.y).mean()
     figures = json.loads((found.run / "evaluation.json").read_text())["test"]
     assert figures["accuracy"] == pytest.approx(accuracy)
-    assert figures["calibrated"] is None  # val was learned from: no temperature may come from it
+    assert figures["calibrated"]["temperature"] == found.temperature
+    assert found.temperature_from == "5 folds of train and val"  # val itself was learned from
+    assert (found.chosen_by, found.chosen_from) == ("val", 3)
 
 
 def test_the_picture_is_whole_and_names_the_chosen_penalty(cache: Path, tmp_path: Path) -> None:

@@ -80,22 +80,11 @@ def test_a_network_that_is_no_run_yet_is_scored_once_with_the_figures_of_a_run(
     (tmp_path / "draft").mkdir()
     (tmp_path / "draft" / "model.safetensors").write_bytes(b"a network")
     for _ in range(2):
-        found = evaluated_network(tmp_path / "draft", cache, logits_of, ("train",), Workspace(tmp_path))
+        found = evaluated_network(tmp_path / "draft", cache, logits_of, head.temperature, Workspace(tmp_path))
         np.testing.assert_array_equal(found.logits, logits_of("test"))
-    assert asked == ["test", "val", "test", "test"]
+    assert asked == ["test", "test", "test"]
     kept = json.loads((tmp_path / "draft" / "evaluation.json").read_text())
     assert kept["test"] == evaluate(run, workspace=tmp_path).test
-
-
-def test_no_temperature_is_fitted_on_val_where_the_network_has_learned_from_it(
-    run: Path, workshop: SimpleNamespace, tmp_path: Path
-) -> None:
-    cache, head = open_cache(workshop.cache.cache), load_head(run)
-    (tmp_path / "model.safetensors").write_bytes(b"a network")
-    evaluated_network(
-        tmp_path, cache, lambda s: head.logits(np.asarray(cache.split(s).X)), ["train", "val"], Workspace(tmp_path)
-    )
-    assert json.loads((tmp_path / "evaluation.json").read_text())["test"]["calibrated"] is None
 
 
 def test_every_figure_is_kept_beside_the_run(run: Path, workshop: SimpleNamespace, tmp_path: Path) -> None:
@@ -115,7 +104,7 @@ def test_every_figure_is_kept_beside_the_run(run: Path, workshop: SimpleNamespac
     assert test["calibrated"]["ece_expected"] > 0
 
 
-def test_the_temperature_is_fitted_on_val_and_applied_to_test(
+def test_the_runs_temperature_which_val_gave_is_applied_to_test(
     run: Path, workshop: SimpleNamespace, tmp_path: Path
 ) -> None:
     scaled = evaluate(run, workspace=tmp_path).test["calibrated"]
@@ -167,14 +156,11 @@ def test_a_fine_tuned_network_has_the_same_figures_as_a_head(workshop: SimpleNam
     assert safetensors.numpy.load_file(folder / "evaluation.safetensors")["logits"].shape == (9, 3)
 
 
-def test_without_val_rows_there_is_no_temperature(
-    photos: Path, workshop: SimpleNamespace, tmp_path: Path, quick: Quick
-) -> None:
-    """No warning, no crash."""
-    made = extract(photos, workspace=workshop.root, out=tmp_path / "c.h5", dtype="float32", val_fraction=0, **quick)
-    cache = open_cache(made.cache)
-    folder = unscored(workshop.head.run, tmp_path, path=str(cache.path), content=cache.content)
-    assert evaluate(folder, workspace=tmp_path).test["calibrated"] is None
+def test_a_head_from_before_temperatures_were_kept_has_none(run: Path, tmp_path: Path) -> None:
+    record = json.loads((run / "head.json").read_text())
+    del record["temperature"]
+    (run / "head.json").write_text(json.dumps(record))
+    assert evaluate(run, workspace=tmp_path).test["calibrated"] is None
 
 
 # -- another cache ----------------------------------------------------------------------------------------------------
@@ -243,12 +229,11 @@ def test_other_rows_of_its_own_cache_can_be_asked_for(run: Path, workshop: Simpl
     assert found.test["accuracy"] == workshop.head.val
 
 
-def test_a_gone_cache_costs_the_temperature_and_is_told_of(
+def test_a_gone_cache_costs_the_look_for_known_images_and_is_told_of(
     workshop: SimpleNamespace, others: SimpleNamespace, tmp_path: Path, listener: Any
 ) -> None:
     folder = unscored(workshop.head.run, tmp_path, path=str(tmp_path / "gone.h5"))
-    found = evaluate(folder, data=str(others.two), workspace=tmp_path, watch=listener)
-    assert found.test["calibrated"] is None
+    evaluate(folder, data=str(others.two), workspace=tmp_path, watch=listener)
     assert "gone.h5" in listener.text
 
 

@@ -24,7 +24,7 @@ def test_every_figure_is_said_with_its_interval() -> None:
         "in brackets 95 % intervals: how much another draw of test images would change a figure, not"
     )
     assert second == (
-        "calibration error 4.1 %; with all logits divided by the temperature 1.700, fitted on val: 1.2 %, "
+        "calibration error 4.1 %; with all logits divided by the run's temperature, 1.700, as predict does: 1.2 %, "
         "log-loss 0.1800"
     )
 
@@ -35,7 +35,7 @@ def test_calibration_error_stands_beside_what_a_calibrated_head_would_show() -> 
     assert line.startswith(
         "calibration error 4.1 % (a perfectly calibrated head would show 3.9 % on 1,234 images); with"
     )
-    assert line.endswith("fitted on val: 1.2 % (2.0 % if perfect), log-loss 0.1800")
+    assert line.endswith("as predict does: 1.2 % (2.0 % if perfect), log-loss 0.1800")
 
 
 def test_figures_without_an_interval_for_too_few_images_a_class_say_why() -> None:
@@ -52,8 +52,8 @@ def test_figures_of_an_older_file_are_said_as_far_as_they_go() -> None:
     assert figures_lines(old, "test") == ["test: accuracy 95.3 %, macro-F1 93.5 %, log-loss 0.2000, 1,234 images"]
 
 
-def test_where_no_val_rows_were_held_back_it_is_said_why_there_is_no_temperature() -> None:
-    assert "no val rows were held back" in figures_lines({**FIGURES, "calibrated": None}, "test")[-1]
+def test_without_a_temperature_that_is_said() -> None:
+    assert "the run has no temperature" in figures_lines({**FIGURES, "calibrated": None}, "test")[-1]
 
 
 def test_two_heads_stand_side_by_side_with_their_difference(printed: Callable[..., str]) -> None:
