@@ -84,7 +84,8 @@ def _plain_heads(
     def work() -> None:
         for config in configs:
             layer = torch.nn.Linear(X.shape[1], classes)
-            optimiser = torch.optim.AdamW(layer.parameters(), lr=config.rate, weight_decay=config.weight_decay)
+            assert config.lr is not None
+            optimiser = torch.optim.AdamW(layer.parameters(), lr=config.lr, weight_decay=config.weight_decay)
             steps = config.epochs * -(-len(X) // config.batch_size)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=steps)
             for _ in range(config.epochs):

@@ -381,7 +381,7 @@ class MinibatchHead(_Head):
             )
             fit = fit_minibatch(problem, [MinibatchConfig(**options, seed=seed)])[0]
         if fit.diverged:
-            raise ValueError(f"training diverged after {fit.n_iter} steps: lr = {fit.config.rate} is too high")
+            raise ValueError(f"training diverged after {fit.n_iter} steps: lr = {fit.config.lr} is too high")
         self.tensors_, self.n_iter_ = fit.tensors, len(fit.trace)
         layer = kind_of(self.kind).layer(fit.tensors)
         if layer is not None:

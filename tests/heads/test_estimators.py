@@ -28,9 +28,10 @@ NO_INTERCEPT = "cosines have no intercept: a class cannot be favoured where the 
     [
         (ExactLinearHead(), {}),
         (ExactLinearHeadCV(Cs=3, cv=2), {}),
-        (MinibatchHead(lr=0.1, epochs=20), {}),
-        (MinibatchHead("mlp", width=16, lr=0.02, epochs=20), {}),
-        (MinibatchHead("cosine", lr=0.1, epochs=20), {"check_class_weight_classifiers": NO_INTERCEPT}),
+        (MinibatchHead(), {}),
+        (MinibatchHead(solver="sgd"), {}),
+        (MinibatchHead("mlp", width=16, epochs=20), {}),
+        (MinibatchHead("cosine", epochs=20), {"check_class_weight_classifiers": NO_INTERCEPT}),
     ],
     ids=lambda v: type(v).__name__ if not isinstance(v, dict) else "",
 )

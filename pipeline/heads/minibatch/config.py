@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from pipeline.base.errors import ConfigError
 from pipeline.heads.kinds import KINDS, readers
 
-LEARNING_RATES = {"adamw": 1e-3, "sgd": 1e-2}  # by solver, where none is given
+LEARNING_RATES = {"adamw": 1e-3, "sgd": 1e-2}  # by solver, where none is given: of WIDE inputs
+WIDE = 2048
 SOLVERS = tuple(LEARNING_RATES)
 SCHEDULES = ("cosine", "constant")
 
@@ -29,7 +30,7 @@ class MinibatchConfig:
     """
 
     kind: str = "linear"  # of KINDS
-    lr: float | None = None  # None: LEARNING_RATES of the solver
+    lr: float | None = None  # None: by solver and width, see with_rate
     weight_decay: float = 1e-2
     epochs: int = 30
     batch_size: int = 256
@@ -54,8 +55,8 @@ class MinibatchConfig:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least {least}")
-        for name, value in (("lr", self.rate), ("scale", self.scale)):
-            if not (value > 0 and math.isfinite(value)):
+        for name, value in (("lr", self.lr), ("scale", self.scale)):
+            if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{name} is {value}: it must be above 0 and finite")
         for name in NOT_BELOW_ZERO:
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
@@ -73,14 +74,14 @@ class MinibatchConfig:
         if self.patience is not None and self.patience < 1:
             raise ConfigError(f"patience is {self.patience}: it must be at least 1, or None for no early stop")
 
-    @property
-    def rate(self) -> float:
-        """The learning rate at the start."""
-        return LEARNING_RATES[self.solver] if self.lr is None else self.lr
+    def with_rate(self, widest: int) -> MinibatchConfig:
+        """The same with a learning rate, for layers of at most ``widest`` inputs.
 
-    def record(self) -> dict[str, Any]:
-        """The settings as plain values, the learning rate as it is used."""
-        return {**asdict(self), "lr": self.rate}
+        The one given, or LEARNING_RATES times sqrt(WIDE / widest): a step that moves every weight by as much moves a
+        sum over n inputs by about sqrt(n) times that.
+        """
+        rate = LEARNING_RATES[self.solver] * math.sqrt(WIDE / widest)
+        return self if self.lr is not None else replace(self, lr=rate)
 
     @property
     def order(self) -> int:

@@ -71,7 +71,9 @@ def passes(
     for members in groups.values():
         at_most = max(1, memory_budget_bytes // _bytes(configs[members[0]], data))
         for some in (members[i : i + at_most] for i in range(0, len(members), at_most)):
-            yield some, Pass(data, [configs[i] for i in some])
+            first = configs[some[0]]
+            widest = max([data.dim, *kind_of(first.kind).hidden(first)])
+            yield some, Pass(data, [configs[i].with_rate(widest) for i in some])
 
 
 def _data(problem: Problem, memory_budget_bytes: int) -> Data:

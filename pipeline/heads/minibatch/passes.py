@@ -56,7 +56,7 @@ class FitResult:
     ``tensors`` are those of its kind (see ``kinds``), for raw features.
     """
 
-    config: MinibatchConfig
+    config: MinibatchConfig  # with its learning rate
     tensors: dict[str, npt.NDArray[Any]]
     trace: list[Epoch]  # finite epochs only
     best_epoch: int  # 0: diverged or stopped in its first epoch, the tensors are as they began
@@ -184,7 +184,7 @@ class _Record:
 class Pass:
     """Heads that advance together; ``alive[j]`` is the config of the j-th head still in the arrays.
 
-    Their configs agree in what :func:`shared` gives.
+    Their configs agree in what :func:`shared` gives, and have learning rates.
     """
 
     def __init__(self, data: Data, configs: Sequence[MinibatchConfig]) -> None:
@@ -197,7 +197,7 @@ class Pass:
         self._noise = Noise(configs, data.device, data.loss_weight.dtype)
         self._lr, self._decay, self._smoothing = (
             torch.tensor([getattr(c, name) for c in configs], device=data.device, dtype=data.loss_weight.dtype)
-            for name in ("rate", "weight_decay", "label_smoothing")
+            for name in ("lr", "weight_decay", "label_smoothing")
         )
         self._updates = {name: self._update(p) for name, p in self._heads.parameters.items()}
         self._records = [
@@ -276,7 +276,8 @@ class Pass:
                 continue
             val_loss, val_accuracy = (float(val[0][j]), float(val[1][j])) if val is not None else (None, None)
             lost, right = float(loss[j]), float(accuracy[j])
-            epoch = Epoch(self._epoch, lost, right, val_loss, val_accuracy, config.rate * factor)
+            assert config.lr is not None
+            epoch = Epoch(self._epoch, lost, right, val_loss, val_accuracy, config.lr * factor)
             record.trace.append(epoch)
             if record.improved(epoch, self._data.val_metric):
                 record.best = epoch

@@ -9,16 +9,18 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
+from pipeline.heads.baselines import cosine_centroids, nearest_by_cosine
 from pipeline.heads.exact.path import ExactFit, fit_exact
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
@@ -28,13 +30,16 @@ from pipeline.stages.learn.settings import SearchSettings
 from pipeline.stages.learn.task import Task
 from pipeline.stages.learn.trials import exact_trial, figures
 from pipeline.stages.score.ledger import Scorer
-from pipeline.stages.score.sealed import Opened, has_test, open_test
+from pipeline.stages.score.sealed import has_test, open_test
 from pipeline.store.rows import Rows
 
 
 @dataclass(frozen=True)
 class FewShotResult:
     """The run's folder and, for each number of shots, mean and deviation over the draws.
+
+    ``val`` and ``test`` are the metric's, ``accuracy`` the head's accuracy and ``centroid`` that of the nearest class
+    mean by cosine on the same images, both on test where it is scored, otherwise on val.
 
     ``scored_before``: how many other runs had been scored on these test rows; None where these were not. ``chosen_by``:
     what each draw's penalty was chosen on.
@@ -63,11 +68,12 @@ def few_shot(task: Task[SearchSettings]) -> FewShotResult:
     assert settings.shots is not None
     began = time.perf_counter()
     plan = [(k, draw) for k in sorted(set(settings.shots)) for draw in range(settings.draws)]
-    heads: list[tuple[int, int, ExactFit, float]] = []
+    heads: list[tuple[int, int, ExactFit, Mapping[str, float], torch.Tensor]] = []
     with desk.watch.track("few-shot", len(plan), unit="draws") as tracker:
         for k, draw in plan:
             rows = drawn(task.train, k, seed=(settings.seed, k, draw))
-            heads.append((k, draw, *_choose(task, rows)))
+            centroids = cosine_centroids(rows.X, rows.y, len(cache.classes))
+            heads.append((k, draw, *_choose(task, rows), centroids))
             tracker.advance()
     seconds = time.perf_counter() - began
     name = cache.path.name.removesuffix(".h5")
@@ -77,15 +83,26 @@ def few_shot(task: Task[SearchSettings]) -> FewShotResult:
     ):
         scorer = Scorer(folder.name, draft.folder.name)
         test = open_test(cache, scorer, desk) if settings.evaluate and has_test(cache) else None
-        draws = [
-            {"shots": k, "draw": draw, "C": fit.C, "val": val, "test": _score(fit, test, settings.metric)}
-            for k, draw, fit, val in heads
-        ]
+        draws = []
+        for k, draw, fit, val, centroids in heads:
+            shown = task.val if test is None else test.rows
+            own = val if test is None else figures(linear_logits(shown.X, fit.weight, fit.bias), shown.y)
+            draws.append(
+                {
+                    "shots": k,
+                    "draw": draw,
+                    "C": fit.C,
+                    "val": val[settings.metric],
+                    "test": None if test is None else own[settings.metric],
+                    "accuracy": own["accuracy"],
+                    "centroid": float((nearest_by_cosine(centroids, shown.X) == shown.y).mean()),
+                }
+            )
         results = [_summary(k, [d for d in draws if d["shots"] == k]) for k in sorted(set(settings.shots))]
         found = FewShotResult(folder, results, seconds, test.scored_before if test else None)
         draft.write_lines("draws.jsonl", draws)
         draft.write_json("metrics.json", {n: v for n, v in found.to_json().items() if n != "run"})
-    desk.watch.show(words.few_shot(results, settings.metric, settings.draws))
+    desk.watch.show(words.few_shot(results, settings))
     desk.watch.say(f"{len(plan)} draws -> {folder}")
     return found
 
@@ -98,19 +115,13 @@ def drawn(rows: Rows, k: int, *, seed: tuple[int, int, int]) -> Rows:
     return Rows(rows.X[places], rows.y[places])
 
 
-def _choose(task: Task[SearchSettings], rows: Rows) -> tuple[ExactFit, float]:
-    """The best head on val of the path on the drawn rows, and its figure there."""
+def _choose(task: Task[SearchSettings], rows: Rows) -> tuple[ExactFit, Mapping[str, float]]:
+    """The best head on val of the path on the drawn rows, and its figures there."""
     metric = task.settings.metric
     fits = fit_exact(task.problem(rows), task.settings.penalties)
     trials = [exact_trial(task, fit, rows) for fit in fits]
     best = min(range(len(fits)), key=lambda i: trials[i].order(metric))
-    return fits[best], trials[best].val[metric]
-
-
-def _score(fit: ExactFit, test: Opened | None, metric: str) -> float | None:
-    if test is None:
-        return None
-    return figures(linear_logits(test.rows.X, fit.weight, fit.bias), test.rows.y)[metric]
+    return fits[best], trials[best].val
 
 
 def _summary(k: int, draws: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -120,6 +131,7 @@ def _summary(k: int, draws: Sequence[dict[str, Any]]) -> dict[str, Any]:
             return None, None
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
-    val, test = spread("val"), spread("test")
-    names = ("shots", "draws", "val", "val_deviation", "test", "test_deviation", "C")
-    return dict(zip(names, (k, len(draws), *val, *test, statistics.median(d["C"] for d in draws)), strict=True))
+    means: dict[str, float | None] = {}
+    for name in ("val", "test", "accuracy", "centroid"):
+        means[name], means[f"{name}_deviation"] = spread(name)
+    return {"shots": k, "draws": len(draws), **means, "C": statistics.median(d["C"] for d in draws)}

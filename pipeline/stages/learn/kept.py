@@ -105,7 +105,7 @@ def observed(rows: Sequence[TraceRow], n_classes: int, step: str = "epoch") -> l
 
 def minibatch_fit(found: FitResult, trace: Sequence[TraceRow]) -> Fit:
     """A minibatch fit as what a run keeps."""
-    return Fit(found.config.kind, found.tensors, trace, found.best_epoch, None, found.config.record())
+    return Fit(found.config.kind, found.tensors, trace, found.best_epoch, None, dataclasses.asdict(found.config))
 
 
 def trace_row(epoch: Epoch) -> TraceRow:

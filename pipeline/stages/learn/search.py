@@ -60,7 +60,7 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
     run, result = keep(task, "search", choice)
     desk.watch.say(words.head(result, found.fit))
     if settings.space == EXACT and (end := at_the_end(settings.penalties, found.trials[0].settings["C"])):
-        desk.watch.warn(words.at_the_end(settings, end))
+        desk.watch.warn(words.end_of_path(settings, end))
     if settings.evaluate and has_test(task.cache):
         score(run, desk)
     return result

@@ -12,7 +12,7 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.settings import CACHE_HELP, LATEST
 from pipeline.heads.choice import DEFAULT_C, METRIC, METRICS, PENALTIES
 from pipeline.heads.kinds import KINDS
-from pipeline.heads.minibatch.config import LEARNING_RATES, SCHEDULES, SOLVERS, MinibatchConfig
+from pipeline.heads.minibatch.config import LEARNING_RATES, SCHEDULES, SOLVERS, WIDE, MinibatchConfig
 
 EXACT = "exact"
 _RATES = ", ".join(f"{rate:g} with {solver}" for solver, rate in LEARNING_RATES.items())
@@ -57,7 +57,9 @@ class TrainSettings(HeadSettings):
     C: float = st.option(DEFAULT_C, "exact: inverse of the penalty, as scikit-learn's", above=0)
     kind: str = st.option(MinibatchConfig.kind, "minibatch: the head", choices=KINDS)
     lr: float | None = st.option(
-        MinibatchConfig.lr, f"minibatch: learning rate at the start; by default {_RATES}", above=0
+        MinibatchConfig.lr,
+        f"minibatch: learning rate at the start; by default {_RATES}, on {WIDE:,} features (more on fewer)",
+        above=0,
     )
     weight_decay: float = st.option(
         MinibatchConfig.weight_decay, "minibatch: decoupled decay of weights, not of biases", minimum=0

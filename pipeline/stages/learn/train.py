@@ -91,6 +91,7 @@ def _minibatch(task: Task[TrainSettings]) -> Fit:
     found = fit_minibatch(task.problem(task.train, val=task.val), [settings.config()], on_epoch=tell)[0]
     if found.diverged:
         watch.end_trace()
-        rate = found.config.rate
+        rate = found.config.lr
+        assert rate is not None
         raise HeadError(f"training diverged after {found.n_iter} steps: --lr {rate:g} is too high; try {rate / 10:g}")
     return minibatch_fit(found, rows)

@@ -72,7 +72,7 @@ def line_of(task: Task[Any], fit: FitResult) -> dict[str, Any]:
 
     head = make_head(task.cache, minibatch_fit(fit, ()))
     val, train = (figures(head.logits(rows.X), rows.y) for rows in (task.val, task.train))
-    config = fit.config.record()
+    config = dataclasses.asdict(fit.config)
     note = "diverged" if fit.diverged else ""
     return {"config": config, "val": val, "train": train, "note": note, "epochs": len(fit.trace)}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.base.values import Column, Curve, Part, Table, figures
 from pipeline.base.words import ABSENT, chosen_of, count, percent, seconds, setting, significant
+from pipeline.heads.choice import at_the_end
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.stages.learn.kept import Fit, TrainResult
 from pipeline.stages.learn.settings import SearchSettings
@@ -65,7 +66,7 @@ def _name(metric: str) -> str:
     return "log-loss" if metric == "log_loss" else metric.replace("_", " ")
 
 
-def at_the_end(settings: SearchSettings, end: str) -> str:
+def end_of_path(settings: SearchSettings, end: str) -> str:
     """The chosen C is the ``lowest`` or ``highest`` of the path."""
     Cs = settings.penalties
     C, beyond = (Cs[0], Cs[0] / 10) if end == "lowest" else (Cs[-1], Cs[-1] * 10)
@@ -95,24 +96,30 @@ def path(trials: Sequence[Trial], metric: str, chosen: float) -> Curve:
     )
 
 
-def few_shot(results: Sequence[Mapping[str, Any]], metric: str, draws: int) -> Table:
-    """Figures by shots: ``shots draws val val_deviation test test_deviation C``, a deviation None for one draw.
+def few_shot(results: Sequence[Mapping[str, Any]], settings: SearchSettings) -> Table:
+    """Figures by shots (see ``few_shot.FewShotResult``), a deviation None for one draw.
 
-    Without figures on test there is no column for them.
+    Without figures on test there is no column for them. The end of the path is said where it won half of the draws.
     """
-    tested = any(r["test"] is not None for r in results)
+    metric, tested = settings.metric, any(r["test"] is not None for r in results)
 
-    def spread(r: Mapping[str, Any], split: str) -> str:
-        mean, deviation = r[split], r[f"{split}_deviation"]
-        if metric == "log_loss":
+    def spread(r: Mapping[str, Any], name: str) -> str:
+        mean, deviation = r[name], r[f"{name}_deviation"]
+        if metric == "log_loss" and name in ("val", "test"):
             return significant(mean) if deviation is None else f"{significant(mean)} ± {significant(deviation, 2)}"
         return percent(mean) if deviation is None else f"{percent(mean)} ± {100 * deviation:.1f}"
 
-    splits = ["val", *(["test"] if tested else [])]
+    on = "Test" if tested else "Val"
+    columns = {"val": "Val (chose C)", **({"test": "Test"} if tested else {})}
+    columns |= {} if metric == "accuracy" else {"accuracy": f"{on} accuracy"}
+    columns["centroid"] = f"Cosine centroid, {on.lower()} accuracy"
     rows = [
-        [str(r["shots"]), str(r["draws"]), *(spread(r, split) for split in splits), setting(float(r["C"]))]
+        [str(r["shots"]), str(r["draws"]), *(spread(r, name) for name in columns), setting(float(f"{r['C']:.3g}"))]
         for r in results
     ]
-    title = f"{_name(metric)}, mean and deviation of {draws} draws"
-    headings = ["Shots", "Draws", "Val (chose C)", *(["Test"] if tested else []), "Median C"]
-    return Table(figures(*headings), rows, title, "each draw's C is the best of its path on val: val is optimistic")
+    title = f"{_name(metric)}, mean and deviation of {settings.draws} draws"
+    caption = ["each draw's C is the best of its path on val: val is optimistic"]
+    ends = [f"{r['shots']} shots: {r['C']:.3g}" for r in results if at_the_end(settings.penalties, r["C"])]
+    if ends:
+        caption.append(f"the median C is the end of the path ({', '.join(ends)}): a better one may lie beyond")
+    return Table(figures("Shots", "Draws", *columns.values(), "Median C"), rows, title, "\n".join(caption))

@@ -121,12 +121,13 @@ def _copies(cache: Cache) -> Copies:
     rows, content = _content(cache)
     order = np.argsort(content, kind="stable")
     groups = np.split(rows[order], np.flatnonzero(np.diff(content[order])) + 1)
-    leaks, conflicts, within = [], [], 0
+    leaks, conflicts, within, in_train = [], [], 0, 0
     for group in groups:
         if len(group) < 2:
             continue
         splits, labels = cache.splits[group], cache.labels[group]
         within += len(group) - len(np.unique(splits))
+        in_train += max(0, int((splits == TRAIN).sum()) - 1)
         if len(np.unique(splits[splits > 0])) > 1:
             leaks.append(group)
         if len(np.unique(labels[labels >= 0])) > 1:
@@ -135,7 +136,7 @@ def _copies(cache: Cache) -> Copies:
         [[_place(cache, row) for row in group.tolist()] for group in sorted(found, key=lambda g: int(g[0]))]
         for found in (leaks, conflicts)
     ]
-    return Copies(leaks=named[0], conflicts=named[1], within=within)
+    return Copies(leaks=named[0], conflicts=named[1], within=within, in_train=in_train)
 
 
 def _drop_leaks(found: Cache, settings: AuditSettings, desk: Workspace) -> tuple[Cache, list[str]]:

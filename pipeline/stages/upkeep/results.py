@@ -55,12 +55,13 @@ class Copies:
     """Groups of good rows with the same bytes; a group is a list of (split, class or "", path).
 
     ``leaks`` lie in two or more of train, val and test, ``conflicts`` have two or more labels; ``within`` counts the
-    surplus copies inside one split.
+    surplus copies inside one split, ``in_train`` those of them in train.
     """
 
     leaks: list[list[Place]]
     conflicts: list[list[Place]]
     within: int
+    in_train: int
 
 
 @dataclass(frozen=True)

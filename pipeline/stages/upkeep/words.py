@@ -177,6 +177,10 @@ def findings(report: AuditReport, settings: AuditSettings) -> list[str]:
         (len(copies.leaks), f"{many(len(copies.leaks), 'image')} in more than one split{cure}"),
         (len(copies.conflicts), f"{many(len(copies.conflicts), 'image')} under different labels"),
         (
+            copies.in_train,
+            f"{many(copies.in_train, 'surplus train row')}: copies of another train image, which they weigh more often",
+        ),
+        (
             across,
             f"{many(across, 'pair')} of near duplicates (cosine >= {settings.near}) across splits",
         ),

@@ -75,12 +75,28 @@ def test_a_loss_is_no_percentage():
 
 @pytest.mark.parametrize(("metric", "said"), [("accuracy", "90.0 % ± 1.0"), ("log_loss", "0.9000 ± 0.010")])
 def test_few_shot_figures_carry_their_deviation_where_there_are_several_draws(printed, metric, said):
-    several = {"shots": 5, "draws": 3, "val": 0.9, "val_deviation": 0.01, "test": None, "test_deviation": None, "C": 1}
-    one = {**several, "shots": 1, "draws": 1, "val_deviation": None}
-    lines = printed(words.few_shot([several, one], metric, 3)).splitlines()
-    assert re.split(r" {2,}", lines[1].strip()) == ["Shots", "Draws", "Val (chose C)", "Median C"]
-    assert re.split(r" {2,}", lines[3].strip()) == ["5", "3", said, "1"]
-    assert re.split(r" {2,}", lines[4].strip()) == ["1", "1", said.split(" ±")[0], "1"]
-    lines = printed(words.few_shot([{**several, "test": 0.5}, one], metric, 3)).splitlines()
-    assert re.split(r" {2,}", lines[1].strip())[2:] == ["Val (chose C)", "Test", "Median C"]
-    assert re.split(r" {2,}", lines[4].strip())[2:] == [said.split(" ±")[0], "–", "1"]
+    shares = {"accuracy": 0.9, "accuracy_deviation": 0.01, "centroid": 0.8, "centroid_deviation": 0.02}
+    several = {
+        "shots": 5,
+        "draws": 3,
+        "val": 0.9,
+        "val_deviation": 0.01,
+        "test": None,
+        "test_deviation": None,
+        **shares,
+    }
+    several["C"] = 1
+    one = {**several, "shots": 1, "draws": 1, **{name: None for name in several if name.endswith("deviation")}}
+    settings = SearchSettings(cache="latest", metric=metric, shots=(1, 5), draws=3)
+    more = [] if metric == "accuracy" else ["90.0 % ± 1.0"]
+    lines = printed(words.few_shot([several, one], settings), width=160).splitlines()
+    heads = ["Val accuracy"] if more else []
+    assert re.split(r" {2,}", lines[1].strip()) == [
+        *("Shots", "Draws", "Val (chose C)", *heads, "Cosine centroid, val accuracy", "Median C")
+    ]
+    assert re.split(r" {2,}", lines[3].strip()) == ["5", "3", said, *more, "80.0 % ± 2.0", "1"]
+    alone = [cell.split(" ±")[0] for cell in (said, *more, "80.0 %")]
+    assert re.split(r" {2,}", lines[4].strip()) == ["1", "1", *alone, "1"]
+    tested = printed(words.few_shot([{**several, "test": 0.5}, one], settings), width=160)
+    assert "Test" in tested and "Cosine centroid, test accuracy" in tested and "end of the path" not in tested
+    assert "end of the path (5 shots: 10)" in printed(words.few_shot([{**several, "C": 10.0}], settings), width=160)

@@ -69,7 +69,8 @@ def test_copies_across_splits_and_under_two_labels_are_found(
         ["train/cat/twin.png", "val/cat/14.png"],
     ]
     assert report.copies.conflicts == [[("train", "cat", "train/cat/liar.png"), ("test", "bee", "test/bee/18.png")]]
-    assert report.copies.within == 1
+    assert (report.copies.within, report.copies.in_train) == (1, 1)
+    assert "1 surplus train row: copies of another train image, which they weigh more often" in listener.text
     assert "3 images in more than one split (--drop-leaks takes them out of train)" in listener.text
     json.dumps(report.to_json())
 

@@ -80,7 +80,7 @@ def report(**more):
     return AuditReport(
         **{
             "cache": Path("x.h5"), "rows": 1503, "classes": figures, "unlabelled": 0, "imbalance": 2.0,
-            "copies": Copies([], [], 0), "empty": {}, "tiny": {}, "failed": {}, "near": None, "dropped": [],
+            "copies": Copies([], [], 0, 0), "empty": {}, "tiny": {}, "failed": {}, "near": None, "dropped": [],
             "findings": [], **more,
         }
     )  # fmt: skip
@@ -125,7 +125,7 @@ def test_copies_are_numbered_by_group(printed):
 def test_an_audit_shows_what_it_has_found_in_its_order():
     place = ("train", "ant", "a.png")
     found = report(
-        copies=Copies([[place, place]], [[place, place]], 3),
+        copies=Copies([[place, place]], [[place, place]], 3, 2),
         near=Near(0.9, 1, 0, 0, [(0.95, place, place)]),
         failed={"b.png": "corrupt"},
     )
