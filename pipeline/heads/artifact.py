@@ -155,7 +155,7 @@ def load_head(folder: Path) -> Head:
         classes=tuple(record["classes"]),
         key=record["key"],
         dim=record["dim"],
-        temperature=record["temperature"],
+        temperature=float(record["temperature"]),
         meta=record["meta"],
     )
 
@@ -178,8 +178,9 @@ def _record(path: Path) -> dict[str, Any]:
     if record.get("version") != VERSION:
         raise HeadError(f"{path} has format version {record.get('version')!r}: this package reads version {VERSION}")
     record.setdefault("temperature", 1.0)  # heads from before it was kept
-    plain = {"kind": str, "temperature": float, "classes": list, "key": str, "dim": int}
-    types = {**plain, "tensors": dict, "sha256": str, "meta": dict}
+    if type(record["temperature"]) not in (int, float):
+        raise HeadError(f"{path} has temperature {record['temperature']!r}: a number is needed; train it again")
+    types = {"kind": str, "classes": list, "key": str, "dim": int, "tensors": dict, "sha256": str, "meta": dict}
     for name, kind in types.items():
         if not isinstance(record.get(name), kind):
             raise HeadError(f"{path} has {name} {record.get(name)!r}: a {kind.__name__} is needed; train it again")

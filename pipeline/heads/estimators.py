@@ -22,7 +22,7 @@ from sklearn.metrics import get_scorer
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, check_cv, train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted, validate_data
 
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.choice import DEFAULT_C, PENALTIES, at_the_end, order
@@ -119,6 +119,7 @@ class _Linear(_Head):
         self.coef_, self.intercept_ = _coefficients(weight, bias)
 
     def _logits(self, X: Floats) -> Floats:
+        X = _wide(X)
         scores: Floats = X @ self.coef_.T.astype(X.dtype) + self.intercept_.astype(X.dtype)
         return np.hstack([np.zeros_like(scores), scores]) if len(self.classes_) == 2 else scores
 
@@ -154,6 +155,11 @@ class _Exact(_Linear):
                 ConvergenceWarning,
                 stacklevel=3,
             )
+
+
+def _wide(X: Floats) -> Floats:
+    """Rows in the type of their logits: that of float16 is too coarse for them."""
+    return X.astype(np.float32) if X.dtype == np.float16 else X
 
 
 def _type(X: Floats) -> torch.dtype:
@@ -253,6 +259,7 @@ class ExactLinearHeadCV(_Exact):
         """
         rows, numbers = self._begin(X, y)
         weight = _weights(sample_weight, rows)
+        check_consistent_length(rows, groups)
         ends = np.log10(PENALTIES[0]), np.log10(PENALTIES[-1])
         self.Cs_ = (
             np.logspace(*ends, self.Cs) if isinstance(self.Cs, Integral) else np.asarray(self.Cs, dtype=np.float64)
@@ -263,7 +270,7 @@ class ExactLinearHeadCV(_Exact):
         self.scores_, losses = np.empty((2, int(folds.max()) + 1, len(self.Cs_)))
         for fit in (fit for fit in fits if fit.fold >= 0):
             out = folds == fit.fold
-            at = fit.fold, int(np.flatnonzero(self.Cs_ == fit.C)[0])
+            at = fit.fold, self.Cs_ == fit.C  # all of them, where it was given twice
             self._keep(fit.weight, fit.bias)
             extra = {} if weight is None else {"sample_weight": weight[out]}
             self.scores_[at] = scorer(self, rows[out], self.classes_[numbers[out]], **extra)
@@ -302,8 +309,8 @@ class MinibatchHead(_Head):
     """A head trained by minibatches: linear, with hidden layers (``mlp``) or on cosines.
 
     Parameters are :class:`pipeline.heads.minibatch.config.MinibatchConfig`'s, ``random_state`` its seed. With
-    ``validation_fraction`` above 0 that share of the rows, stratified, is held out and chooses the epoch that is kept,
-    and ``patience`` epochs without a better one end the training.
+    ``validation_fraction`` above 0 that share of the rows that have weight, stratified, is held out and chooses the
+    epoch that is kept, and ``patience`` epochs without a better one end the training.
 
     Attributes:
         classes_, n_features_in_: as scikit-learn's.
@@ -366,7 +373,7 @@ class MinibatchHead(_Head):
         weight = _weights(sample_weight, rows)
         options = {name: getattr(self, name) for name in (*self._FIELDS, *self._MORE)}
         seed = self._seed()
-        inside, outside = self._held_out(numbers, seed)
+        inside, outside = self._held_out(numbers, seed, weight)
         with _as_value_error():
             problem = Problem(
                 rows[inside],
@@ -395,16 +402,17 @@ class MinibatchHead(_Head):
         return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
 
     def _held_out(
-        self, numbers: npt.NDArray[np.int64], seed: int
+        self, numbers: npt.NDArray[np.int64], seed: int, weight: npt.NDArray[np.float64] | None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Places to learn from and places that choose the epoch; a row of no weight chooses nothing."""
         places = np.arange(len(numbers))
         if not self.validation_fraction:
             return places, places[:0]
-        inside, outside = train_test_split(
-            places, test_size=self.validation_fraction, stratify=numbers, random_state=seed
+        counted = places if weight is None else np.flatnonzero(weight)
+        _, outside = train_test_split(
+            counted, test_size=self.validation_fraction, stratify=numbers[counted], random_state=seed
         )
-        return np.sort(inside), np.sort(outside)
+        return np.setdiff1d(places, outside), np.sort(outside)
 
     def _logits(self, X: Floats) -> Floats:
-        kind = np.float32 if X.dtype == np.float16 else X.dtype
-        return kind_of(self.kind).logits(self.tensors_, X.astype(kind, copy=False))
+        return kind_of(self.kind).logits(self.tensors_, _wide(X))

@@ -96,9 +96,9 @@ def temperature_of(run: runs.Run) -> float:
     if run.stage != "finetune":
         return load_head(run.folder).temperature
     found = run.metrics.get("temperature", 1.0)
-    if not (isinstance(found, float) and 0 < found < float("inf")):
+    if type(found) not in (int, float) or not 0 < found < float("inf"):
         raise HeadError(f"{run.folder}/metrics.json has temperature {found!r}: a number above 0 is needed; train again")
-    return found
+    return float(found)
 
 
 def load_network(run: runs.Run, info: WeightsInfo) -> nn.Module:

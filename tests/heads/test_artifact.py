@@ -125,6 +125,9 @@ def test_pickle_is_refused_unread_even_with_its_own_hash(tmp_path):
         ({"dim": "5"}, "dim '5'"),
         ({"key": None}, "key None"),
         ({"tensors": {}}, "says {}"),
+        ({"temperature": 0}, "temperature is 0.0: it must be above 0"),
+        ({"temperature": True}, "temperature True: a number"),
+        ({"temperature": "1"}, "temperature '1': a number"),
     ],
 )
 def test_record_that_does_not_fit_is_refused(tmp_path, changes, words):
@@ -132,6 +135,12 @@ def test_record_that_does_not_fit_is_refused(tmp_path, changes, words):
     rewrite(tmp_path, **changes)
     with pytest.raises(HeadError, match=words):
         load_head(tmp_path)
+
+
+def test_a_temperature_written_as_a_whole_number_is_read(tmp_path):
+    save_head(tmp_path, head())
+    rewrite(tmp_path, temperature=2)
+    assert load_head(tmp_path).temperature == 2.0
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "\xff", "[" * 200_000])

@@ -93,6 +93,21 @@ def test_cross_validation_by_log_loss_and_with_overlapping_folds():
         ExactLinearHeadCV(2, cv=twice).fit(X, Y)
 
 
+def test_a_penalty_given_twice_is_scored_twice():
+    once, twice = (ExactLinearHeadCV(Cs, cv=3).fit(X, Y) for Cs in ([0.01, 10.0, 1e4], [0.01, 0.01, 10.0, 10.0, 1e4]))
+    np.testing.assert_array_equal(twice.scores_, once.scores_[:, [0, 0, 1, 1, 2]])
+    assert twice.C_ == once.C_
+
+
+@pytest.mark.parametrize("head", [ExactLinearHead(C=10.0), ExactLinearHeadCV([1.0, 10.0, 1e4], cv=3)])
+def test_float16_rows_are_scored_in_float32(head):
+    """Float16 logits near 200 are 0.1 apart."""
+    narrow = (100 * X).astype(np.float16)
+    narrowly, widely = clone(head).fit(narrow, Y), clone(head).fit(narrow.astype(np.float32), Y)
+    assert narrowly.predict_proba(narrow).dtype == np.float32
+    np.testing.assert_allclose(narrowly.predict_log_proba(narrow), widely.predict_log_proba(narrow.astype(np.float32)))
+
+
 def test_equal_scores_go_to_the_lower_log_loss():
     """Accuracies of separable rows are equal over decades of C; the strongest penalty is the least sure of them."""
     keep = Y < 2
@@ -110,6 +125,8 @@ def test_copies_of_a_row_are_left_out_together():
     assert apart.scores_.mean() > 0.85 and together.scores_.mean() < 0.65
     folds = together._folds(rows, labels, groups)
     assert (folds[::2] == folds[1::2]).all()
+    with pytest.raises(ValueError, match="inconsistent numbers of samples: .*80, 10"):
+        clone(head).fit(rows, labels, groups=groups[:10])
 
 
 def test_heads_work_in_pipelines_grid_searches_and_cross_validation():
@@ -137,6 +154,16 @@ def test_a_minibatch_head_stops_early_on_the_rows_it_holds_out():
     np.testing.assert_array_equal(head.coef_, again.coef_)
     with pytest.raises(ValueError, match="diverged"):
         MinibatchHead(solver="sgd", lr=1e300, epochs=3).fit(X, Y)
+
+
+def test_a_row_of_no_weight_is_not_held_out_to_choose_the_epoch():
+    """Half of the rows have labels drawn at random, and no weight: with them the best epoch is one of the first."""
+    rows, labels = np.concatenate([X, X]), np.concatenate([Y, np.random.default_rng(0).permutation(Y)])
+    head = MinibatchHead(lr=0.01, epochs=30, patience=30, validation_fraction=0.3)
+    weighed = head.fit(rows, labels, sample_weight=np.repeat([1.0, 0.0], len(X)))
+    inside, outside = weighed._held_out(labels, 0, np.repeat([1.0, 0.0], len(X)))
+    assert len(outside) == 45 and outside.max() < len(X)
+    np.testing.assert_array_equal(np.sort(np.concatenate([inside, outside])), np.arange(2 * len(X)))
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import safetensors.torch
 import torch
 import torchvision
 
+from pipeline.base.errors import HeadError
 from pipeline.runs import network
-from pipeline.runs.network import load_network
+from pipeline.runs.network import load_network, temperature_of
 from pipeline.trunk.identity import Transform, WeightsInfo
 
 INFO = WeightsInfo(
@@ -46,3 +47,14 @@ def test_a_network_whose_own_classifier_has_no_bias_is_loaded_with_its_heads(
     assert found.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(found.state_dict()[n], t) for n, t in model.state_dict().items())
     assert not any(p.requires_grad for p in found.parameters())
+
+
+def test_the_temperature_of_a_fine_tuned_run_is_any_number_above_zero_and_one_where_it_is_missing() -> None:
+    def kept(**metrics: Any) -> float:
+        run: Any = SimpleNamespace(folder=Path("run"), stage="finetune", metrics=metrics)
+        return temperature_of(run)
+
+    assert [kept(), kept(temperature=2), kept(temperature=0.5)] == [1.0, 2.0, 0.5]
+    for wrong in (0, -1.0, True, None, "1", float("nan"), float("inf")):
+        with pytest.raises(HeadError, match="a number above 0 is needed"):
+            kept(temperature=wrong)

@@ -14,7 +14,7 @@ import numpy as np
 import safetensors.numpy
 import torch
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import StratifiedKFold
 
 from pipeline.base.errors import HeadError
 from pipeline.heads.scores.calibration import fit_temperature
@@ -82,33 +82,45 @@ def fold_numbers(task: Task[Any], folds: int) -> NDArray[np.int64]:
     """
     y, images = task.both.y, task.images
     fewest = fewest_images(y, images)
+    if fewest < 2:
+        raise HeadError(
+            f"--cv {folds}: a class has fewer than 2 images of its own, and no fold may leave out all of them: add "
+            "images of it, or leave out --cv"
+        )
     if fewest < folds:
         raise HeadError(f"--cv {folds}: the smallest class has {fewest} different images; give at most {fewest} folds")
     return numbered(y, images, folds, task.settings.seed)
 
 
 def refit_folds(task: Task[Any]) -> NDArray[np.int64] | None:
-    """The folds (n,) of ``task.both`` beside a refit; None where a class has a single image, which no fold can miss."""
+    """The folds (n,) of ``task.both`` beside a refit; None where a class has too few images for one to be left out."""
     fewest = fewest_images(task.both.y, task.images)
     if fewest < 2:
-        task.desk.watch.say("a class has one image alone: no temperature can be fitted, probabilities are as they are")
+        task.desk.watch.say(
+            "a class has fewer than 2 images of its own: no temperature can be fitted, probabilities are as they are"
+        )
         return None
     return numbered(task.both.y, task.images, min(FOLDS, fewest), task.settings.seed)
 
 
 def fewest_images(y: NDArray[np.int64], images: NDArray[np.int64]) -> int:
-    """How many different images (n,) the smallest class has."""
-    return int(np.unique(np.unique(np.stack([y, images]), axis=1)[0], return_counts=True)[1].min())
+    """How many different images (n,) the smallest class has; one under several labels (n,) counts for the first."""
+    first = np.unique(images, return_index=True)[1]
+    return int(np.bincount(y[first], minlength=int(y.max()) + 1)[np.unique(y)].min())
 
 
 def numbered(y: NDArray[np.int64], images: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
-    """Fold numbers (n,) of rows with labels (n,) and image numbers (n,)."""
-    numbers, blank = np.empty(len(y), np.int64), np.zeros((len(y), 1))
-    copied = len(np.unique(images)) < len(y)
-    splitter = (StratifiedGroupKFold if copied else StratifiedKFold)(folds, shuffle=True, random_state=seed)
-    for number, (_, out) in enumerate(splitter.split(blank, y, images if copied else None)):
+    """Fold numbers (n,) of rows with labels (n,) and image numbers (n,): images are dealt out, by their first label.
+
+    So each fold holds images of every class, and misses some, where the smallest has as many as there are folds.
+    """
+    _, first, image = np.unique(images, return_index=True, return_inverse=True)
+    rows, place = np.unique(first[image], return_inverse=True)  # in the order of the rows, which decides the draw
+    numbers = np.empty(len(rows), np.int64)
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    for number, (_, out) in enumerate(splitter.split(rows, y[rows])):
         numbers[out] = number
-    return numbers
+    return numbers[place]
 
 
 def nearest(X: NDArray[Any], known: NDArray[Any], *, seed: int) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from pipeline.heads.artifact import load_head
 from pipeline.heads.exact.path import fit_exact
 from pipeline.heads.problem import Problem
 from pipeline.heads.scores.calibration import fit_temperature
-from pipeline.stages.learn.held_out import numbered
+from pipeline.stages.learn.held_out import fewest_images, numbered
 from pipeline.store.rows import load_rows
 
 Quick = dict[str, Any]
@@ -81,10 +81,24 @@ def test_copies_of_an_image_are_held_out_together(photos: Path, tmp_path: Path, 
     assert len(folds) * 2 == len(held_out.rows) and all(len(found) == 1 for found in folds.values())
 
 
-def test_folds_of_different_images_are_scikit_learns_stratified_ones() -> None:
-    y = np.repeat([0, 1, 2], [10, 20, 30])
-    folds = numbered(y, np.arange(60), 5, 0)
-    assert all(np.bincount(y[folds == number]).tolist() == [2, 4, 6] for number in range(5))
+@pytest.mark.parametrize("conflicts", [0.0, 0.1])
+def test_images_stay_whole_and_no_class_is_left_out_of_a_fold(conflicts: float) -> None:
+    """Copies in numbers that differ, some of them under another class."""
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        images = np.arange(int(rng.integers(8, 30)))
+        own = rng.integers(0, 3, len(images))
+        at = np.repeat(images, rng.choice([1, 2, 5, 20], len(images)))
+        y = np.where(rng.random(len(at)) < conflicts, rng.integers(0, 3, len(at)), own[at])
+        order = rng.permutation(len(at))
+        at, y = at[order], y[order]
+        fewest = fewest_images(y, at)
+        if fewest < 2:
+            continue
+        folds = numbered(y, at, min(5, fewest), 0)
+        assert len(np.unique(np.stack([at, folds]), axis=1)[0]) == len(np.unique(at))
+        for number in range(min(5, fewest)):
+            assert set(y[folds == number]) == set(y[folds != number]) == set(y)
 
 
 def test_predictions_are_as_sure_as_the_temperature_says(workshop: SimpleNamespace, tmp_path: Path) -> None:

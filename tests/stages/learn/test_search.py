@@ -166,6 +166,9 @@ def test_folds_hold_each_row_out_once_and_are_stratified() -> None:
     task: Any = SimpleNamespace(both=SimpleNamespace(y=y), images=np.arange(60) // 2, settings=SimpleNamespace(seed=0))
     with pytest.raises(HeadError, match="smallest class has 5 different images; give at most 5"):
         fold_numbers(task, 6)
+    lonely: Any = SimpleNamespace(both=task.both, images=np.where(y == 0, 0, np.arange(60)), settings=task.settings)
+    with pytest.raises(HeadError, match="fewer than 2 images of its own, .* or leave out --cv"):
+        fold_numbers(lonely, 2)
     folds = fold_numbers(task, 5)
     assert (folds[::2] == folds[1::2]).all()  # copies of an image are left out together
     assert all((np.bincount(y[folds == number]) > 0).all() for number in range(5))

@@ -270,7 +270,7 @@ def test_a_network_that_is_no_run_yet_finds_its_line_after_a_kill_and_another_on
         if not (folder / "model.safetensors").exists() or (folder / "model.safetensors").read_bytes() != weights:
             (folder / "model.safetensors").write_bytes(weights)
         with pytest.raises(KeyboardInterrupt):
-            scoring.evaluated_network(folder, found, killed, ["train"], desk)
+            scoring.evaluated_network(folder, found, killed, 1.0, desk)
         assert len(lines(tmp_path)) == counted
 
 
