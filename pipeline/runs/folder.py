@@ -8,6 +8,7 @@
         trace.jsonl        one line per epoch or iteration
         head.safetensors   } the head (see pipeline.heads.artifact)
         head.json          }
+        held_out.safetensors  what such a head says of rows that it did not learn from (pipeline.stages.learn.held_out)
         evaluation.json    the test figures, written by `pipeline evaluate`, once
 
 A folder is built under a hidden name and renamed when it is whole, so a run that exists is a finished run.

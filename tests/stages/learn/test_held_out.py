@@ -102,9 +102,9 @@ def test_images_stay_whole_and_no_class_is_left_out_of_a_fold(conflicts: float) 
 
 
 def test_predictions_are_as_sure_as_the_temperature_says(workshop: SimpleNamespace, tmp_path: Path) -> None:
-    found = search(workshop.cache.cache, Cs=CS, evaluate=False, workspace=workshop.root)
+    found = search(workshop.cache.cache, Cs=CS, evaluate=False, workspace=tmp_path)
     cache = open_cache(workshop.cache.cache)
-    (told,) = predict(found.run, [sorted(workshop.photos.rglob("*.png"))[0]], workspace=workshop.root)
+    (told,) = predict(found.run, [sorted(workshop.photos.rglob("*.png"))[0]], workspace=tmp_path)
     row = next(i for i, name in enumerate(cache.ids) if told.path.endswith(name.decode()))
     logits = load_head(found.run).logits(np.array(cache.features[row : row + 1])).astype(float) / found.temperature
     share = np.exp(logits - logits.max())
