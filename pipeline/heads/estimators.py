@@ -19,7 +19,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import get_scorer
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, check_cv, train_test_split
+from sklearn.model_selection import check_cv, train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted, validate_data
@@ -27,6 +27,7 @@ from sklearn.utils.validation import _check_sample_weight, check_consistent_leng
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.choice import DEFAULT_C, PENALTIES, at_the_end, order
 from pipeline.heads.exact.path import MAX_ITER, ExactFit, fit_exact
+from pipeline.heads.folds import fewest_groups, fold_numbers
 from pipeline.heads.kinds.kind import kind_of
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch
@@ -178,9 +179,10 @@ def _weights(sample_weight: Any, X: Floats) -> npt.NDArray[np.float64] | None:
 class ExactLinearHead(_Exact):
     """Penalised multinomial logistic regression at its optimum: ``C · Σ w_i CE_i + ½‖coef_‖²``, free intercept.
 
-    The objective is :class:`sklearn.linear_model.LogisticRegression`'s, on standardised features unless
-    ``standardize`` is False; ``coef_`` is for the features as they are given. ``tol`` bounds the gradient's largest
-    entry, None means 1e-5 in float32 and 1e-10 in float64.
+    The objective is :class:`sklearn.linear_model.LogisticRegression`'s, on standardised features unless ``standardize``
+    is False; ``coef_`` is for the features as they are given. Standardised: no column is divided by less than half the
+    median deviation, as suits a network's features; columns in different units want a scaler before. ``tol`` bounds the
+    gradient's largest entry, None means 1e-5 in float32 and 1e-10 in float64.
 
     Attributes:
         coef_: (1, D) for two classes, else (C, D).
@@ -290,13 +292,12 @@ class ExactLinearHeadCV(_Exact):
         """The fold of each row (n,); -1 for a row that is never left out."""
         cv: Any = self.cv
         if isinstance(cv, Integral):
-            kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-            apart = np.arange(len(X)) if groups is None else np.unique(groups, return_inverse=True)[1]
-            fewest = int(np.bincount(np.unique(np.stack([numbers, apart]), axis=1)[0]).min())
+            apart = np.arange(len(X)) if groups is None else np.asarray(groups)
+            fewest = fewest_groups(numbers, apart)
             if fewest < 2:
                 what = "sample" if groups is None else "group"
                 raise ValueError(f"a class has {fewest} {what}: cross-validation needs at least 2 of each class")
-            cv = kind(min(cv, fewest), shuffle=True, random_state=self.random_state)
+            return fold_numbers(numbers, apart, min(int(cv), fewest), self.random_state)
         folds = np.full(len(X), -1, dtype=np.int64)
         for number, (_, out) in enumerate(check_cv(cv, numbers, classifier=True).split(X, numbers, groups)):
             if (folds[out] >= 0).any():

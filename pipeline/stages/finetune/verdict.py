@@ -119,7 +119,7 @@ def reach(
         moved = drift(attached, workers=settings.threads, desk=task.desk)
     return judge(
         change("val", before, after),
-        change_on_test(attached, temperature, folder, task.desk) if settings.evaluate else None,
+        change_on_test(attached, temperature, folder, task.desk) if settings.evaluate and choice.epoch else None,
         seconds=progress.seconds,
         head_seconds=attached.run.metrics.get("seconds"),
         drift=moved,

@@ -16,6 +16,7 @@ from pipeline.base.watch import TraceRow
 from pipeline.heads.artifact import Head, save_head
 from pipeline.heads.exact.path import ExactFit
 from pipeline.heads.minibatch.passes import Epoch, FitResult
+from pipeline.heads.scores.calibration import fit_temperature
 from pipeline.heads.scores.metrics import log_softmax
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
@@ -25,6 +26,8 @@ from pipeline.stages.learn.settings import EXACT
 from pipeline.stages.learn.task import Task
 from pipeline.store import Cache
 from pipeline.store.rows import Rows
+
+SEARCH = "search"  # the stage that keeps what it says of rows that it has not learned from
 
 
 @dataclass(frozen=True)
@@ -151,13 +154,16 @@ def keep(task: Task[Any], stage: str, choice: Choice) -> tuple[runs.Run, TrainRe
         HeadError: the run cannot be written.
     """
     cache, fit, val, held_out = task.cache, choice.fit, choice.val, choice.held_out
-    source = None if held_out is None else f"{held_out.folds} folds of train and val"
+    temperature, source = 1.0, None
     if "val" not in choice.learned_from and len(task.val):
         logits = make_head(cache, fit).logits(task.val.X)
         val = loss_and_accuracy(logits, task.val.y)[1] if val is None else val
-        if held_out is None:
-            held_out, source = of_val(task, logits), "val"
-    head = make_head(cache, fit, 1.0 if held_out is None else held_out.temperature)
+        temperature, source = fit_temperature(logits, task.val.y), "val"
+        held_out = of_val(task, logits) if stage == SEARCH and held_out is None else held_out
+    elif held_out is not None:
+        learned = " and ".join(choice.learned_from)
+        temperature, source = fit_temperature(held_out.logits, held_out.y), f"{held_out.folds} folds of {learned}"
+    head = make_head(cache, fit, temperature)
     about = {**cache_record(cache), "learned_from": list(choice.learned_from)}
     settings, name = st.record(task.settings), cache.path.name.removesuffix(".h5")
     with runs.new_run(task.desk, stage=stage, name=name, settings=settings, about=about) as (draft, folder):

@@ -21,7 +21,7 @@ from pipeline.stages.learn import words
 from pipeline.stages.learn.brackets import minibatch_search
 from pipeline.stages.learn.few_shot import FewShotResult, few_shot
 from pipeline.stages.learn.held_out import fold_numbers, of_folds, refit_folds
-from pipeline.stages.learn.kept import Choice, TrainResult, exact_fit, keep, linear_logits
+from pipeline.stages.learn.kept import SEARCH, Choice, TrainResult, exact_fit, keep, linear_logits
 from pipeline.stages.learn.settings import EXACT, SearchSettings
 from pipeline.stages.learn.task import Task, task_of
 from pipeline.stages.learn.trials import Ranking, Trial, exact_trial, figures
@@ -57,7 +57,7 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
         files=found.files,
         held_out=found.held_out,
     )
-    run, result = keep(task, "search", choice)
+    run, result = keep(task, SEARCH, choice)
     desk.watch.say(words.head(result, found.fit))
     if settings.space == EXACT and (end := at_the_end(settings.penalties, found.trials[0].settings["C"])):
         desk.watch.warn(words.end_of_path(settings, end))

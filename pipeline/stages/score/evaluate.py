@@ -210,7 +210,7 @@ def _elsewhere(run: runs.Run, data: str, split: str | None, desk: Workspace) -> 
     if split == "test" and cache.content == run.config["cache"]["content"]:
         return evaluated(run, desk)  # the run's own test rows, under whatever name
     place, logits_of = match_classes(run.config["classes"], cache.classes), _by_run(run, cache, desk)
-    before = _look(Scorer.of(run.folder), run.folder, cache, desk) if chosen == ("test",) else None
+    before = _look(Scorer.of(run.folder), run.folder, cache, desk) if "test" in chosen else None
     scored = _score(cache, chosen, logits_of)
     scored = dataclasses.replace(scored, y=place[scored.y])
     try:

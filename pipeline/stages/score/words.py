@@ -89,9 +89,13 @@ def _range(interval: Sequence[float] | None) -> str:
 def _calibrated(scaled: Mapping[str, Any] | None) -> str:
     if not scaled:
         return "; the run has no temperature that could mend it"
-    expected = f" ({percent(scaled['ece_expected'])} if perfect)" if "ece_expected" in scaled else ""
+    if "ece_expected" not in scaled:  # figures from before a run kept its temperature
+        expected, whose = "", f"a temperature, {significant(scaled['temperature'])}, fitted on val"
+    else:
+        expected = f" ({percent(scaled['ece_expected'])} if perfect)"
+        whose = f"the run's temperature, {significant(scaled['temperature'])}, as predict does"
     return (
-        f"; with all logits divided by the run's temperature, {significant(scaled['temperature'])}, as predict does: "
+        f"; with all logits divided by {whose}: "
         f"{percent(scaled['ece'])}{expected}, log-loss {significant(scaled['log_loss'])}"
     )
 

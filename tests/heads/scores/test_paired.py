@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.optimize
 import scipy.stats
 
 from pipeline.base.errors import HeadError
@@ -41,11 +42,20 @@ def test_p_and_interval_say_the_same_for_all_small_counts():
             assert found.word == "not told" or found.word == ("better" if c > b else "worse"), (b, c)
 
 
-def test_each_end_is_where_the_tail_with_half_of_what_was_seen_is_a_fortieth():
+def test_each_end_is_where_the_tails_with_half_of_what_was_seen_are_a_fortieth():
+    """Of the share of the 17 changed rows that are the second's, and of the share of rows that change."""
     found = paired_difference(*pair(4, 13, 83))
-    low, high = ((end * 100 / 17 + 1) / 2 for end in (found.low, found.high))  # shares of the 17 rows that changed
-    assert scipy.stats.binom.sf(13, 17, low) + scipy.stats.binom.pmf(13, 17, low) / 2 == pytest.approx(0.025)
-    assert scipy.stats.binom.cdf(12, 17, high) + scipy.stats.binom.pmf(13, 17, high) / 2 == pytest.approx(0.025)
+
+    def end(k, n, side):
+        def tail(p):
+            beyond = scipy.stats.binom.sf(k, n, p) if side < 0 else scipy.stats.binom.cdf(k - 1, n, p)
+            return beyond + scipy.stats.binom.pmf(k, n, p) / 2 - 0.025
+
+        return scipy.optimize.brentq(tail, 1e-9, 1 - 1e-9)
+
+    low, high = (2 * end(13, 17, side) - 1 for side in (-1, 1))
+    assert low > 0  # so that the smaller share of changed rows makes the interval wider
+    assert (found.low, found.high) == pytest.approx((low * end(17, 100, -1), high * end(17, 100, 1)), rel=1e-6)
 
 
 def test_the_first_beside_the_second_is_the_same_turned_round():
@@ -61,8 +71,9 @@ def test_four_mended_and_none_broken_prove_nothing():
 
 
 def test_right_on_the_same_rows_is_no_difference():
-    found = paired_difference(*pair(0, 0))
-    assert (found.value, found.low, found.high, found.p, found.word) == (0.0, 0.0, 0.0, 1.0, "not told")
+    found = paired_difference(*pair(0, 0, 269))
+    assert (found.value, found.p, found.word) == (0.0, 1.0, "not told")
+    assert -found.low == found.high == pytest.approx(1 - 0.05 ** (1 / 269), rel=0.1)  # nor are 269 rows all rows
 
 
 def test_rows_that_cannot_be_paired_are_refused():
@@ -70,3 +81,17 @@ def test_rows_that_cannot_be_paired_are_refused():
         paired_difference(np.ones(3, bool), np.ones(4, bool))
     with pytest.raises(HeadError, match="at least one"):
         paired_difference(np.ones(0, bool), np.ones(0, bool))
+
+
+@pytest.mark.slow
+def test_the_interval_holds_the_true_difference():
+    rng = np.random.default_rng(0)
+    print()
+    for broken, mended in ((0, 0.01), (0.005, 0.015), (0, 0.05), (0.02, 0.05), (0.05, 0.05), (0.05, 0.1)):
+        for n in (50, 269, 2000):
+            drawn = rng.multinomial(n, [broken, mended, 1 - broken - mended], size=2000)
+            counts, times = np.unique(drawn[:, :2], axis=0, return_counts=True)
+            found = [paired_difference(*pair(int(b), int(c), int(n - b - c))) for b, c in counts]
+            share = sum(t for f, t in zip(found, times, strict=True) if f.low <= mended - broken <= f.high) / 2000
+            print(f"{n:5d} rows, {broken:.1%} broken, {mended:.1%} mended: {share:.3f}")
+            assert share > 0.935  # 0.95 less three standard errors of 2,000 draws

@@ -82,7 +82,7 @@ def test_the_verdict_says_what_the_figures_on_test_say(kept: int, test: tuple[in
 def test_the_verdict_prints_how_many_were_mended_and_broken_and_their_p() -> None:
     found = judged(make_change("val", 0, 20), make_change("test", 0, 4), make_course())
     assert found.worth_it == (
-        "not proven: the difference on test, +0.4 points, may be chance (95 % interval ±0.0 to +0.4 points, "
+        "not proven: the difference on test, +0.4 points, may be chance (95 % interval −0.1 to +1.0 points, "
         "4 mended, none broken of 1,000 images, McNemar's mid-p = 0.062)"
     )
 

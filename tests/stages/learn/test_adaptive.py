@@ -126,7 +126,7 @@ def test_another_metric_or_space_is_another_search_in_the_same_journal(
 ) -> None:
     options = {**options, "trials": 1}
     search(cache, optuna=tmp_path / "j.log", **options)
-    search(cache, optuna=tmp_path / "j.log", metric="log_loss", watch=listener, **options)
+    search(cache, optuna=tmp_path / "j.log", metric="accuracy", watch=listener, **options)
     (tmp_path / "space.toml").write_text("lr = [0.01, 0.02]\n")
     search(cache, optuna=tmp_path / "j.log", watch=listener, **options)
     assert "the journal holds" not in listener.text

@@ -15,9 +15,9 @@ from sklearn.metrics.pairwise import cosine_similarity
 from pipeline import extract, open_cache, predict, search
 from pipeline.heads.artifact import load_head
 from pipeline.heads.exact.path import fit_exact
+from pipeline.heads.folds import fewest_groups, fold_numbers
 from pipeline.heads.problem import Problem
 from pipeline.heads.scores.calibration import fit_temperature
-from pipeline.stages.learn.held_out import fewest_images, numbered
 from pipeline.store.rows import load_rows
 
 Quick = dict[str, Any]
@@ -92,10 +92,10 @@ def test_images_stay_whole_and_no_class_is_left_out_of_a_fold(conflicts: float) 
         y = np.where(rng.random(len(at)) < conflicts, rng.integers(0, 3, len(at)), own[at])
         order = rng.permutation(len(at))
         at, y = at[order], y[order]
-        fewest = fewest_images(y, at)
+        fewest = fewest_groups(y, at)
         if fewest < 2:
             continue
-        folds = numbered(y, at, min(5, fewest), 0)
+        folds = fold_numbers(y, at, min(5, fewest), 0)
         assert len(np.unique(np.stack([at, folds]), axis=1)[0]) == len(np.unique(at))
         for number in range(min(5, fewest)):
             assert set(y[folds == number]) == set(y[folds != number]) == set(y)

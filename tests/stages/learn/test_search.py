@@ -17,8 +17,9 @@ from pipeline import extract, open_cache, search, train
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.artifact import load_head
 from pipeline.heads.exact.path import fit_exact
+from pipeline.heads.folds import fold_numbers as dealt
 from pipeline.heads.problem import Problem, Split
-from pipeline.stages.learn.held_out import fold_numbers, numbered
+from pipeline.stages.learn.held_out import fold_numbers
 from pipeline.store import Writer, create_partial
 from pipeline.store.rewrite import kept
 from pipeline.store.rows import load_rows
@@ -147,7 +148,7 @@ def test_cross_validation_needs_no_val_rows_and_gives_sound_figures(photos: Path
     made = extract(photos, workspace=tmp_path, val_fraction=0, **quick)
     found = search(made.cache, Cs=FEW, cv=4, seed=3, evaluate=False, workspace=tmp_path)
     rows = load_rows(open_cache(made.cache), "train")
-    folds = numbered(rows.y, np.arange(len(rows)), 4, 3)
+    folds = dealt(rows.y, np.arange(len(rows)), 4, 3)
     right = dict.fromkeys(FEW, 0)
     for fit in fit_exact(Problem(rows.X, rows.y, 3, folds=folds), FEW):
         if fit.fold >= 0:
@@ -160,7 +161,7 @@ def test_cross_validation_needs_no_val_rows_and_gives_sound_figures(photos: Path
 
 def test_folds_hold_each_row_out_once_and_are_stratified() -> None:
     y = np.repeat([0, 1, 2], [10, 20, 30])
-    folds = numbered(y, np.arange(60), 5, 0)
+    folds = dealt(y, np.arange(60), 5, 0)
     for number in range(5):
         assert np.bincount(y[folds == number]).tolist() == [2, 4, 6]
     task: Any = SimpleNamespace(both=SimpleNamespace(y=y), images=np.arange(60) // 2, settings=SimpleNamespace(seed=0))

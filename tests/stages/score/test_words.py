@@ -24,7 +24,7 @@ def test_every_figure_is_said_with_its_interval() -> None:
         "in brackets 95 % intervals: how much another draw of test images would change a figure, not"
     )
     assert second == (
-        "calibration error 4.1 %; with all logits divided by the run's temperature, 1.700, as predict does: 1.2 %, "
+        "calibration error 4.1 %; with all logits divided by a temperature, 1.700, fitted on val: 1.2 %, "
         "log-loss 0.1800"
     )
 
