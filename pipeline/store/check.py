@@ -17,8 +17,17 @@ import numpy as np
 
 from pipeline.base.errors import CacheError
 from pipeline.base.items import ITEM_STATES
-from pipeline.store.format import DATASETS, FEATURE_DTYPES, FORMAT, FORMAT_VERSION, GROUPS, block_count
-from pipeline.store.heap import REFERENCE
+from pipeline.store.format import (
+    COLUMNS,
+    DATASETS,
+    FEATURE_DTYPES,
+    FORMAT,
+    FORMAT_VERSION,
+    GROUPS,
+    OPTIONAL,
+    TEXTS,
+    block_count,
+)
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _FIXED = {
@@ -29,6 +38,8 @@ _FIXED = {
     "/labels/y": ("<i8", ()),
     "/labels/split": ("u1", ()),
 }
+CLASSES = "/labels/classes"
+_OF_TEXT = ("text", "end")
 _TEXT_ATTRIBUTES = ("format", "provenance", "key", "versions", "created", "about", "ids_sha256", "labels_sha256")
 _JSON_ATTRIBUTES = ("provenance", "versions", "about")
 _TEXT_LIMIT = 1 << 20  # bytes: no attribute of ours comes near
@@ -109,7 +120,9 @@ class _Examiner:
     def structure(self) -> Structure:
         attributes = self._attributes()
         names = set(self._walk(self.file, ""))
-        missing, extra = (DATASETS | GROUPS) - names, names - (DATASETS | GROUPS)
+        columns = {name for name in names if name.startswith(f"{COLUMNS}/") and name.count("/") == 3}
+        known = DATASETS | GROUPS | OPTIONAL | {COLUMNS} | columns | {f"{c}/{p}" for c in columns for p in _OF_TEXT}
+        missing, extra = (DATASETS | GROUPS) - names, names - known
         if missing or extra:
             raise self.refuse(
                 f"datasets missing: {sorted(missing) or 'none'}, not of the format: {sorted(extra) or 'none'}"
@@ -130,10 +143,14 @@ class _Examiner:
             raise self.refuse(f"block_rows is {block_rows}")
         blocks = block_count(rows, block_rows)
         self._expect(self._dataset("/blocks/state", places, ndim=1), (blocks,), np.dtype("u1"))
-        self._expect(self._dataset("/blocks/crc32", places, ndim=1), (blocks,), np.dtype("<u4"))
-        self._text("/items/id", rows, places)
-        self._text("/labels/classes", None, places)
-        classes = int(self.file["/labels/classes"].shape[0])
+        for name in ("/blocks/crc32", "/blocks/items_crc32", "/blocks/stats_crc32"):
+            self._expect(self._dataset(name, places, ndim=1), (blocks,), np.dtype("<u4"))
+        counts = {name: self._text(name, None if name == CLASSES else rows, places) for name in (*TEXTS, *columns)}
+        classes = counts[CLASSES]
+        optional = {"/items/group": ("<i8", (rows,)), "/labels/targets": ("u1", (rows, classes))}
+        for name, (kind, shape) in {**optional, "/blocks/batch": ("<i8", (blocks,))}.items():
+            if name in names:
+                self._expect(self._dataset(name, places, ndim=len(shape)), shape, np.dtype(kind))
         dtype = np.dtype(features.dtype.name).newbyteorder("<")
         return Structure(self.path, rows, dim, dtype, block_rows, blocks, classes, attributes, places)
 
@@ -143,10 +160,9 @@ class _Examiner:
             raise self.refuse("it is an HDF5 file but not a feature cache (attribute `format`)")
         version = self._attribute_number("format_version")
         if version != FORMAT_VERSION:
-            newer = "newer than" if version > FORMAT_VERSION else "other than"
-            raise self.refuse(
-                f"format version {version} is {newer} {FORMAT_VERSION}, which this program reads; update it"
-            )
+            if version > FORMAT_VERSION:
+                raise self.refuse(f"format version {version} is newer than {FORMAT_VERSION}, which this program reads")
+            raise self.refuse(f"format version {version} was never released: remove it, and `pipeline extract` again")
         found = {name: self._attribute_text(name) for name in _TEXT_ATTRIBUTES}
         if hashlib.sha256(found["provenance"].encode()).hexdigest() != found["key"]:
             raise self.refuse("its key is not the hash of its provenance: the file is damaged")
@@ -181,7 +197,7 @@ class _Examiner:
             if not isinstance(link, h5py.HardLink):
                 raise self.refuse(f"{full} is a link ({type(link).__name__}), which the format does not have")
             yield full
-            if full in GROUPS:
+            if full in GROUPS or full == COLUMNS or prefix == COLUMNS:
                 inner = group[name]
                 if not isinstance(inner, h5py.Group):
                     raise self.refuse(f"{full} is not a group")
@@ -218,18 +234,17 @@ class _Examiner:
     def _expect(self, dataset: h5py.Dataset, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
         if dataset.shape != shape or dataset.dtype.newbyteorder("=") != dtype.newbyteorder("="):
             raise self.refuse(f"{dataset.name} is {dataset.dtype} {dataset.shape}, not {dtype} {shape}")
+        self._expect_type(dataset, dtype)
+
+    def _expect_type(self, dataset: h5py.Dataset, dtype: np.dtype[np.generic]) -> None:
+        if dataset.dtype.newbyteorder("=") != dtype.newbyteorder("="):
+            raise self.refuse(f"{dataset.name} is {dataset.dtype}, not {dtype}")
         if dataset.dtype.byteorder == ">":
             raise self.refuse(f"{dataset.name} is big-endian, which the format does not have")
 
-    def _text(self, name: str, rows: int | None, places: dict[str, tuple[int, int, int]]) -> None:
-        dataset = self._dataset(name, places, ndim=1)
-        info = h5py.check_string_dtype(dataset.dtype)
-        if info is None or info.length is not None:
-            raise self.refuse(f"{name} is not variable-length text")
-        count = int(dataset.shape[0])
-        nbytes = count * REFERENCE.itemsize
-        if dataset.id.get_storage_size() != nbytes or places[name][0] + nbytes > self.size:
-            raise self.refuse(f"{name} does not have {count} references to text")
-        places[name] = (places[name][0], nbytes, REFERENCE.itemsize)
-        if rows is not None and dataset.shape != (rows,):
-            raise self.refuse(f"{name} has {dataset.shape[0]} entries for {rows} rows")
+    def _text(self, name: str, rows: int | None, places: dict[str, tuple[int, int, int]]) -> int:
+        """How many texts a group holds; where they end is looked at when they are read."""
+        self._expect_type(self._dataset(f"{name}/text", places, ndim=1), np.dtype("u1"))
+        end = self._dataset(f"{name}/end", places, ndim=1)
+        self._expect(end, end.shape if rows is None else (rows,), np.dtype("<i8"))
+        return int(end.shape[0])

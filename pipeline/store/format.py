@@ -1,20 +1,30 @@
-"""Format version 1 of the feature cache: names, types, and the two hashes that identify what a file holds.
+"""Format version 2 of the feature cache: names, types, and the hashes that identify what a file holds.
 
 Knows what a cache file must contain; opens nothing. The layout, in full::
 
     /features          (N, D) float16 | float32, contiguous, no filter, file offset a multiple of 4096
-    /items/id          (N,)   variable-length bytes: path relative to the source's root, "/"-separated
+    /items/id          texts, N: path relative to the source's root, "/"-separated
     /items/digest      (N,32) uint8: SHA-256 of the image file's bytes
     /items/size        (N,)   int64, bytes      } a shortcut for "unchanged",
     /items/mtime_ns    (N,)   int64             } never the truth
     /items/state       (N,)   enum over uint8: ITEM_STATES
     /labels/y          (N,)   int64, -1 = unlabelled
     /labels/split      (N,)   uint8: index into SPLITS
-    /labels/classes    (C,)   variable-length UTF-8
+    /labels/classes    texts, C: UTF-8
     /blocks/state      (B,)   uint8: 0 to do, 1 done;  B = ceil(N / block_rows)
     /blocks/crc32      (B,)   uint32: zlib.crc32 of the block's feature bytes
+    /blocks/items_crc32  (B,) uint32: of its digests, then its states
+    /blocks/stats_crc32  (B,) uint32: of its sizes, then its times
     attributes of /    format, format_version, provenance, key, block_rows, versions, created,
                        about, ids_sha256, labels_sha256
+
+Texts are a group of two: ``text`` (L,) uint8, all of them one after another, and ``end`` (n,) int64, where each ends.
+What a file may hold besides, known to the reader and used by nothing yet::
+
+    /items/group       (N,)   int64, -1 = none: rows of one group belong on one side of a split
+    /labels/targets    (N, C) uint8: several labels an image
+    /items/columns/NAME  texts, N: a column of the manifest
+    /blocks/batch      (B,)   int64: images in one forward pass
 
 Rows are ordered by (split, id), so that a split is one run of rows and is served as a view of the memory map.
 """
@@ -23,6 +33,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,23 +43,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 FORMAT = "pipeline-feature-cache"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FEATURE_DTYPES = ("float16", "float32")
 ALIGNMENT = 4096  # bytes; one page, and exactly one float16 row of 2048
+TEXTS = ("/items/id", "/labels/classes")
 DATASETS = {
     "/features",
-    "/items/id",
     "/items/digest",
     "/items/size",
     "/items/mtime_ns",
     "/items/state",
     "/labels/y",
     "/labels/split",
-    "/labels/classes",
     "/blocks/state",
     "/blocks/crc32",
+    "/blocks/items_crc32",
+    "/blocks/stats_crc32",
+    *(f"{texts}/{part}" for texts in TEXTS for part in ("text", "end")),
 }
-GROUPS = {"/items", "/labels", "/blocks"}
+GROUPS = {"/items", "/labels", "/blocks", *TEXTS}
+OPTIONAL = {"/items/group", "/labels/targets", "/blocks/batch"}
+COLUMNS = "/items/columns"
 
 
 @dataclass(frozen=True)
@@ -84,13 +99,41 @@ def key_of(provenance: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(provenance).encode()).hexdigest()
 
 
+def pack(texts: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Texts as ``text`` (L,) uint8 and ``end`` (n,) int64."""
+    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+    return np.frombuffer(b"".join(texts), np.uint8), ends
+
+
+def unpack(text: NDArray[np.uint8], end: NDArray[np.int64]) -> list[bytes]:
+    """The texts of :func:`pack`."""
+    whole, start, found = text.tobytes(), 0, []
+    for stop in end.tolist():
+        found.append(whole[start:stop])
+        start = stop
+    return found
+
+
+def repeated(text: NDArray[np.uint8], end: NDArray[np.int64]) -> bool:
+    """Whether a text is there twice; no list of them is made but where it seems so."""
+    whole, starts = text.tobytes(), [0, *end[:-1].tolist()]
+    hashes = np.fromiter((hash(whole[a:b]) for a, b in zip(starts, end.tolist(), strict=True)), np.int64, len(end))
+    return len(np.unique(hashes)) < len(end) and len(set(unpack(text, end))) < len(end)
+
+
+def texts_sha256(text: NDArray[np.uint8], end: NDArray[np.int64]) -> str:
+    """SHA-256 of packed texts in order, each preceded by its length (so that no two lists collide)."""
+    lengths = np.diff(end, prepend=0)
+    at = (end - lengths + 8 * np.arange(len(end)))[:, None] + np.arange(8)
+    whole, of_text = np.empty(len(text) + 8 * len(end), np.uint8), np.ones(len(text) + 8 * len(end), bool)
+    of_text[at] = False
+    whole[at], whole[of_text] = lengths.astype("<i8").view(np.uint8).reshape(-1, 8), text
+    return hashlib.sha256(whole.tobytes()).hexdigest()
+
+
 def ids_sha256(ids: Sequence[bytes]) -> str:
-    """SHA-256 of the ids in row order, each preceded by its length (so that no two lists collide)."""
-    digest = hashlib.sha256()
-    for item in ids:
-        digest.update(len(item).to_bytes(8, "little"))
-        digest.update(item)
-    return digest.hexdigest()
+    """:func:`texts_sha256` of the ids in row order."""
+    return texts_sha256(*pack(ids))
 
 
 def labels_sha256(labels: NDArray[np.int64], splits: NDArray[np.uint8], classes: Sequence[str]) -> str:
@@ -116,6 +159,13 @@ def difference(mine: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[
 def block_count(rows: int, block_rows: int) -> int:
     """How many blocks hold ``rows`` rows."""
     return -(-rows // block_rows)
+
+
+def block_sums(block_rows: int, *parts: NDArray[Any]) -> NDArray[np.uint32]:
+    """(B,): zlib.crc32 of each block's rows of the first part (N, ...), then of the second, ..."""
+    starts = range(0, len(parts[0]), block_rows)
+    pieces = [[np.ascontiguousarray(part[at : at + block_rows]).tobytes() for part in parts] for at in starts]
+    return np.array([zlib.crc32(b"".join(piece)) for piece in pieces], "<u4")
 
 
 def partial_path(cache: Path) -> Path:

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from pipeline.base.errors import CacheError
 from pipeline.base.items import GOOD, SPLITS, STATE_NAMES
 from pipeline.store.check import Structure, read_structure
-from pipeline.store.format import ids_sha256, labels_sha256
-from pipeline.store.heap import read_strings
+from pipeline.store.format import block_sums, labels_sha256, repeated, texts_sha256, unpack
 
 Matrix = NDArray[np.floating[Any]]
 
@@ -56,7 +55,7 @@ class Cache:
         self.classes = self._class_names()
         self._features: Matrix | None = None
         self._ids: list[bytes] | None = None
-        self._check_labels()
+        self._check()
 
     def __len__(self) -> int:
         """Number of rows, good or not."""
@@ -76,22 +75,42 @@ class Cache:
             file.seek(s.offset(name))
             return np.frombuffer(file.read(s.nbytes(name)), dtype)
 
-    def _strings(self, name: str, count: int) -> list[bytes]:
-        return read_strings(self.path, self._structure.offset(name), count)
+    def _texts(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Texts as they are packed; each ends within them, behind the one before."""
+        text, end = self._array(f"{name}/text", "u1"), self._array(f"{name}/end", "<i8")
+        if (np.diff(end, prepend=0) < 0).any() or (int(end[-1]) if len(end) else 0) != len(text):
+            raise CacheError(f"{self.path}: {name} does not end where it says: damaged; extract again")
+        return text, end
 
     def _class_names(self) -> tuple[str, ...]:
         try:
-            return tuple(name.decode() for name in self._strings("/labels/classes", self._structure.classes))
+            names = tuple(name.decode("utf-8", "surrogatepass") for name in unpack(*self._texts("/labels/classes")))
         except UnicodeDecodeError as error:
             raise CacheError(f"{self.path}: class names are damaged: {error}; extract again") from error
+        if len(set(names)) < len(names):
+            raise CacheError(f"{self.path}: a class name is there twice: damaged; extract again")
+        return names
 
-    def _check_labels(self) -> None:
+    def _check(self) -> None:
+        """Of all that is small: does it say what was written, and can that be?"""
         if labels_sha256(self.labels, self.splits, self.classes) != self._structure.attributes["labels_sha256"]:
             raise CacheError(
                 f"{self.path}: labels, splits or class names do not match their checksum: damaged; extract again"
             )
+        lowest, highest, split = int(self.labels.min()), int(self.labels.max()), int(self.splits.max())
+        if not -1 <= lowest <= highest < max(1, len(self.classes)) or split >= len(SPLITS):
+            raise CacheError(f"{self.path}: a label or split is none that there is: damaged; extract again")
         if int(self.states.max()) not in STATE_NAMES:
             raise CacheError(f"{self.path}: an item has state {int(self.states.max())}: damaged; extract again")
+        if repeated(*self._checked_ids()):
+            raise CacheError(f"{self.path}: an item's id is there twice: damaged; extract again")
+        self.digests  # noqa: B018 - reading them checks them, and the states
+
+    def _checked_ids(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        text, end = self._texts("/items/id")
+        if texts_sha256(text, end) != self._structure.attributes["ids_sha256"]:
+            raise CacheError(f"{self.path}: item ids do not match their checksum: damaged, or replaced while open")
+        return text, end
 
     @property
     def block_rows(self) -> int:
@@ -102,21 +121,32 @@ class Cache:
     def ids(self) -> list[bytes]:
         """(N,) bytes: each item's path relative to the source's root; read on first use and checked."""
         if self._ids is None:
-            ids = self._strings("/items/id", len(self))
-            if ids_sha256(ids) != self._structure.attributes["ids_sha256"]:
-                raise CacheError(f"{self.path}: item ids do not match their checksum: damaged, or replaced while open")
-            self._ids = ids
+            self._ids = unpack(*self._checked_ids())
         return self._ids
 
     @property
     def digests(self) -> NDArray[np.uint8]:
         """(N, 32) uint8: SHA-256 of each image file's bytes; all zero where the file vanished before it was read."""
-        return self._array("/items/digest", "u1").reshape(-1, 32)
+        digests = self._array("/items/digest", "u1").reshape(-1, 32)
+        wrong = block_sums(self.block_rows, digests, self.states) != self._array("/blocks/items_crc32", "<u4")
+        if (wrong & self.done).any():
+            raise CacheError(
+                f"{self.path}: digests or states of block {int(np.argmax(wrong & self.done))} do not match their "
+                "checksum: damaged, or replaced while open; extract again"
+            )
+        # A block that a kill has cut short in an unfinished file: of its images nothing is known.
+        return np.where(np.repeat(wrong, self.block_rows)[: len(digests), None], np.uint8(0), digests)
 
     @property
     def stats(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Sizes (N,) in bytes and modification times (N,) in ns, both int64."""
-        return self._array("/items/size", "<i8"), self._array("/items/mtime_ns", "<i8")
+        """Sizes (N,) in bytes and modification times (N,) in ns, both int64; -1 where they are damaged.
+
+        They are a shortcut alone: a file whose size and time are not known is hashed.
+        """
+        sizes, times = self._array("/items/size", "<i8"), self._array("/items/mtime_ns", "<i8")
+        wrong = block_sums(self.block_rows, sizes, times) != self._array("/blocks/stats_crc32", "<u4")
+        unknown = np.repeat(wrong, self.block_rows)[: len(sizes)]
+        return np.where(unknown, -1, sizes), np.where(unknown, -1, times)
 
     @property
     def features(self) -> Matrix:
@@ -265,7 +295,6 @@ def open_cache(path: str | Path, *, verify: bool = False) -> Cache:
             f"{path} is not finished: {todo} of {len(cache.done)} blocks are missing; run `pipeline extract` again"
         )
     if verify:
-        cache.ids  # noqa: B018 - reading them checks them
         cache.verify()
     return cache
 

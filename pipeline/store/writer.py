@@ -27,12 +27,15 @@ from pipeline.store.format import (
     FORMAT,
     FORMAT_VERSION,
     GROUPS,
+    TEXTS,
     Contents,
     block_count,
+    block_sums,
     canonical_json,
     ids_sha256,
     key_of,
     labels_sha256,
+    pack,
     partial_path,
 )
 from pipeline.store.lock import writing_beside
@@ -97,23 +100,22 @@ def _write_container(path: Path, c: Contents) -> None:
         for group in sorted(GROUPS):
             h5py.h5g.create(file.id, group.encode(), gcpl=timeless)
         _fixed(file, "/features", (n, c.dim), np.dtype(c.dtype).newbyteorder("<"), None)
-        # Ids and class names go in as HDF5's own variable-length strings, so that any HDF5 tool shows them.
-        file.create_dataset("/items/id", data=np.array(c.ids, dtype=object), dtype=h5py.string_dtype("ascii"))
-        file.create_dataset(
-            "/labels/classes",
-            data=np.array(c.classes, dtype=object),
-            dtype=h5py.string_dtype("utf-8"),
-            shape=(len(c.classes),),
-        )
+        names = [name.encode("utf-8", "surrogatepass") for name in c.classes]
+        for place, (texts, end) in zip(TEXTS, (pack(c.ids), pack(names)), strict=True):
+            _fixed(file, f"{place}/text", texts.shape, np.dtype("u1"), texts)
+            _fixed(file, f"{place}/end", end.shape, np.dtype("<i8"), end)
         state = h5py.enum_dtype(ITEM_STATES, basetype="u1")
         _fixed(file, "/items/digest", (n, 32), np.dtype("u1"), c.digests)
         _fixed(file, "/items/size", (n,), np.dtype("<i8"), c.sizes)
         _fixed(file, "/items/mtime_ns", (n,), np.dtype("<i8"), c.mtimes_ns)
-        _fixed(file, "/items/state", (n,), state, np.full(n, PENDING, "u1"))
+        states = np.full(n, PENDING, "u1")
+        _fixed(file, "/items/state", (n,), state, states)
         _fixed(file, "/labels/y", (n,), np.dtype("<i8"), c.labels)
         _fixed(file, "/labels/split", (n,), np.dtype("u1"), c.splits)
         _fixed(file, "/blocks/state", (blocks,), np.dtype("u1"), np.zeros(blocks, "u1"))
         _fixed(file, "/blocks/crc32", (blocks,), np.dtype("<u4"), np.zeros(blocks, "<u4"))
+        for name, parts in (("items", (c.digests, states)), ("stats", (c.sizes, c.mtimes_ns))):
+            _fixed(file, f"/blocks/{name}_crc32", (blocks,), np.dtype("<u4"), block_sums(c.block_rows, *parts))
         text = {
             "format": FORMAT,
             "provenance": canonical_json(c.provenance),
@@ -163,13 +165,14 @@ class Writer:
 
     def _finished_blocks(self) -> NDArray[np.bool_]:
         flags = np.frombuffer(self._read("/blocks/state"), "u1")
-        sums = np.frombuffer(self._read("/blocks/crc32"), "<u4")
+        sums, of_items = (np.frombuffer(self._read(f"/blocks/{name}"), "<u4") for name in ("crc32", "items_crc32"))
         done: NDArray[np.bool_] = flags == 1
         for block in np.flatnonzero(done):
             # A power cut may have kept the flag and lost the rows: a block counts only if its bytes say so.
             start, stop = self.span(int(block))
             offset, length = self._place("/features", start, stop)
             done[block] = zlib.crc32(_pread(self._fd, length, offset)) == sums[block]
+        done &= block_sums(self.block_rows, self.digests(), self.states()) == of_items
         return done
 
     def span(self, block: int) -> tuple[int, int]:
@@ -198,13 +201,15 @@ class Writer:
         if (zero & good).any():
             row = start + int(np.argmax(zero & good))
             raise CacheError(f"row {row}: all {self.dim} features are zero; the trunk's weights are not sound")
-        payload = stored.tobytes()
+        payload, told = stored.tobytes(), (np.ascontiguousarray(part, "u1") for part in (digests, states))
+        items = [part.tobytes() for part in told]
         with writing_beside(self.cache):
             self._write("/features", start, stop, payload)
-            self._write("/items/digest", start, stop, np.ascontiguousarray(digests, "u1").tobytes())
-            self._write("/items/state", start, stop, np.ascontiguousarray(states, "u1").tobytes())
+            self._write("/items/digest", start, stop, items[0])
+            self._write("/items/state", start, stop, items[1])
             sync_data(self._fd)
-            self._write("/blocks/crc32", block, block + 1, np.array([zlib.crc32(payload)], "<u4").tobytes())
+            for name, sealed in (("crc32", payload), ("items_crc32", b"".join(items))):
+                self._write(f"/blocks/{name}", block, block + 1, np.array([zlib.crc32(sealed)], "<u4").tobytes())
             self._write("/blocks/state", block, block + 1, b"\x01")
             sync_data(self._fd)
         self.done[block] = True
@@ -250,13 +255,18 @@ class Writer:
         offset, length = self._place(name, start, stop)
         if len(payload) != length:
             raise CacheError(f"{name}: {len(payload)} bytes for rows {start}..{stop}, expected {length}")
-        view = memoryview(payload)
-        while view:
-            count = os.pwrite(self._fd, view, offset)
-            view, offset = view[count:], offset + count
+        write_at(self._fd, payload, offset)
 
     def _read(self, name: str) -> bytes:
         return _pread(self._fd, self.structure.nbytes(name), self.structure.offset(name))
+
+
+def write_at(fd: int, payload: bytes, offset: int) -> None:
+    """Write all of it; a write may take a part only."""
+    view = memoryview(payload)
+    while view:
+        count = os.pwrite(fd, view, offset)
+        view, offset = view[count:], offset + count
 
 
 def _pread(fd: int, length: int, offset: int) -> bytes:
@@ -277,6 +287,13 @@ def update_stats(cache: Path, sizes: NDArray[np.int64], mtimes_ns: NDArray[np.in
     """
     structure = read_structure(cache)
     with writing_beside(cache), cache.open("r+b") as file:
-        for name, values in (("/items/size", sizes), ("/items/mtime_ns", mtimes_ns)):
-            os.pwrite(file.fileno(), np.ascontiguousarray(values, "<i8").tobytes(), structure.offset(name))
+        # Sums last: where a kill comes in between, a block's sizes and times count as unknown and its files are hashed.
+        sums = block_sums(structure.block_rows, sizes, mtimes_ns)
+        named = (
+            ("/items/size", sizes, "<i8"),
+            ("/items/mtime_ns", mtimes_ns, "<i8"),
+            ("/blocks/stats_crc32", sums, "<u4"),
+        )
+        for name, values, kind in named:
+            write_at(file.fileno(), np.ascontiguousarray(values, kind).tobytes(), structure.offset(name))
         sync_data(file.fileno())

@@ -58,10 +58,14 @@ def heap_text(path: Path) -> None:
         file.attrs["about"] = "{}"
 
 
-def long_text(path: Path) -> None:
-    with path.open("r+b") as file:
-        file.seek(open_cache(path)._structure.offset("/items/id"))
-        file.write((1 << 31).to_bytes(4, "little"))
+def ends(*values: int) -> Callable[[Path], None]:
+    """Where the class names end, made other."""
+
+    def change(path: Path) -> None:
+        with h5py.File(path, "r+") as file:
+            file["/labels/classes/end"][:] = values
+
+    return change
 
 
 HOSTILE = {
@@ -90,10 +94,23 @@ HOSTILE = {
     "a group for a dataset": (remade("/labels/y", lambda f: f.create_group("/labels/y")), "not a dataset"),
     "more than the format": (lambda p: add(p, "/extra"), "/extra"),
     "less than the format": (remade("/blocks/crc32", lambda _: None), "/blocks/crc32"),
-    "newer version": (lambda p: attribute(p, "format_version", 2), "version 2 is newer than 1"),
+    "newer version": (lambda p: attribute(p, "format_version", 3), "version 3 is newer than 2"),
+    "a version of before": (lambda p: attribute(p, "format_version", 1), "1 was never released: remove it, and"),
     "other format": (lambda p: attribute(p, "format", "something"), "not a feature cache"),
     "text in a heap": (heap_text, "fixed length"),
-    "text longer than any path": (long_text, "longer than any path"),
+    "text beyond the texts": (ends(2, 3, 1 << 40), "does not end where it says"),
+    "text that ends before it begins": (ends(3, 2, 4), "does not end where it says"),
+    "texts of another type": (
+        remade("/items/id/text", lambda f: f.create_dataset("/items/id/text", data=np.ones(9, "<i8"))),
+        "/items/id/text is int64",
+    ),
+    "fewer texts than rows": (
+        remade("/items/id/end", lambda f: f.create_dataset("/items/id/end", data=np.ones(9, "<i8"))),
+        r"/items/id/end is int64 \(9,\)",
+    ),
+    "a column of fewer texts than rows": (lambda p: column(p, 49), "/items/columns/camera/end"),
+    "groups of another shape": (lambda p: add(p, "/items/group"), "/items/group"),
+    "targets of another shape": (lambda p: add(p, "/labels/targets"), "/labels/targets"),
     "provenance changed": (lambda p: attribute(p, "provenance", "{}"), "key is not the hash"),
 }
 
@@ -101,6 +118,22 @@ HOSTILE = {
 def add(path: Path, name: str) -> None:
     with h5py.File(path, "r+") as file:
         file[name] = np.zeros(3)
+
+
+def column(path: Path, rows: int) -> None:
+    with h5py.File(path, "r+") as file:
+        file["/items/columns/camera/text"] = np.zeros(rows, "u1")
+        file["/items/columns/camera/end"] = np.arange(1, rows + 1)
+
+
+def test_what_later_versions_may_add_is_known_and_harms_nothing(make_cache: Callable[..., Path]) -> None:
+    path = make_cache()
+    column(path, 50)
+    with h5py.File(path, "r+") as file:
+        file["/items/group"] = np.zeros(50, "<i8")
+        file["/labels/targets"] = np.zeros((50, 3), "u1")
+        file["/blocks/batch"] = np.full(4, 16, "<i8")
+    assert len(open_cache(path, verify=True)) == 50
 
 
 def attribute(path: Path, name: str, value: object) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import h5py
 
 from pipeline.base.items import ITEM_STATES
 from pipeline.store import difference, key_of
-from pipeline.store.format import DATASETS, FORMAT, FORMAT_VERSION
+from pipeline.store.format import DATASETS, FORMAT, FORMAT_VERSION, pack, repeated, texts_sha256, unpack
 
 
 def test_h5py_alone_finds_the_published_layout(make_cache: Callable[..., Path]) -> None:
@@ -27,15 +29,33 @@ def test_h5py_alone_finds_the_published_layout(make_cache: Callable[..., Path]) 
         assert h5py.check_enum_dtype(found["/items/state"].dtype) == ITEM_STATES
         assert found["/labels/y"].dtype == "<i8"
         assert found["/labels/split"].dtype == "u1"
-        assert found["/items/id"][3] == b"a/\xff\n0003 \xf0\x9f\x90\x9d.png"
-        assert [c.decode() for c in found["/labels/classes"][:]] == ["ñ", "a", "b"]
+        texts, ends = found["/items/id/text"][:].tobytes(), [0, *found["/items/id/end"][:]]
+        assert texts[ends[3] : ends[4]] == b"a/\xff\n0003 \xf0\x9f\x90\x9d.png"
+        texts, ends = found["/labels/classes/text"][:].tobytes(), [0, *found["/labels/classes/end"][:]]
+        assert [texts[a:b].decode() for a, b in itertools.pairwise(ends)] == ["ñ", "a", "b"]
         assert found["/blocks/state"][:].tolist() == [1, 1, 1, 1]
-        assert found["/blocks/crc32"].dtype == "<u4"
+        digests, states = found["/items/digest"][:], found["/items/state"][:].astype("u1")
+        for block in range(4):
+            rows = slice(16 * block, 16 * block + 16)
+            assert found["/blocks/crc32"][block] == zlib.crc32(features[rows].tobytes())
+            assert found["/blocks/items_crc32"][block] == zlib.crc32(digests[rows].tobytes() + states[rows].tobytes())
+            times = found["/items/mtime_ns"][rows].tobytes()
+            assert found["/blocks/stats_crc32"][block] == zlib.crc32(found["/items/size"][rows].tobytes() + times)
         assert file.attrs["format"].decode() == FORMAT
         assert file.attrs["format_version"] == FORMAT_VERSION
         assert file.attrs["block_rows"] == 16
         assert hashlib.sha256(file.attrs["provenance"]).hexdigest() == file.attrs["key"].decode()
         assert "torch" in json.loads(file.attrs["versions"])
+
+
+def test_texts_come_out_as_they_went_in_and_their_hash_is_of_each_behind_its_length() -> None:
+    for texts in ([b"a", b"", b"\xff\n\0", b"a" * 3000], [b""], []):
+        assert unpack(*pack(texts)) == texts
+        digest = hashlib.sha256()
+        for text in texts:
+            digest.update(len(text).to_bytes(8, "little") + text)
+        assert texts_sha256(*pack(texts)) == digest.hexdigest()
+    assert repeated(*pack([b"a", b"b", b"a"])) and not repeated(*pack([b"a", b"ab", b"b"]))
 
 
 def test_a_float16_row_of_2048_features_is_one_page(make_cache: Callable[..., Path]) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import pickle
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
 from pipeline.base.errors import CacheError
 from pipeline.store import Cache, Contents, open_cache
+from pipeline.store.format import block_sums
 
 Make = Callable[..., Path]
 
@@ -80,14 +84,13 @@ def test_a_damaged_label_is_found_on_opening(make_cache: Make, name: str) -> Non
         open_cache(path)
 
 
-def test_a_damaged_id_is_found_when_ids_are_read(make_cache: Make) -> None:
+def test_a_damaged_id_is_found_when_the_file_is_opened(make_cache: Make) -> None:
     path = make_cache()
     blob = bytearray(path.read_bytes())
     blob[blob.index(b"0031 ")] ^= 1
     path.write_bytes(blob)
-    cache = open_cache(path)
     with pytest.raises(CacheError, match="ids"):
-        cache.ids
+        open_cache(path)
 
 
 def test_a_damaged_row_is_found_by_its_block(make_cache: Make) -> None:
@@ -100,13 +103,55 @@ def test_a_damaged_row_is_found_by_its_block(make_cache: Make) -> None:
 
 
 def test_a_state_that_denies_its_row_is_found(make_cache: Make) -> None:
+    """Under a checksum that holds: a file that was made to mislead."""
     path = make_cache()
-    offset = open_cache(path)._structure.offset("/items/state")
-    with path.open("r+b") as file:
-        file.seek(offset + 9)
-        file.write(b"\x02")
+    with h5py.File(path, "r+") as file:
+        file["/items/state"][9] = 2
+        parts = np.array(file["/items/digest"]), np.array(file["/items/state"]).astype("u1")
+        file["/blocks/items_crc32"][:] = block_sums(16, *parts)
     with pytest.raises(CacheError, match="row 9: a failed item has features"):
         open_cache(path, verify=True)
+
+
+@pytest.mark.parametrize("dataset", ["/items/state", "/items/digest", "/blocks/items_crc32"])
+def test_a_damaged_digest_or_state_is_found_when_the_file_is_opened(make_cache: Make, dataset: str) -> None:
+    path = make_cache()
+    flip(path, open_cache(path)._structure.offset(dataset) + 9)
+    with pytest.raises(CacheError, match="digests or states of block . do not match|an item has state"):
+        open_cache(path)
+
+
+@pytest.mark.parametrize("dataset", ["/items/size", "/items/mtime_ns", "/blocks/stats_crc32"])
+def test_damaged_sizes_and_times_count_as_unknown(make_cache: Make, dataset: str) -> None:
+    path = make_cache()
+    before = open_cache(path).stats
+    flip(path, open_cache(path)._structure.offset(dataset) + 1)
+    for values, sound in zip(open_cache(path).stats, before, strict=True):
+        assert (values[:16] == -1).all() and (values[16:] == sound[16:]).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"ids": [b"same.png"] * 50}, "an item's id is there twice"),
+        ({"classes": ("a", "a", "b")}, "a class name is there twice"),
+        ({"labels": np.full(50, 3)}, "a label or split is none that there is"),
+        ({"labels": np.full(50, -2)}, "a label or split is none that there is"),
+        ({"splits": np.full(50, 4, np.uint8)}, "a label or split is none that there is"),
+    ],
+)
+def test_what_no_cache_says_is_refused_when_it_is_opened(
+    tmp_path: Path,
+    make_contents: Callable[..., Contents],
+    write: Callable[..., None],
+    X: np.ndarray,
+    change: dict[str, Any],
+    words: str,
+) -> None:
+    """Under checksums that hold."""
+    write(tmp_path / "c.h5", dataclasses.replace(make_contents(), **change), X)
+    with pytest.raises(CacheError, match=words):
+        open_cache(tmp_path / "c.h5")
 
 
 def test_unknown_splits_are_named(make_cache: Make) -> None:

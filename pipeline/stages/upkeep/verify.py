@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline import images
 from pipeline.base.errors import CacheError
-from pipeline.base.items import GOOD, NONE, PENDING, SPLITS, TRAIN
+from pipeline.base.items import GOOD, NONE, PENDING, TRAIN
 from pipeline.base.machine import cores, resolve_device
 from pipeline.base.workspace import Workspace
 from pipeline.images import Images, Listing
@@ -102,17 +102,15 @@ def _refuse(cache: Cache, settings: VerifySettings, found: Mapping[str, list[str
 
 
 def _contradictions(cache: Cache) -> list[str]:
-    """What no finished cache may say; structure, ids' and labels' checksums raise when they are read."""
+    """What no finished cache may say; what opening a cache refuses is none of these."""
     good = cache.states == GOOD
     ids = cache.ids
     order = list(zip(cache.splits.tolist(), ids, strict=True))
     tests = (
         ("unwritten (pending)", cache.states == PENDING),
         ("good but without its image's digest", good & ~cache.digests.any(axis=1)),
-        (f"labelled outside -1..{len(cache.classes) - 1}", (cache.labels < -1) | (cache.labels >= len(cache.classes))),
-        (f"in no split of {', '.join(SPLITS)}", cache.splits >= len(SPLITS)),
         (
-            "out of the order split, id (or there twice)",
+            "out of the order split, id",
             np.array([False, *(b <= a for a, b in itertools.pairwise(order))]),
         ),
     )
