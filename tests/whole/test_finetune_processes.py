@@ -138,6 +138,7 @@ def same_figures(a: Path, b: Path) -> None:
         assert float((tensor - second[name]).abs().max()) < 1e-4, name
 
 
+@pytest.mark.slow  # the killed fine-tuning runs two processes, too
 def test_two_processes_give_the_figures_of_one(workshop: SimpleNamespace, root: Path) -> None:
     """51 train images in batches of 16, the last of 3: each once, whatever the number of processes."""
     from pipeline import finetune

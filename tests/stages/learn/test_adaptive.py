@@ -159,6 +159,7 @@ def searching(words: list[str]) -> None:
     sys.exit(main(words))
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_search(cache: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     words = ["search", str(cache), "--space", options["space"], "--trials", "6", "--epochs", "2", "--no-evaluate"]
     words += ["--optuna", str(tmp_path / "j.log"), "--quiet", "--workspace"]
