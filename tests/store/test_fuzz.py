@@ -20,6 +20,11 @@ def read_all(path: Path) -> dict[str, object]:
         "ids": cache.ids,
         "classes": cache.classes,
         "provenance": cache.provenance,
+        "digests": cache.digests,
+        "states": cache.states,
+        "splits": cache.splits,
+        "sizes": cache.stats[0],
+        "times": cache.stats[1],
         **{
             f"{split} {part}": getattr(cache.split(split), part)
             for split in ("train", "val", "test")
@@ -54,7 +59,11 @@ def fuzz(path: Path, cases: int) -> dict[str, int]:
             seen["refused"] += 1
             continue
         for name, expected in truth.items():
-            assert np.array_equal(np.asarray(got[name]), np.asarray(expected)), name
+            found = np.asarray(got[name])
+            # Sizes and times are a shortcut: damaged ones count as unknown.
+            known = (found != -1) if name in ("sizes", "times") else np.ones(found.shape, bool)
+            assert found.shape == np.shape(expected), name
+            assert np.array_equal(found[known], np.asarray(expected)[known]), name
         seen["right"] += 1
     return seen
 
@@ -65,7 +74,7 @@ def test_damage_is_refused_or_does_no_harm(make_cache: Callable[..., Path]) -> N
 
 
 @pytest.mark.slow
-def test_damage_is_refused_or_does_no_harm_2500_times(make_cache: Callable[..., Path]) -> None:
-    seen = fuzz(make_cache(), 2500)
+def test_damage_is_refused_or_does_no_harm_4000_times(make_cache: Callable[..., Path]) -> None:
+    seen = fuzz(make_cache(), 4000)
     print(seen)
-    assert seen["refused"] > 1250, seen
+    assert seen["refused"] > 2000, seen
