@@ -34,7 +34,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ FORMAT = "pipeline-feature-cache"
 FORMAT_VERSION = 2
 FEATURE_DTYPES = ("float16", "float32")
 ALIGNMENT = 4096  # bytes; one page, and exactly one float16 row of 2048
+AT_ONCE = 65536  # texts that are looked at together
 TEXTS = ("/items/id", "/labels/classes")
 DATASETS = {
     "/features",
@@ -114,21 +115,31 @@ def unpack(text: NDArray[np.uint8], end: NDArray[np.int64]) -> list[bytes]:
     return found
 
 
+def _runs(text: NDArray[np.uint8], end: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+    """Packed texts in runs of AT_ONCE, each packed for itself."""
+    for first in range(0, len(end), AT_ONCE):
+        some, start = end[first : first + AT_ONCE], int(end[first - 1]) if first else 0
+        yield text[start : int(some[-1])], some - start
+
+
 def repeated(text: NDArray[np.uint8], end: NDArray[np.int64]) -> bool:
-    """Whether a text is there twice; no list of them is made but where it seems so."""
-    whole, starts = text.tobytes(), [0, *end[:-1].tolist()]
-    hashes = np.fromiter((hash(whole[a:b]) for a, b in zip(starts, end.tolist(), strict=True)), np.int64, len(end))
-    return len(np.unique(hashes)) < len(end) and len(set(unpack(text, end))) < len(end)
+    """Whether a text is there twice; no list of all of them is made but where it seems so."""
+    hashes = np.fromiter((hash(one) for run in _runs(text, end) for one in unpack(*run)), np.int64, len(end))
+    hashes.sort()
+    return bool((hashes[1:] == hashes[:-1]).any()) and len(set(unpack(text, end))) < len(end)
 
 
 def texts_sha256(text: NDArray[np.uint8], end: NDArray[np.int64]) -> str:
     """SHA-256 of packed texts in order, each preceded by its length (so that no two lists collide)."""
-    lengths = np.diff(end, prepend=0)
-    at = (end - lengths + 8 * np.arange(len(end)))[:, None] + np.arange(8)
-    whole, of_text = np.empty(len(text) + 8 * len(end), np.uint8), np.ones(len(text) + 8 * len(end), bool)
-    of_text[at] = False
-    whole[at], whole[of_text] = lengths.astype("<i8").view(np.uint8).reshape(-1, 8), text
-    return hashlib.sha256(whole.tobytes()).hexdigest()
+    digest = hashlib.sha256()
+    for some, ends in _runs(text, end):
+        lengths = np.diff(ends, prepend=0)
+        at = (ends - lengths + 8 * np.arange(len(ends)))[:, None] + np.arange(8)
+        whole, of_text = np.empty(len(some) + 8 * len(ends), np.uint8), np.ones(len(some) + 8 * len(ends), bool)
+        of_text[at] = False
+        whole[at], whole[of_text] = lengths.astype("<i8").view(np.uint8).reshape(-1, 8), some
+        digest.update(whole.tobytes())
+    return digest.hexdigest()
 
 
 def ids_sha256(ids: Sequence[bytes]) -> str:

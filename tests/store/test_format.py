@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import h5py
+import pytest
 
 from pipeline.base.items import ITEM_STATES
-from pipeline.store import difference, key_of
+from pipeline.store import difference, format, key_of
 from pipeline.store.format import DATASETS, FORMAT, FORMAT_VERSION, pack, repeated, texts_sha256, unpack
 
 
@@ -48,7 +49,11 @@ def test_h5py_alone_finds_the_published_layout(make_cache: Callable[..., Path]) 
         assert "torch" in json.loads(file.attrs["versions"])
 
 
-def test_texts_come_out_as_they_went_in_and_their_hash_is_of_each_behind_its_length() -> None:
+@pytest.mark.parametrize("at_once", [1, 2, 65536])
+def test_texts_come_out_as_they_went_in_and_their_hash_is_of_each_behind_its_length(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(format, "AT_ONCE", at_once)
     for texts in ([b"a", b"", b"\xff\n\0", b"a" * 3000], [b""], []):
         assert unpack(*pack(texts)) == texts
         digest = hashlib.sha256()
