@@ -83,7 +83,7 @@ def demo(settings: DemoSettings, desk: Workspace) -> DemoReport:
     rows = [{name: b[name] for name in ("name", "val", "seconds")} for b in baselines["results"]]
     for name, fit, test, val, candidates in (
         ("head (train)", head, tests["head"], head["val"], 1),
-        ("chosen head (search)", searched, tests["searched"], searched["val"], searched["trials"]),
+        ("chosen head (search)", searched, tests["searched"], searched["val"], searched["chosen_from"]),
         ("fine-tuned (finetune)", tuned, tests["tuned"], tuned["after"], settings.epochs + 1),  # step 0 is one
     ):
         scores = {"test": test["test"]["accuracy"], "macro_f1": test["test"]["macro_f1"]}
