@@ -91,7 +91,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("photos") / "shapes"
     for c, name in enumerate(("ant", "bee", "cat")):
         for i in range(20):
-            draw(root / name / f"{i:02d}.png", c, 100 * c + i)
+            draw(path := root / name / f"{i:02d}.png", c, 100 * c + i)
+            os.utime(path, ns=(10**18, 10**18))  # long ago: the time of a new file is not relied on
     return root
 
 

@@ -1,40 +1,138 @@
-"""Files that are whole or absent, after a kill and after a power cut alike: the one place that knows how.
+"""Files and folders that are whole or absent, after a kill and after a power cut alike: the one place that knows how.
 
-The order: a hidden name of one's own beside the target, write, flush, have the file's bytes on the disk, rename, have
-the folder's names on the disk. What a killed writer leaves is hidden, ends in ``.draft`` and is never read. Knows paths
-and bytes, nothing of what they mean.
+The order: a hidden folder of one's own beside the target, locked; in it the file is written, flushed, has its bytes on
+the disk, is renamed to the target, and has its name on the disk. What a killed writer leaves is such a folder, ends in
+``.draft``, is never read, and is removed by the next writer beside it, who sees by the lock that nobody is at it. Links
+are never followed: a rename replaces them. Modes are those of the caller's umask. Knows paths and bytes, nothing of
+what they mean.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
 import secrets
-import tempfile
+import shutil
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import HeadError, PipelineError
 
+_DRAFT = re.compile(r"\.(?P<host>.*)-(?P<pid>[0-9]+)-[0-9a-f]{8}\.draft")
+_POLL = 0.05  # seconds between two tries for a lock
+
+
+class Busy(Exception):
+    """Another process holds the lock; no PipelineError, since who asked for it knows what that means."""
+
+
+# -- whole or absent --------------------------------------------------------------------------------------------------
+
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A hidden path of our own beside ``path``, to be written; it becomes ``path`` only if the block ends well.
+    """A path of our own, to be written as a file; it becomes ``path`` only if the block ends well.
 
     Two writers of one path do not disturb each other: the last to end wins.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
+    with _draft(path.parent) as draft:
+        own = draft / path.name
+        yield own
+        sync(own)
+        move(own, path)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder of our own, to be filled; it becomes ``path`` only if the block ends well.
+
+    Raises:
+        OSError: ``path`` is there already, and not an empty folder.
+    """
+    with _draft(path.parent) as draft:
+        own = draft / path.name
+        own.mkdir()
+        yield own
+        move(own, path)
+
+
+@contextlib.contextmanager
+def _draft(beside: Path) -> Iterator[Path]:
+    """A hidden folder in the folder ``beside``, locked as long as the block runs, and gone afterwards."""
+    sweep(beside)
+    own, fd = _new_draft(beside)
     try:
-        yield draft
-        sync(draft)
-        move(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+        yield own
+    finally:
+        # What cannot be removed now goes with the next sweep; the error that brought us here is the one to tell.
+        shutil.rmtree(own, ignore_errors=True)
+        os.close(fd)
+
+
+def _new_draft(beside: Path) -> tuple[Path, int]:
+    host = re.sub(r"[^A-Za-z0-9.-]", "", socket.gethostname())[:40]
+    while True:
+        own = beside / f".{host}-{os.getpid()}-{secrets.token_hex(4)}.draft"
+        own.mkdir()
+        try:
+            fd = os.open(own, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue  # swept before it was locked
+        with contextlib.suppress(OSError):  # a file system without locks: then host and process tell who is at it
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        if _is_at(own, fd):
+            return own, fd
+        os.close(fd)
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+def drafts(beside: Path) -> list[Path]:
+    """The drafts that lie in a folder, of killed writers and of live ones."""
+    with os.scandir(beside) as entries:
+        return [Path(entry.path) for entry in entries if _DRAFT.fullmatch(entry.name)]
+
+
+def sweep(beside: Path) -> None:
+    """Remove what killed writers left in a folder; what belongs to others who may not be disturbed stays."""
+    for draft in drafts(beside):
+        with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+            fd = os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                if _is_dead(draft, fd):
+                    shutil.rmtree(draft, ignore_errors=True)
+            finally:
+                os.close(fd)
+
+
+def _is_dead(draft: Path, fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: only a process of this machine that is gone is known to be dead
+        named = _DRAFT.fullmatch(draft.name)
+        assert named is not None
+        if named["host"] != re.sub(r"[^A-Za-z0-9.-]", "", socket.gethostname())[:40]:
+            return False
+        try:
+            os.kill(int(named["pid"]), 0)
+        except ProcessLookupError:
+            return True
+        return False
+    return True
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -53,18 +151,100 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def append_text(path: Path, text: str) -> None:
-    """Add ``text`` to the file at ``path``; it is on the disk when this returns, and a kill cuts its end at most."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+def append_line(path: Path, line: str) -> None:
+    """Add ``line`` and a line's end to the file at ``path``; it, and the file's name, are then on the disk.
+
+    A kill or a full disk can cut the line; the next one is written behind a line's end of its own.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        size = os.fstat(fd).st_size
+        cut = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+        write_all(fd, (("\n" if cut else "") + line + "\n").encode("utf-8"))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    if size == 0:
+        sync(path.parent)
+
+
+def write_all(fd: int, data: bytes, offset: int | None = None) -> None:
+    """Write all of it, at ``offset`` or at the file's own place; the system may take a part at a time."""
+    view = memoryview(data)
+    while view:
+        count = os.write(fd, view) if offset is None else os.pwrite(fd, view, offset)
+        if count == 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        view, offset = view[count:], None if offset is None else offset + count
 
 
 def move(source: Path, target: Path) -> None:
     """Rename a file or a folder whose bytes are on the disk, and have the new name there, too."""
     source.replace(target)
     sync(target.parent)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name; a copy where the system has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+        sync(target)
+
+
+def make_folder(path: Path) -> None:
+    """Have a folder, and those above it, there and on the disk."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
+
+
+def remove(*paths: Path) -> None:
+    """Remove files that may be there."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+# -- locks ------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, patience: float = 0) -> Iterator[None]:
+    """Hold the lock that is the file at ``path``, which is made where it is not there, and stays.
+
+    The lock is the operating system's: a dead holder's is gone with its process, whatever has its number now.
+    ``patience`` is how many seconds another holder is waited for.
+
+    Raises:
+        Busy: another process, or another part of this one, holds it.
+        OSError: the file cannot be opened, or its file system has no locks.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        ends = time.monotonic() + patience
+        while not _taken(fd):
+            if time.monotonic() >= ends:
+                raise Busy(path)
+            time.sleep(_POLL)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _taken(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        why = f"files there cannot be locked ({error.strerror})"
+        raise OSError(error.errno, why) from error
+    return True
+
+
+# -- on the disk ------------------------------------------------------------------------------------------------------
 
 
 def sync(path: Path) -> None:
@@ -79,14 +259,6 @@ def sync(path: Path) -> None:
 def sync_data(fd: int) -> None:
     """Have an open file's bytes on the disk; where the system can, without its times."""
     getattr(os, "fdatasync", os.fsync)(fd)  # macOS has fsync alone
-
-
-def remove_drafts(path: Path) -> None:
-    """Remove what killed writers of ``path`` left; to be called where a lock keeps every other writer out."""
-    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.draft")
-    for left in path.parent.iterdir():
-        if ours.fullmatch(left.name):
-            left.unlink(missing_ok=True)
 
 
 def reserve(fd: int, offset: int, length: int) -> None:
@@ -114,8 +286,8 @@ def try_writing(folder: Path) -> None:
     Raises:
         OSError: they cannot.
     """
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+    with _draft(folder) as draft:
+        (draft / "try").touch()
 
 
 @contextlib.contextmanager

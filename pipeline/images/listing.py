@@ -67,8 +67,9 @@ class Listing:
     """The images of one source, sorted by the bytes of their ids.
 
     ``labels`` (N,) int64 indexes ``classes``, -1 is unlabelled; ``splits`` (N,) uint8 indexes ``SPLITS``, 0 where the
-    source does not say; ``sizes`` in bytes and ``mtimes_ns`` are (N,) int64. ``images`` reads them. ``skipped`` maps a
-    reason to the paths, as ids are, that were left out for it.
+    source does not say; ``sizes`` in bytes and ``mtimes_ns`` are (N,) int64, a time of -1 is unknown: the file is so
+    new that a later change could leave the same time. ``images`` reads them. ``skipped`` maps a reason to the paths, as
+    ids are, that were left out for it.
     """
 
     source: str

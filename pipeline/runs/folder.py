@@ -16,11 +16,10 @@ A folder is built under a hidden name and renamed when it is whole, so a run tha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,10 +27,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from pipeline.base.errors import CacheError, HeadError
-from pipeline.base.files import move, try_writing, write_bytes, write_json, write_text, writing
+from pipeline.base.files import (
+    drafts,
+    locked,
+    make_folder,
+    sweep,
+    try_writing,
+    whole_folder,
+    write_bytes,
+    write_json,
+    write_text,
+    writing,
+)
 from pipeline.base.machine import hardware, versions
 from pipeline.base.settings import LATEST
 from pipeline.base.workspace import Workspace
@@ -39,6 +47,7 @@ from pipeline.store import Cache, difference, open_cache
 
 FORMAT = "pipeline-run"
 FORMAT_VERSION = 1
+PATIENCE = 60.0  # seconds that another process may take for its number
 
 
 @dataclass(frozen=True)
@@ -69,9 +78,8 @@ class Draft:
         assert self._run is not None, "asked for before it was whole"
         return self._run
 
-    def become(self, final: Path) -> None:
-        """Take the run's name: from now on it is there."""
-        move(self.folder, final)
+    def became(self, final: Path) -> None:
+        """It has taken the run's name: from now on it is there."""
         self._run = Run(final, self._written["config.json"], self._written.get("metrics.json", {}))
 
     def write_json(self, name: str, value: Any) -> None:
@@ -104,15 +112,12 @@ def new_run(
     runs = desk.runs
     began, clock = time.time(), time.perf_counter()
     with writing(runs):
-        runs.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(runs / ".numbers.lock"):  # of two that begin at once each gets a number of its own
-            number = _next_number(runs)
-            folder = Path(tempfile.mkdtemp(prefix=f".draft-{number:04d}-", dir=runs))
-        folder.chmod(0o755)
-    try:
-        with writing(runs):
-            final = runs / f"{number:04d}-{stage}-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}"
-            draft = Draft(folder)
+        make_folder(runs)
+        with contextlib.ExitStack() as drafting:
+            with locked(runs / ".numbers.lock", patience=PATIENCE):  # of two that begin at once each gets its own
+                sweep(runs)
+                final = runs / f"{_next_number(runs):04d}-{stage}-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}"
+                draft = Draft(drafting.enter_context(whole_folder(final)))
             yield draft, final
             config = {
                 "format": FORMAT,
@@ -127,9 +132,7 @@ def new_run(
                 "hardware": hardware(),
             }
             draft.write_json("config.json", config)
-            draft.become(final)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)  # only there when something above failed
+        draft.became(final)
 
 
 def require_writable(desk: Workspace) -> None:
@@ -139,12 +142,13 @@ def require_writable(desk: Workspace) -> None:
         HeadError: it cannot.
     """
     with writing(desk.runs):
-        desk.runs.mkdir(parents=True, exist_ok=True)
+        make_folder(desk.runs)
         try_writing(desk.runs)
 
 
 def _next_number(runs: Path) -> int:
-    numbers = [int(m.group(1)) for p in runs.iterdir() if (m := re.match(r"(?:\.draft-)?(\d{4,})-", p.name))]
+    begun = (path for draft in drafts(runs) for path in draft.glob("*"))
+    numbers = [int(m.group(1)) for p in (*runs.iterdir(), *begun) if (m := re.match(r"(\d{4,})-", p.name))]
     return max(numbers, default=0) + 1
 
 
@@ -181,6 +185,19 @@ def learned_from_other(path: Path, content: str, desk: Workspace) -> list[str]:
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a damaged run is told of when it is asked for
     return found
+
+
+def kept_from(state_sha256: str | None, desk: Workspace) -> Run | None:
+    """The run that came of the state of that SHA-256, if one has: its job was killed before it could remove the state.
+
+    Raises:
+        HeadError: the run is damaged.
+    """
+    for config in sorted(desk.runs.glob("[0-9]*-*/config.json")) if state_sha256 else ():
+        with contextlib.suppress(OSError):  # a damaged run is told of when it is asked for
+            if f'"{state_sha256}"' in config.read_text(encoding="utf-8", errors="replace"):
+                return load_run(config.parent)
+    return None
 
 
 def _number(name: str) -> int:

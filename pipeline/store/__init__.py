@@ -14,7 +14,7 @@ from pipeline.store.failures import (
     write_failures,
 )
 from pipeline.store.format import FORMAT_VERSION, Contents, difference, key_of, partial_path
-from pipeline.store.lock import writing_lock
+from pipeline.store.lock import writing_beside, writing_lock
 from pipeline.store.reader import Cache, Features, open_cache, open_partial
 from pipeline.store.writer import Writer, create_partial, retire_partial, stale_partials, update_stats
 
@@ -41,5 +41,6 @@ __all__ = [
     "stale_partials",
     "update_stats",
     "write_failures",
+    "writing_beside",
     "writing_lock",
 ]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.base.errors import CacheError
-from pipeline.base.files import append_text, write_text
+from pipeline.base.files import append_line, remove, write_text
 from pipeline.store.format import partial_path
 from pipeline.store.lock import writing_beside
 
@@ -52,20 +52,20 @@ def partial_failures(cache: Path) -> dict[bytes, Failure]:
 
 def append_failures(path: Path, failures: Iterable[Failure]) -> None:
     """Add lines to the file at ``path``; flushed to disk before returning."""
-    text = "".join(_line(f) for f in failures)
-    if text:
+    lines = [_line(f) for f in failures]
+    if lines:
         with writing_beside(path):
-            append_text(path, text)
+            append_line(path, "\n".join(lines))
 
 
 def write_failures(path: Path, failures: Iterable[Failure]) -> None:
     """Replace the file at ``path`` (or remove it, when nothing failed)."""
-    text = "".join(_line(f) for f in failures)
+    text = "".join(_line(f) + "\n" for f in failures)
     with writing_beside(path):
         if text:
             write_text(path, text)
         else:
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
 def read_failures(path: Path) -> dict[bytes, Failure]:
@@ -99,4 +99,4 @@ def _line(failure: Failure) -> str:
         "reason": failure.reason,
         "digest": failure.digest.hex(),
     }
-    return json.dumps(entry) + "\n"
+    return json.dumps(entry)

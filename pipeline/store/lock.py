@@ -1,11 +1,12 @@
 """One writing job at a time on a cache, and a name for who holds it. Readers never ask.
 
-The lock is the operating system's (flock through ``filelock``), so a dead holder's lock is gone with its process;
-who holds it stands in a JSON file beside, which is only ever read to word a message.
+The lock is the operating system's, so a dead holder's lock is gone with its process; who holds it stands in a JSON
+file beside, which is only ever read to word a message.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -14,14 +15,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from pipeline.base.errors import CacheError
-from pipeline.base.files import try_writing, write_text, writing
+from pipeline.base.files import Busy, locked, make_folder, remove, write_text, writing
 
 
-def _beside(cache: Path, ending: str) -> Path:
-    return cache.with_name(f".{cache.name}.{ending}")
+def holder_path(cache: Path) -> Path:
+    """Where it stands who is writing a cache, or died at it."""
+    return cache.with_name(f".{cache.name}.holder.json")
 
 
 def _describe(holder: Path) -> str:
@@ -45,22 +45,40 @@ def writing_lock(cache: Path) -> Iterator[str | None]:
     Raises:
         CacheError: another job holds it (at once, naming host and process), or the folder cannot be written.
     """
-    lock, holder = FileLock(_beside(cache, "lock")), _beside(cache, "holder.json")
-    with writing_beside(cache):
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        try_writing(cache.parent)  # the lock takes "permission denied" for "somebody holds it"
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise CacheError(
-                f"{cache} is being written by {_describe(holder)}: wait for it, stop it, or give another --out"
-            ) from None
-    try:
-        dead = _describe(holder) if holder.exists() else None
-        who = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+    holder = holder_path(cache)
+    with contextlib.ExitStack() as held:
         with writing_beside(cache):
+            make_folder(cache.parent)
+            try:
+                held.enter_context(_lock(cache))
+            except Busy:
+                raise CacheError(
+                    f"{cache} is being written by {_describe(holder)}: wait for it, stop it, or give another --out"
+                ) from None
+            dead = _describe(holder) if holder.exists() else None
+            who = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
             write_text(holder, json.dumps(who))
+            held.callback(_forget, holder)
         yield dead
-    finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
+
+
+def _forget(holder: Path) -> None:
+    with writing_beside(holder):
+        remove(holder)
+
+
+def _lock(cache: Path) -> AbstractContextManager[None]:
+    return locked(cache.with_name(f".{cache.name}.lock"))
+
+
+@contextmanager
+def tidying(cache: Path) -> Iterator[bool]:
+    """Hold the writing lock if it is free; whether it is. What a dead job says of itself is removed."""
+    with writing_beside(cache), contextlib.ExitStack() as held:
+        try:
+            held.enter_context(_lock(cache))
+        except Busy:
+            yield False
+            return
+        remove(holder_path(cache))
+        yield True

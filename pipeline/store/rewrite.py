@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import CacheError, ConfigError
+from pipeline.base.files import remove
 from pipeline.base.items import GOOD, STATE_NAMES
 from pipeline.base.workspace import Workspace
 from pipeline.store.failures import (
@@ -28,9 +29,9 @@ from pipeline.store.failures import (
 )
 from pipeline.store.fill import one_by_one
 from pipeline.store.format import Contents, partial_path
-from pipeline.store.lock import writing_lock
+from pipeline.store.lock import holder_path, tidying, writing_beside, writing_lock
 from pipeline.store.reader import Cache, open_cache, open_partial
-from pipeline.store.writer import Writer, create_partial, retire_partial
+from pipeline.store.writer import Writer, create_partial, retire_partial, stale_partials
 
 
 def check_out(out: Path | None) -> None:
@@ -108,8 +109,8 @@ def rewrite(cache: Cache, rows: NDArray[np.int64], contents: Contents, target: P
             writer.publish()
         write_failures(failures_path(target), reasons.values())
     finally:
-        for leftover in (partial, *partial_failure_files(target)):
-            leftover.unlink(missing_ok=True)
+        with writing_beside(target):
+            remove(partial, *partial_failure_files(target))
     return open_cache(target)
 
 
@@ -128,13 +129,38 @@ def _clear_the_way(cache: Cache, target: Path) -> None:
     partial = partial_path(target)
     if not partial.exists():
         return
-    begun = open_partial(partial)
-    done = [row for row in range(len(begun)) if begun.done[row // begun.block_rows]]
-    have = {digest.tobytes() for digest in cache.digests}
-    if all(digest.tobytes() in have for digest in begun.digests[done]):
-        partial.unlink()
+    if _has_all_of(cache, partial):
+        remove(partial)
     else:
         retire_partial(target)  # the next `pipeline extract` copies its rows
+
+
+def _has_all_of(cache: Cache, partial: Path) -> bool:
+    begun = open_partial(partial)
+    done = np.repeat(begun.done, begun.block_rows)[: len(begun)]
+    have = {digest.tobytes() for digest in cache.digests}
+    return all(digest.tobytes() in have for digest in begun.digests[done])
+
+
+def tidy(cache: Cache) -> None:
+    """Remove what a job that was killed left beside a finished cache; an unfinished file whose rows it lacks stays.
+
+    Nothing is done while another job is writing there.
+
+    Raises:
+        CacheError: the folder cannot be written, or an unfinished file is damaged.
+    """
+    path = cache.path
+    unfinished = [p for p in (partial_path(path), *stale_partials(path)) if p.exists()]
+    if not unfinished and not partial_failure_files(path) and not holder_path(path).exists():
+        return
+    with tidying(path) as ours:
+        if not ours:
+            return
+        gone = [p for p in unfinished if p.exists() and _has_all_of(cache, p)]
+        if not partial_path(path).exists() or partial_path(path) in gone:
+            gone += partial_failure_files(path)
+        remove(*gone)
 
 
 def _copy(

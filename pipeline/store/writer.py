@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import CacheError
-from pipeline.base.files import move, remove_drafts, reserve, sync, sync_data, whole
+from pipeline.base.files import move, reserve, sync, sync_data, whole, write_all
 from pipeline.base.items import GOOD, ITEM_STATES, PENDING
 from pipeline.store.check import read_structure
 from pipeline.store.format import (
@@ -73,14 +73,12 @@ def create_partial(cache: Path, contents: Contents) -> Path:
         CacheError: the disk is full or the folder cannot be written; nothing is left behind.
     """
     partial = partial_path(cache)
-    with writing_beside(cache):
-        remove_drafts(partial)  # of a killed job: its room may be reserved
-        with whole(partial) as draft:
-            _write_container(draft, contents)
-            structure = read_structure(draft)
-            with draft.open("r+b") as file:
-                # The file is sparse until now: a full disk is found before the first forward.
-                reserve(file.fileno(), structure.offset("/features"), structure.nbytes("/features"))
+    with writing_beside(cache), whole(partial) as draft:
+        _write_container(draft, contents)
+        structure = read_structure(draft)
+        with draft.open("r+b") as file:
+            # The file is sparse until now: a full disk is found before the first forward.
+            reserve(file.fileno(), structure.offset("/features"), structure.nbytes("/features"))
     return partial
 
 
@@ -255,18 +253,10 @@ class Writer:
         offset, length = self._place(name, start, stop)
         if len(payload) != length:
             raise CacheError(f"{name}: {len(payload)} bytes for rows {start}..{stop}, expected {length}")
-        write_at(self._fd, payload, offset)
+        write_all(self._fd, payload, offset)
 
     def _read(self, name: str) -> bytes:
         return _pread(self._fd, self.structure.nbytes(name), self.structure.offset(name))
-
-
-def write_at(fd: int, payload: bytes, offset: int) -> None:
-    """Write all of it; a write may take a part only."""
-    view = memoryview(payload)
-    while view:
-        count = os.pwrite(fd, view, offset)
-        view, offset = view[count:], offset + count
 
 
 def _pread(fd: int, length: int, offset: int) -> bytes:
@@ -295,5 +285,5 @@ def update_stats(cache: Path, sizes: NDArray[np.int64], mtimes_ns: NDArray[np.in
             ("/blocks/stats_crc32", sums, "<u4"),
         )
         for name, values, kind in named:
-            write_at(file.fileno(), np.ascontiguousarray(values, kind).tobytes(), structure.offset(name))
+            write_all(file.fileno(), np.ascontiguousarray(values, kind).tobytes(), structure.offset(name))
         sync_data(file.fileno())

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import socket
+import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -67,7 +72,7 @@ def test_a_writer_that_dies_at_any_step_leaves_the_old_or_the_new_file(
         with suppress(KeyboardInterrupt):
             files.write_json(target, {"new": True})
     assert json.loads(target.read_text()) == ({"new": True} if fatal >= 2 else {"old": True})
-    files.remove_drafts(target)
+    files.sweep(tmp_path)
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -82,18 +87,114 @@ def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_only_the_drafts_of_one_file_are_removed(tmp_path: Path) -> None:
-    (tmp_path / "[a].h5").write_text("whole")
-    for name in (".[a].h5.01234567.draft", ".[a].h5.89abcdef.draft", ".a.h5.01234567.draft", ".[a].h5.lock"):
-        (tmp_path / name).write_text("")
-    files.remove_drafts(tmp_path / "[a].h5")
-    assert {p.name for p in tmp_path.iterdir()} == {"[a].h5", ".a.h5.01234567.draft", ".[a].h5.lock"}
+def draft_of_a_killed_writer(folder: Path) -> Path:
+    """A process that is killed while it writes ``folder / "a"``."""
+    code = "import os, sys; from pathlib import Path; from pipeline.base import files\n"
+    code += "with files.whole(Path(sys.argv[1]) / 'a') as own:\n    own.write_text('half')\n    os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code, str(folder)], check=False).returncode == -9
+    (draft,) = files.drafts(folder)
+    assert (draft / "a").read_text() == "half"
+    return draft
 
 
-def test_text_is_added_behind_what_is_there(tmp_path: Path) -> None:
-    files.append_text(tmp_path / "a", "1\n")
-    files.append_text(tmp_path / "a", "2\n")
-    assert (tmp_path / "a").read_text() == "1\n2\n"
+def test_what_a_killed_writer_left_goes_with_the_next_one_and_a_live_one_is_let_be(tmp_path: Path) -> None:
+    draft = draft_of_a_killed_writer(tmp_path)
+    (tmp_path / ".somebody's.draft").mkdir()
+    with files.whole(tmp_path / "a") as live:
+        live.write_text("live")
+        assert not draft.exists()
+        files.write_text(tmp_path / "b", "b")
+    assert {p.name: p.is_dir() or p.read_text() for p in tmp_path.iterdir()} == {
+        "a": "live",
+        "b": "b",
+        ".somebody's.draft": True,
+    }
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_without_locks_only_a_process_of_this_machine_that_is_gone_counts_as_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    host = socket.gethostname() if here else "elsewhere"
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    names = [f".{host}-{pid}-01234567.draft" for pid in (int(gone.stdout), os.getpid())]
+    for name in names:
+        (tmp_path / name).mkdir()
+    files.write_text(tmp_path / "a", "a")
+    assert {p.name for p in tmp_path.iterdir()} == {"a", *names[1 if here else 0 :]}
+
+
+def test_a_lock_that_cannot_be_had_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with files.locked(tmp_path / "lock"), pytest.raises(files.Busy), files.locked(tmp_path / "lock", patience=0.1):
+        pass
+    with files.locked(tmp_path / "lock"):
+        pass
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.raises(HeadError, match="files there cannot be locked .No locks available.; free space, permit"),
+        files.writing(tmp_path),
+        files.locked(tmp_path / "lock"),
+    ):
+        pass
+
+
+def test_links_are_replaced_and_never_written_through(tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("theirs")
+    for name in ("a", "b", "c"):
+        (tmp_path / name).symlink_to(tmp_path / "theirs")
+    files.write_text(tmp_path / "a", "ours")
+    assert (tmp_path / "a").read_text() == "ours" and not (tmp_path / "a").is_symlink()
+    with pytest.raises(OSError, match="symbolic links"):
+        files.append_line(tmp_path / "b", "ours")
+    with pytest.raises(OSError, match="symbolic links"), files.locked(tmp_path / "c"):
+        pass
+    assert (tmp_path / "theirs").read_text() == "theirs"
+
+
+@pytest.mark.parametrize(("mask", "modes"), [(0o027, (0o640, 0o750)), (0o002, (0o664, 0o775))])
+def test_modes_are_those_of_the_umask(tmp_path: Path, mask: int, modes: tuple[int, int]) -> None:
+    before = os.umask(mask)
+    try:
+        files.write_text(tmp_path / "a", "a")
+        files.append_line(tmp_path / "b", "b")
+        with files.locked(tmp_path / "c"), files.whole_folder(tmp_path / "d") as folder:
+            files.write_text(folder / "e", "e")
+        files.make_folder(tmp_path / "f" / "g")
+    finally:
+        os.umask(before)
+    found = {p.name: stat.S_IMODE(p.stat().st_mode) for p in tmp_path.rglob("*")}
+    assert found == {**dict.fromkeys("abce", modes[0]), **dict.fromkeys("dfg", modes[1])}
+
+
+def test_a_line_is_added_behind_what_is_there_and_never_to_one_that_was_cut(tmp_path: Path) -> None:
+    files.append_line(tmp_path / "a", "1")
+    files.append_line(tmp_path / "a", "2")
+    with (tmp_path / "a").open("a") as file:
+        file.write("thr")
+    files.append_line(tmp_path / "a", "4")
+    assert (tmp_path / "a").read_text() == "1\n2\nthr\n4\n"
+
+
+def test_a_system_that_writes_a_part_at_a_time_gets_it_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, pwrite = os.write, os.pwrite
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[:3], offset))
+    files.append_line(tmp_path / "a", "0123456789")
+    with (tmp_path / "b").open("wb") as file:
+        files.write_all(file.fileno(), b"0123456789", 2)
+    assert (tmp_path / "a").read_text() == "0123456789\n"
+    assert (tmp_path / "b").read_bytes() == b"\0\0" + b"0123456789"
+    monkeypatch.setattr(os, "write", lambda *_: 0)
+    with pytest.raises(OSError, match="Input/output error"):
+        files.append_line(tmp_path / "a", "x")
 
 
 def test_a_refusal_of_the_system_is_one_line_with_its_cure(tmp_path: Path) -> None:

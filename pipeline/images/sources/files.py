@@ -6,8 +6,13 @@ Knows paths and the system's errors. Paths are bytes, so that any name the file 
 from __future__ import annotations
 
 import os
+import time
 
 from pipeline.images.decode import ImageFailure
+
+# How far two changes of a file can be apart and leave the same time: a tick of the system's clock, and FAT's two
+# seconds, in nanoseconds.
+FINE_NS, COARSE_NS = 20_000_000, 2_000_000_000
 
 
 class Files:
@@ -74,6 +79,17 @@ def _failure(error: OSError) -> ImageFailure:
     if isinstance(error, FileNotFoundError):
         return ImageFailure("vanished", "the file is no longer there")
     return ImageFailure("unreadable", f"the file cannot be read: {error.strerror}")
+
+
+def lasting_time(status: os.stat_result, began: int) -> int:
+    """A file's time of last change in ns; -1 where a later change could leave the same one.
+
+    ``began`` is the time, in ns, before the file was looked at: what is changed after it gets that time or a later one,
+    but for a tick of the system's clock. Times of whole seconds may be of a file system that has no finer ones.
+    """
+    found = status.st_mtime_ns
+    grain = COARSE_NS if found % 1_000_000_000 == 0 else FINE_NS
+    return -1 if began - grain <= found <= time.time_ns() + grain else found
 
 
 def path_of(spec: str) -> bytes:

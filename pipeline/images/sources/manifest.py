@@ -8,13 +8,14 @@ from __future__ import annotations
 import csv
 import os
 import stat
+import time
 from collections.abc import Iterator
 
 from pipeline.base.errors import DataError
 from pipeline.base.items import NONE, SPLITS
 from pipeline.base.workspace import Workspace
 from pipeline.images.listing import LEGAL_FORMS, MANIFEST_FORM, SPLIT_WORDS, Item, Listing, assemble, shown_source
-from pipeline.images.sources.files import Files, path_of, real_name
+from pipeline.images.sources.files import Files, lasting_time, path_of, real_name
 
 FORM = MANIFEST_FORM
 COLUMNS = ("path", "label", "split")
@@ -49,8 +50,9 @@ def list_manifest(source: str, manifest: bytes, *, name: str) -> Listing:
     images = Files(os.path.dirname(manifest) or b".")
     named = shown_source(source)
     items: dict[bytes, tuple[int, Item]] = {}
+    began = time.time_ns()
     for line, row in _rows(named, manifest):
-        item = _item(f"{named} line {line}", images, row)
+        item = _item(f"{named} line {line}", images, row, began)
         if item.id in items:
             raise DataError(
                 f"{named} line {line}: {row['path']!r} is already on line {items[item.id][0]}: list it once"
@@ -93,7 +95,7 @@ def _header(source: str, cells: list[str]) -> list[str]:
     return header
 
 
-def _item(where: str, images: Files, row: dict[str, str]) -> Item:
+def _item(where: str, images: Files, row: dict[str, str], began: int) -> Item:
     if not row["path"]:
         raise DataError(f"{where}: the path is empty")
     word = row.get("split", "").strip().lower()
@@ -111,7 +113,7 @@ def _item(where: str, images: Files, row: dict[str, str]) -> Item:
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{where}: {row['path']!r} is not a file: give one image a line")
     label = row.get("label", "").strip().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return Item(path, label or None, SPLIT_WORDS.get(word, NONE), status.st_size, status.st_mtime_ns)
+    return Item(path, label or None, SPLIT_WORDS.get(word, NONE), status.st_size, lasting_time(status, began))
 
 
 def _check_splits(source: str, items: dict[bytes, tuple[int, Item]]) -> None:

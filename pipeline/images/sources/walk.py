@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.base.errors import DataError
 from pipeline.images.listing import shown
+from pipeline.images.sources.files import lasting_time
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 _IMAGE_ENDINGS = tuple(e.encode() for e in IMAGE_EXTENSIONS)
@@ -26,7 +28,7 @@ _JUNK_ENDINGS = (b".tmp", b".temp", b".part", b".partial", b".crdownload", b".ba
 
 
 class Found(NamedTuple):
-    """One image file: path relative to the walk's root, size in bytes, time of last change in nanoseconds."""
+    """One image file: path relative to the walk's root, size in bytes, time of last change in ns or -1."""
 
     path: bytes
     size: int
@@ -35,11 +37,15 @@ class Found(NamedTuple):
 
 @dataclass
 class Walk:
-    """All that lies under a folder: images, the folders that were entered, and what was left out, by reason."""
+    """All that lies under a folder: images, the folders that were entered, and what was left out, by reason.
+
+    ``began`` is when the first of them was looked at, in ns.
+    """
 
     files: list[Found] = field(default_factory=list)
     folders: list[bytes] = field(default_factory=list)
     skipped: dict[str, list[bytes]] = field(default_factory=dict)
+    began: int = field(default_factory=time.time_ns)
 
     def skip(self, reason: str, path: bytes) -> None:
         """Note that ``path`` was left out."""
@@ -96,7 +102,7 @@ def _is_folder(entry: os.DirEntry[bytes], relative: bytes, result: Walk) -> bool
         result.skip("broken link", path)
         return False
     if stat.S_ISREG(status.st_mode):
-        result.files.append(Found(path, status.st_size, status.st_mtime_ns))
+        result.files.append(Found(path, status.st_size, lasting_time(status, result.began)))
     else:
         result.skip("not a regular file", path)
     return False

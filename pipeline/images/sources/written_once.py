@@ -1,17 +1,16 @@
 """Folders of images that this package writes itself, once, so that they can be read like anybody's folder.
 
-Knows temporary folders and renames. Knows nothing of the images inside.
+Knows drafts and renames. Knows nothing of the images inside.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.base.errors import DataError
-from pipeline.base.files import move, writing
+from pipeline.base.files import make_folder, whole_folder, writing
 
 
 def written_once(target: Path, write: Callable[[Path], None]) -> Path:
@@ -23,17 +22,12 @@ def written_once(target: Path, write: Callable[[Path], None]) -> Path:
     if target.is_dir():
         return target
     with writing(target.parent, DataError):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # mkdtemp gives 0700; the caller's own umask is what a shared workspace should have
-        outer = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        make_folder(target.parent)
         try:
-            partial = outer / "partial"
-            partial.mkdir()
-            write(partial)
-            move(partial, target)
+            with whole_folder(target) as folder:
+                write(folder)
+                os.sync()  # all of them at once: a set may have 100,000 files
         except OSError:
             if not target.is_dir():  # otherwise another process has written the same images first
                 raise
-        finally:
-            shutil.rmtree(outer, ignore_errors=True)
     return target

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 from pipeline import store
-from pipeline.base.errors import DataError
+from pipeline.base.errors import CacheError, DataError
+from pipeline.base.files import remove
 from pipeline.base.items import GOOD
 from pipeline.base.ranks import Ranks
 from pipeline.base.workspace import Workspace
@@ -23,6 +24,7 @@ from pipeline.stages.extract.plan import Plan, plan_file
 from pipeline.stages.extract.results import ExtractResult, Work
 from pipeline.stages.extract.settings import ExtractSettings
 from pipeline.store.find import view_path
+from pipeline.store.rewrite import tidy
 
 
 def extract(settings: ExtractSettings, desk: Workspace) -> ExtractResult:
@@ -61,13 +63,13 @@ def _lead(settings: ExtractSettings, desk: Workspace, ranks: Ranks, view: View |
         with store.writing_lock(plan.out) as dead:
             if dead:
                 desk.watch.say(words.going_on(dead))
-            if (there := plan.refreshed()) is not None:
-                announce({"out": None, "made": str(plan.out)})
-                return _nothing_to_do(plan, there, began)
-            plan.begin()
-            about = plan.contents.about
-            announce({"out": str(plan.out.resolve()), "source": about["source"], "root": about["root"]})
-            return _work_and_publish(plan, ranks, began)
+            if (there := plan.refreshed()) is None:
+                plan.begin()
+                about = plan.contents.about
+                announce({"out": str(plan.out.resolve()), "source": about["source"], "root": about["root"]})
+                return _work_and_publish(plan, ranks, began)
+        announce({"out": None, "made": str(plan.out)})
+        return _nothing_to_do(plan, there, began)
 
 
 def _follow(settings: ExtractSettings, desk: Workspace, ranks: Ranks) -> ExtractResult:
@@ -90,6 +92,10 @@ def _follow(settings: ExtractSettings, desk: Workspace, ranks: Ranks) -> Extract
 def _nothing_to_do(plan: Plan, there: store.Cache, began: float) -> ExtractResult:
     failed, failures = sum(there.failed().values()), store.failures_path(plan.out)
     _refuse_too_many_failures(plan, failed, failures)
+    try:
+        tidy(there)
+    except CacheError as error:  # the cache is whole all the same
+        plan.desk.watch.warn(str(error))
     result = _result(plan, there, began, new=0, reused=len(there) - failed)
     plan.desk.watch.say(words.nothing_to_do(result, failures))
     return result
@@ -123,8 +129,8 @@ def _publish(plan: Plan) -> None:
         kept = (reasons[i] for i in plan.contents.ids if i in reasons)
         store.write_failures(store.failures_path(plan.out), kept)
         writer.publish()
-    for leftover in (*store.partial_failure_files(plan.out), *store.stale_partials(plan.out)):
-        leftover.unlink(missing_ok=True)
+    with store.writing_beside(plan.out):
+        remove(*store.partial_failure_files(plan.out), *store.stale_partials(plan.out))
 
 
 def _refuse_too_many_failures(plan: Plan, failed: int, listed: Path) -> None:

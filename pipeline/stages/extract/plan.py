@@ -6,8 +6,10 @@ earlier file to copy it from or the word that it must be computed.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from pipeline import images, store
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.items import GOOD, TRAIN
 from pipeline.base.machine import cores, resolve_device
+from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
 from pipeline.runs.recipe import Recipe
 from pipeline.stages.extract import words
@@ -56,9 +59,7 @@ class Plan:
         """The file that is there, if it holds exactly what is asked for; answered without reading any image."""
         if self.old is None or self.settings.rehash or not _holds_all(self.old, self.contents):
             return None
-        sizes, times = self.old.stats
-        same = (sizes == self.contents.sizes).all() and (times == self.contents.mtimes_ns).all()
-        return self.old if same else None
+        return self.old if _same_stats(self.old, self.contents.sizes, self.contents.mtimes_ns).all() else None
 
     def refreshed(self) -> store.Cache | None:
         """Under the lock: the file that is there, if nothing but sizes and times had to be renewed in it."""
@@ -71,10 +72,12 @@ class Plan:
     def begin(self) -> None:
         """Under the lock: have an unfinished file of this plan, a new one or the one to go on with.
 
+        Images that were replaced since the unfinished file was begun are found by their sizes and times, then hashed.
+
         Raises:
             CacheError: an unfinished file of other settings is in the way, or nothing can be written.
         """
-        partial = store.partial_path(self.out)
+        partial, contents = store.partial_path(self.out), self.contents
         if partial.exists():
             begun = store.open_partial(partial)
             if begun.key != store.key_of(self.contents.provenance):
@@ -83,13 +86,41 @@ class Plan:
                 )
             # A file that could not even be read is tried again: nothing tells whether it has been mended since.
             unread = (begun.states > GOOD) & ~begun.digests.any(axis=1)
-            if _same(begun, self.contents) and begun.block_rows == self.contents.block_rows and not unread.any():
+            contents, touched = self._known_of(begun)
+            contents = self._hashed(contents, touched)
+            if _same(begun, contents) and begun.block_rows == contents.block_rows and not unread.any():
+                store.update_stats(partial, contents.sizes, contents.mtimes_ns)
                 return
             self.desk.watch.say("the source has changed since the interruption: finished rows are reused")
+            # Of a finished row the digest is known: by it, it is found again.
+            contents = self._hashed(contents, np.asarray(~contents.digests.any(axis=1)))
             store.retire_partial(self.out)
         for note in self.notes if self.recipe.view is None else ():
             self.desk.watch.say(note)
-        store.create_partial(self.out, self.contents)
+        store.create_partial(self.out, contents)
+
+    def _known_of(self, begun: store.Cache) -> tuple[store.Contents, NDArray[np.bool_]]:
+        """The contents with the digests of the finished rows of ``begun`` whose files are as they were; which are not.
+
+        The second is (N,) bool: finished there, but of another size or time now, and not hashed yet.
+        """
+        ids = self.contents.ids
+        done = np.repeat(begun.done, begun.block_rows)[: len(begun)]
+        at = {item: row for row, item in enumerate(begun.ids) if done[row]}
+        rows = np.array([at.get(item, -1) for item in ids], np.int64)
+        there = np.flatnonzero(rows >= 0)
+        same = _same_stats(begun, self.contents.sizes[there], self.contents.mtimes_ns[there], rows[there])
+        digests, touched = self.contents.digests.copy(), np.zeros(len(ids), np.bool_)
+        digests[there[same]] = begun.digests[rows[there[same]]]
+        touched[there[~same]] = ~self.contents.digests[there[~same]].any(axis=1)
+        return dataclasses.replace(self.contents, digests=digests), touched
+
+    def _hashed(self, contents: store.Contents, which: NDArray[np.bool_]) -> store.Contents:
+        """The contents with the digests of the items ``which`` (N,) as they are read now."""
+        digests = contents.digests.copy()
+        ids = [contents.ids[row] for row in np.flatnonzero(which).tolist()]
+        digests[which] = _read_digests(self.settings, self.desk, self.listing, ids)
+        return dataclasses.replace(contents, digests=digests)
 
 
 def plan_file(settings: ExtractSettings, desk: Workspace, view: images.View | None) -> Plan:
@@ -185,10 +216,16 @@ def _digests(
     key = store.key_of(recipe.provenance())
     if len(unknown) and (images.needs_carving(listing) or old is not None or donor_files(out, key)):
         # Content decides the split and what can be reused, so the bytes are read before anything is planned.
-        with desk.watch.track("hash", len(unknown)) as tracker:
-            ids, workers = [listing.ids[i] for i in unknown], s.workers or cores()
-            digests[unknown] = images.digest_many(listing.images, ids, workers=workers, progress=tracker.advance)
+        digests[unknown] = _read_digests(s, desk, listing, [listing.ids[i] for i in unknown])
     return digests
+
+
+def _read_digests(
+    s: ExtractSettings, desk: Workspace, listing: images.Listing, ids: Sequence[bytes]
+) -> NDArray[np.uint8]:
+    """(n, 32) digests of images, read now."""
+    with desk.watch.track("hash", len(ids)) if ids else nullcontext(Tracker()) as tracker:
+        return images.digest_many(listing.images, ids, workers=s.workers or cores(), progress=tracker.advance)
 
 
 def _contents(
@@ -262,10 +299,18 @@ def _known_digests(listing: images.Listing, old: store.Cache | None) -> NDArray[
     digests = np.zeros((len(listing.ids), 32), np.uint8)
     if old is None:
         return digests
-    sizes, times = old.stats
     at = {item: row for row, item in enumerate(old.ids)}
     rows = np.array([at.get(item, -1) for item in listing.ids], np.int64)
     same = rows >= 0
-    same[same] = (sizes[rows[same]] == listing.sizes[same]) & (times[rows[same]] == listing.mtimes_ns[same])
+    same[same] = _same_stats(old, listing.sizes[same], listing.mtimes_ns[same], rows[same])
     digests[same] = old.digests[rows[same]]
     return digests
+
+
+def _same_stats(
+    cache: store.Cache, sizes: NDArray[np.int64], times: NDArray[np.int64], rows: NDArray[np.int64] | None = None
+) -> NDArray[np.bool_]:
+    """(n,) which of the cache's ``rows`` (all) have these sizes and times; a time of -1 is unknown, like no other."""
+    theirs, when = cache.stats if rows is None else (part[rows] for part in cache.stats)
+    same: NDArray[np.bool_] = (theirs == sizes) & (when == times) & (times >= 0)
+    return same

@@ -14,6 +14,7 @@ one whole state is there. The folder goes when the run is published.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -25,10 +26,9 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from filelock import FileLock, Timeout
 
 from pipeline.base.errors import HeadError
-from pipeline.base.files import write_bytes, write_json, writing
+from pipeline.base.files import Busy, locked, make_folder, remove, write_bytes, write_json, writing
 from pipeline.base.workspace import Workspace
 
 Tensors = Mapping[str, torch.Tensor]
@@ -57,24 +57,21 @@ class Checkpoint:
         Raises:
             HeadError: one does, or the folder cannot be written.
         """
-        path = self.folder / LOCK
-        lock = FileLock(path)
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path.touch()  # the lock takes "permission denied" for "somebody holds it"
+        with contextlib.ExitStack() as held:
+            with writing(self.folder):
+                make_folder(self.folder)
+                try:
+                    held.enter_context(locked(self.folder / LOCK))
+                except Busy:
+                    raise HeadError(
+                        f"another process is at this very fine-tuning ({self.folder}): wait for it, or stop it and run "
+                        "again"
+                    ) from None
             try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                raise HeadError(
-                    f"another process is at this very fine-tuning ({self.folder}): wait for it, or stop it and run "
-                    "again"
-                ) from None
-        try:
-            yield
-        finally:
-            if self.folder.exists() and [p.name for p in self.folder.iterdir()] == [LOCK]:
-                shutil.rmtree(self.folder, ignore_errors=True)  # nothing was kept
-            lock.release()
+                yield
+            finally:
+                if self.folder.exists() and [p.name for p in self.folder.iterdir()] == [LOCK]:
+                    shutil.rmtree(self.folder, ignore_errors=True)  # nothing was kept
 
     def write(self, state: Mapping[str, Any], last: Tensors, best: Tensors | None) -> None:
         """Replace the state in one step; ``best`` None keeps the best that is there.
@@ -93,7 +90,7 @@ class Checkpoint:
             named = {record["name"] for record in files.values()}
             for path in self.folder.glob("*.safetensors*"):
                 if path.name not in named:
-                    path.unlink()
+                    remove(path)
 
     def _save(self, kind: str, step: int, tensors: Tensors) -> dict[str, str]:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -141,16 +138,45 @@ class Checkpoint:
     def _damaged(self, path: Path, why: object) -> HeadError:
         return HeadError(f"{path} cannot be used ({why}): start over with --fresh")
 
+    def digest(self) -> str | None:
+        """The SHA-256 of what ``state.json`` says, None where there is none: the run that comes of it keeps it.
+
+        Raises:
+            HeadError: it cannot be read.
+        """
+        try:
+            return hashlib.sha256((self.folder / STATE).read_bytes()).hexdigest()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._damaged(self.folder / STATE, error.strerror) from error
+
     def clear(self) -> None:
-        """Forget the state, ``state.json`` first, so that no half of one is ever found; the lock stays."""
-        (self.folder / STATE).unlink(missing_ok=True)
+        """Forget the state, ``state.json`` first, so that no half of one is ever found; the lock stays.
+
+        Raises:
+            HeadError: the folder cannot be written.
+        """
+        with writing(self.folder):
+            remove(self.folder / STATE)
+            self._remove_others()
+
+    def remove(self) -> None:
+        """Forget the state, of which a run has come, and its folder.
+
+        ``state.json`` goes last: as long as it is there, its digest leads to the run.
+
+        Raises:
+            HeadError: the folder cannot be written.
+        """
+        with writing(self.folder):
+            self._remove_others()
+            remove(self.folder / STATE)
+            shutil.rmtree(self.folder)
+
+    def _remove_others(self) -> None:
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name != LOCK:
-                path.unlink()
-
-    def remove(self) -> None:
-        """Forget the state and its folder."""
-        self.clear()
-        shutil.rmtree(self.folder, ignore_errors=True)
+            elif path.name not in (LOCK, STATE):
+                remove(path)

@@ -8,7 +8,7 @@ read by the verdict alone, when all is chosen.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ from pipeline.base.settings import record
 from pipeline.base.watch import TraceRow
 from pipeline.base.workspace import Workspace
 from pipeline.heads.scores.calibration import fit_temperature
-from pipeline.runs.folder import new_run
+from pipeline.runs.folder import kept_from, new_run
 from pipeline.runs.network import temperature_of
 from pipeline.stages.finetune import publish, scoring, verdict, words
 from pipeline.stages.finetune.checkpoint import Checkpoint, state_folder
@@ -68,6 +68,12 @@ class FinetuneResult:
         """Plain JSON values."""
         return {**dataclasses.asdict(self), "run": str(self.run)}
 
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> FinetuneResult:
+        """From what :meth:`to_json` gave, among other things."""
+        fields = {f.name: told[f.name] for f in dataclasses.fields(cls)}
+        return cls(**{**fields, "run": Path(told["run"])})
+
 
 def finetune(settings: FinetuneSettings, desk: Workspace) -> FinetuneResult:
     """Fine-tune with settings made. Under ``torchrun`` every process calls it."""
@@ -91,7 +97,10 @@ def _finetune(settings: FinetuneSettings, ranks: Ranks, desk: Workspace) -> Fine
     if "val" in attached.learned_from:
         desk.watch.warn(words.seen_val(attached.run.folder))
     checkpoint = Checkpoint(state_folder(desk, attached.identity(settings)))
-    with _held(checkpoint, ranks, fresh=settings.fresh):
+    with _held(checkpoint, ranks, desk, fresh=settings.fresh) as kept:
+        if kept is not None:
+            desk.watch.say(words.kept_before(kept.run))
+            return kept
         clock = Clock()
         task = Task.of(settings, attached, ranks, desk)
         state = State(attached.network, attached.anatomy, settings)
@@ -113,17 +122,24 @@ def _finetune(settings: FinetuneSettings, ranks: Ranks, desk: Workspace) -> Fine
 
 
 @contextmanager
-def _held(checkpoint: Checkpoint, ranks: Ranks, *, fresh: bool) -> Iterator[None]:
-    """The state's folder for this job alone; the others begin when the first process has it."""
+def _held(checkpoint: Checkpoint, ranks: Ranks, desk: Workspace, *, fresh: bool) -> Iterator[FinetuneResult | None]:
+    """The state's folder for this job alone; the others begin when the first process has it.
+
+    Gives the result of the run that came of the state before, where the job was killed before it could tidy up.
+    """
     if not ranks.first:
-        ranks.told()
-        yield
+        told = ranks.told()["kept"]
+        yield None if told is None else FinetuneResult.of(told)
         return
     with ranks.leading() as announce, checkpoint.held():
         if fresh:
             checkpoint.clear()
-        announce({})
-        yield
+        run = kept_from(checkpoint.digest(), desk)
+        kept = None if run is None else FinetuneResult.of({**run.metrics, "run": str(run.folder)})
+        if kept is not None:
+            checkpoint.remove()
+        announce({"kept": None if kept is None else kept.to_json()})
+        yield kept
 
 
 def _begin(task: Task, state: State) -> tuple[Certificate, Score]:
@@ -167,14 +183,15 @@ def _publish(
     val_logits = scoring.logits(task, attached.val, "val")
     if not ranks.first:
         told = ranks.told()
-        return FinetuneResult(**{**told, "run": Path(told["run"])})
+        return FinetuneResult.of(told)
     with ranks.leading() as announce:
         chosen = checkpoint.folder / "chosen"
         sha256 = publish.write_network(attached, chosen)
         temperature, source = _temperature(attached, val_logits)
         found = verdict.reach(task, state.progress, choice, val_logits, temperature, chosen)
         name, asked = attached.cache.path.name.removesuffix(".h5"), record(task.settings)
-        with new_run(task.desk, stage="finetune", name=name, settings=asked, about=attached.record) as (draft, folder):
+        about = {**attached.record, "state_sha256": checkpoint.digest()}
+        with new_run(task.desk, stage="finetune", name=name, settings=asked, about=about) as (draft, folder):
             result = FinetuneResult(
                 run=folder,
                 before=scoring.score(task, attached.val, attached.cached_logits(attached.val)).accuracy,
@@ -190,7 +207,7 @@ def _publish(
                 temperature=temperature,
                 temperature_from=source,
             )
-            publish.move_into(draft, chosen)
+            publish.put_into(draft, chosen)
             draft.write_lines("trace.jsonl", state.progress.rows)
             if choice.mixtures:
                 publish.write_mixtures(draft, choice)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import safetensors.torch
 
-from pipeline.base.files import move, write_bytes, write_text, writing
+from pipeline.base.files import link, make_folder, write_bytes, write_text, writing
 from pipeline.runs import folder as runs
 from pipeline.runs.network import MODEL_FILE
 from pipeline.show.pictures import svg
@@ -34,15 +34,15 @@ def write_network(attached: Attached, folder: Path) -> str:
     with writing(folder):
         if not model.exists() or model.read_bytes() != data:
             shutil.rmtree(folder, ignore_errors=True)  # figures that are there are of other weights
-            folder.mkdir(parents=True)
+            make_folder(folder)
             write_bytes(model, data)
     return hashlib.sha256(data).hexdigest()
 
 
-def move_into(draft: runs.Draft, folder: Path) -> None:
-    """Move the files of ``folder`` into a run's."""
+def put_into(draft: runs.Draft, folder: Path) -> None:
+    """Have the files of ``folder`` in a run's as well: should this job die, nothing of them is lost."""
     for path in sorted(folder.iterdir()):
-        move(path, draft.folder / path.name)
+        link(path, draft.folder / path.name)
 
 
 def write_mixtures(draft: runs.Draft, choice: Choice) -> None:

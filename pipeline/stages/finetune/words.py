@@ -75,6 +75,11 @@ def going_on(progress: Progress, schedule: Schedule) -> str:
     return f"going on from an interrupted training: {progress.step} of {schedule.total} steps done"
 
 
+def kept_before(run: Path) -> str:
+    """The job was killed when all was done but for tidying up."""
+    return f"{run} was kept before the job was stopped: nothing is left to do"
+
+
 def not_finite(progress: Progress) -> str:
     """The training ends early."""
     return f"epoch {progress.epoch}: the loss is not finite: stopped; lower the learning rates"

@@ -7,8 +7,6 @@ rows only.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -19,17 +17,17 @@ from typing import Any
 import numpy as np
 
 from pipeline.base.errors import ConfigError, HeadError
-from pipeline.base.files import write_text
-from pipeline.base.settings import identity
 from pipeline.heads.kinds import KINDS
 from pipeline.heads.kinds.kind import kind_of
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch
 from pipeline.heads.minibatch.halving import Halving, successive_halving
 from pipeline.heads.minibatch.space import sample_configs
+from pipeline.runs.folder import Run, kept_from
 from pipeline.stages.learn.held_out import HeldOut, of_folds, refit_folds
 from pipeline.stages.learn.kept import Fit, make_head, minibatch_fit, observed, trace_row
-from pipeline.stages.learn.settings import SearchSettings
+from pipeline.stages.learn.settings import EXACT, SearchSettings
+from pipeline.stages.learn.state import SearchState
 from pipeline.stages.learn.task import Task
 from pipeline.stages.learn.trials import Ranking, line_of, trial_of
 from pipeline.store.rows import Rows
@@ -37,7 +35,6 @@ from pipeline.store.rows import Rows
 BRACKET = 27  # configurations that are halved together: 27 -> 9 -> 3 -> 1
 ETA = 3
 RUNGS = 3  # halvings within a bracket
-RULES = 2  # of what a trial is: 2 since no column's scale is below the floor, and halving goes by the metric
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def minibatch_search(task: Task[SearchSettings]) -> Ranking:
         HeadError: every head diverged, or the budget ended before the first epoch.
     """
     settings, space = task.settings, Space.of(task.settings)
-    state = _State(task, space)
+    state = SearchState(task, space.varied)
     if settings.optuna is None:
         done = _halved(task, space, state)
     else:
@@ -87,16 +84,29 @@ def minibatch_search(task: Task[SearchSettings]) -> Ranking:
     learned = task.both if settings.refit else task.train
     fit, held_out = _final_fit(task, learned, config), _held_out(task, config) if settings.refit else None
     tried = len(done) if settings.optuna else sum(map(len, state.finished()))
-    if tried >= settings.trials:
-        state.forget()
-    else:
+    over = tried >= settings.trials
+    if not over:
         task.desk.watch.say(
             f"{tried} of {settings.trials} heads were tried to the end: the same command goes on from there"
         )
-    return Ranking(trials, fit, learned, held_out=held_out)
+    return Ranking(trials, fit, learned, held_out=held_out, state=state if over else None)
 
 
-def _halved(task: Task[SearchSettings], space: Space, state: _State) -> list[dict[str, Any]]:
+def kept_before(task: Task[SearchSettings]) -> Run | None:
+    """The run of this very search, where it was killed between keeping it and forgetting its state, which is now done.
+
+    Raises:
+        ConfigError: a space that is not one.
+    """
+    if task.settings.space == EXACT or task.settings.optuna is not None:
+        return None
+    state = SearchState(task, Space.of(task.settings).varied)
+    if (run := kept_from(state.digest(), task.desk)) is not None:
+        state.forget()
+    return run
+
+
+def _halved(task: Task[SearchSettings], space: Space, state: SearchState) -> list[dict[str, Any]]:
     """Random configurations in brackets of successive halving; one line for each."""
     settings, watch = task.settings, task.desk.watch
     configs = sample_configs(space.varied, settings.trials, settings.seed, space.base)
@@ -176,37 +186,3 @@ def _held_out(task: Task[SearchSettings], config: MinibatchConfig) -> HeldOut | 
             logits[out] = make_head(task.cache, fit).logits(rows.X[out])
             tracker.advance()
     return of_folds(task, logits, folds)
-
-
-class _State:
-    """The finished brackets of this very search, one line each.
-
-    ``name`` is of what decides the trials: the cache's key and content, the space's values (not where its file lies,
-    so that other machines join the same search) and the settings. How many trials there are decides the brackets, but
-    not what Optuna tries: more of them go on with the same study.
-    """
-
-    def __init__(self, task: Task[SearchSettings], space: Space) -> None:
-        settings, cache = task.settings, task.cache
-        counted = identity(settings)
-        if settings.optuna is not None:
-            del counted["trials"]
-        subject = json.dumps([cache.key, cache.content, counted, space.varied, RULES], sort_keys=True)
-        self.name = f"search-{hashlib.sha256(subject.encode()).hexdigest()[:16]}"
-        self._path = task.desk.runs / f".{self.name}.jsonl"
-
-    def finished(self) -> list[list[dict[str, Any]]]:
-        """Their trials; a line that a kill cut short is left out."""
-        if not self._path.exists():
-            return []
-        whole = self._path.read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in whole]
-
-    def add(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Write one down."""
-        kept = "".join(json.dumps(bracket) + "\n" for bracket in [*self.finished(), list(lines)])
-        write_text(self._path, kept)
-
-    def forget(self) -> None:
-        """The search is over."""
-        self._path.unlink(missing_ok=True)

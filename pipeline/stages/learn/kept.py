@@ -59,6 +59,12 @@ class TrainResult:
         """Plain JSON values."""
         return {**dataclasses.asdict(self), "run": str(self.run)}
 
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> TrainResult:
+        """From what :meth:`to_json` gave, among other things."""
+        fields = {f.name: told[f.name] for f in dataclasses.fields(cls)}
+        return cls(**{**fields, "run": Path(told["run"])})
+
 
 @dataclass(frozen=True, eq=False)
 class Fit:
@@ -92,6 +98,7 @@ class Choice:
     trials: Sequence[Mapping[str, Any]] = ()
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     held_out: HeldOut | None = None
+    state_sha256: str | None = None  # of what the head came of, where that is removed when it is kept
 
 
 def exact_fit(found: ExactFit, trace: Sequence[TraceRow] = ()) -> Fit:
@@ -164,7 +171,7 @@ def keep(task: Task[Any], stage: str, choice: Choice) -> tuple[runs.Run, TrainRe
         learned = " and ".join(choice.learned_from)
         temperature, source = fit_temperature(held_out.logits, held_out.y), f"{held_out.folds} folds of {learned}"
     head = make_head(cache, fit, temperature)
-    about = {**cache_record(cache), "learned_from": list(choice.learned_from)}
+    about = {**cache_record(cache), "learned_from": list(choice.learned_from), "state_sha256": choice.state_sha256}
     settings, name = st.record(task.settings), cache.path.name.removesuffix(".h5")
     with runs.new_run(task.desk, stage=stage, name=name, settings=settings, about=about) as (draft, folder):
         result = TrainResult(

@@ -16,9 +16,10 @@ from pipeline.base.errors import HeadError
 from pipeline.base.workspace import Workspace
 from pipeline.heads.choice import at_the_end
 from pipeline.heads.exact.path import ExactFit, fit_exact
+from pipeline.runs.folder import Run
 from pipeline.show.pictures import svg
 from pipeline.stages.learn import words
-from pipeline.stages.learn.brackets import minibatch_search
+from pipeline.stages.learn.brackets import kept_before, minibatch_search
 from pipeline.stages.learn.few_shot import FewShotResult, few_shot
 from pipeline.stages.learn.held_out import fold_numbers, of_folds, refit_folds
 from pipeline.stages.learn.kept import SEARCH, Choice, TrainResult, exact_fit, keep, linear_logits
@@ -41,6 +42,9 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
         raise HeadError(
             f"{task.cache.path.name} has no val rows to choose on: extract with --val-fraction above 0, or give --cv 5"
         )
+    if (run := kept_before(task)) is not None:
+        desk.watch.say(words.kept_before(run.folder))
+        return _scored(run, TrainResult.of({**run.metrics, "run": str(run.folder)}), task)
     began = time.perf_counter()
     found = _exact_search(task) if settings.space == EXACT else minibatch_search(task)
     seconds = time.perf_counter() - began
@@ -56,13 +60,21 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
         trials=[t.line() for t in found.trials],
         files=found.files,
         held_out=found.held_out,
+        state_sha256=None if found.state is None else found.state.digest(),
     )
     run, result = keep(task, SEARCH, choice)
+    if found.state is not None:
+        found.state.forget()
     desk.watch.say(words.head(result, found.fit))
     if settings.space == EXACT and (end := at_the_end(settings.penalties, found.trials[0].settings["C"])):
         desk.watch.warn(words.end_of_path(settings, end))
-    if settings.evaluate and has_test(task.cache):
-        score(run, desk)
+    return _scored(run, result, task)
+
+
+def _scored(run: Run, result: TrainResult, task: Task[SearchSettings]) -> TrainResult:
+    """The result, when the run has its test figures if they were asked for."""
+    if task.settings.evaluate and has_test(task.cache):
+        score(run, task.desk)
     return result
 
 

@@ -16,6 +16,7 @@ from pipeline.heads.minibatch.passes import FitResult
 from pipeline.heads.scores.metrics import classification_report
 from pipeline.stages.learn.held_out import HeldOut
 from pipeline.stages.learn.kept import Fit, linear_logits, make_head, minibatch_fit
+from pipeline.stages.learn.state import SearchState
 from pipeline.stages.learn.task import Task
 from pipeline.store.rows import Rows
 
@@ -44,7 +45,8 @@ class Ranking:
     """What a search came to: the trials, best first; the best one's head, fitted once more on all it is to learn from.
 
     ``learned`` are those rows; ``files`` more files of the run, name -> text; ``held_out`` what such a head says of
-    rows that it did not learn from, where there are any.
+    rows that it did not learn from, where there are any; ``state`` is where the search stands, to be forgotten when
+    the head is kept.
     """
 
     trials: Sequence[Trial]
@@ -52,6 +54,7 @@ class Ranking:
     learned: Rows
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     held_out: HeldOut | None = None
+    state: SearchState | None = None
 
 
 def exact_trial(task: Task[Any], fit: ExactFit, train: Rows) -> Trial:

@@ -6,6 +6,7 @@ Pure functions of what the stage has found, to lines and plain values.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pipeline.base.values import Column, Curve, Part, Table, figures
@@ -31,6 +32,11 @@ def head(result: TrainResult, fit: Fit) -> str:
         config = f"exact, C {r['C']:.3g}; {result.steps} iterations, gradient {r['grad_norm']:.0e}"
     val = "" if result.val is None else f"val {percent(result.val)}{chosen_of(result.chosen_from)}, "
     return f"{what} ({config}): {val}train {percent(result.train)}, in {seconds(result.seconds)} -> {result.run}"
+
+
+def kept_before(run: Path) -> str:
+    """The search was killed when all was done but for tidying up."""
+    return f"{run} was kept before the search was stopped: nothing is left to do"
 
 
 def ranking(trials: Sequence[Trial], settings: SearchSettings, limit: int = SEARCH_ROWS) -> Table:

@@ -12,6 +12,7 @@ Knows lines, nothing of features or figures.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -21,11 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from pipeline.base.errors import HeadError
-from pipeline.base.files import append_text, sync, writing
+from pipeline.base.files import Busy, append_line, locked, make_folder, writing
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import TENSORS_FILE
 from pipeline.runs.network import MODEL_FILE
@@ -99,7 +99,7 @@ def count(cache: Cache, scorer: Scorer, desk: Workspace) -> int:
         if scorer.mark not in known:
             when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             line = {"content": content, "rows": rows, "run": scorer.name, "mark": scorer.mark, "when": when}
-            _append(desk.tested, json.dumps(line))
+            append_line(desk.tested, json.dumps(line))
     before = len(known - {scorer.mark})
     desk.watch.say(words.scored(before, rows))
     return before
@@ -112,22 +112,16 @@ def _held(path: Path) -> Iterator[None]:
     Raises:
         HeadError: another process does not let go of it, or it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.lock")
-    lock = FileLock(beside)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.touch()  # the lock takes "permission denied" for "somebody holds it"
+    with writing(path), contextlib.ExitStack() as held:
+        make_folder(path.parent)
         try:
-            lock.acquire(timeout=PATIENCE)
-        except Timeout:
+            held.enter_context(locked(path.with_name(f".{path.name}.lock"), patience=PATIENCE))
+        except Busy:
             raise HeadError(
                 f"another process holds {path}, where looks at test rows are counted: no test row has been read; wait "
                 "for it, or stop it, and run again"
             ) from None
-        try:
-            yield
-        finally:
-            lock.release()
+        yield
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -138,11 +132,3 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
             yield str(line["mark"]), str(line["content"])
         except (ValueError, TypeError, KeyError):
             continue
-
-
-def _append(path: Path, line: str) -> None:
-    """Add a line; it, and the file's name, are on the disk when this returns."""
-    written = path.read_bytes() if path.exists() else b""
-    cut = written and not written.endswith(b"\n")
-    append_text(path, ("\n" if cut else "") + line + "\n")
-    sync(path.parent)

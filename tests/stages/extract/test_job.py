@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ import torch
 import torchvision
 from PIL import Image
 
-from pipeline import extract, open_cache, train
+from pipeline import extract, open_cache, store, train
 from pipeline.base.errors import CacheError, ConfigError, DataError, Interrupted, WeightsError
+from pipeline.images.sources import files
+from pipeline.store import Writer, open_partial, partial_path
 from pipeline.trunk.engines.torch import TorchEngine
 
 Quick = dict[str, Any]
@@ -27,6 +31,17 @@ Quick = dict[str, Any]
 def mine(photos: Path, tmp_path: Path) -> Path:
     """A copy of the photographs that a test may change."""
     return Path(shutil.copytree(photos, tmp_path / "mine"))
+
+
+@pytest.fixture
+def given(photos: Path, tmp_path: Path) -> Path:
+    """The same, with given splits, all of one time long ago."""
+    for number, path in enumerate(sorted(photos.rglob("*.*"))):
+        there = tmp_path / "given" / ("train", "train", "val", "test")[number % 4] / path.relative_to(photos)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, there)
+        os.utime(there, ns=(10**18, 10**18))
+    return tmp_path / "given"
 
 
 def test_a_row_is_torchvisions_own_feature(photos: Path, tmp_path: Path) -> None:
@@ -283,8 +298,6 @@ def test_a_cache_follows_its_images_to_their_new_place(mine: Path, tmp_path: Pat
 def test_an_image_that_vanishes_while_the_job_runs_is_a_failure_and_the_rest_is_kept(
     mine: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.images.sources import files
-
     read, seen = files.read_file, []
 
     def gone(path: bytes) -> bytes:
@@ -310,3 +323,98 @@ def test_runs_that_learned_from_what_the_cache_held_before_are_named(
     Image.effect_noise((40, 40), 50).convert("RGB").save(mine / "cat" / "new.png")
     extract(mine, workspace=tmp_path, watch=listener, **quick)
     assert f"must be trained again: {run.name}" in listener.text
+
+
+@pytest.mark.parametrize("same_size", [False, True])
+def test_an_image_replaced_between_a_kill_and_the_resuming_is_computed_again(
+    given: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch, same_size: bool
+) -> None:
+    """With given splits nothing else makes the job read the images before it plans."""
+    from pipeline.stages.extract.blocks import BlockLoop
+
+    quick = {**quick, "block_rows": 16, "out": tmp_path / "it.h5"}
+    block = BlockLoop._block
+
+    def stop_after_two(self: BlockLoop, number: int, loaded: Any) -> Any:
+        if number == 2:
+            raise RuntimeError("killed")
+        return block(self, number, loaded)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(BlockLoop, "_block", stop_after_two)
+        extract(given, workspace=tmp_path, **quick)
+    with Writer(tmp_path / "it.h5") as writer:
+        assert writer.done[:2].all()
+    first = open_partial(partial_path(tmp_path / "it.h5")).ids[0]
+    replaced = given / os.fsdecode(first)
+    size = replaced.stat().st_size
+    Image.effect_noise((40, 40), 50).convert("RGB").save(replaced)
+    with replaced.open("ab") as file:
+        file.write(bytes(max(0, size - replaced.stat().st_size)) if same_size else b"0")
+    if same_size:
+        os.truncate(replaced, size)
+    made = extract(given, workspace=tmp_path, max_failures=0.1, **quick)
+    cache = open_cache(made.cache, verify=True)
+    assert cache.digests[0].tobytes() == hashlib.sha256(replaced.read_bytes()).digest()
+    assert made.reused == 31, "the other finished rows are kept"
+    again = extract(given, workspace=tmp_path, max_failures=0.1, **quick)
+    assert (again.new, open_cache(made.cache).content) == (0, cache.content)
+
+
+def test_touched_images_cost_no_forward_when_a_job_goes_on(
+    given: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.stages.extract.blocks import BlockLoop
+
+    quick = {**quick, "block_rows": 16, "out": tmp_path / "it.h5"}
+    block = BlockLoop._block
+
+    def stop_after_two(self: BlockLoop, number: int, loaded: Any) -> Any:
+        if number == 2:
+            raise RuntimeError("killed")
+        return block(self, number, loaded)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(BlockLoop, "_block", stop_after_two)
+        extract(given, workspace=tmp_path, **quick)
+    for path in given.rglob("*.*"):
+        os.utime(path, ns=(10**18 + 1, 10**18 + 1))
+    made = extract(given, workspace=tmp_path, **quick)
+    assert made.new == made.rows - 32
+    assert (open_cache(made.cache).stats[1] == 10**18 + 1).all(), "and the next time nothing is hashed"
+
+
+def test_a_change_within_a_tick_of_the_clock_is_seen(
+    mine: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image changed just after it was read, to one of the same size and the same time."""
+    image = sorted(mine.rglob("*.png"))[0]
+    one, other = (Image.new("RGB", (8, 8), colour) for colour in ("red", "lime"))
+    one.save(image.with_suffix(".bmp"))
+    image.unlink()
+    image = image.with_suffix(".bmp")
+    now = time.time_ns()
+    os.utime(image, ns=(now, now))
+    monkeypatch.setattr(files, "FINE_NS", 60 * 10**9)
+    first = extract(mine, workspace=tmp_path, **quick)
+    other.save(image)
+    os.utime(image, ns=(now, now))
+    assert extract(mine, workspace=tmp_path, **quick).new == 1
+    assert open_cache(first.cache).digests.tobytes().count(hashlib.sha256(image.read_bytes()).digest()) == 1
+
+
+def test_what_a_killed_job_left_beside_a_finished_cache_goes_when_there_is_nothing_to_do(
+    photos: Path, tmp_path: Path, quick: Quick
+) -> None:
+    first = extract(photos, workspace=tmp_path, **quick)
+    tree = sorted(p.name for p in first.cache.parent.iterdir())
+    left = first.cache.with_name(first.cache.name + ".partial")
+    shutil.copy(first.cache, left)
+    shutil.copy(first.cache, left.with_name(left.name + ".old-1"))
+    store.partial_failures_path(first.cache).write_text("")
+    store.partial_failures_path(first.cache, 1).write_text("")
+    first.cache.with_name(f".{first.cache.name}.holder.json").write_text("{}")
+    with store.writing_lock(first.cache.with_name("other.h5")):
+        pass
+    assert extract(photos, workspace=tmp_path, **quick).new == 0
+    assert sorted(p.name for p in first.cache.parent.iterdir()) == sorted([*tree, ".other.h5.lock"])

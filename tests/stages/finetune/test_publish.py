@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,11 @@ import torch
 import torchvision
 from PIL import Image
 
-from pipeline import predict
+from pipeline import finetune, predict
+from pipeline.base import files
+from pipeline.base.files import move
+from pipeline.runs import folder as runs
+from pipeline.stages.finetune.checkpoint import Checkpoint
 from pipeline.stages.finetune.publish import write_network
 
 Quick = dict[str, Any]
@@ -44,3 +49,41 @@ def test_figures_of_the_same_weights_stay_and_those_of_others_go(
         attached.network.fc.bias.add_(1)
     assert write_network(attached, folder) != sha256
     assert [p.name for p in folder.iterdir()] == ["model.safetensors"]
+
+
+def test_a_job_killed_between_publishing_and_tidying_gives_the_run_that_it_published(
+    workshop: SimpleNamespace, root: Path, by_head: Quick, monkeypatch: pytest.MonkeyPatch, listener: Any
+) -> None:
+    def killed(_: Checkpoint) -> None:
+        raise KeyboardInterrupt
+
+    options: Quick = {**by_head, "workspace": root}
+    head = root / "runs" / workshop.head.run.name
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoint, "remove", killed)
+        finetune(head, **options)
+    (kept,) = (root / "runs").glob("*-finetune-*")
+    again = finetune(head, watch=listener, **options)
+    assert again.run == kept and "was kept before the job was stopped" in listener.text
+    assert again.to_json() == {n: json.loads((kept / "metrics.json").read_text())[n] for n in again.to_json()}
+    assert not list((root / "tuning").iterdir())
+    assert finetune(head, **options).run != kept, "and then a fine-tuning is a new one"
+
+
+def test_a_job_killed_while_it_publishes_keeps_the_network_and_its_test_figures(
+    workshop: SimpleNamespace, root: Path, by_head: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    options: Quick = {**by_head, "evaluate": True, "workspace": root}
+    head = root / "runs" / workshop.head.run.name
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(runs.Draft, "became", killed)
+        patch.setattr(files, "move", lambda source, target: killed() if source.is_dir() else move(source, target))
+        finetune(head, **options)
+    (chosen,) = (root / "tuning").glob("*/chosen")
+    assert {p.name for p in chosen.iterdir()} >= {"model.safetensors"}
+    made = finetune(head, **options)
+    assert made.run.name.startswith("0002-"), "no number is lost"
+    assert [p.name for p in (root / "runs").iterdir() if p.name.endswith(".draft")] == []

@@ -240,6 +240,26 @@ def test_a_stopped_search_goes_on_and_ends_as_if_it_had_not_been_stopped(
     assert not list((tmp_path / "cut" / "runs").glob(".search-*"))
 
 
+def test_a_search_killed_between_keeping_and_tidying_gives_the_run_that_it_kept(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: Any
+) -> None:
+    from pipeline.stages.learn.state import SearchState
+
+    def killed(_: SearchState) -> None:
+        raise KeyboardInterrupt
+
+    options: Quick = {"space": "mlp", "trials": 3, "epochs": 3, "evaluate": False, "workspace": tmp_path}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SearchState, "forget", killed)
+        search(cache, **options)
+    (kept,) = (p for p in (tmp_path / "runs").iterdir() if p.name[0] != ".")
+    again = search(cache, watch=listener, **options)
+    assert again.run == kept and "was kept before the search was stopped" in listener.text
+    assert again.to_json() == {n: json.loads((kept / "metrics.json").read_text())[n] for n in again.to_json()}
+    assert not list((tmp_path / "runs").glob(".search-*"))
+    assert search(cache, **options).run != kept, "and then a search is a new one"
+
+
 def test_a_budget_ends_the_search_with_what_there_is(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

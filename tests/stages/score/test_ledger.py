@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from filelock import FileLock
 
 from pipeline import baseline, compare, evaluate, extract, finetune, open_cache, search, train
+from pipeline.base import files
 from pipeline.base.errors import HeadError
 from pipeline.base.workspace import Workspace
 from pipeline.stages.score import evaluate as scoring
@@ -170,7 +170,7 @@ def test_a_ledger_that_another_process_holds_is_one_line_and_nothing_is_scored(
     run = head(cache, tmp_path)
     monkeypatch.setattr(ledger, "PATIENCE", 0.05)
     with (
-        FileLock(tmp_path / ".tested.jsonl.lock"),
+        files.locked(tmp_path / ".tested.jsonl.lock"),
         pytest.raises(HeadError, match="another process.*tested.jsonl") as e,
     ):
         evaluate(run, workspace=tmp_path)
