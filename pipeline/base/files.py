@@ -18,6 +18,7 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,6 +177,36 @@ def write_all(fd: int, data: bytes, offset: int | None = None) -> None:
         if count == 0:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         view, offset = view[count:], None if offset is None else offset + count
+
+
+def open_regular(path: str | bytes | os.PathLike[str]) -> int:
+    """A descriptor of a regular file, to be read from and closed; nothing else is waited for or read from.
+
+    Raises:
+        OSError: it is not there, may not be read, or is a folder, a pipe, a device.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would otherwise wait for one
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
+    return fd
+
+
+def read_regular(path: str | bytes | os.PathLike[str], limit: int | None = None) -> bytes:
+    """The bytes of a regular file, as many as it has when it is opened.
+
+    Raises:
+        OSError: as of :func:`open_regular`; EFBIG where it has more than ``limit`` bytes.
+    """
+    with open(open_regular(path), "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if limit is not None and size > limit:
+            raise OSError(errno.EFBIG, f"{size:,} bytes, the limit is {limit:,}", path)
+        parts = []
+        while size and (part := file.read(size)):
+            parts.append(part)
+            size -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def move(source: Path, target: Path) -> None:

@@ -6,12 +6,12 @@ Knows where images come from and pixels, nothing of networks, nothing of the fea
 from pipeline.images.augment import Augmentation
 from pipeline.images.decode import DECODE_POLICY, FAILURE_KINDS, MAX_PIXELS, ImageFailure, decode
 from pipeline.images.digests import digest_many
-from pipeline.images.listing import Images, Listing, skip_summary
+from pipeline.images.listing import Images, Listing, shown, skip_summary
 from pipeline.images.loader import Loaded, Loader
 from pipeline.images.resize import Geometry, to_pixels
 from pipeline.images.sources.files import Files, read_file
 from pipeline.images.sources.named import is_source, list_source, open_images
-from pipeline.images.sources.walk import IMAGE_EXTENSIONS
+from pipeline.images.sources.walk import IMAGE_EXTENSIONS, walk
 from pipeline.images.splits import SplitPlan, assign_splits, needs_carving
 from pipeline.images.views import View
 
@@ -38,6 +38,8 @@ __all__ = [
     "needs_carving",
     "open_images",
     "read_file",
+    "shown",
     "skip_summary",
     "to_pixels",
+    "walk",
 ]

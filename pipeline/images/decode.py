@@ -6,8 +6,10 @@ Knows image formats, colour modes and orientation. Knows nothing of sizes that a
 from __future__ import annotations
 
 import io
+import re
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,9 +32,12 @@ from pipeline.images.orientation import upright
 FAILURE_KINDS = ("unreadable", "truncated", "too_large", "vanished")
 
 MAX_PIXELS: Final = 89_478_485  # Pillow's own figure: a quarter of a GiB at three bytes a pixel
+MAX_SIDE: Final = 65_535  # JPEG's and GIF's own limit: a longer line of pixels is no picture
+MAX_BYTES: Final = 1 << 30  # of a file: more than MAX_PIXELS take in any mode, uncompressed
+FREE_SCANS, MAX_SCAN_PIXELS = 20, 1 << 30  # of a JPEG that is drawn in many scans: some ten seconds' work
 
 DECODE_POLICY: dict[str, str | int] = {
-    "version": 1,
+    "version": 2,
     "decoder": f"pillow-{PIL.__version__.split('.')[0]}",
     "orientation": "applied",
     "alpha": "over white",
@@ -42,6 +47,9 @@ DECODE_POLICY: dict[str, str | int] = {
     "colour profile": "ignored",
     "frame": "first",
     "max_pixels": MAX_PIXELS,
+    "max_side": MAX_SIDE,
+    "max_bytes": MAX_BYTES,
+    "max_scan_pixels": MAX_SCAN_PIXELS,
 }
 
 
@@ -93,33 +101,40 @@ def decode(blob: bytes) -> Image.Image:
     return examine(blob)[0]
 
 
-def examine(blob: bytes) -> tuple[Image.Image, Found]:
+def examine(blob: bytes, sized: Callable[[int], object] | None = None) -> tuple[Image.Image, Found]:
     """The image in mode RGB: upright, over white, 8 bits a channel, first frame, fully decoded; and what was found.
 
-    A plain 8-bit RGB or grey image gives exactly the pixels of ``PIL.Image.open(...).convert("RGB")``.
+    A plain 8-bit RGB or grey image gives exactly the pixels of ``PIL.Image.open(...).convert("RGB")``. ``sized`` is
+    called with the number of pixels before any of them is decoded.
 
     Raises:
-        ImageFailure: not an image of a format that we read, cut short, damaged, or of more than MAX_PIXELS pixels.
+        ImageFailure: not an image of a format that we read, cut short, damaged, of more than MAX_PIXELS pixels or
+            MAX_SIDE in a line, or a JPEG of more scans than a picture needs.
+        MemoryError: there is no room for its pixels.
         ConfigError: another library told Pillow to pass truncated images as whole.
     """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ConfigError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True: set it to False, or cut images count as whole")
     try:
-        return _decode(blob)
+        return _decode(blob, sized)
     except Warning:
         # Pillow complains of odd metadata in good images, and the caller's filters turn warnings into errors. Filters
         # are the whole process's, so they are touched only in this rare case and by one thread at a time.
         with _retry, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _decode(blob)
+            return _decode(blob, sized)
 
 
-def _decode(blob: bytes) -> tuple[Image.Image, Found]:
+def _decode(blob: bytes, sized: Callable[[int], object] | None) -> tuple[Image.Image, Found]:
     name, opener = _format(blob)
     _check_size(_early_size(name, blob))
     try:
         image = opener(io.BytesIO(blob))
         _check_size(image.size)
+        if name == "JPEG":
+            _check_scans(blob, image.size)
+        if sized is not None:
+            sized(image.width * image.height)
         image.load()
         mode = image.mode
         seen = upright(to_rgb(image), image)
@@ -158,6 +173,37 @@ def _check_size(size: tuple[int, int]) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
         raise ImageFailure("too_large", f"{width} x {height} pixels, the limit is {MAX_PIXELS:,} in all")
+    if max(width, height) > MAX_SIDE:
+        raise ImageFailure("too_large", f"{width} x {height} pixels, the limit is {MAX_SIDE:,} in a line")
+
+
+def _check_scans(blob: bytes, size: tuple[int, int]) -> None:
+    """A progressive JPEG is drawn in ten scans or so, each of which goes over all pixels; hostile ones have thousands.
+
+    Raises:
+        ImageFailure: there are more than FREE_SCANS, and they come to more than MAX_SCAN_PIXELS.
+    """
+    most = max(FREE_SCANS, MAX_SCAN_PIXELS // max(1, size[0] * size[1]))
+    # Bytes that look like a scan's beginning may stand in metadata, or in what follows the image: counted with care
+    # only where there are many.
+    if blob.count(_SCAN) > most and (scans := _scans(blob, most)) > most:
+        raise ImageFailure("too_large", f"more than {most:,} scans (the file has at least {scans:,})")
+
+
+_SCAN = b"\xff\xda"
+_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")  # after the pixels' code: no stuffing, no restart
+
+
+def _scans(blob: bytes, most: int) -> int:
+    """How many scans a JPEG has up to its end (ITU-T T.81, annex B); counting ends at ``most`` + 1."""
+    scans, at = 0, 2
+    while scans <= most and (found := _MARKER.search(blob, at)):
+        at, marker = found.end(), found[1][0]
+        if marker == 0xD9:
+            break
+        scans += marker == 0xDA
+        at += int.from_bytes(blob[at : at + 2], "big")
+    return scans
 
 
 def _is_cut_short(name: str, blob: bytes) -> bool:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.images.decode import ImageFailure
 from pipeline.images.listing import Images
+from pipeline.images.room import BIG_BYTES, alone_if
 
 DIGEST_BYTES = 32
 NO_DIGEST = bytes(DIGEST_BYTES)
@@ -35,7 +36,8 @@ def digest_many(
         stop = min(start + _RUN, len(ids))
         for i in range(start, stop):
             try:
-                digests[i] = np.frombuffer(hashlib.sha256(images.read(ids[i])).digest(), np.uint8)
+                with alone_if(images.stat(ids[i])[0] > BIG_BYTES):
+                    digests[i] = np.frombuffer(hashlib.sha256(images.read(ids[i])).digest(), np.uint8)
             except ImageFailure:
                 digests[i] = 0  # documented: the loader will say what is wrong with this image
         return stop - start

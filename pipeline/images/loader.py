@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -22,6 +23,7 @@ from pipeline.images.decode import Found, ImageFailure, examine
 from pipeline.images.digests import NO_DIGEST
 from pipeline.images.listing import Images
 from pipeline.images.resize import Geometry, to_pixels
+from pipeline.images.room import ALONE, BIG_BYTES, BIG_PIXELS, alone_if
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,17 +87,37 @@ class Loader:
 
 
 def load_one(index: int, item: bytes, images: Images, geometry: Geometry) -> Loaded:
-    """Read, hash, decode and resize one image; what is wrong with it is told, not raised."""
+    """Read, hash, decode and resize one image; what is wrong with it is told, not raised.
+
+    Where memory does not do, it is tried once more when no other big image is at work. Without a digest, an image that
+    failed for that is tried again by the next job: the machine was too small, and not the image at fault.
+    """
+    try:
+        return _load_one(index, item, images, geometry)
+    except MemoryError:
+        pass  # outside: the error holds on to the image through its frames
+    with ALONE:
+        try:
+            return _load_one(index, item, images, geometry)
+        except MemoryError:
+            failure = ImageFailure("too_large", "there is not enough memory to decode it")
+            return Loaded(index, None, NO_DIGEST, None, failure, 0.0, 0.0, 0.0)
+
+
+def _load_one(index: int, item: bytes, images: Images, geometry: Geometry) -> Loaded:
     digest, pixels, found, failure = NO_DIGEST, None, None, None
     marks = [time.perf_counter()] * 4  # start, read, decoded, transformed
     try:
-        blob = images.read(item)
-        digest = hashlib.sha256(blob).digest()
-        marks[1:] = [time.perf_counter()] * 3
-        image, found = examine(blob)
-        marks[2:] = [time.perf_counter()] * 2
-        pixels = to_pixels(image, geometry, digest)
-        marks[3] = time.perf_counter()
+        with ExitStack() as room:
+            room.enter_context(alone_if(images.stat(item)[0] > BIG_BYTES))
+            blob = images.read(item)
+            digest = hashlib.sha256(blob).digest()
+            marks[1:] = [time.perf_counter()] * 3
+            image, found = examine(blob, lambda pixels: room.enter_context(alone_if(pixels > BIG_PIXELS)))
+            marks[2:] = [time.perf_counter()] * 2
+            pixels = to_pixels(image, geometry, digest)
+            marks[3] = time.perf_counter()
+            del blob, image  # before the next big one may come
     except ImageFailure as error:
         # a new one: the one that was raised holds on to the image through its frames
         failure = ImageFailure(error.kind, error.reason)

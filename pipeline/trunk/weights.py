@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from pipeline.base.errors import ConfigError, WeightsError
-from pipeline.base.files import whole
+from pipeline.base.files import make_folder, open_regular, whole
 from pipeline.base.workspace import Workspace
 from pipeline.trunk import identity
 from pipeline.trunk.cut import Pooled, halves, shape_of
@@ -223,7 +223,7 @@ def _download(url: str, path: Path, prefix: str) -> str:
 
     torch.hub's own function waits without limit for a server that does not answer, hence this one.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     digest = hashlib.sha256()
     with whole(path) as draft:
         with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as source, draft.open("wb") as target:
@@ -239,7 +239,7 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with open(open_regular(path), "rb", buffering=0) as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
     except OSError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
+import sys
 import warnings
 import zlib
 
@@ -14,7 +16,9 @@ from PIL import Image, ImageFile
 
 from pipeline.base.errors import ConfigError, PipelineError
 from pipeline.images import DECODE_POLICY, FAILURE_KINDS, MAX_PIXELS, ImageFailure, decode, read_file
+from pipeline.images.decode import MAX_SIDE
 
+decoding = sys.modules["pipeline.images.decode"]  # the room gives the function that name
 FORMATS = ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]
 
 
@@ -93,11 +97,37 @@ def test_damaged_files_fail_cleanly_or_decode(noise, encode, kind):
 
 def test_the_pixel_limit_is_checked_before_pixels_are_decoded():
     """At the limit the (tiny) data are read and found short; above it they are not touched."""
-    width, height = MAX_PIXELS // 5, 5
-    assert failure(png_header(width, height)).kind == "truncated"
-    above = failure(png_header(width + 1, height))
+    side = math.isqrt(MAX_PIXELS)
+    assert failure(png_header(side, side)).kind == "truncated"
+    above = failure(png_header(side + 1, side))
     assert above.kind == "too_large"
     assert f"{MAX_PIXELS:,}" in above.reason
+
+
+@pytest.mark.parametrize(("width", "height"), [(MAX_PIXELS, 1), (1, MAX_PIXELS), (MAX_SIDE + 1, 10)])
+def test_a_line_of_pixels_is_no_picture(width, height):
+    assert failure(png_header(MAX_SIDE, 10)).kind == "truncated"
+    found = failure(png_header(width, height))
+    assert found.kind == "too_large" and f"{width} x {height} pixels, the limit is 65,535 in a line" in found.reason
+
+
+def scans_of(blob: bytes, times: int) -> bytes:
+    """A progressive JPEG whose last scan comes ``times`` times."""
+    last = blob.rindex(b"\xff\xda")
+    return blob[:last] + blob[last:-2] * times + blob[-2:]
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_and_what_only_looks_like_scans_is_not(noise, encode, monkeypatch):
+    monkeypatch.setattr(decoding, "MAX_SCAN_PIXELS", 30 * 64 * 64)
+    image = Image.fromarray(noise(64, 64))
+    blob = encode(image, "JPEG", progressive=True)
+    own = blob.count(b"\xff\xda")
+    pixels = np.asarray(decode(blob))
+    assert decode(scans_of(blob, 31 - own)).size == (64, 64)
+    found = failure(scans_of(blob, 2000))
+    assert (found.kind, "more than 30 scans" in found.reason) == ("too_large", True)
+    decoys = encode(image, "JPEG", progressive=True, exif=b"Exif\0\0" + b"\xff\xda" * 1000) + b"\xff\xda" * 1000
+    assert np.array_equal(np.asarray(decode(decoys)), pixels)
 
 
 @pytest.mark.parametrize("size", [(10_000, 9_000), (20_000, 20_000)])

@@ -6,6 +6,7 @@ import gc
 import hashlib
 import itertools
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from PIL import Image
 from pipeline.base.errors import ConfigError
 from pipeline.images import Files, Geometry, ImageFailure, Loader, decode, read_file, to_pixels
 from pipeline.images import loader as loader_module
+from pipeline.images.decode import examine
+from pipeline.images.room import ALONE
 
 GEOMETRY = Geometry(16, 14)
 FILES = Files("")  # by their whole paths
@@ -130,3 +133,42 @@ def test_results_are_let_go_once_they_are_handed_over(images):
 def test_a_loader_without_workers_or_look_ahead_is_refused(workers, ahead):
     with pytest.raises(ConfigError, match="at least 1"):
         Loader(FILES, GEOMETRY, workers=workers, ahead=ahead)
+
+
+def test_a_decoder_that_runs_out_of_memory_is_tried_once_more_alone_and_then_a_failure(images, monkeypatch):
+    """Without a digest, so that a larger machine, or an emptier one, tries it again."""
+    calls = []
+
+    def short(blob, sized):
+        calls.append(ALONE._is_owned())
+        if len(calls) <= lacking:
+            raise MemoryError
+        return examine(blob, sized)
+
+    monkeypatch.setattr(loader_module, "examine", short)
+    lacking = 2
+    failed = loader_module.load_one(0, images[0], FILES, GEOMETRY)
+    assert calls == [False, True]
+    assert (failed.failure.kind, failed.digest) == ("too_large", bytes(32)) and "memory" in failed.failure.reason
+    calls.clear()
+    lacking = 1
+    loaded = loader_module.load_one(0, images[0], FILES, GEOMETRY)
+    assert loaded.failure is None and np.array_equal(loaded.pixels, to_pixels(decode(read_file(images[0])), GEOMETRY))
+
+
+@pytest.mark.parametrize("limit", ["BIG_PIXELS", "BIG_BYTES"])
+def test_big_images_are_at_work_one_at_a_time(images, monkeypatch, limit):
+    monkeypatch.setattr(loader_module, limit, 0)
+    at_work, most = [], []
+
+    def counted(image, geometry, digest):
+        at_work.append(1)
+        most.append(len(at_work))
+        time.sleep(0.002)
+        at_work.pop()
+        return to_pixels(image, geometry, digest)
+
+    monkeypatch.setattr(loader_module, "to_pixels", counted)
+    with Loader(FILES, GEOMETRY, workers=4, ahead=8) as loader:
+        assert all(r.failure is None for r in loader.load(enumerate(images)))
+    assert max(most) == 1

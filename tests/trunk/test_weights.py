@@ -353,6 +353,18 @@ def test_something_else_than_tensors_by_name_is_refused(held: Any, tmp_path: Pat
     one_line(error)
 
 
+@pytest.mark.parametrize("what", ["pipe", "device"])
+def test_what_is_no_regular_file_is_neither_waited_for_nor_read(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    if what == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(WeightsError, match="w.pth cannot be read .it is not a regular file.: give a .pth") as error:
+        resolve_weights(str(path), "resnet18", Workspace(tmp_path))
+    one_line(error)
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="nowhere.pth cannot be read .No such file") as error:
         resolve_weights(str(tmp_path / "nowhere.pth"), "resnet18", Workspace(tmp_path))

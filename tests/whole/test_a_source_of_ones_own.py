@@ -80,7 +80,7 @@ class Memory:
         return assemble(items, source=spec, name=spec.removeprefix(PREFIX), images=images, skipped={})
 
     @staticmethod
-    def images(place: str) -> MemoryImages:
+    def images(spec: str, place: str) -> MemoryImages:
         return MemoryImages(place)
 
 

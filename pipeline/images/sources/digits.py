@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.base.workspace import Workspace
-from pipeline.images.listing import Listing
+from pipeline.images.listing import Images, Listing
 from pipeline.images.sources.files import Files
 from pipeline.images.sources.folder import list_folder
 from pipeline.images.sources.written_once import written_once
@@ -21,7 +21,10 @@ NAME = "digits"
 FORM = f"the word {NAME}"
 _WHITE = 16  # the set's grey levels run from 0 to 16
 
-images = Files
+
+def images(spec: str, place: str) -> Images:
+    """The files below the place."""
+    return Files(place)
 
 
 def claims(spec: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pipeline.base.errors import DataError
 from pipeline.base.items import NONE, SPLITS
 from pipeline.base.workspace import Workspace
-from pipeline.images.listing import FOLDER_FORM, SPLIT_WORDS, Item, Listing, assemble, shown, shown_source
+from pipeline.images.listing import FOLDER_FORM, SPLIT_WORDS, Images, Item, Listing, assemble, shown, shown_source
 from pipeline.images.sources.files import Files, path_of, real_name
 from pipeline.images.sources.walk import Walk, walk
 
@@ -28,7 +28,9 @@ class _Top:
     inner: set[bytes] = field(default_factory=set)
 
 
-images = Files
+def images(spec: str, place: str) -> Images:
+    """The files below the place."""
+    return Files(place)
 
 
 def claims(spec: str) -> bool:

@@ -5,6 +5,7 @@ Knows the table and whether the files exist. Opens no image.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import stat
@@ -12,15 +13,39 @@ import time
 from collections.abc import Iterator
 
 from pipeline.base.errors import DataError
+from pipeline.base.files import open_regular
 from pipeline.base.items import NONE, SPLITS
 from pipeline.base.workspace import Workspace
-from pipeline.images.listing import LEGAL_FORMS, MANIFEST_FORM, SPLIT_WORDS, Item, Listing, assemble, shown_source
+from pipeline.images.listing import (
+    LEGAL_FORMS,
+    MANIFEST_FORM,
+    SPLIT_WORDS,
+    Images,
+    Item,
+    Listing,
+    assemble,
+    shown_source,
+)
 from pipeline.images.sources.files import Files, lasting_time, path_of, real_name
 
 FORM = MANIFEST_FORM
 COLUMNS = ("path", "label", "split")
 
-images = Files
+ENDING = ".csv"
+
+
+def images(spec: str, place: str) -> Images:
+    """The files below the place, and what the manifest that lies there names elsewhere."""
+    manifest, named = os.path.join(os.fsencode(place), os.path.basename(os.fsencode(spec))), set[bytes]()
+
+    def outside(item: bytes) -> bool:
+        if not named:
+            with contextlib.suppress(DataError):  # not there any more, or damaged: then nobody says so
+                named.update(_path_of(row) for _, row in _rows(shown_source(spec), manifest))
+            named.add(b"")  # looked up
+        return item in named
+
+    return Files(place, outside)
 
 
 def claims(spec: str) -> bool:
@@ -36,7 +61,7 @@ def listing(spec: str, desk: Workspace) -> Listing:
     """
     path = path_of(spec)
     stem, ending = os.path.splitext(real_name(path))
-    if ending.lower() != ".csv":
+    if ending.lower() != ENDING:
         raise DataError(f"source {shown_source(spec)} is a file but not a .csv manifest: {LEGAL_FORMS}")
     return list_manifest(spec, path, name=stem)
 
@@ -47,7 +72,7 @@ def list_manifest(source: str, manifest: bytes, *, name: str) -> Listing:
     Raises:
         DataError: not a readable UTF-8 CSV, an unknown column or split, a missing or repeated file; with line number.
     """
-    images = Files(os.path.dirname(manifest) or b".")
+    images = Files(os.path.dirname(manifest) or b".", outside=lambda _: True)
     named = shown_source(source)
     items: dict[bytes, tuple[int, Item]] = {}
     began = time.time_ns()
@@ -66,7 +91,7 @@ def _rows(source: str, manifest: bytes) -> Iterator[tuple[int, dict[str, str]]]:
     """(line number of the record's end, column -> cell) for each record that is not empty."""
     try:
         # surrogateescape: a path need not be UTF-8, and its bytes must come back exactly
-        with open(manifest, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with open(open_regular(manifest), encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = _header(source, next(reader, []))
             for cells in reader:
@@ -101,8 +126,7 @@ def _item(where: str, images: Files, row: dict[str, str], began: int) -> Item:
     word = row.get("split", "").strip().lower()
     if word not in SPLIT_WORDS and word not in ("", SPLITS[NONE]):
         raise DataError(f"{where}: unknown split {row['split']!r}: use train, val, test or leave it empty")
-    # One spelling for one file, so that a/b.png and ./a//b.png count as the same.
-    path = os.path.normpath(row["path"].encode("utf-8", "surrogateescape"))
+    path = _path_of(row)
     try:
         status = os.stat(images.path(path))
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
@@ -114,6 +138,11 @@ def _item(where: str, images: Files, row: dict[str, str], began: int) -> Item:
         raise DataError(f"{where}: {row['path']!r} is not a file: give one image a line")
     label = row.get("label", "").strip().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return Item(path, label or None, SPLIT_WORDS.get(word, NONE), status.st_size, lasting_time(status, began))
+
+
+def _path_of(row: dict[str, str]) -> bytes:
+    """One spelling for one file, so that a/b.png and ./a//b.png count as the same."""
+    return os.path.normpath(row["path"].encode("utf-8", "surrogateescape"))
 
 
 def _check_splits(source: str, items: dict[bytes, tuple[int, Item]]) -> None:

@@ -5,11 +5,13 @@ Knows the list of the sources, and nothing of any of them. Opens no image.
 
 from __future__ import annotations
 
+import os
+
 from pipeline.base.errors import DataError
 from pipeline.base.workspace import Workspace
 from pipeline.images.listing import Images, Listing
 from pipeline.images.sources import digits, folder, manifest, torchvision
-from pipeline.images.sources.files import Files
+from pipeline.images.sources.files import Files, path_of
 from pipeline.images.sources.source import Source
 
 # Asked in this order: what goes by a word before what takes any path.
@@ -27,7 +29,8 @@ def list_source(spec: str, desk: Workspace) -> Listing:
     source = _source_of(spec)
     if source is None:
         forms = ", or ".join(source.FORM for source in reversed(SOURCES))
-        raise DataError(f"source {spec!r} does not exist: give {forms}")
+        what = "is neither a file nor a folder" if os.path.lexists(path_of(spec)) else "does not exist"
+        raise DataError(f"source {spec!r} {what}: give {forms}")
     return source.listing(spec, desk)
 
 
@@ -40,10 +43,12 @@ def open_images(spec: str, place: str) -> Images:
     """The images that a cache was made from, by the ``source`` and ``root`` that it keeps of them.
 
     The path of a folder or manifest may mean nothing any more where this is called: then, and wherever no source knows
-    the spec, they are the files below ``place``.
+    the spec, they are the files below ``place``. A manifest lies there as well.
     """
+    if spec.lower().endswith(manifest.ENDING):
+        return manifest.images(spec, place)
     source = _source_of(spec)
-    return Files(place) if source is None else source.images(place)
+    return Files(place) if source is None else source.images(spec, place)
 
 
 def _source_of(spec: str) -> Source | None:

@@ -28,5 +28,5 @@ class Source(Protocol):
             DataError: nothing there, no images, one class only, or what cannot be understood.
         """
 
-    def images(self, place: str) -> Images:
-        """The images that a finished cache was made from, by the place that it kept of them; raises nothing."""
+    def images(self, spec: str, place: str) -> Images:
+        """The images that a finished cache was made from, by the spec and the place that it kept; raises nothing."""

@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.base.errors import DataError
 from pipeline.base.items import SPLITS, TEST, TRAIN, VAL
 from pipeline.base.workspace import Workspace
-from pipeline.images.listing import Listing
+from pipeline.images.listing import Images, Listing
 from pipeline.images.sources.files import Files
 from pipeline.images.sources.folder import list_folder
 from pipeline.images.sources.walk import IMAGE_EXTENSIONS
@@ -63,7 +63,9 @@ SETS: dict[str, _Parts] = {
 }
 
 
-images = Files
+def images(spec: str, place: str) -> Images:
+    """The files below the place."""
+    return Files(place)
 
 
 def claims(spec: str) -> bool:

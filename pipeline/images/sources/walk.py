@@ -53,25 +53,33 @@ class Walk:
 
 
 def walk(root: bytes) -> Walk:
-    """Everything under ``root`` at any depth; links are followed, a link back to a folder above is not.
+    """Everything under ``root`` at any depth; links are followed, and each folder is entered once.
+
+    A folder that can be reached in several ways is entered where it lies; of links to it from elsewhere the first by
+    name is followed.
 
     Raises:
         DataError: a folder that cannot be opened.
     """
-    result = Walk()
-    # (path to open, path relative to root with a trailing slash, identities of the folders above)
-    todo: list[tuple[bytes, bytes, frozenset[tuple[int, int]]]] = [(root, b"", frozenset())]
-    while todo:
-        folder, relative, above = todo.pop()
+    result, entered = Walk(), set[tuple[int, int]]()
+    # (path to open, path relative to root with a trailing slash); links wait until all that lies here has been entered
+    todo, links = [(root, b"")], list[tuple[bytes, bytes]]()
+    while todo or links:
+        if not todo:
+            links.sort(key=lambda link: (link[1].count(b"/"), link[1]), reverse=True)
+            todo.append(links.pop())
+        folder, relative = todo.pop()
         try:
             status = os.stat(folder)
             identity = (status.st_dev, status.st_ino)
-            if identity in above:
-                result.skip("link back to a folder above", relative)
+            if identity in entered:
+                result.skip("link to a folder that is listed already", relative)
                 continue
+            entered.add(identity)
             with os.scandir(folder) as entries:
-                inner = above | {identity}
-                todo += [(e.path, relative + e.name + b"/", inner) for e in entries if _is_folder(e, relative, result)]
+                for entry in entries:
+                    if _is_folder(entry, relative, result):
+                        (links if entry.is_symlink() else todo).append((entry.path, relative + entry.name + b"/"))
         except OSError as error:
             raise DataError(
                 f"folder {shown(folder)} cannot be opened ({error.strerror}): make it readable or move it away"

@@ -82,8 +82,13 @@ class Console(Watch):
         self._line(Text.assemble(("warning:", "bold yellow"), " ", visible(text)), to=self._err)
 
     def write(self, text: str) -> None:
-        """Output that another program reads, as it is, also when quiet; bytes of names come out as they were."""
+        """Output that another program reads, as it is, also when quiet; bytes of names come out as they were.
+
+        On a terminal no program reads it, and a file's name must not steer that: it is escaped as in all other words.
+        """
         self._out.file.flush()
+        if self._out.file.isatty():
+            text = "\n".join(visible(line) for line in text.split("\n"))
         stream = getattr(self._out.file, "buffer", None)
         if stream is None:
             self._out.file.write(text)

@@ -90,22 +90,20 @@ def find_images(asked: Sequence[str], desk: Workspace) -> list[Asked]:
             continue
         path = os.fsencode(name)
         if os.path.isdir(path):
-            below = sorted(
-                os.path.join(folder, file)
-                for folder, _, files in os.walk(path)
-                for file in files
-                if os.path.splitext(os.fsdecode(file))[1].lower() in IMAGE_EXTENSIONS
-            )
-            if not below:
+            below = images.walk(path)
+            if below.skipped:
+                desk.watch.say(f"{images.shown(path)}: {images.skip_summary(below.skipped)}")
+            if not below.files:
                 raise DataError(f"{name!a} holds no images: give a folder with {', '.join(sorted(IMAGE_EXTENSIONS))}")
-            found += [Asked(FILES, file) for file in below]
+            found += [Asked(FILES, os.path.join(path, file)) for file in sorted(f.path for f in below.files)]
         elif os.path.isfile(path):
             found.append(Asked(FILES, path))
         elif images.is_source(name):
             listing = images.list_source(name, desk)
             found += [Asked(listing.images, item) for item in listing.ids]
         else:
-            raise DataError(f"{name!a} is not there: give image files or folders")
+            what = "is neither a file nor a folder" if os.path.lexists(path) else "is not there"
+            raise DataError(f"{name!a} {what}: give image files or folders")
     if not found:
         raise DataError("no images: standard input named none")
     return found

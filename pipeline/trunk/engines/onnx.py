@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.base.errors import WeightsError
-from pipeline.base.files import whole, writing
+from pipeline.base.files import make_folder, whole, writing
 from pipeline.trunk.engines.base import fill
 from pipeline.trunk.engines.fold import FoldedTrunk
 from pipeline.trunk.identity import engine_version
@@ -70,7 +70,7 @@ def _export(net: FoldedTrunk, example: NDArray[np.uint8], path: Path, trunk: str
         ) from error
     assert program is not None
     with writing(path.parent, WeightsError, "give --engine torch, which exports nothing"):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with whole(path) as draft:
             program.save(draft, external_data=False)
 

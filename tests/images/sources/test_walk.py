@@ -61,9 +61,26 @@ def test_loops_of_links_end_and_are_listed(plant):
     found = walk(bytes(root))
     assert [f.path for f in found.files] == [b"a/1.png"]
     assert {reason: sorted(left) for reason, left in found.skipped.items()} == {
-        "link back to a folder above": [b"a/up/"],
+        "link to a folder that is listed already": [b"a/up/"],
         "broken link": [b"a/gone.png", b"a/self.png"],
     }
+
+
+def test_each_folder_is_entered_once_however_many_ways_lead_to_it(plant):
+    """24 levels of two links each: 16 million ways to one image."""
+    root = plant("real/1.png")
+    for level in range(24):
+        (root / f"{level:02d}").mkdir()
+        target = root / f"{level + 1:02d}" if level < 23 else root / "real"
+        for name in ("left", "right"):
+            (root / f"{level:02d}" / name).symlink_to(target)
+    found = walk(bytes(root))
+    assert [f.path for f in found.files] == [b"real/1.png"], "where it lies, not through a link"
+    assert len(found.skipped["link to a folder that is listed already"]) == 48
+    (root / "real").rename(root.parent / "elsewhere")
+    for name in ("b", "a", "c"):
+        (root / name).symlink_to(root.parent / "elsewhere")
+    assert paths(root) == [b"a/1.png"], "of links alone the first by name"
 
 
 def test_a_pipe_with_an_image_name_is_not_an_image(plant):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 import subprocess
 import sys
@@ -261,3 +262,17 @@ def test_a_silent_watch_prints_nothing(capsys):
 def test_a_silent_watch_imports_no_terminal_library():
     code = "import sys, pipeline.base.watch; print([m for m in ('rich', 'torch') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("on_a_terminal", [True, False])
+def test_names_steer_no_terminal_and_reach_other_programs_as_they_are(on_a_terminal):
+    """``pipeline predict --format csv`` of a file whose name rings the bell and moves the cursor."""
+    code = "from pipeline.show.terminal.console import Console\nConsole().write('a\\x1b[2J\\x07.png,bee\\n')"
+    ours, theirs = os.openpty() if on_a_terminal else os.pipe()
+    out = theirs
+    subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+    os.close(out)
+    told = os.read(ours, 1000)
+    os.close(ours)
+    expected = b"a\\x1b[2J\\x07.png,bee\r\n" if on_a_terminal else b"a\x1b[2J\x07.png,bee\n"
+    assert told == expected

@@ -41,6 +41,24 @@ def test_a_folder_gives_its_images_in_order_and_a_broken_one_is_a_row(workshop: 
     assert [p.top for p in alone] == [p.top for p in found if p.error is None]
 
 
+def test_a_folder_of_anything_ends_and_says_what_it_left_out(
+    workshop: SimpleNamespace, folder: Path, listener: Any
+) -> None:
+    """Pipes are not waited for, devices not read, no folder is entered twice."""
+    os.mkfifo(folder / "pipe.png")
+    (folder / "zero.png").symlink_to("/dev/zero")
+    (folder / "ant" / "up").symlink_to(folder)
+    (folder / ".hidden.png").write_text("")
+    found = predict(workshop.head.run, folder, workspace=workshop.root, watch=listener)
+    assert len(found) == 5
+    told = (
+        "1 skipped as hidden, 1 as link to a folder that is listed already, 2 as not a regular file, 1 as not an image"
+    )
+    assert told in listener.text
+    with pytest.raises(DataError, match="pipe.png' is neither a file nor a folder: give image files or folders"):
+        predict(workshop.head.run, folder / "pipe.png", workspace=workshop.root)
+
+
 def test_a_finetuned_run_predicts_folders_too(workshop: SimpleNamespace, folder: Path) -> None:
     assert sum(p.error is None for p in predict(workshop.tuned.run, folder, workspace=workshop.root)) == 4
 
