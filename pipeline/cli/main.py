@@ -37,6 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output went away (`pipeline ... | head`): nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        # What the system refuses has its own words where that is likely; this is for wherever else a disk can fail.
+        what = f"{os.fspath(error.filename)!a}: " if error.filename is not None else ""
+        _fail(f"{what}{error.strerror or error}; when that is mended, the same command goes on from there", arguments)
+        return 2
 
 
 def _fail(message: str, arguments: Sequence[str]) -> None:
