@@ -62,7 +62,7 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
     if settings.space == EXACT and (end := at_the_end(settings.penalties, found.trials[0].settings["C"])):
         desk.watch.warn(words.end_of_path(settings, end))
     if settings.evaluate and has_test(task.cache):
-        score(run, desk)
+        score(run, desk, device=settings.device)
     return result
 
 
