@@ -108,7 +108,7 @@ def test_a_change_of_what_the_engine_runs_is_noticed(spec: TrunkSpec, pixels: np
     trunk.assert_untouched()
 
 
-@pytest.mark.parametrize(("after", "found_in"), [(0, 1), (1, 2), (2, 4), (3, 4), (4, 8), (5, None)])
+@pytest.mark.parametrize(("after", "found_in"), [(1, 2), (3, 4), (4, 8), (5, None)])
 def test_an_engine_that_goes_wrong_later_is_found(
     spec: TrunkSpec,
     pixels: np.ndarray,
@@ -130,8 +130,7 @@ def test_an_engine_that_goes_wrong_later_is_found(
     if found_in is None:
         assert len(trunk.features(images)) == 28 and next(batches) == 8
         return
-    later = f".*batch {found_in}.*before" if found_in > 1 else ""
-    with pytest.raises(EngineError, match=f"engine torch.*1.0e-05 is allowed{later}"):
+    with pytest.raises(EngineError, match=f"engine torch.*1.0e-05 is allowed.*batch {found_in}.*before"):
         trunk.features(images)
     assert next(batches) == found_in + 1
 
