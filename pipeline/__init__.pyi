@@ -68,6 +68,7 @@ def compare(
     first: str | PathLike[str],
     second: str | PathLike[str],
     *,
+    device: str | PathLike[str] = "auto",
     workspace: str | PathLike[str] | None = None,
     watch: Watch | None = None,
 ) -> CompareResult: ...
@@ -76,6 +77,7 @@ def evaluate(
     *,
     data: str | PathLike[str] | None = None,
     split: str | PathLike[str] | None = None,
+    device: str | PathLike[str] = "auto",
     workspace: str | PathLike[str] | None = None,
     watch: Watch | None = None,
 ) -> EvaluateResult: ...

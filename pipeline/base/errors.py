@@ -5,6 +5,7 @@
     PipelineError            anything this package refuses or could not do
     ├── DataError            a source of images: missing, empty, mislabelled, too many bad files
     ├── WeightsError         a weights file, a trunk or an engine that does not fit
+    │   └── EngineError      an engine that did not compute its trunk: what it gave is not to be trusted
     ├── CacheError           a feature cache: unfinished, damaged, hostile, another key, in use
     ├── HeadError            a head, a run, or the rows it was asked to learn from
     ├── ConfigError          a setting with a value that is not legal
@@ -27,6 +28,10 @@ class DataError(PipelineError):
 
 class WeightsError(PipelineError):
     """A weights file, trunk or engine cannot be had or does not fit."""
+
+
+class EngineError(WeightsError):
+    """An engine did not compute its trunk: no feature that it gave is to be trusted."""
 
 
 class CacheError(PipelineError):

@@ -43,7 +43,7 @@ def whole(path: Path) -> Iterator[Path]:
 
     Two writers of one path do not disturb each other: the last to end wins.
     """
-    with _draft(path.parent) as draft:
+    with draft_in(path.parent) as draft:
         own = draft / path.name
         yield own
         sync(own)
@@ -57,7 +57,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: ``path`` is there already, and not an empty folder.
     """
-    with _draft(path.parent) as draft:
+    with draft_in(path.parent) as draft:
         own = draft / path.name
         own.mkdir()
         yield own
@@ -65,7 +65,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _draft(beside: Path) -> Iterator[Path]:
+def draft_in(beside: Path) -> Iterator[Path]:
     """A hidden folder in the folder ``beside``, locked as long as the block runs, and gone afterwards."""
     sweep(beside)
     own, fd = _new_draft(beside)
@@ -317,7 +317,7 @@ def try_writing(folder: Path) -> None:
     Raises:
         OSError: they cannot.
     """
-    with _draft(folder) as draft:
+    with draft_in(folder) as draft:
         (draft / "try").touch()
 
 

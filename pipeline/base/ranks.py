@@ -12,15 +12,18 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base.errors import PipelineError
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
 PATIENCE = timedelta(days=7)  # ranks may finish hours apart
+BUFFER = 1 << 22  # numbers that are summed at once: 16 MiB of float32
 
 
 class Ranks:
@@ -130,6 +133,35 @@ class Ranks:
         summed: NDArray[np.floating[Any]] = total.numpy()
         return summed
 
+    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Make each tensor, in place, its sum over all processes; all call it with the same shapes in the same order.
+
+        Raises:
+            PipelineError: another process stopped.
+        """
+        if self.world == 1:
+            return
+        import torch
+        import torch.distributed as dist
+
+        # In which order three numbers and more are added depends on where they lie in what is summed. So they go by
+        # buffers that are cut in one way, the first time and after a restart alike; small ones, so that a large network
+        # has no second copy.
+        for some in _buffers(tensors):
+            flat = torch.cat([tensor.reshape(-1) for tensor in some])
+            self._together(partial(dist.all_reduce, flat))
+            for tensor, part in zip(some, torch.split(flat, [t.numel() for t in some]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def alike(self, text: str) -> bool:
+        """Whether ``text`` is the same in all processes.
+
+        Raises:
+            PipelineError: another process stopped.
+        """
+        first = self._broadcast({"text": text})
+        return self.total(int(first != {"text": text})) == 0
+
     def leave(self) -> None:
         """Part from the other processes."""
         if self.world > 1:
@@ -143,9 +175,24 @@ class Ranks:
             step()
         except RuntimeError as error:  # gloo's word for a peer that is gone
             raise PipelineError(
-                f"rank {self.rank}: another process of the job stopped; finished blocks are kept: the same command "
-                "goes on from there"
+                f"rank {self.rank}: another process of the job stopped; what was finished is kept: the same "
+                "command goes on from there"
             ) from error
+
+
+def _buffers(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """The tensors in order, in runs of one device and type of at most BUFFER numbers, or of one tensor."""
+    run: list[torch.Tensor] = []
+    held = 0
+    for tensor in tensors:
+        other = bool(run) and (run[0].device, run[0].dtype) != (tensor.device, tensor.dtype)
+        if run and (other or held + tensor.numel() > BUFFER):
+            yield run
+            run, held = [], 0
+        run.append(tensor)
+        held += tensor.numel()
+    if run:
+        yield run
 
 
 def _backend() -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pipeline.base.errors import ConfigError
+from pipeline.base.machine import DEVICES
 
 T = TypeVar("T")
 
@@ -60,6 +61,11 @@ def option(  # noqa: PLR0913 (the one place where all that an option can be is n
         "identity": identity,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def device() -> Any:
+    """The option of whatever runs a network; ``pipeline.base.machine.resolve_device`` says which device it means."""
+    return option("auto", "where the network runs", choices=DEVICES)
 
 
 def check(settings: Any) -> None:

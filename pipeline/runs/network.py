@@ -60,6 +60,7 @@ class Classifier:
         self._network: nn.Module | None = None
         if run.stage == "finetune":
             self._network = load_network(run, self.recipe.trunk.info).to(device)
+            self._classifier = classifier_of(self._network, self.recipe.trunk.info)
         else:
             self._head = load_head(run.folder)
             self._trunk = FrozenTrunk(self.recipe.trunk, batch=PREDICT_BATCH, work_dir=work_dir)
@@ -71,7 +72,7 @@ class Classifier:
             features = self._trunk.features(pixels).astype(self.recipe.dtype).astype(np.float32)
             logits = self._head.logits(features)
         else:
-            features, logits = network_forward(self._network, pixels, self.recipe.trunk.info)
+            features, logits = network_forward(self._network, self._classifier, pixels, self.recipe.trunk.info)
         return Answer(features, logits, softmax(logits / self.temperature))
 
 
@@ -134,13 +135,20 @@ def normalised(pixels: Any, info: WeightsInfo, device: Any) -> Any:
     return x.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 
+def classifier_of(network: nn.Module, info: WeightsInfo) -> nn.Module:
+    """The layer of a whole network that makes logits of features."""
+    return network.get_submodule(anatomy_of(info.trunk, network).classifier)
+
+
 def network_forward(
-    network: nn.Module, pixels: NDArray[np.uint8], info: WeightsInfo
+    network: nn.Module, classifier: nn.Module, pixels: NDArray[np.uint8], info: WeightsInfo
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Features (n, D) and logits (n, C), float32, of a whole network in the mode that it is in."""
+    """Features (n, D) and logits (n, C), float32, of a whole network in the mode and on the device that it is in.
+
+    ``classifier`` is the layer of its own whose input the features are.
+    """
     captured: list[Any] = []
-    head = network.get_submodule(anatomy_of(info.trunk, network).classifier)
-    handle = head.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
+    handle = classifier.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
     try:
         with torch.inference_mode():
             logits = network(normalised(pixels, info, next(network.parameters()).device))
@@ -149,15 +157,17 @@ def network_forward(
     return captured[0].float().cpu().numpy(), logits.float().cpu().numpy()
 
 
-def logits_of_split(run: runs.Run, cache: Cache, split: str, desk: Workspace) -> NDArray[np.float32]:
+def logits_of_split(run: runs.Run, cache: Cache, split: str, desk: Workspace, *, device: str) -> NDArray[np.float32]:
     """Logits (n, C) float32 of a fine-tuned run on the images of the labelled good rows of a split.
+
+    ``device`` is ``cpu`` or ``cuda``.
 
     Raises:
         HeadError, WeightsError: the run's network is not to be had.
         DataError: an image is gone or has changed.
     """
     recipe = Recipe.of(cache.provenance, run.config["cache"]["about"]["weights"], desk)
-    network = load_network(run, recipe.trunk.info).to(resolve_device("auto"))
+    network = load_network(run, recipe.trunk.info).to(device)
     return network_logits(network, recipe, cache, split, desk)
 
 
@@ -170,10 +180,10 @@ def network_logits(
         DataError: an image is gone or has changed.
     """
     rows, parts = labelled(cache, split), []
-    geometry = recipe.geometry()
+    geometry, classifier = recipe.geometry(), classifier_of(network, recipe.trunk.info)
     batches = pixel_batches(cache, rows.tolist(), geometry=geometry, size=4 * PREDICT_BATCH, workers=cores())
     with desk.watch.track(split, len(rows)) as tracker:
         for part, pixels in batches:
-            parts.append(network_forward(network, pixels, recipe.trunk.info)[1])
+            parts.append(network_forward(network, classifier, pixels, recipe.trunk.info)[1])
             tracker.advance(len(part))
     return np.concatenate(parts)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 import zlib
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -211,6 +212,18 @@ class Writer:
             self._write("/blocks/state", block, block + 1, b"\x01")
             sync_data(self._fd)
         self.done[block] = True
+
+    def take_back(self, blocks: Sequence[int]) -> None:
+        """Have finished ``blocks`` count as not done: their rows are not to be trusted.
+
+        Raises:
+            CacheError: the file cannot be written.
+        """
+        with writing_beside(self.cache):
+            for block in blocks:
+                self._write("/blocks/state", block, block + 1, b"\x00")
+            sync_data(self._fd)
+        self.done[list(blocks)] = False
 
     def states(self) -> NDArray[np.uint8]:
         """(N,) uint8: the items' states as they stand in the file now."""

@@ -60,6 +60,27 @@ def test_an_unfinished_file_is_neither_a_cache_nor_published(tmp_path: Path, mad
         open_cache(tmp_path / "forced.h5")
 
 
+def test_blocks_that_are_taken_back_are_to_do_again(
+    tmp_path: Path, made: Contents, X: np.ndarray, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    write(tmp_path / "a.h5", made, X)
+    create_partial(tmp_path / "b.h5", made)
+    with Writer(tmp_path / "b.h5") as writer:
+        for block in range(4):
+            writer.write_block(block, *block_of(writer, block, X + 1, made))
+        writer.take_back([1, 3])
+        assert writer.done.tolist() == [True, False, True, False]
+        with pytest.raises(CacheError, match="2 of 4 blocks are to do"):
+            writer.publish()
+    with Writer(tmp_path / "b.h5") as writer:
+        assert writer.done.tolist() == [True, False, True, False]
+        for block in range(4):
+            writer.write_block(block, *block_of(writer, block, X, made))
+        writer.publish()
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
 def test_a_flag_without_its_rows_does_not_count(tmp_path: Path, made: Contents, X: np.ndarray) -> None:
     """A power cut that kept the flag and lost the rows: the block is done again."""
     create_partial(tmp_path / "a.h5", made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.base.errors import ConfigError, PipelineError, WeightsError
+from pipeline.base.errors import ConfigError, EngineError, PipelineError, WeightsError
 from pipeline.base.workspace import Workspace
 from pipeline.trunk import identity
 from pipeline.trunk.engines.torch import TorchEngine
@@ -44,7 +45,6 @@ def test_out_of_memory_halves_the_batch_and_goes_on_with_the_same_images(
         return forward(self, batch)
 
     trunk = FrozenTrunk(spec, batch=16, work_dir=tmp_path)
-    trunk.check(pixels[:16])
     monkeypatch.setattr(TorchEngine, "__call__", small_memory)
     got = trunk.features(pixels)
     assert seen == [16, 8, 4, 4, 4, 4, 4]
@@ -56,7 +56,6 @@ def test_one_image_that_does_not_fit_is_a_clear_error(
     spec: TrunkSpec, pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trunk = FrozenTrunk(spec, batch=2, work_dir=tmp_path)
-    trunk.check(pixels[:2])
 
     def no_memory(self: TorchEngine, batch: np.ndarray) -> np.ndarray:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -90,6 +89,50 @@ def test_the_trunk_is_untouched_even_if_somebody_sets_it_to_train(
         next(b for b in trunk.trunk.buffers() if b.is_floating_point()).add_(1e-6)
     with pytest.raises(WeightsError, match="changed while it ran"):
         trunk.assert_untouched()
+
+
+def test_a_change_of_what_the_engine_runs_is_noticed(spec: TrunkSpec, pixels: np.ndarray, tmp_path: Path) -> None:
+    """That is a copy: the trunk's own numbers say nothing of it."""
+    trunk = FrozenTrunk(spec, batch=4, work_dir=tmp_path)
+    trunk.features(pixels)
+    trunk.assert_untouched()
+    assert trunk.engine.net is not None
+    bias = next(p for p in trunk.engine.net.parameters() if p.ndim == 1)
+    kept = bias.clone()
+    bias[0] += 1e-3
+    with pytest.raises(EngineError, match="changed while it ran"):
+        trunk.assert_untouched()
+    bias.copy_(kept)
+    trunk.assert_untouched()
+    trunk.open(2)
+    trunk.assert_untouched()
+
+
+@pytest.mark.parametrize(("after", "found_in"), [(1, 2), (3, 4), (4, 8), (5, None)])
+def test_an_engine_that_goes_wrong_later_is_found(
+    spec: TrunkSpec,
+    pixels: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    after: int,
+    found_in: int | None,
+) -> None:
+    """Batches 1, 2, 4, 8, ... are compared; what comes after the last of them is not."""
+    forward, batches = TorchEngine.__call__, itertools.count(1)
+
+    def worn(self: TorchEngine, batch: np.ndarray) -> np.ndarray:
+        features = forward(self, batch)
+        return features if next(batches) <= after else features * 1.001
+
+    monkeypatch.setattr(TorchEngine, "__call__", worn)
+    trunk = FrozenTrunk(spec, batch=4, work_dir=tmp_path)
+    images = np.concatenate([pixels, pixels])[: 4 * (8 if after < 5 else 7)]
+    if found_in is None:
+        assert len(trunk.features(images)) == 28 and next(batches) == 8
+        return
+    with pytest.raises(EngineError, match=f"engine torch.*1.0e-05 is allowed.*batch {found_in}.*before"):
+        trunk.features(images)
+    assert next(batches) == found_in + 1
 
 
 @pytest.mark.parametrize("layer", ["last", "previous"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
 import random
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,15 +24,19 @@ import safetensors.torch
 OPTIONS = {"epochs": 2, "batch_size": 16, "lr_trunk": 1e-4, "lr_head": 1e-4, "mixup": 0.3, "evaluate": False}
 
 
-def job(run: str, root: str, log: str, options: dict[str, Any]) -> None:
-    """One fine-tuning in a process of its own; every step leaves a byte in ``log``."""
+def job(run: str, root: str, log: str, options: dict[str, Any], rank: int = 0, world: int = 1, port: int = 0) -> None:
+    """One process of a fine-tuning, as torchrun would start it; every step of its leaves a byte in ``log``."""
     import torch
+
+    if world > 1:
+        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in places.items()}, MASTER_ADDR="127.0.0.1")
 
     from pipeline import finetune
     from pipeline.stages.finetune.loop import Loop
 
     torch.set_num_threads(1)
-    step = Loop._step
+    step, run_loop = Loop._step, Loop.run
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def logged(self: Loop, *arguments: Any) -> Any:
@@ -37,7 +44,12 @@ def job(run: str, root: str, log: str, options: dict[str, Any]) -> None:
         os.write(descriptor, b".")
         return found
 
-    Loop._step = logged  # type: ignore[method-assign]
+    def ended(self: Loop, *arguments: Any) -> None:
+        run_loop(self, *arguments)
+        last = safetensors.torch.save({name: tensor.contiguous() for name, tensor in self.state.learnt.items()})
+        Path(f"{log}.sha256").write_text(hashlib.sha256(last).hexdigest())
+
+    Loop._step, Loop.run = logged, ended  # type: ignore[method-assign]
     finetune(run, workspace=root, **options)
 
 
@@ -58,35 +70,66 @@ def tuned_runs(root: Path) -> list[Path]:
     return sorted((root / "runs").glob("*-finetune-*"))
 
 
+def started(
+    server: ForkServerContext, run: Path, root: Path, log: Path, options: dict[str, Any], ranks: int
+) -> list[Any]:
+    """The job's processes, each with a log of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = [
+        server.Process(target=job, args=(str(run), str(root), f"{log}.{rank}", options, rank, ranks, port))
+        for rank in range(ranks)
+    ]
+    for child in children:
+        child.start()
+    return children
+
+
 def until_done(
-    server: ForkServerContext, workshop: SimpleNamespace, root: Path, options: dict[str, Any], kills: list[float]
+    server: ForkServerContext,
+    workshop: SimpleNamespace,
+    root: Path,
+    options: dict[str, Any],
+    kills: list[float],
+    ranks: int = 1,
 ) -> int:
     """Run the job, killing it after so many steps (or that part of one) each time; how many kills hit."""
     hit = 0
     for moment in (*kills, None):
         log = root / f"log{hit}-{moment}"
-        child = server.Process(target=job, args=(str(workshop.head.run), str(root), str(log), options))
-        child.start()
-        while moment is not None and child.is_alive():
-            if log.exists() and log.stat().st_size >= int(moment):
+        children = started(server, workshop.head.run, root, log, options, ranks)
+        steps = Path(f"{log}.0")
+        while moment is not None and children[0].is_alive():
+            if steps.exists() and steps.stat().st_size >= int(moment):
                 time.sleep(moment % 1)
-                child.kill()
-            child.join(0.002)
-        child.join()
-        if child.exitcode == 0:
+                for child in children:
+                    child.kill()
+            children[0].join(0.002)
+        for child in children:
+            child.join()
+        if all(child.exitcode == 0 for child in children):
             break
-        assert child.exitcode == -9, child.exitcode
+        assert children[0].exitcode == -9, [child.exitcode for child in children]
         hit += 1
     return hit
 
 
 def kill_and_compare(
-    server: ForkServerContext, workshop: SimpleNamespace, root: Path, options: dict[str, Any], kills: list[float]
+    server: ForkServerContext,
+    workshop: SimpleNamespace,
+    root: Path,
+    options: dict[str, Any],
+    kills: list[float],
+    ranks: int = 1,
 ) -> None:
-    until_done(server, workshop, root, options, [])
-    hit = until_done(server, workshop, root, options, kills)
+    until_done(server, workshop, root, options, [], ranks)
+    hit = until_done(server, workshop, root, options, kills, ranks)
     whole, resumed = tuned_runs(root)
     assert hit >= len(kills) - 1
+    # Which epoch is kept is val's choice: what training came to must be the same, too, in every process.
+    last = [path.read_text() for path in root.glob("log*.sha256")]
+    assert len(last) == 2 * ranks and len(set(last)) == 1
     assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
     assert (whole / "trace.jsonl").read_bytes() == (resumed / "trace.jsonl").read_bytes()
     assert not list((root / "tuning").iterdir())
@@ -101,6 +144,24 @@ def test_a_killed_fine_tuning_resumes_to_the_same_bits(
     kill_and_compare(server, workshop, root, options, [2.05, 3.02])
 
 
+def test_three_processes_killed_resume_to_the_same_bits(
+    server: ForkServerContext, workshop: SimpleNamespace, root: Path
+) -> None:
+    """By cached features, where it is quick; the trunk's turn is among the slow ones."""
+    kill_and_compare(server, workshop, root, {**OPTIONS, "train": "head", "checkpoint_seconds": 0}, [2], ranks=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("train", ["layer4", "all"])
+def test_any_number_of_processes_killed_resumes_to_the_same_bits(
+    server: ForkServerContext, workshop: SimpleNamespace, root: Path, ranks: int, train: str
+) -> None:
+    """Sums over three and more depend on how the numbers are cut into chunks: it must be one way all along."""
+    options = {**OPTIONS, "train": train, "clip": 1.0, "checkpoint_seconds": 0}
+    kill_and_compare(server, workshop, root, options, [2.05, 3], ranks)
+
+
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_resume_to_the_same_bits(
     server: ForkServerContext, workshop: SimpleNamespace, root: Path
@@ -110,14 +171,17 @@ def test_ten_kills_at_random_moments_resume_to_the_same_bits(
     kill_and_compare(server, workshop, root, options, [chance.uniform(0, 4) for _ in range(10)])
 
 
-def torchrun(ranks: int, run: Path, root: Path, *options: str) -> Path:
+def command(ranks: int, run: Path, root: Path, *options: str) -> list[str]:
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
     start += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    command = ["-m", "pipeline", "finetune", str(run), "--epochs", "2", "--batch-size", "16", "--lr-trunk", "1e-4"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    start += ["-m", "pipeline", "finetune", str(run), "--epochs", "2", "--batch-size", "16", "--lr-trunk", "1e-4"]
+    return [*start, "--lr-head", "1e-4", "--workspace", str(root), *options]
+
+
+def torchrun(ranks: int, run: Path, root: Path, *options: str) -> Path:
     done = subprocess.run(
-        [*start, *command, "--lr-head", "1e-4", "--workspace", str(root), *options],
-        env=environment,
+        command(ranks, run, root, *options),
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )
@@ -171,6 +235,33 @@ def test_any_number_of_processes_gives_the_figures_of_one(workshop: SimpleNamesp
         workshop.head.run, epochs=2, batch_size=16, lr_trunk=1e-4, lr_head=1e-4, augment="weights", workspace=root
     )
     same_figures(alone.run, shared)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_killed_process_ends_the_others_with_one_line_and_the_same_command_goes_on(
+    workshop: SimpleNamespace, root: Path, ranks: int
+) -> None:
+    options = ("--train", "layer4", "--checkpoint-seconds", "0", "--no-evaluate")
+    whole = torchrun(ranks, workshop.head.run, root, *options)
+    with (root / "stderr").open("w") as stderr:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        shared = subprocess.Popen(command(ranks, workshop.head.run, root, *options), env=environment, stderr=stderr)
+        while not [s for s in (root / "tuning").glob("*/state.json") if json.loads(s.read_text())["step"] >= 2]:
+            assert shared.poll() is None
+            time.sleep(0.01)
+        children = subprocess.run(["pgrep", "-P", str(shared.pid)], capture_output=True, text=True).stdout.split()
+        assert len(children) == ranks
+        os.kill(int(children[-1]), signal.SIGKILL)
+        assert shared.wait(timeout=30) != 0
+    text = (root / "stderr").read_text()
+    lines = [line for line in text.splitlines() if "another process of the job stopped" in line]
+    assert len(lines) == ranks - 1, text
+    assert not [line for line in text.splitlines() if line.startswith("  File") and "/pipeline/" in line]  # but its own
+    assert (root / "tuning").exists() and tuned_runs(root) == [whole]
+    resumed = torchrun(ranks, workshop.head.run, root, *options)
+    for name in ("model.safetensors", "trace.jsonl"):
+        assert (whole / name).read_bytes() == (resumed / name).read_bytes()
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 8])

@@ -16,10 +16,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.errors import EngineError
 from pipeline.base.items import GOOD, ITEM_STATES, STATE_NAMES
 from pipeline.base.machine import cores
 from pipeline.base.ranks import Ranks
 from pipeline.base.watch import Tracker
+from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
 from pipeline.images import Images, Loaded, Loader
 from pipeline.runs.recipe import Recipe
@@ -48,9 +50,33 @@ class BlockLoop:
     shares: Shares = field(default_factory=Shares)
     forwards: int = 0
     failed: int = 0
+    computed: list[int] = field(default_factory=list)  # finished blocks with rows of the trunk in them
 
     def __post_init__(self) -> None:
         self.ids, self.digests = self.target.ids, self.target.digests
+
+    def trusted(self, blocks: Sequence[int]) -> None:
+        """Do ``blocks`` in order, and take them back where the engine turns out not to compute the trunk.
+
+        Raises:
+            Interrupted: after the block in work, when a stop was asked for.
+            EngineError: a check of the engine failed, whether the first, a later or the last.
+        """
+        try:
+            try:
+                self.run(blocks)
+            finally:
+                if self.trunk:
+                    self.trunk.assert_untouched()
+        except EngineError as error:
+            if not self.computed:
+                raise
+            # The next run opens an engine anew and may find nothing: it must not go on from these.
+            self.writer.take_back(self.computed)
+            raise EngineError(
+                f"{error}; {many(len(self.computed), 'finished block')} of this run came from it: not kept, the same "
+                "command makes them again"
+            ) from error
 
     def run(self, blocks: Sequence[int]) -> None:
         """Do ``blocks`` in order; raises Interrupted after the block in work when a stop was asked for."""
@@ -59,7 +85,10 @@ class BlockLoop:
             for block in each:
                 # A block is on the disk before the next one is begun, so that a kill can lose one block and no more;
                 # the decoding threads go on meanwhile.
+                before = self.forwards
                 self._commit(*self._block(block, loaded))
+                if self.forwards > before:
+                    self.computed.append(block)
 
     def _jobs(self, blocks: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         for block in blocks:
@@ -172,6 +201,7 @@ def do_blocks(
     Raises:
         Interrupted: after the block in work, when a signal came.
         CacheError, DataError, WeightsError: what was finished is kept.
+        EngineError: what this run computed is not kept; blocks of earlier runs are.
     """
     target = open_partial(partial_path(out))
     origin = find_origin(out, target)
@@ -190,7 +220,5 @@ def do_blocks(
         with loader, follow as tracker:
             failures = partial_failures_path(out, ranks.rank)
             loop = BlockLoop(writer, target, origin, loader, trunk, failures, tracker)
-            loop.run(todo)
-    if trunk:
-        trunk.assert_untouched()
+            loop.trusted(todo)
     return Work(loop.forwards, loop.shares, trunk.engine.batch if trunk else None)

@@ -58,7 +58,7 @@ class ExtractSettings:
     precision: str = st.option(
         "float32", "arithmetic of the trunk; bfloat16 needs a GPU", choices=("float32", "bfloat16")
     )
-    device: str = st.option("auto", "where the trunk runs", choices=("auto", "cpu", "cuda"))
+    device: str = st.device()
     batch_size: int | None = st.option(
         None, "images in one forward pass; by default 16 on a CPU, 128 on a GPU", minimum=1
     )

@@ -1,28 +1,24 @@
 """The loop of stage three: batches in, the best weights on val out, from any moment at which it was interrupted.
 
 Nothing here draws from a global random state: the order of an epoch, flips, crops and mixing come from the seed, the
-epoch and the row. A global batch is cut into shares for the processes and those into pieces for memory, the loss of
-each weighed by its rows: every image counts once in an epoch, whatever the number of processes or pieces.
+epoch and the row. A global batch is cut into shares for the processes and those into pieces for memory; the loss is the
+mean over the whole batch, and each process's gradients are added up when its pieces are done: every image counts once
+in an epoch, whatever the number of processes or pieces.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.base.errors import ConfigError, Interrupted
+from pipeline.base.errors import ConfigError, HeadError, Interrupted
 from pipeline.base.interrupt import StopRequest
-from pipeline.base.ranks import Ranks
 from pipeline.stages.finetune import scoring, words
 from pipeline.stages.finetune.checkpoint import Checkpoint
 from pipeline.stages.finetune.feeds import ORDER, chunks, draw, mixed, share
@@ -47,7 +43,6 @@ class Loop:
             else []
         )
         self._parameters = [p for group in state.groups for p in group.parameters]
-        self._module = _distributed(task.inputs.module, task.ranks)
 
     def run(self, checkpoint: Checkpoint, stop: StopRequest) -> None:
         """Train from where the state is to the end; each process with the same result.
@@ -55,8 +50,16 @@ class Loop:
         Raises:
             Interrupted: a stop was asked for; the state is kept.
             DataError: an image is gone or has changed.
+            HeadError: the processes do not begin with the same numbers.
+            PipelineError: another process stopped.
         """
         progress = self.state.progress
+        if self.task.ranks.world > 1 and not self.task.ranks.alike(self.state.digest()):
+            # Gradients alone travel: what they are added to must be the same everywhere.
+            raise HeadError(
+                "the processes of this fine-tuning do not begin with the same weights and state: give all of them one "
+                "--workspace that they share, and the same files"
+            )
         # cuDNN chooses among algorithms, some of which add in another order each time.
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
         with scoring.in_mode(self._norms, training=True), exact:
@@ -91,49 +94,53 @@ class Loop:
         progress, task = self.state.progress, self.task
         order = draw(ORDER, task.settings.seed, progress.epoch).permutation(task.attached.train).tolist()
         size = task.settings.batch_size
-        todo = [self._pieces(batch) for batch in chunks(order, size)[progress.done :]]
-        batches = task.inputs.batches([rows for pieces in todo for rows, _ in pieces], progress.epoch)
+        todo = [(self._pieces(batch), 1 / len(batch)) for batch in chunks(order, size)[progress.done :]]
+        batches = task.inputs.batches([rows for pieces, _ in todo for rows in pieces], progress.epoch)
         what, done = f"epoch {progress.epoch}", progress.done * size
         with task.desk.watch.track(what, len(order), done=done) as tracker:
-            for pieces in todo:
-                mine = [*self._step(pieces, batches), float(stop.signal != 0)]
+            for pieces, weight in todo:
+                mine = [*self._step(len(pieces), weight, batches), float(stop.signal != 0)]
                 loss, hits, seen, asked = task.ranks.added(np.array(mine)).tolist()
                 progress.count(loss, hits, seen)
                 tracker.advance(int(seen))
                 yield loss, bool(asked)
 
-    def _pieces(self, batch: Sequence[int]) -> list[tuple[list[int], float]]:
-        """This process's part of a batch in pieces: rows, and the weight of each one's loss."""
+    def _pieces(self, batch: Sequence[int]) -> list[list[int]]:
+        """This process's part of a batch in pieces; none where a small batch has nothing for it."""
         ranks, parts = self.task.ranks, self.task.settings.accumulate
         mine = share(batch, ranks.rank, ranks.world)
-        pieces = [share(mine, i, parts) for i in range(parts)]
-        weight = ranks.world / len(batch)  # DistributedDataParallel takes the mean over processes
-        # With nothing to do this process still takes part in the exchange of gradients: one row, without weight.
-        return [(piece, weight) for piece in pieces if piece] or [(list(batch[:1]), 0.0)]
+        return [piece for piece in (share(mine, i, parts) for i in range(parts)) if piece]
 
-    def _step(self, pieces: Sequence[tuple[list[int], float]], batches: Batches) -> tuple[float, float, float]:
-        """One step of the optimiser; summed loss, right answers and rows of this process's share."""
+    def _step(self, pieces: int, weight: float, batches: Batches) -> tuple[float, float, float]:
+        """One step of the optimiser, of so many pieces here; summed loss, right answers and rows of this process."""
         state, settings = self.state, self.task.settings
         loss_sum, hits, seen = 0.0, 0.0, 0.0
         factor = self.task.schedule.factor(state.progress.step)
         for group in state.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         state.optimizer.zero_grad(set_to_none=True)
-        for number, (_, weight) in enumerate(pieces, start=1):
+        for _ in range(pieces):
             rows, x = next(batches)
-            alone = number == len(pieces) or self.task.ranks.world == 1
-            with nullcontext() if alone else self._module.no_sync():  # type: ignore[operator]
-                losses, right = self._computed(rows, x, weight)
-            if weight:
-                loss_sum += float(losses.sum())
-                hits += right
-                seen += len(rows)
+            losses, right = self._computed(rows, x, weight)
+            loss_sum += float(losses.sum())
+            hits += right
+            seen += len(rows)
+        self._add_up_gradients()
         if settings.clip is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters, settings.clip)
         state.optimizer.step()
         if state.average is not None:
             state.average.step()
         return loss_sum, hits, seen
+
+    def _add_up_gradients(self) -> None:
+        """Every process has the sum of all; one with nothing to do in this step adds zeros."""
+        if self.task.ranks.world == 1:
+            return
+        for parameter in self._parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.task.ranks.add_up([p.grad for p in self._parameters if p.grad is not None])
 
     def _computed(self, rows: list[int], x: torch.Tensor, weight: float) -> tuple[torch.Tensor, float]:
         """Forward and backward of a piece; each row's loss (n,), and how many were right.
@@ -162,7 +169,7 @@ class Loop:
         if s.mixup:
             x, partner, own = mixed(x, rows, alpha=s.mixup, seed=s.seed, epoch=self.state.progress.epoch)
         with torch.autocast(attached.device, torch.bfloat16, enabled=s.precision == "bfloat16"):
-            logits = self._module(x)
+            logits = self.task.inputs.module(x)
         logits = logits.float()
 
         def against(labels: torch.Tensor) -> torch.Tensor:
@@ -199,12 +206,3 @@ def tell(task: Task, progress: Progress, epoch: int, train: Score, val: Score) -
     row = words.trace_row(progress.rows, epoch, train, val, n_classes=len(task.attached.cache.classes))
     progress.rows.append(dataclasses.asdict(row))
     task.desk.watch.trace(row)
-
-
-def _distributed(module: nn.Module, ranks: Ranks) -> nn.Module:
-    if ranks.world == 1:
-        return module
-    # Statistics of BatchNorm are frozen here, so there are no buffers to keep the same.
-    new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.13
-    options: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
-    return DistributedDataParallel(module, **options)

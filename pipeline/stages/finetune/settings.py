@@ -97,7 +97,7 @@ class FinetuneSettings:
         True, "score before and after on the test split, once, when all is chosen", identity=False
     )
     seed: int = st.option(0, "seed of the order of the images and of all that is drawn", minimum=0)
-    device: str = st.option("auto", "where the network runs", choices=("auto", "cpu", "cuda"))
+    device: str = st.device()
     workers: int | None = st.option(None, "decoding threads; by default one per core", minimum=1, identity=False)
 
     def __post_init__(self) -> None:

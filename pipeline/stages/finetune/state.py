@@ -6,6 +6,7 @@ Knows the network's tensors by their names, their average and the optimiser's me
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -135,6 +136,14 @@ class State:
                 if isinstance(value, torch.Tensor):
                     tensors[f"optimizer/{what}/{name}"] = value
         return tensors
+
+    def digest(self) -> str:
+        """SHA-256 of all of it, and of how far the training is."""
+        found = hashlib.sha256(f"{self.progress.step} {self.progress.done}".encode())
+        for name, tensor in sorted(self.tensors().items()):
+            found.update(name.encode())
+            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return found.hexdigest()
 
     def keep(self, checkpoint: Checkpoint, *, best: bool) -> None:
         """Write the state; the ``best`` tensors, too, where they are new.

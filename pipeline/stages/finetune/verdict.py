@@ -160,7 +160,7 @@ def change_on_test(attached: Attached, temperature: float, folder: Path, desk: W
     def logits_of(split: str) -> NDArray[np.float32]:
         return network_logits(network, attached.recipe, attached.cache, split, desk)
 
-    head = scored_rows(attached.run, desk)
+    head = scored_rows(attached.run, desk, device=attached.device)
     tuned = evaluated_network(folder, attached.cache, logits_of, temperature, desk)
     before, after = (s.logits.argmax(axis=1) == s.y for s in (head, tuned))
     return change("test", before, after)
@@ -178,11 +178,12 @@ def drift(attached: Attached, *, workers: int, desk: Workspace) -> dict[str, flo
             continue
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, DRIFT_ROWS).round().astype(int))]
         total = 0.0
-        geometry = attached.recipe.geometry()
+        geometry, classifier = attached.recipe.geometry(), attached.network.get_submodule(attached.anatomy.classifier)
         batches = pixel_batches(attached.cache, rows.tolist(), geometry=geometry, size=32, workers=workers)
         with desk.watch.track(f"features of {split}", len(rows)) as tracker:
             for part, pixels in batches:
-                new = network_forward(attached.network, pixels, attached.recipe.trunk.info)[0].astype(np.float64)
+                new, _ = network_forward(attached.network, classifier, pixels, attached.recipe.trunk.info)
+                new = new.astype(np.float64)
                 old = np.asarray(attached.cache.features[part], np.float64)
                 lengths = np.linalg.norm(new, axis=1) * np.linalg.norm(old, axis=1)
                 total += float(((new * old).sum(axis=1) / lengths.clip(min=1e-12)).sum())

@@ -74,7 +74,7 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
 def _scored(run: Run, result: TrainResult, task: Task[SearchSettings]) -> TrainResult:
     """The result, when the run has its test figures if they were asked for."""
     if task.settings.evaluate and has_test(task.cache):
-        score(run, task.desk)
+        score(run, task.desk, device=task.settings.device)
     return result
 
 

@@ -51,7 +51,7 @@ def compare(settings: CompareSettings, desk: Workspace) -> CompareResult:
     """Compare with settings made."""
     first, second = (runs.find_run(s, desk) for s in (settings.first, settings.second))
     _require_same_content(first, second)
-    scored = [scored_rows(run, desk) for run in (first, second)]
+    scored = [scored_rows(run, desk, device=settings.device) for run in (first, second)]
     _require_same_rows(first, second, *scored)
     right = [s.logits.argmax(axis=1) == s.y for s in scored]
     difference = paired_difference(*right)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pipeline.base.errors import CacheError, HeadError
 from pipeline.base.files import try_writing, write_bytes, write_json, writing
 from pipeline.base.items import SPLITS
+from pipeline.base.machine import resolve_device
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import load_head, match_classes, require_key
 from pipeline.heads.scores.calibration import calibrated, expected_calibration_error
@@ -86,24 +87,24 @@ def evaluate(settings: EvaluateSettings, desk: Workspace) -> EvaluateResult:
     """Score with settings made."""
     run = runs.find_run(settings.run, desk)
     if settings.data is None:
-        return score(run, desk)
-    result = _elsewhere(run, settings.data, settings.split, desk)
+        return score(run, desk, device=settings.device)
+    result = _elsewhere(run, settings.data, settings, desk)
     _show(result, desk)
     return result
 
 
-def score(run: runs.Run, desk: Workspace) -> EvaluateResult:
-    """A run that is at hand on its own test split, once, and shown.
+def score(run: runs.Run, desk: Workspace, *, device: str) -> EvaluateResult:
+    """A run that is at hand on its own test split, once, and shown; ``device`` is where a fine-tuned network runs.
 
     Raises:
         HeadError, CacheError: see ``pipeline.evaluate``.
     """
-    result = evaluated(run, desk)
+    result = evaluated(run, desk, device=device)
     _show(result, desk)
     return result
 
 
-def evaluated(run: runs.Run, desk: Workspace) -> EvaluateResult:
+def evaluated(run: runs.Run, desk: Workspace, *, device: str) -> EvaluateResult:
     """The run's test figures: those recorded, or taken now and recorded.
 
     Raises:
@@ -114,7 +115,8 @@ def evaluated(run: runs.Run, desk: Workspace) -> EvaluateResult:
     if known is not None:
         return known
     cache = cache_of(run)
-    return _taken(Scorer.of(run.folder), run.folder, cache, _by_run(run, cache, desk), temperature_of(run), desk)
+    logits_of = _by_run(run, cache, desk, device)
+    return _taken(Scorer.of(run.folder), run.folder, cache, logits_of, temperature_of(run), desk)
 
 
 def evaluated_network(
@@ -134,17 +136,17 @@ def evaluated_network(
     return _kept_logits(folder)
 
 
-def scored_rows(run: runs.Run, desk: Workspace) -> ScoredRows:
+def scored_rows(run: runs.Run, desk: Workspace, *, device: str) -> ScoredRows:
     """The logits behind the run's test figures, which are taken first where they are not there yet.
 
     Raises:
         HeadError: the file is damaged; or see :func:`evaluate`.
     """
-    evaluated(run, desk)
+    evaluated(run, desk, device=device)
     if not (run.folder / LOGITS).exists():
         # Figures from before logits were kept: the same head on the same rows, and the figures stay as they are.
         cache = cache_of(run)
-        logits_of = _by_run(run, cache, desk)
+        logits_of = _by_run(run, cache, desk, device)
         _look(Scorer.of(run.folder), run.folder, cache, desk)
         _write_logits(run.folder, _score(cache, ("test",), logits_of))
     return _kept_logits(run.folder)
@@ -201,15 +203,16 @@ def _require_head(run: runs.Run) -> None:
         )
 
 
-def _elsewhere(run: runs.Run, data: str, split: str | None, desk: Workspace) -> EvaluateResult:
+def _elsewhere(run: runs.Run, data: str, settings: EvaluateSettings, desk: Workspace) -> EvaluateResult:
     """The run's figures on rows of another cache."""
     _require_head(run)
     began, cache = time.perf_counter(), find_cache(data, desk)
     _require_key(run, cache, f"has another key than {run.folder.name}", "extract it with the run's settings")
-    split, chosen = _splits(cache, split)
+    split, chosen = _splits(cache, settings.split)
     if split == "test" and cache.content == run.config["cache"]["content"]:
-        return evaluated(run, desk)  # the run's own test rows, under whatever name
-    place, logits_of = match_classes(run.config["classes"], cache.classes), _by_run(run, cache, desk)
+        return evaluated(run, desk, device=settings.device)  # the run's own test rows, under whatever name
+    place = match_classes(run.config["classes"], cache.classes)
+    logits_of = _by_run(run, cache, desk, settings.device)
     before = _look(Scorer.of(run.folder), run.folder, cache, desk) if "test" in chosen else None
     scored = _score(cache, chosen, logits_of)
     scored = dataclasses.replace(scored, y=place[scored.y])
@@ -247,10 +250,15 @@ def _warn_of_shared_images(run: runs.Run, own: Cache, cache: Cache, rows: NDArra
         )
 
 
-def _by_run(run: runs.Run, cache: Cache, desk: Workspace) -> LogitsOf:
-    """The run's way to logits: its network on the rows' images, or its head on their features; a head is read here."""
+def _by_run(run: runs.Run, cache: Cache, desk: Workspace, device: str) -> LogitsOf:
+    """The run's way to logits: its network on the rows' images, or its head on their features; a head is read here.
+
+    Raises:
+        ConfigError: the network is to run on a device that is not there.
+    """
     if run.stage == "finetune":
-        return lambda split: logits_of_split(run, cache, split, desk)
+        place = resolve_device(device)  # before a look at test rows is put on record
+        return lambda split: logits_of_split(run, cache, split, desk, device=place)
     head = load_head(run.folder)
     require_key(head, cache.key, str(cache.path))
     return lambda split: head.logits(load_rows(cache, split).X)

@@ -22,6 +22,7 @@ class EvaluateSettings:
         "which rows of --data; by default test, or all of a cache that is not split",
         choices=("test", "val", "train", "all"),
     )
+    device: str = st.device()
 
     def __post_init__(self) -> None:
         st.check(self)
@@ -35,6 +36,7 @@ class CompareSettings:
 
     first: str = st.argument(RUN_HELP, metavar="RUN")
     second: str = st.argument("the run to compare it with", metavar="RUN")
+    device: str = st.device()
 
     def __post_init__(self) -> None:
         st.check(self)

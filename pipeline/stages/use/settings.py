@@ -27,7 +27,7 @@ class PredictSettings:
     threshold: float = st.option(0.0, "name no class where the likeliest is less probable", minimum=0, below=1)
     format: str = st.option("table", "how to print; csv and jsonl as the images come", choices=FORMATS)
     trace: bool = st.option(False, "show each image's way: input, features, head, softmax, class")
-    device: str = st.option("auto", "where the network runs", choices=("auto", "cpu", "cuda"))
+    device: str = st.device()
 
     def __post_init__(self) -> None:
         st.check(self)

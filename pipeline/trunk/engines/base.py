@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 # Largest difference of a feature from plain eager torchvision in float32, as a share of the largest feature of the same
 # image. float32 leaves about 1e-6 after 50 to 150 layers; bfloat16 has 8 significant bits.
@@ -34,6 +35,10 @@ class Engine(Protocol):
     precision: str
     batch: int
     dim: int
+
+    @property
+    def net(self) -> nn.Module | None:
+        """The network that it runs; None where that lies in a library's own memory."""
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features (n, dim) float32 of pixels (n, 3, S, S) uint8, n <= batch."""

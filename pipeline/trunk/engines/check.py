@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.base.errors import WeightsError
+from pipeline.base.errors import EngineError
 from pipeline.trunk.engines.base import TOLERANCE, Engine, exact_convolutions
 from pipeline.trunk.identity import WeightsInfo
 
 NOISE = 4  # the engine may be so many times as far from the network in float64 as the network in float32 is
 CHECK_ROWS = 4  # images of the first batch that the reference is computed for: 0.4 s with resnet50 on two cores
+LATER_ROWS = 2  # and of each later batch that is checked
 
 
 def check_engine(
@@ -24,21 +25,23 @@ def check_engine(
     info: WeightsInfo,
     pixels: NDArray[np.uint8],
     found: NDArray[np.float32] | None = None,
+    *,
+    rows: int = CHECK_ROWS,
 ) -> float:
     """The engine on pixels (n, 3, S, S) uint8, 1 <= n <= batch, against the network's own modules, eager, in float32.
 
     ``found`` (n, D) is what the engine gave for them, where that is known already.
 
-    Returns the largest difference of a feature as a share of the largest feature of its image, over CHECK_ROWS images
-    spread over the batch.
+    Returns the largest difference of a feature as a share of the largest feature of its image, over ``rows`` images
+    spread over the batch, its first and last among them.
 
     Raises:
-        WeightsError: the difference is above TOLERANCE of the engine's precision and above NOISE times what rounding
+        EngineError: the difference is above TOLERANCE of the engine's precision and above NOISE times what rounding
             makes of the network itself, or not a number.
     """
-    rows = np.unique(np.linspace(0, len(pixels) - 1, min(CHECK_ROWS, len(pixels))).round().astype(int))
-    reference = eager_features(trunk, info, pixels[rows])
-    given = (engine(pixels) if found is None else found)[rows]
+    at = np.unique(np.linspace(0, len(pixels) - 1, min(rows, len(pixels))).round().astype(int))
+    reference = eager_features(trunk, info, pixels[at])
+    given = (engine(pixels) if found is None else found)[at]
     reach = np.abs(reference).max(axis=1)
     difference = np.abs(given - reference).max(axis=1)
     # An image may have no active feature at all; then the engine's must be zeros as well.
@@ -46,11 +49,11 @@ def check_engine(
     worst, tolerance = float(shares.max()), TOLERANCE[engine.precision]
     if worst > tolerance and engine.precision == "float32":
         # Some networks make more of float32's rounding than others; how much is seen in the reference itself.
-        exact = eager_features(copy.deepcopy(trunk).double(), info, pixels[rows], torch.float64)
+        exact = eager_features(copy.deepcopy(trunk).double(), info, pixels[at], torch.float64)
         noise = np.abs(reference - exact).max(axis=1) / np.maximum(reach, np.finfo(np.float32).tiny)
         tolerance = max(tolerance, NOISE * float(noise.max()))
     if not worst <= tolerance:
-        raise WeightsError(
+        raise EngineError(
             f"engine {engine.name} {engine.version} on {engine.device} in {engine.precision} differs from plain "
             f"PyTorch by {worst:.1e} of the largest feature, {tolerance:.1e} is allowed: give another --engine, or "
             "--precision float32"

@@ -1,13 +1,14 @@
 """The onnxruntime engine: the folded trunk exported to ONNX once, kept as a file, and run on the CPU.
 
-Knows a folded trunk and its own files. A file is named by everything that went into it, so a name that is there is the
-right one, and files are only ever added.
+Knows a folded trunk and its own files. A file's name says what went into it and, last, the SHA-256 of its own bytes, so
+that one that is there is the right one or is refused. Files are only ever added.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.base.errors import WeightsError
-from pipeline.base.files import make_folder, whole, writing
+from pipeline.base.files import draft_in, make_folder, move, sync, writing
 from pipeline.trunk.engines.base import fill
 from pipeline.trunk.engines.fold import FoldedTrunk
 from pipeline.trunk.identity import engine_version
@@ -32,16 +33,16 @@ class OnnxEngine:
     name = "onnxruntime"
     device = "cpu"
     precision = "float32"
+    net = None  # onnxruntime's own; of the file it is known that it is what was written
 
     def __init__(self, net: FoldedTrunk, *, trunk: str, image_size: int, batch: int, work_dir: Path) -> None:
         self.version = engine_version(self.name)
         self.batch, self.dim = batch, net.dim
         self._pixels = np.zeros((batch, 3, image_size, image_size), np.uint8)
         subject = f"{trunk} {fingerprint(net)} {self._pixels.shape} {self.version}"
-        name = f"{trunk.replace(':', '-')}-{image_size}px-{batch}"
-        path = work_dir / f"{name}-{hashlib.sha256(subject.encode()).hexdigest()[:16]}.onnx"
-        if not path.exists():
-            _export(net, self._pixels, path, trunk)
+        what = hashlib.sha256(subject.encode()).hexdigest()[:16]
+        prefix = f"{trunk.replace(':', '-')}-{image_size}px-{batch}-{what}-"
+        path = _kept(work_dir, prefix) or _export(net, self._pixels, work_dir, prefix, trunk)
         self._session = _open(path)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -51,7 +52,32 @@ class OnnxEngine:
         return features[: len(pixels)]
 
 
-def _export(net: FoldedTrunk, example: NDArray[np.uint8], path: Path, trunk: str) -> None:
+def _kept(folder: Path, prefix: str) -> Path | None:
+    """The export that is there already; the first of several, which processes may make at the same time.
+
+    Raises:
+        WeightsError: its bytes are not those that its name says.
+    """
+    named = re.compile(re.escape(prefix) + r"([0-9a-f]{64})\.onnx")
+    for path in sorted(folder.glob("*.onnx")):
+        if match := named.fullmatch(path.name):
+            if _digest(path) != match[1]:
+                raise WeightsError(f"{path} has changed since it was written: remove it, it will be made again")
+            return path
+    return None
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of an export: 0.2 s for a ResNet50's 94 MB. (Loading the very bytes would hold as many more for good.)"""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror}): remove it, it will be made again") from error
+
+
+def _export(net: FoldedTrunk, example: NDArray[np.uint8], folder: Path, prefix: str, trunk: str) -> Path:
+    """A new export in ``folder``, whole or not there; its name is ``prefix`` and its digest."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's remarks on its own parts, of no use to a reader
@@ -69,10 +95,15 @@ def _export(net: FoldedTrunk, example: NDArray[np.uint8], path: Path, trunk: str
             f"{trunk} cannot be exported for onnxruntime ({type(error).__name__}: {reason}): give --engine torch"
         ) from error
     assert program is not None
-    with writing(path.parent, WeightsError, "give --engine torch, which exports nothing"):
-        make_folder(path.parent)
-        with whole(path) as draft:
+    with writing(folder, WeightsError, "give --engine torch, which exports nothing"):
+        make_folder(folder)
+        with draft_in(folder) as own:
+            draft = own / "draft.onnx"
             program.save(draft, external_data=False)
+            sync(draft)
+            path = folder / f"{prefix}{_digest(draft)}.onnx"
+            move(draft, path)
+    return path
 
 
 def _open(path: Path) -> onnxruntime.InferenceSession:

@@ -24,7 +24,7 @@ class TorchEngine:
         self.version = engine_version(self.name)
         self.device, self.precision, self.batch, self.dim = device, precision, batch, net.dim
         net.net.to(_DTYPES[precision])
-        self._net = net.to(device).to(memory_format=torch.channels_last)
+        self.net = net.to(device).to(memory_format=torch.channels_last)
         # Page-locked memory is what a GPU can copy from while the CPU goes on.
         self._host = torch.zeros(batch, 3, image_size, image_size, dtype=torch.uint8, pin_memory=device == "cuda")
 
@@ -35,7 +35,7 @@ class TorchEngine:
             with torch.inference_mode(), exact_convolutions(self.device):
                 x = self._host.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
                 # .cpu() waits for the GPU, so the host buffer is free again when this returns.
-                features = self._net(x)[: len(pixels)].cpu()
+                features = self.net(x)[: len(pixels)].cpu()
         except torch.OutOfMemoryError as error:
             # The frames of the failed forward hold its maps: without them a smaller batch finds room.
             traceback.clear_frames(error.__traceback__)

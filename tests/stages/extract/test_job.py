@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ import torchvision
 from PIL import Image
 
 from pipeline import extract, open_cache, store, train
-from pipeline.base.errors import CacheError, ConfigError, DataError, Interrupted, WeightsError
+from pipeline.base.errors import CacheError, ConfigError, DataError, EngineError, Interrupted, WeightsError
 from pipeline.images.sources import files
 from pipeline.store import Writer, open_partial, partial_path
 from pipeline.trunk.engines.torch import TorchEngine
@@ -240,6 +241,42 @@ def test_images_added_after_an_interruption_keep_what_was_done(
     made = extract(mine, workspace=tmp_path, **quick)
     assert (made.new, made.reused) == (61 - 32, 32)
     assert not list((tmp_path / "features").glob("*.old-*"))
+
+
+@pytest.fixture(scope="module")
+def sound(photos: Path, tmp_path_factory: pytest.TempPathFactory, quick: Quick) -> bytes:
+    """The file that the photographs give, in blocks of 8 rows."""
+    root = tmp_path_factory.mktemp("sound")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURCE_DATE_EPOCH", "0")
+        return extract(photos, workspace=root, out=root / "it.h5", block_rows=8, **quick).cache.read_bytes()
+
+
+@pytest.mark.parametrize("fault", ["features, from the 3rd batch on", "a weight, in the 3rd batch"])
+def test_blocks_of_an_engine_that_was_shown_wrong_are_made_again(
+    photos: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch, sound: bytes, fault: str
+) -> None:
+    """Found by the check of a later batch, or at the end; what came before is not to be trusted either."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    options = {**quick, "block_rows": 8, "out": tmp_path / "it.h5"}
+    forward, batches = TorchEngine.__call__, itertools.count(1)
+
+    def failing(self: TorchEngine, pixels: np.ndarray) -> np.ndarray:
+        number, features = next(batches), forward(self, pixels)
+        if number == 3 and fault.startswith("a weight"):
+            next(p for p in self.net.parameters() if p.ndim == 1)[0] += 1e-7
+        return features * 1.001 if number >= 3 and fault.startswith("features") else features
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TorchEngine, "__call__", failing)
+        blocks = 3 if fault.startswith("features") else 8
+        with pytest.raises(EngineError, match=f"{blocks} finished blocks of this run .*the same command") as error:
+            extract(photos, workspace=tmp_path, **options)
+    assert "\n" not in str(error.value) and not (tmp_path / "it.h5").exists()
+    with Writer(tmp_path / "it.h5") as writer:
+        assert not writer.done.any()
+    assert extract(photos, workspace=tmp_path, **options).new == 60
+    assert (tmp_path / "it.h5").read_bytes() == sound
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,12 @@ import torchvision
 from PIL import Image
 
 from pipeline import finetune, open_cache
-from pipeline.base.errors import ConfigError
+from pipeline.base.errors import ConfigError, HeadError
+from pipeline.base.interrupt import StopRequest
+from pipeline.base.ranks import Ranks
+from pipeline.stages.finetune.checkpoint import Checkpoint
 from pipeline.stages.finetune.loop import Loop
+from pipeline.stages.finetune.state import State
 
 Quick = dict[str, Any]
 
@@ -93,6 +98,29 @@ def test_too_little_memory_is_a_clear_error_with_the_cure(
     monkeypatch.setattr(Loop, "_losses", full)
     with pytest.raises(ConfigError, match="out of memory in a step of 16 images: give --accumulate 2 .*same figures"):
         finetune(workshop.head.run, workspace=root, **by_head)
+
+
+def test_processes_that_do_not_begin_alike_are_refused(
+    workshop: SimpleNamespace, root: Path, monkeypatch: pytest.MonkeyPatch, task_of: Any, by_head: Quick
+) -> None:
+    """What each has is told apart by every bit of its weights and of its optimiser's memory, and by its step."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    task = task_of(workshop.head.run, root, **by_head)
+    state = State(task.attached.network, task.attached.anatomy, task.settings)
+    weight = state.learnt["fc.weight"]
+    told: list[str] = []
+    monkeypatch.setattr(Ranks, "alike", lambda self, text: told.append(text) or len(told) == 1)
+    for change in (
+        lambda: None,
+        lambda: weight.view(-1)[0].add_(1e-3),
+        lambda: state.optimizer.state[state.groups[0].parameters[0]].update(exp_avg=torch.zeros_like(weight)),
+        lambda: setattr(state.progress, "step", 1),
+    ):
+        change()
+        state.progress.ended = True  # nothing is trained
+        with nullcontext() if not told else pytest.raises(HeadError, match="do not begin with the same .*--workspace"):
+            Loop(task, state).run(Checkpoint(root), StopRequest())
+    assert len(set(told)) == 4
 
 
 def digest(path: Path) -> str:

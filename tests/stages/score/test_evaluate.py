@@ -15,12 +15,14 @@ import safetensors.torch
 import torch
 from sklearn.metrics import roc_auc_score
 
-from pipeline import baseline, evaluate, extract, open_cache
+from pipeline import baseline, compare, evaluate, extract, open_cache
+from pipeline.base import machine
 from pipeline.base.errors import CacheError, ConfigError, DataError, HeadError
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import load_head
 from pipeline.heads.baselines import BASELINES
 from pipeline.heads.scores.calibration import expected_calibration_error, fit_temperature
+from pipeline.runs import network
 from pipeline.stages.learn.baseline import pixel_statistics
 from pipeline.stages.learn.settings import NAMES
 from pipeline.stages.score.evaluate import evaluated_network
@@ -154,6 +156,45 @@ def test_a_fine_tuned_network_has_the_same_figures_as_a_head(workshop: SimpleNam
     test = evaluate(folder, workspace=workshop.root).test
     assert test["calibrated"]["temperature"] > 0
     assert safetensors.numpy.load_file(folder / "evaluation.safetensors")["logits"].shape == (9, 3)
+
+
+@pytest.fixture
+def ran_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The devices of the networks that ran; ``cuda`` is PyTorch's meta device here, where there are shapes alone."""
+    seen: list[str] = []
+
+    def forward(net: torch.nn.Module, _: Any, pixels: np.ndarray, __: Any) -> tuple[np.ndarray, np.ndarray]:
+        seen.extend({tensor.device.type for tensor in [*net.parameters(), *net.buffers()]})
+        return np.zeros((len(pixels), 512), np.float32), np.zeros((len(pixels), 3), np.float32)
+
+    monkeypatch.setattr("pipeline.stages.score.evaluate.resolve_device", {"cuda": "meta", "cpu": "cpu"}.__getitem__)
+    monkeypatch.setattr(network, "network_forward", forward)
+    return seen
+
+
+@pytest.mark.parametrize(("device", "place"), [("cuda", "meta"), ("cpu", "cpu")])
+@pytest.mark.parametrize("verb", ["evaluate", "evaluate --data", "compare"])
+def test_a_fine_tuned_network_is_scored_on_the_device_that_was_asked_for(
+    workshop: SimpleNamespace, tmp_path: Path, ran_on: list[str], verb: str, device: str, place: str
+) -> None:
+    folder = unscored(workshop.tuned.run, tmp_path, "0001-finetune-copy")
+    if verb == "evaluate":
+        evaluate(folder, device=device, workspace=tmp_path)
+    elif verb == "compare":
+        compare(unscored(workshop.head.run, tmp_path), folder, device=device, workspace=tmp_path)
+    else:
+        evaluate(folder, data=str(workshop.cache.cache), split="val", device=device, workspace=tmp_path)
+    assert ran_on == [place]
+
+
+def test_a_device_that_is_not_there_is_told_before_a_look_is_put_on_record(
+    workshop: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_has_driver", lambda: False)
+    folder = unscored(workshop.tuned.run, tmp_path, "0001-finetune-copy")
+    with pytest.raises(ConfigError, match="--device cuda: PyTorch sees no GPU here; take --device cpu"):
+        evaluate(folder, device="cuda", workspace=tmp_path)
+    assert not (tmp_path / "tested.jsonl").exists() and not (folder / "evaluation.json").exists()
 
 
 def test_a_head_from_before_temperatures_were_kept_has_none(run: Path, tmp_path: Path) -> None:

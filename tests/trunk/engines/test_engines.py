@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import hashlib
+import shutil
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -257,6 +259,7 @@ class Wrong:
     """An engine whose last image's features are wrong."""
 
     name, version, device, precision, batch, dim = "torch", "1", "cpu", "float32", BATCH, 512
+    net = None
 
     def __init__(self, right: Engine, factor: float) -> None:
         self.right, self.factor = right, factor
@@ -314,13 +317,51 @@ def test_exporting_says_nothing(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_damaged_export_is_named_with_the_cure(
-    model: nn.Module, info: WeightsInfo, opened: Open, work_dir: Path, tmp_path: Path
+@pytest.mark.parametrize("change", ["a bit of a weight", "cut"])
+def test_an_export_that_has_changed_is_refused_with_the_cure(
+    opened: Open, work_dir: Path, tmp_path: Path, change: str
+) -> None:
+    """Whatever a check of some rows would make of it."""
+    opened("onnxruntime")
+    (whole,) = work_dir.iterdir()
+    data, damaged = bytearray(whole.read_bytes()), tmp_path / whole.name
+    data[len(data) // 2] ^= 1
+    damaged.write_bytes(data if change == "a bit of a weight" else data[:1000])
+    with pytest.raises(WeightsError, match=f"{whole.name} has changed since .*: remove it, it will be made again") as e:
+        opened("onnxruntime", work_dir=tmp_path)
+    assert "\n" not in str(e.value)
+
+
+def test_an_export_is_named_by_its_bytes_and_the_first_of_several_is_taken(
+    opened: Open, work_dir: Path, tmp_path: Path, pixels: Pixels
+) -> None:
+    """Two processes that export at once may not write the same bytes."""
+    expected = opened("onnxruntime")(pixels)
+    (whole,) = work_dir.iterdir()
+    prefix, digest = whole.stem.rsplit("-", 1)
+    assert hashlib.sha256(whole.read_bytes()).hexdigest() == digest
+    for name in (f"{prefix}-{digest}.onnx", f"{prefix}-{'f' * 64}.onnx", f"{prefix}.onnx", f"{prefix}-0.onnx"):
+        shutil.copy(whole, tmp_path / name)
+    assert np.array_equal(opened("onnxruntime", work_dir=tmp_path)(pixels), expected)
+    shutil.copy(whole, tmp_path / f"{prefix}-{'0' * 64}.onnx")
+    with pytest.raises(WeightsError, match=f"{'0' * 64}.onnx has changed"):
+        opened("onnxruntime", work_dir=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_an_export_that_cannot_be_loaded_is_named_with_the_cure(
+    opened: Open, work_dir: Path, tmp_path: Path, readable: bool
 ) -> None:
     opened("onnxruntime")
     (whole,) = work_dir.iterdir()
-    (tmp_path / whole.name).write_bytes(whole.read_bytes()[:1000])
-    with pytest.raises(WeightsError, match=f"{whole.name} cannot be loaded .*remove it") as error:
+    content = b"no network"
+    other = tmp_path / f"{whole.stem.rsplit('-', 1)[0]}-{hashlib.sha256(content).hexdigest()}.onnx"
+    if readable:
+        other.write_bytes(content)
+    else:
+        other.mkdir()
+    with pytest.raises(WeightsError, match=f"{other.name} cannot be (loaded|read) .*: remove it") as error:
         opened("onnxruntime", work_dir=tmp_path)
     assert "\n" not in str(error.value)
 

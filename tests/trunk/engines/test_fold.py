@@ -181,7 +181,7 @@ def test_pooling_is_in_float32_whatever_the_precision() -> None:
         FoldedTrunk(made(Own), INFO, 8), image_size=SIZE, device="cpu", precision="bfloat16", batch=BATCH
     )
     seen: list[torch.dtype] = []
-    pool = next(m for m in engine._net.modules() if isinstance(m, nn.AdaptiveAvgPool2d))
+    pool = next(m for m in engine.net.modules() if isinstance(m, nn.AdaptiveAvgPool2d))
     pool.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0].dtype))
     found = engine(PIXELS)
     assert seen == [torch.float32] and found.dtype == np.float32
@@ -203,5 +203,5 @@ def test_the_trunks_own_tensors_stay_as_they_were(kind: type[Own], precision: st
         assert now[name] is tensor, name
         assert [tensor.data_ptr(), tensor.stride(), tensor.dtype] == rest, name
     assert fingerprint(network) == kept
-    theirs = {t.data_ptr() for t in (*engine._net.parameters(), *engine._net.buffers())}
+    theirs = {t.data_ptr() for t in (*engine.net.parameters(), *engine.net.buffers())}
     assert not theirs & {pointer for _, pointer, *_ in before.values()}
