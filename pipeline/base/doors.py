@@ -23,7 +23,10 @@ Place = str | os.PathLike[str] | None
 
 
 class Door(Protocol[R]):
-    """A public function: ``settings`` is the dataclass of its options, ``work`` itself with settings made."""
+    """A public function: ``settings`` is the dataclass of its options, ``work`` itself with settings made.
+
+    Before the work, what killed jobs left in the workspace is cleared away.
+    """
 
     settings: type[Any]
     work: Callable[[Any, Workspace], R]
@@ -60,10 +63,14 @@ def command(kind: type[S]) -> Callable[[Callable[[S, Workspace], R]], Door[R]]:
             given = dict(zip(places, arguments, strict=False))
             if twice := given.keys() & options.keys():
                 raise TypeError(f"{work.__name__}() got {sorted(twice)[0]!r} twice")
-            return work(build(kind, {**given, **options}), Workspace.at(workspace, watch))
+            return swept(build(kind, {**given, **options}), Workspace.at(workspace, watch))
+
+        def swept(settings: S, desk: Workspace) -> R:
+            desk.sweep()
+            return work(settings, desk)
 
         made = cast(Any, door)
-        made.settings, made.work = kind, work
+        made.settings, made.work = kind, swept
         made.__signature__ = signature(kind, work)
         made.__doc__ = f"{inspect.getdoc(work)}\n\n{_options(kind)}"
         del made.__wrapped__  # or help() would show what it wraps

@@ -1,14 +1,16 @@
 """The workspace: the folder that holds what stages make, and who hears of it while they do.
 
-The one place that spells the names of its folders. Knows paths; makes none of them.
+The one place that spells the names of its folders. Knows paths; makes none of them, and clears drafts out of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pipeline.base.files import sweep
 from pipeline.base.watch import Watch
 
 VARIABLE = "PIPELINE_WORKSPACE"
@@ -27,6 +29,29 @@ class Workspace:
     def at(cls, root: str | os.PathLike[str] | None, watch: Watch | None = None) -> Workspace:
         """The workspace at ``root``; None means what the environment variable PIPELINE_WORKSPACE says, or ``cache``."""
         return cls(Path(root or os.environ.get(VARIABLE) or DEFAULT), watch or Watch())
+
+    def sweep(self) -> None:
+        """Remove the drafts that killed jobs left, wherever a job writes; those of live ones stay."""
+        folders = [self.root, *(p for p in self._folders if p.is_dir())]
+        for place in (self.runs, self.tuning):
+            folders += [path for path in place.glob("*/") if path.name[0] != "."]
+        folders += self.tuning.glob("*/chosen/")
+        for folder in folders:
+            with contextlib.suppress(OSError):  # not there, or not ours to look into: the job itself says what is wrong
+                sweep(folder)
+
+    @property
+    def _folders(self) -> tuple[Path, ...]:
+        return (
+            self.features,
+            self.runs,
+            self.maps,
+            self.tuning,
+            self.weights,
+            self.data,
+            self.engines,
+            self.bench,
+        )
 
     def silent(self) -> Workspace:
         """The same place, with nobody listening."""

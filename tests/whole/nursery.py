@@ -109,6 +109,7 @@ def child(job: dict[str, Any], told: int) -> None:
     os.environ.update(SOURCE_DATE_EPOCH="0")
     time.time = lambda: 1e9
     time.perf_counter = lambda: 0.0
+    time.gmtime = functools.partial(_gmtime, time.gmtime)  # type: ignore[assignment]
     from pipeline.cli.main import main
 
     faults.install()
@@ -118,6 +119,10 @@ def child(job: dict[str, Any], told: int) -> None:
     while written:
         written = written[os.write(told, written) :]
     os._exit(code)
+
+
+def _gmtime(real: Callable[[float], time.struct_time], seconds: float | None = None) -> time.struct_time:
+    return real(1e9 if seconds is None else seconds)
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:

@@ -62,16 +62,16 @@ def export(settings: ExportSettings, desk: Workspace) -> ExportResult:
     rng = np.random.default_rng(0)
     size = recipe.trunk.info.transform.crop
     images = rng.normal(size=(max(BATCHES), 3, size, size)).astype(np.float32)
-    with writing(out.parent, ConfigError, "give another --out"):
-        with whole(out) as draft:
-            write(model, images, draft, about)
-            parity = compare(model, open_again(draft, about), images)
-            worst = max(parity.values())
-            if not worst <= TOLERANCE:
-                raise HeadError(
-                    f"the exported {settings.format} differs from the model by {worst:.1e} of its logits, "
-                    f"{TOLERANCE:.0e} is allowed: nothing was written; report this"
-                )
+    with writing(out.parent, ConfigError, "give another --out"), whole(out) as draft:
+        write(model, images, draft, about)
+        parity = compare(model, open_again(draft, about), images)
+        worst = max(parity.values())
+        if not worst <= TOLERANCE:
+            raise HeadError(
+                f"the exported {settings.format} differs from the model by {worst:.1e} of its logits, "
+                f"{TOLERANCE:.0e} is allowed: nothing was written; report this"
+            )
+        # Before the model has its name: what is there has its card, and what was stopped goes on with another one.
         write_text(card, model_card(run, about, settings.format, out.name, parity))
     desk.watch.show(words.parity(parity, TOLERANCE, settings.format))
     desk.watch.say(f"{out} and {card}")
