@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import h5py
 import numpy as np
 
 from pipeline.base.errors import CacheError
+from pipeline.base.files import open_regular
 from pipeline.base.items import ITEM_STATES
 from pipeline.store.format import (
     COLUMNS,
@@ -43,6 +45,8 @@ _OF_TEXT = ("text", "end")
 _TEXT_ATTRIBUTES = ("format", "provenance", "key", "versions", "created", "about", "ids_sha256", "labels_sha256")
 _JSON_ATTRIBUTES = ("provenance", "versions", "about")
 _TEXT_LIMIT = 1 << 20  # bytes: no attribute of ours comes near
+MAX_MEMBERS, MAX_COLUMNS = 64, 1024  # of a group: listing millions of names takes minutes
+_WORDS = 400  # characters of a refusal: names in a file may be long
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,9 @@ def read_structure(path: Path) -> Structure:
 
 def _file_size(path: Path) -> int:
     try:
-        with path.open("rb") as file:
+        with open(open_regular(path), "rb") as file:
             head = file.read(len(SIGNATURE))
-            size = path.stat().st_size
+            size = os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         unfinished = path.with_name(path.name + ".partial").exists()
         cure = (
@@ -115,7 +119,7 @@ class _Examiner:
         self.path, self.size, self.file = path, size, file
 
     def refuse(self, why: str) -> CacheError:
-        return CacheError(f"{self.path} is refused: {why}")
+        return CacheError(f"{self.path} is refused: {why if len(why) <= _WORDS else why[:_WORDS] + '...'}")
 
     def structure(self) -> Structure:
         attributes = self._attributes()
@@ -191,6 +195,9 @@ class _Examiner:
         return bytes(self.file.attrs[name]).decode()
 
     def _walk(self, group: h5py.Group, prefix: str) -> Iterator[str]:
+        most = MAX_COLUMNS if prefix == COLUMNS else MAX_MEMBERS
+        if len(group) > most:
+            raise self.refuse(f"{prefix or '/'} has {len(group):,} members, more than the format allows ({most})")
         for name in group:
             full = f"{prefix}/{name}"
             link = group.get(name, getlink=True)

@@ -288,7 +288,7 @@ def open_cache(path: str | Path, *, verify: bool = False) -> Cache:
     Raises:
         CacheError: there is none, it is unfinished, damaged, hostile, or of another format version.
     """
-    cache = Cache(read_structure(Path(path)))
+    cache = open_partial(Path(path))
     if not cache.done.all():
         todo = int((~cache.done).sum())
         raise CacheError(
@@ -300,5 +300,13 @@ def open_cache(path: str | Path, *, verify: bool = False) -> Cache:
 
 
 def open_partial(path: Path) -> Cache:
-    """Open an unfinished cache; only rows of blocks that are ``done`` may be used."""
-    return Cache(read_structure(path))
+    """Open an unfinished cache; only rows of blocks that are ``done`` may be used.
+
+    Raises:
+        CacheError: there is none, it is damaged, hostile, or of another format version.
+    """
+    structure = read_structure(path)
+    try:
+        return Cache(structure)
+    except MemoryError as error:  # a file may have holes of any size
+        raise CacheError(f"{path} declares {structure.rows:,} rows, more than memory has room for") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import socket
@@ -51,6 +53,31 @@ def test_a_killed_job_is_recognised_and_named(tmp_path: Path) -> None:
     with writing_lock(tmp_path / "a.h5") as dead:
         assert dead is not None
         assert f"process {child.pid}" in dead
+
+
+def test_a_file_system_without_locks_is_one_line_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NFS answers where its lock server is not running."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    words = "files there cannot be locked .No locks available."
+    with pytest.raises(CacheError, match=words) as caught, writing_lock(tmp_path / "a.h5"):
+        pass
+    assert "\n" not in str(caught.value) and [p.name for p in tmp_path.iterdir()] == [".a.h5.lock"]
+
+
+def test_the_number_of_a_dead_holder_that_another_process_has_now_disturbs_nobody(tmp_path: Path) -> None:
+    child, _ = holder(tmp_path / "a.h5")
+    child.kill()
+    child.join()
+    said = tmp_path / ".a.h5.holder.json"
+    said.write_text(said.read_text().replace(str(child.pid), str(os.getpid())))  # ours is alive
+    with writing_lock(tmp_path / "a.h5") as dead:
+        assert dead is not None
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

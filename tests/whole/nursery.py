@@ -4,7 +4,8 @@
 runs ``pipeline ARGUMENTS``, and a line of JSON says how that ended. What touches the workspace is counted: opening a
 file for writing, making folders, renaming, removing, linking, flushing, positioned writes, reserving room. At call
 number ``site`` the child is killed (``before`` or ``after`` the call), or the call fails with ``ENOSPC`` or ``EIO``.
-Clocks stand still in the children, so that all that they write is the same to the last bit.
+Without a number it is all of them: ``EROFS`` makes the workspace read-only, ``short`` has writes take a half at most.
+Clocks stand still in the children, so that all that they write is the same to the last bit; ``back``: they go back.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import builtins
 import errno
 import functools
 import io
+import itertools
 import json
 import os
 import re
@@ -57,9 +59,12 @@ class Faults:
                 return call(*arguments, **options)
             number = len(self.seen)
             self.seen.append(f"{name} {kind_of(path)}")
-            if number != self.site:
+            if self.how == "short" and name in ("write", "pwrite"):
+                fd, data, *rest = arguments
+                return call(fd, memoryview(data)[: max(1, len(data) // 2)], *rest)
+            if number != self.site and self.how != "EROFS":
                 return call(*arguments, **options)
-            if self.how in ("ENOSPC", "EIO"):
+            if self.how[0] == "E":
                 code = getattr(errno, self.how)
                 raise OSError(code, os.strerror(code))
             if self.how == "after":
@@ -107,7 +112,8 @@ def child(job: dict[str, Any], told: int) -> None:
     sys.stderr = io.TextIOWrapper(os.fdopen(2, "wb", closefd=False), "utf-8", line_buffering=True)
     sys.argv = ["pipeline"]
     os.environ.update(SOURCE_DATE_EPOCH="0")
-    time.time = lambda: 1e9
+    clock = itertools.count(10**9, -60 if job["how"] == "back" else 0)
+    time.time = lambda: float(next(clock))
     time.perf_counter = lambda: 0.0
     time.gmtime = functools.partial(_gmtime, time.gmtime)  # type: ignore[assignment]
     from pipeline.cli.main import main

@@ -70,8 +70,8 @@ CORPUS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "canvas.gif": ("too_large", lambda: b"GIF89a" + struct.pack("<HHBBB", 65_535, 65_535, 0, 0, 0) + b";"),
     "scans.jpg": ("too_large", of_many_scans),
     "nothing.png": ("unreadable", lambda: png(0, 0)),
-    "text.png": ("unreadable", lambda: png(8, 8, chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(200 << 20), 1)))),
-    "profile.png": ("unreadable", lambda: png(8, 8, chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(200 << 20), 1)))),
+    "text.png": ("unreadable", lambda: png(8, 8, chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(8 << 20), 9)))),
+    "profile.png": ("unreadable", lambda: png(8, 8, chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(8 << 20), 9)))),
     "checksum.png": ("unreadable", lambda: png(8, 8, data=bytes(200)).replace(b"IHDR", b"IHDX")),
     "short.png": ("truncated", lambda: png(64, 64, data=bytes(100))),
     "circle.tif": ("unreadable", tiff_in_a_circle),
@@ -80,7 +80,7 @@ CORPUS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "half.webp": ("truncated", lambda: encoded(noise(64), "WEBP")[:900]),
     "half.gif": ("truncated", lambda: encoded(noise(64).convert("P"), "GIF")[:900]),
     "half.bmp": ("truncated", lambda: encoded(noise(64), "BMP")[:900]),
-    "negative.bmp": ("unreadable", lambda: b"BM" + struct.pack("<IIIIiiHHI", 54, 0, 54, 40, -5, -5, 1, 24, 0)),
+    "negative.bmp": ("truncated", lambda: b"BM" + struct.pack("<IIIIiiHHI", 54, 0, 54, 40, -5, -5, 1, 24, 0)),
     "empty.jpg": ("unreadable", lambda: b""),
     "page.jpg": ("unreadable", lambda: b"<html><body>404 not found</body></html>" * 9),
     "archive.png": ("unreadable", lambda: b"PK\x03\x04" + bytes(500)),
@@ -88,11 +88,16 @@ CORPUS: dict[str, tuple[str, Callable[[], bytes]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def corpus() -> dict[str, bytes]:
+    return {f"hostile-{name}": make() for name, (_, make) in CORPUS.items()}
+
+
 @pytest.fixture
-def folder(photos: Path, tmp_path: Path) -> Path:
+def folder(photos: Path, tmp_path: Path, corpus: dict[str, bytes]) -> Path:
     root = Path(shutil.copytree(photos, tmp_path / "photos"))
-    for name, (_, make) in CORPUS.items():
-        (root / "bee" / f"hostile-{name}").write_bytes(make())
+    for name, blob in corpus.items():
+        (root / "bee" / name).write_bytes(blob)
     with (root / "bee" / "hostile-sparse.png").open("wb") as file:
         file.truncate(200 << 30)
     os.mkfifo(root / "bee" / "pipe.png")

@@ -48,7 +48,7 @@ class Asked(NamedTuple):
 def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
     """Predict with settings made."""
     run = runs.find_run(settings.run, desk)
-    asked = find_images(settings.images, desk)
+    asked = find_images(settings.images, desk, tell=settings.format == "table")
     classifier = load_classifier(run, desk, device=settings.device)
     found, top = Predictions(), min(settings.top, len(classifier.classes))
     if settings.format == "csv":
@@ -74,8 +74,10 @@ def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
     return found
 
 
-def find_images(asked: Sequence[str], desk: Workspace) -> list[Asked]:
+def find_images(asked: Sequence[str], desk: Workspace, *, tell: bool = True) -> list[Asked]:
     """The images meant: files as they are, those below folders in the order of their names, standard input's, sources'.
+
+    What a folder holds besides is told, unless ``tell`` is False: standard output is then another program's.
 
     Raises:
         DataError: a path on the command line that is not there, or a folder or source without images.
@@ -86,12 +88,14 @@ def find_images(asked: Sequence[str], desk: Workspace) -> list[Asked]:
             # A list goes stale while it is made: what is gone becomes a row with its reason, as a corrupt image does.
             lines = [line for line in sys.stdin.buffer.read().splitlines() if line.strip()]
             for line in lines:
-                found += find_images([os.fsdecode(line)], desk) if os.path.isdir(line) else [Asked(FILES, line)]
+                found += (
+                    find_images([os.fsdecode(line)], desk, tell=tell) if os.path.isdir(line) else [Asked(FILES, line)]
+                )
             continue
         path = os.fsencode(name)
         if os.path.isdir(path):
             below = images.walk(path)
-            if below.skipped:
+            if below.skipped and tell:
                 desk.watch.say(f"{images.shown(path)}: {images.skip_summary(below.skipped)}")
             if not below.files:
                 raise DataError(f"{name!a} holds no images: give a folder with {', '.join(sorted(IMAGE_EXTENSIONS))}")
