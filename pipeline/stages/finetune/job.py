@@ -22,7 +22,6 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.interrupt import stop_requests
 from pipeline.base.ranks import Ranks
 from pipeline.base.settings import record
-from pipeline.base.watch import TraceRow
 from pipeline.base.workspace import Workspace
 from pipeline.heads.scores.calibration import fit_temperature
 from pipeline.runs.folder import new_run
@@ -98,7 +97,7 @@ def _finetune(settings: FinetuneSettings, ranks: Ranks, desk: Workspace) -> Fine
         certificate, step0 = _begin(task, state)
         if state.resume(checkpoint):
             for row in state.progress.rows:
-                desk.watch.trace(TraceRow(**row))
+                desk.watch.trace(row)
             desk.watch.say(words.going_on(state.progress, task.schedule))
         else:
             state.progress.seconds = clock.seconds
@@ -191,7 +190,7 @@ def _publish(
                 temperature_from=source,
             )
             publish.move_into(draft, chosen)
-            draft.write_lines("trace.jsonl", state.progress.rows)
+            draft.write_lines("trace.jsonl", [dataclasses.asdict(row) for row in state.progress.rows])
             if choice.mixtures:
                 publish.write_mixtures(draft, choice)
             draft.write_json("metrics.json", {**result.to_json(), "model_sha256": sha256})

@@ -7,7 +7,6 @@ each weighed by its rows: every image counts once in an epoch, whatever the numb
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
 import time
@@ -197,7 +196,7 @@ class Loop:
 def tell(task: Task, progress: Progress, epoch: int, train: Score, val: Score) -> None:
     """Add an epoch's row (0: the start's) to the trace, and show it."""
     row = words.trace_row(progress.rows, epoch, train, val, n_classes=len(task.attached.cache.classes))
-    progress.rows.append(dataclasses.asdict(row))
+    progress.rows.append(row)
     task.desk.watch.trace(row)
 
 

@@ -20,6 +20,8 @@ import numpy as np
 
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.files import write_text
+from pipeline.base.records import parse, read_file, reason
+from pipeline.base.schema import Malformed
 from pipeline.base.settings import identity
 from pipeline.heads.kinds import KINDS
 from pipeline.heads.kinds.kind import kind_of
@@ -31,7 +33,7 @@ from pipeline.stages.learn.held_out import HeldOut, of_folds, refit_folds
 from pipeline.stages.learn.kept import Fit, make_head, minibatch_fit, observed, trace_row
 from pipeline.stages.learn.settings import SearchSettings
 from pipeline.stages.learn.task import Task
-from pipeline.stages.learn.trials import Ranking, line_of, trial_of
+from pipeline.stages.learn.trials import Line, Ranking, line_of, trial_of
 from pipeline.store.rows import Rows
 
 BRACKET = 27  # configurations that are halved together: 27 -> 9 -> 3 -> 1
@@ -96,7 +98,7 @@ def minibatch_search(task: Task[SearchSettings]) -> Ranking:
     return Ranking(trials, fit, learned, held_out=held_out)
 
 
-def _halved(task: Task[SearchSettings], space: Space, state: _State) -> list[dict[str, Any]]:
+def _halved(task: Task[SearchSettings], space: Space, state: _State) -> list[Line]:
     """Random configurations in brackets of successive halving; one line for each."""
     settings, watch = task.settings, task.desk.watch
     configs = sample_configs(space.varied, settings.trials, settings.seed, space.base)
@@ -139,9 +141,7 @@ def read_space(space: str) -> Mapping[str, Any]:
         raise ConfigError(f"--space {space} is not TOML: {error}") from error
 
 
-def _bracket(
-    task: Task[SearchSettings], configs: Sequence[MinibatchConfig], ends: float | None
-) -> list[dict[str, Any]]:
+def _bracket(task: Task[SearchSettings], configs: Sequence[MinibatchConfig], ends: float | None) -> list[Line]:
     """One bracket's trials as plain lines."""
     epochs = task.settings.epochs
     fits = successive_halving(
@@ -195,14 +195,27 @@ class _State:
         self.name = f"search-{hashlib.sha256(subject.encode()).hexdigest()[:16]}"
         self._path = task.desk.runs / f".{self.name}.jsonl"
 
-    def finished(self) -> list[list[dict[str, Any]]]:
-        """Their trials; a line that a kill cut short is left out."""
-        if not self._path.exists():
-            return []
-        whole = self._path.read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in whole]
+    def finished(self) -> list[list[Line]]:
+        """Their trials, in order; from a line on that is cut short or damaged, they are done again.
 
-    def add(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        Raises:
+            HeadError: what lies there is no file, or cannot be read.
+        """
+        try:
+            data = read_file(self._path)
+        except FileNotFoundError:
+            return []
+        except (OSError, Malformed) as error:
+            raise HeadError(f"{self._path} cannot be read ({reason(error)}): remove it, and search again") from error
+        found: list[list[Line]] = []
+        for line in data.split(b"\n"):
+            try:
+                found.append(parse(line, list[Line]))
+            except Malformed:
+                break
+        return found
+
+    def add(self, lines: Sequence[Line]) -> None:
         """Write one down."""
         kept = "".join(json.dumps(bracket) + "\n" for bracket in [*self.finished(), list(lines)])
         write_text(self._path, kept)
