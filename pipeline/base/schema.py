@@ -4,6 +4,8 @@ A schema is a TypedDict (the record stays a dict), a dataclass (it is made), ``s
 (finite, whole numbers too), ``bool``, ``Path``, ``list[T]``, a tuple, ``dict[str, T]``, ``T | None``, ``Literal``,
 ``Any`` (finite numbers all the same), or ``Annotated`` with rules. Fields that it does not name are let be. Knows
 values and types; nothing of files.
+
+A rule that needs a name of its module is made outside the class: an annotation's own lambda may not see it.
 """
 
 from __future__ import annotations
@@ -42,11 +44,11 @@ def _is_path(text: str) -> bool:
         return False
 
 
-Count = Annotated[int, Rule("at least 0", lambda n: n >= 0)]
-Size = Annotated[int, Rule("at least 1", lambda n: n >= 1)]
-Positive = Annotated[float, Rule("above 0", lambda x: x > 0)]
-NotNegative = Annotated[float, Rule("at least 0", lambda x: x >= 0)]
-Share = Annotated[float, Rule("between 0 and 1", lambda x: 0 <= x <= 1)]
+Count = Annotated[int, Rule("a whole number from 0", lambda n: n >= 0)]
+Size = Annotated[int, Rule("a whole number from 1", lambda n: n >= 1)]
+Positive = Annotated[float, Rule("a number above 0", lambda x: x > 0)]
+NotNegative = Annotated[float, Rule("a number from 0", lambda x: x >= 0)]
+Share = Annotated[float, Rule("a number from 0 to 1", lambda x: 0 <= x <= 1)]
 PathText = Annotated[str, Rule("a path", _is_path)]
 Sha256 = Annotated[str, Rule("64 hex digits", lambda s: len(s) == 64 and set(s) <= set("0123456789abcdef"))]
 NOT_FINITE_TOO = Rule("a number", lambda _: True)

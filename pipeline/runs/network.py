@@ -22,7 +22,7 @@ from pipeline.base.machine import cores, resolve_device
 from pipeline.base.records import read_file
 from pipeline.base.schema import Malformed
 from pipeline.base.workspace import Workspace
-from pipeline.heads.artifact import Head, load_head
+from pipeline.heads.artifact import Head, load_head, require_key
 from pipeline.heads.scores.metrics import softmax
 from pipeline.images import Geometry
 from pipeline.runs import folder as runs
@@ -107,8 +107,9 @@ def head_of(run: runs.Run) -> Head:
         HeadError: its files are missing or damaged, or of other classes or features than the run.
     """
     head = load_head(run.folder)
-    if list(head.classes) != run.config["classes"] or head.key != run.config["cache"]["key"]:
-        raise HeadError(f"{run.folder} has the head of another run: its classes or key are not the run's; train again")
+    require_key(head, run.config["cache"]["key"], f"{run.folder / 'config.json'}")
+    if list(head.classes) != run.config["classes"]:
+        raise HeadError(f"{run.folder} has a head of other classes than its config.json: train again")
     return head
 
 

@@ -56,15 +56,18 @@ class _View:
     seed: int
 
 
+_INTERPOLATION = Rule(
+    f"an interpolation of {', '.join(INTERPOLATIONS)}", lambda transform: transform.interpolation in INTERPOLATIONS
+)
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Those fields of :meth:`Recipe.provenance` that are read again."""
 
     trunk: _Trunk
     weights: _Weights
-    transform: Annotated[
-        Transform, Rule(f"an interpolation of {', '.join(INTERPOLATIONS)}", lambda t: t.interpolation in INTERPOLATIONS)
-    ]
+    transform: Annotated[Transform, _INTERPOLATION]
     dtype: Literal["float16", "float32"]
     precision: Literal["float32", "bfloat16"]
     engine: _Engine

@@ -17,6 +17,7 @@ import torchvision
 from pipeline.base import machine
 from pipeline.base.errors import ConfigError
 from pipeline.base.machine import resolve_device
+from pipeline.base.schema import made
 from pipeline.base.workspace import Workspace
 from pipeline.trunk import identity
 from pipeline.trunk.identity import Changes, Transform, WeightsInfo
@@ -88,7 +89,7 @@ def test_an_unknown_layer_is_refused_with_the_legal_ones() -> None:
 
 def test_what_is_known_of_weights_survives_json() -> None:
     info = dataclasses.replace(info_of(Path("a.pth")), guessed=True, missing="crop mode squash")
-    assert WeightsInfo.of(json.loads(json.dumps(info.provenance()))) == info
+    assert made(json.loads(json.dumps(info.provenance())), WeightsInfo) == info
 
 
 # -- the transform ----------------------------------------------------------------------------------------------------

@@ -84,9 +84,7 @@ def _line_of(trial: Any, file: Path | None) -> Line:
     try:
         return parse(made(trial.user_attrs.get(LINE), str), Line)
     except Malformed as why:
-        raise ConfigError(
-            f"--optuna {file}: trial {trial.number} holds no line of ours ({why}): give a new file"
-        ) from why
+        raise ConfigError(f"--optuna {file}: trial {trial.number} is none of ours ({why}): give a new file") from why
 
 
 def _study(settings: SearchSettings, name: str) -> Any:
@@ -97,8 +95,8 @@ def _study(settings: SearchSettings, name: str) -> Any:
     assert settings.optuna is not None
     file = settings.optuna
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if file.exists() and not file.is_file():
-        raise ConfigError(f"--optuna {file} is a folder, a pipe or a device: give a file")
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise ConfigError(f"--optuna {file} cannot be written (it is no file): give a file")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("ab"):
@@ -109,12 +107,8 @@ def _study(settings: SearchSettings, name: str) -> Any:
         warnings.simplefilter("ignore", category=optuna.exceptions.ExperimentalWarning)
         try:
             storage = JournalStorage(JournalFileBackend(str(file)))
-        except (
-            ValueError,
-            LookupError,
-            TypeError,
-            RecursionError,
-        ) as error:  # what Optuna raises at a line that it did not write
+        # What Optuna raises at a line that it did not write.
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise ConfigError(f"--optuna {file} is no journal of Optuna, or a damaged one: give a new file") from error
         return optuna.create_study(
             storage=storage,

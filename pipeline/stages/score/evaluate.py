@@ -68,7 +68,9 @@ class CalibratedFigures(TypedDict):
     ece_expected: NotRequired[float]
 
 
+_KNOWN = Rule(f"an object of {', '.join(words.SHARES)}", lambda intervals: intervals.keys() <= words.SHARES.keys())
 _Interval = Annotated[list[float], Rule("a list of 2 numbers", lambda ends: len(ends) == 2)]
+_Intervals = Annotated[dict[str, _Interval | None], _KNOWN]
 
 
 class Figures(TypedDict):
@@ -85,9 +87,7 @@ class Figures(TypedDict):
     ece_expected: NotRequired[float | None]
     per_class: list[ClassFigures]
     confusion: list[list[int]]
-    intervals: NotRequired[
-        Annotated[dict[str, _Interval | None], Rule("an object of known figures", lambda i: i.keys() <= words.SHARES)]
-    ]
+    intervals: NotRequired[_Intervals | None]
     calibrated: NotRequired[CalibratedFigures | None]
 
 
