@@ -99,7 +99,7 @@ def _scalar(value: Any, schema: Any, where: str) -> Any:
     kinds = {float: (float, int), Path: (str,)}.get(schema, (schema,))
     sound = type(value) in kinds
     if sound and schema in (int, float):
-        sound = math.isfinite(value) and (type(value) is float or -(2**63) <= value < 2**63)
+        sound = -(2**63) <= value < 2**63 if type(value) is int else math.isfinite(value)
     if not sound or (schema is Path and not _is_path(value)):
         raise _wrong(value, _SCALARS[schema], where)
     return schema(value)
