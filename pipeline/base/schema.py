@@ -30,11 +30,11 @@ class Malformed(ValueError):
     """What a record's field is and what is needed, or why it is none at all, in one line."""
 
 
-class Rule(typing.NamedTuple):
-    """What a value of the right type must be besides: in ``words``, and whether it is."""
+class Rule:
+    """What a value of the right type must be besides: in ``words``, and whether it ``holds``."""
 
-    words: str
-    holds: Callable[[Any], object]
+    def __init__(self, words: str, holds: Callable[[Any], object]) -> None:
+        self.words, self.holds = words, holds
 
 
 def _is_path(text: str) -> bool:

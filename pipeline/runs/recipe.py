@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 
 from pipeline.base.errors import CacheError, WeightsError
 from pipeline.base.schema import Malformed, PathText, Rule, Sha256, Size, made
@@ -31,27 +31,23 @@ class About(TypedDict):
     pretrained: bool
 
 
-@dataclass(frozen=True)
-class _Trunk:
+class _Trunk(TypedDict):
     name: str
     layer: str
 
 
-@dataclass(frozen=True)
-class _Weights:
+class _Weights(TypedDict):
     name: str
     sha256: Sha256
 
 
-@dataclass(frozen=True)
-class _Engine:
+class _Engine(TypedDict):
     name: Literal["torch", "onnxruntime"]
     version: str
     device: Literal["cpu", "cuda"]
 
 
-@dataclass(frozen=True)
-class _View:
+class _View(TypedDict):
     number: Size
     seed: int
 
@@ -61,8 +57,7 @@ _INTERPOLATION = Rule(
 )
 
 
-@dataclass(frozen=True)
-class Provenance:
+class Provenance(TypedDict):
     """Those fields of :meth:`Recipe.provenance` that are read again."""
 
     trunk: _Trunk
@@ -71,7 +66,7 @@ class Provenance:
     dtype: Literal["float16", "float32"]
     precision: Literal["float32", "bfloat16"]
     engine: _Engine
-    view: _View | None = None
+    view: NotRequired[_View]
 
 
 def about_of(cache: Cache) -> About:
@@ -151,21 +146,21 @@ class Recipe:
         Raises:
             WeightsError: the weights are not to be had, are not the same bytes any more, or have no such layer.
         """
-        info, then = find_weights(weights, made_by.trunk.name, desk), made_by.weights.sha256
+        info, then = find_weights(weights, made_by["trunk"]["name"], desk), made_by["weights"]["sha256"]
         if info.sha256 != then:
             raise WeightsError(
                 f"the weights {weights} have changed: SHA-256 {info.sha256[:12]}..., the features were made with "
                 f"{then[:12]}...; bring back that file, or extract and train again"
             )
-        layer, engine, seen = made_by.trunk.layer, made_by.engine, made_by.view
+        layer, engine, seen = made_by["trunk"]["layer"], made_by["engine"], made_by.get("view")
         if layer not in dict(info.layers):
             legal = ", ".join(dict(info.layers))
             raise WeightsError(f"the features are of {layer!r}, and {info.trunk} has {legal}: extract and train again")
-        info = replace(info, transform=made_by.transform)
+        info = replace(info, transform=made_by["transform"])
         return cls(
-            TrunkSpec(info, layer, engine.name, made_by.precision, engine.device),
-            dtype=made_by.dtype,
-            view=None if seen is None else View(seen.number, seen.seed),
+            TrunkSpec(info, layer, engine["name"], made_by["precision"], engine["device"]),
+            dtype=made_by["dtype"],
+            view=None if seen is None else View(seen["number"], seen["seed"]),
         )
 
     def computed(self, **changes: Any) -> Recipe:

@@ -102,6 +102,8 @@ def read_structure(path: Path) -> Structure:
 
 
 def _file_size(path: Path) -> int:
+    if path.is_fifo():  # not to be waited for
+        raise CacheError(f"cannot read {path}: it is a pipe")
     try:
         with path.open("rb") as file:
             head = file.read(len(SIGNATURE))

@@ -137,7 +137,7 @@ def _image_statistics(cache: Cache, split: str, rows: NDArray[np.int64], desk: W
     Raises:
         DataError: an image is gone or has changed.
     """
-    transform = provenance_of(cache).transform
+    transform = provenance_of(cache)["transform"]
     geometry = Geometry(transform.resize, transform.crop, transform.interpolation)
     parts = [np.zeros((0, 6 + THUMBNAIL**2), np.float32)]
     with desk.watch.track(f"{split} images", len(rows)) as tracker:

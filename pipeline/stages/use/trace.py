@@ -41,7 +41,7 @@ def _subject(settings: TraceSettings, desk: Workspace) -> tuple[str, int, int]:
         made_by, classes = run.made_by, len(run.config["classes"])
     else:
         made_by, classes = provenance_of(cache), len(cache.classes)
-    return made_by.trunk.name, made_by.transform.crop, classes
+    return made_by["trunk"]["name"], made_by["transform"].crop, classes
 
 
 def _steps(trunk: str, size: int, classes: int) -> list[ModelStep]:
