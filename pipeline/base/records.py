@@ -75,7 +75,7 @@ def parse(data: bytes | str, schema: type[T]) -> T:
         Malformed: it is not JSON, or not what the schema says.
     """
     try:
-        value = json.loads(data.decode("utf-8") if isinstance(data, bytes) else data, object_pairs_hook=_object)
+        value = _DECODER.decode(data.decode("utf-8") if isinstance(data, bytes) else data)
         _require_shallow(value)
     except RecursionError:
         raise Malformed(f"it is nested deeper than {DEEPEST}") from None
@@ -101,3 +101,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise Malformed("it names a field twice")
     return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)

@@ -68,7 +68,9 @@ def made(value: Any, schema: type[T], where: str = "") -> T:
 
 
 def _made(value: Any, schema: Any, where: str) -> Any:
-    origin, args = typing.get_origin(schema), typing.get_args(schema)
+    origin, args, named = _form(schema)
+    if origin is None and not named:
+        return _anything(value, where) if schema is Any else _scalar(value, schema, where)
     if origin is Annotated:
         rules = schema.__metadata__
         if NOT_FINITE_TOO in rules and type(value) is float:
@@ -86,23 +88,32 @@ def _made(value: Any, schema: Any, where: str) -> Any:
         return value
     if origin in (list, tuple):
         return _list(value, origin, args, where)
-    if origin is dict or typing.is_typeddict(schema) or dataclasses.is_dataclass(schema):
-        if type(value) is not dict:
-            raise _wrong(value, "an object", where)
-        if origin is dict:
-            return {name: _made(inner, args[1], _at(where, name)) for name, inner in value.items()}
-        return _with_fields(value, schema, where)
-    return _anything(value, where) if schema is Any else _scalar(value, schema, where)
+    if type(value) is not dict:
+        raise _wrong(value, "an object", where)
+    if origin is dict:
+        return {name: _made(inner, args[1], _at(where, name)) for name, inner in value.items()}
+    return _with_fields(value, schema, where)
+
+
+@functools.cache
+def _form(schema: Any) -> tuple[Any, tuple[Any, ...], bool]:
+    """What a type is made of, and whether it names fields."""
+    named = typing.is_typeddict(schema) or dataclasses.is_dataclass(schema)
+    return typing.get_origin(schema), typing.get_args(schema), named
 
 
 def _scalar(value: Any, schema: Any, where: str) -> Any:
-    kinds = {float: (float, int), Path: (str,)}.get(schema, (schema,))
-    sound = type(value) in kinds
-    if sound and schema in (int, float):
-        sound = -(2**63) <= value < 2**63 if type(value) is int else math.isfinite(value)
+    kind = type(value)
+    sound = kind is schema or (kind is int and schema is float) or (kind is str and schema is Path)
+    if sound and kind in (int, float):
+        sound = _in_64_bits(value) if kind is int else math.isfinite(value)
     if not sound or (schema is Path and not _is_path(value)):
         raise _wrong(value, _SCALARS[schema], where)
     return schema(value)
+
+
+def _in_64_bits(number: int) -> bool:
+    return -(2**63) <= number < 2**63
 
 
 def _list(value: Any, origin: Any, args: tuple[Any, ...], where: str) -> Any:
@@ -112,7 +123,10 @@ def _list(value: Any, origin: Any, args: tuple[Any, ...], where: str) -> Any:
         if len(value) != len(args):
             raise _wrong(value, f"a list of {len(args)}", where)
         return tuple(_made(v, a, f"{where}[{i}]") for i, (v, a) in enumerate(zip(value, args, strict=True)))
-    if args[0] is str and set(map(type, value)) <= {str}:  # there may be many
+    # Of names and counts there may be a million: they are looked at together.
+    if args[0] is str and set(map(type, value)) <= {str}:
+        return origin(value)
+    if args[0] is int and set(map(type, value)) == {int} and all(_in_64_bits(end) for end in (min(value), max(value))):
         return origin(value)
     return origin(_made(inner, args[0], f"{where}[{i}]") for i, inner in enumerate(value))
 

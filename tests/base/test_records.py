@@ -20,7 +20,7 @@ from pipeline.base.schema import Malformed
         (b"[" * (DEEPEST + 1) + b"]" * (DEEPEST + 1), f"it is nested deeper than {DEEPEST}"),
         (b'{"a": 1, "a": 1}', "it names a field twice"),
         (b"\xff", "it is not JSON .*codec"),
-        (b"\xef\xbb\xbf{}", "it is not JSON .*BOM"),
+        (b"\xef\xbb\xbf{}", "it is not JSON .*Expecting value"),
         (b"", "it is not JSON"),
         (b"{}{}", "it is not JSON .*Extra data"),
         (b"1" * 5000, "it is not JSON .*4300 digits"),

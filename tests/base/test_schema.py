@@ -29,6 +29,7 @@ class Outer(TypedDict):
     pairs: tuple[tuple[str, int], ...]
     loss: Figure
     by_name: dict[str, list[bool]]
+    counts: NotRequired[list[int]]
     place: Annotated[Path, Rule("an absolute path", Path.is_absolute)]
     more: NotRequired[PathText]
     free: NotRequired[Any]
@@ -73,6 +74,8 @@ def test_what_the_schema_says_is_made_and_what_it_does_not_name_is_let_be() -> N
         ({"pairs": {}}, "pairs is {}: a list is needed"),
         ({"loss": "nan"}, "loss is 'nan': a finite number is needed"),
         ({"by_name": {"y": [1]}}, r"by_name.y\[0\] is 1: true or false is needed"),
+        ({"counts": [1, 2**63]}, r"counts\[1\] is 9223372036854775808: a whole number is needed"),
+        ({"counts": [1, True]}, r"counts\[1\] is True: a whole number is needed"),
         ({"place": "a"}, "place is 'a': an absolute path is needed"),
         ({"place": "/a\0"}, "place is .*: a path is needed"),
         ({"more": "\ud800"}, "more is .*: a path is needed"),
