@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+from pipeline.base.schema import Count, Figure
 from pipeline.base.values import Value
 
 
@@ -61,10 +62,10 @@ class TraceRow:
     The loss of an exact head's iteration includes its penalty.
     """
 
-    epoch: int
-    loss: float
+    epoch: Count
+    loss: Figure
     accuracy: float
     val_accuracy: float | None
     lr: float | None = None
     observation: str = ""
-    val_loss: float | None = None
+    val_loss: Figure | None = None

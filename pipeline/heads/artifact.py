@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -28,15 +28,40 @@ from torch import nn
 
 from pipeline.base.errors import HeadError
 from pipeline.base.files import write_bytes, write_text, writing
+from pipeline.base.records import read_file, read_record, reason
+from pipeline.base.schema import Count, Positive, Sha256, Size
 from pipeline.heads.kinds import KINDS
 from pipeline.heads.kinds.kind import kind_of
 from pipeline.heads.rows import Array
 from pipeline.heads.standardize import row_chunks
 
-FORMAT = "pipeline-head"
-VERSION = 1
+FORMAT: Literal["pipeline-head"] = "pipeline-head"
+VERSION: Literal[1] = 1
 TENSORS_FILE = "head.safetensors"
 RECORD_FILE = "head.json"
+
+
+class Tensor(TypedDict):
+    """What a tensor is."""
+
+    shape: list[Count]
+    dtype: str
+
+
+class Record(TypedDict):
+    """What stands in ``head.json``."""
+
+    format: Literal["pipeline-head"]
+    version: Literal[1]
+    kind: str
+    classes: list[str]
+    key: str
+    dim: Size
+    temperature: NotRequired[Positive]  # heads from before it was kept have none
+    tensors: dict[str, Tensor]
+    sha256: Sha256
+    versions: NotRequired[dict[str, str]]
+    meta: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single ==
@@ -108,7 +133,7 @@ def save_head(folder: Path, head: Head) -> None:
         HeadError: the folder cannot be written; nothing half-written is left.
     """
     data = safetensors.numpy.save({name: np.ascontiguousarray(tensor) for name, tensor in head.tensors.items()})
-    record = {
+    record: Record = {
         "format": FORMAT,
         "version": VERSION,
         "kind": head.kind,
@@ -134,14 +159,12 @@ def load_head(folder: Path) -> Head:
     Raises:
         HeadError: a file missing, of another format or version, damaged, tampered with or pickled.
     """
-    record = _record(folder / RECORD_FILE)
+    record = read_record(folder / RECORD_FILE, Record, HeadError, "give a trained run's folder, or train it again")
     path = folder / TENSORS_FILE
-    data = _read(path)
+    data = _tensors(path)
     digest = hashlib.sha256(data).hexdigest()
     if digest != record["sha256"]:
-        raise HeadError(
-            f"{path} has SHA-256 {digest[:12]}, {RECORD_FILE} says {str(record['sha256'])[:12]}: train it again"
-        )
+        raise HeadError(f"{path} has SHA-256 {digest[:12]}, {RECORD_FILE} says {record['sha256'][:12]}: train it again")
     try:
         tensors = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
@@ -155,38 +178,16 @@ def load_head(folder: Path) -> Head:
         classes=tuple(record["classes"]),
         key=record["key"],
         dim=record["dim"],
-        temperature=float(record["temperature"]),
+        temperature=record.get("temperature", 1.0),
         meta=record["meta"],
     )
 
 
-def _read(path: Path) -> bytes:
+def _tensors(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path, None)
     except OSError as error:
-        raise HeadError(f"cannot read {path}: {error.strerror}; a trained run's folder is needed") from error
-
-
-def _record(path: Path) -> dict[str, Any]:
-    """The parsed record, its fields all there with their types."""
-    try:
-        record = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        raise HeadError(f"{path} is not JSON ({error}): train it again") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise HeadError(f"{path} is not a head's record: format {FORMAT!r} is needed")
-    if record.get("version") != VERSION:
-        raise HeadError(f"{path} has format version {record.get('version')!r}: this package reads version {VERSION}")
-    record.setdefault("temperature", 1.0)  # heads from before it was kept
-    if type(record["temperature"]) not in (int, float):
-        raise HeadError(f"{path} has temperature {record['temperature']!r}: a number is needed; train it again")
-    types = {"kind": str, "classes": list, "key": str, "dim": int, "tensors": dict, "sha256": str, "meta": dict}
-    for name, kind in types.items():
-        if not isinstance(record.get(name), kind):
-            raise HeadError(f"{path} has {name} {record.get(name)!r}: a {kind.__name__} is needed; train it again")
-    if not all(isinstance(name, str) for name in record["classes"]):
-        raise HeadError(f"{path} has a class name that is not text: train it again")
-    return record
+        raise HeadError(f"cannot read {path}: {reason(error)}; a trained run's folder is needed") from error
 
 
 def require_key(head: Head, key: str, what: str) -> None:

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 
 from pipeline.base.errors import CacheError, HeadError
 from pipeline.base.files import (
@@ -41,13 +41,53 @@ from pipeline.base.files import (
     writing,
 )
 from pipeline.base.machine import hardware, versions
+from pipeline.base.records import read_record
+from pipeline.base.schema import Count, Malformed, NotNegative, PathText, Positive, Rule, Sha256, made
 from pipeline.base.settings import LATEST
 from pipeline.base.workspace import Workspace
+from pipeline.runs.recipe import About, Provenance, about_of
 from pipeline.store import Cache, difference, open_cache
+
+R = TypeVar("R")
 
 FORMAT = "pipeline-run"
 FORMAT_VERSION = 1
 PATIENCE = 60.0  # seconds that another process may take for its number
+_CURE = "give the folder of a whole run, or train again"
+
+
+class CacheRecord(TypedDict):
+    """The cache that a run learned from."""
+
+    path: PathText
+    key: Sha256
+    content: Sha256
+    rows: dict[str, Count]  # good rows by split
+    about: About
+
+
+class Config(TypedDict):
+    """What is read again of ``config.json``; time, command and hardware are in it for people."""
+
+    format: Literal["pipeline-run"]
+    format_version: Literal[1]
+    stage: Literal["train", "search", "baseline", "fewshot", "finetune"]
+    settings: dict[str, Any]
+    cache: CacheRecord
+    provenance: dict[str, Any]  # of its cache's rows
+    classes: Annotated[list[str], Rule("a list of different names", lambda names: len(set(names)) == len(names))]
+    learned_from: NotRequired[Annotated[list[str], Rule("one split or more", len)]]
+    state_sha256: NotRequired[Sha256 | None]  # of what it came of, where that was removed when it was kept
+    started: str
+    versions: dict[str, str]
+
+
+class Metrics(TypedDict):
+    """What is read again of ``metrics.json``, where a stage writes it; the other figures are for people."""
+
+    temperature: NotRequired[Positive]
+    model_sha256: NotRequired[Sha256]
+    seconds: NotRequired[NotNegative | None]
 
 
 @dataclass(frozen=True)
@@ -55,13 +95,18 @@ class Run:
     """A finished run; ``config`` and ``metrics`` are the contents of its JSON files."""
 
     folder: Path
-    config: dict[str, Any]
-    metrics: dict[str, Any]
+    config: Config
+    metrics: Metrics
 
     @property
     def stage(self) -> str:
-        """Which stage made it: train, search, baseline or finetune."""
-        return str(self.config["stage"])
+        """Which stage made it."""
+        return self.config["stage"]
+
+    @property
+    def made_by(self) -> Provenance:
+        """What the features that it learned from were made by."""
+        return made(self.config["provenance"], Provenance)
 
 
 class Draft:
@@ -179,11 +224,11 @@ def learned_from_other(path: Path, content: str, desk: Workspace) -> list[str]:
     found = []
     for config in sorted(desk.runs.glob("[0-9]*-*/config.json")):
         try:
-            cache = json.loads(config.read_text(encoding="utf-8"))["cache"]
-            if cache["path"] == str(path.resolve()) and cache["content"] != content:
-                found.append(config.parent.name)
-        except (OSError, ValueError, KeyError, TypeError):
+            cache = _config(config.parent)["cache"]
+        except HeadError:
             continue  # a damaged run is told of when it is asked for
+        if cache["path"] == str(path.resolve()) and cache["content"] != content:
+            found.append(config.parent.name)
     return found
 
 
@@ -200,6 +245,18 @@ def kept_from(state_sha256: str | None, desk: Workspace) -> Run | None:
     return None
 
 
+def result_of(run: Run, kind: type[R]) -> R:
+    """The result that its job gave, from the figures that it wrote.
+
+    Raises:
+        HeadError: they are not what such a job writes.
+    """
+    try:
+        return made({**run.metrics, "run": str(run.folder)}, kind)
+    except Malformed as error:
+        raise HeadError(f"{run.folder}/metrics.json: {error}; {_CURE}") from error
+
+
 def _number(name: str) -> int:
     return int(name.split("-", 1)[0])
 
@@ -210,16 +267,16 @@ def load_run(folder: Path) -> Run:
     Raises:
         HeadError: its files are missing, damaged or of another format version.
     """
+    return Run(folder, _config(folder), read_record(folder / "metrics.json", Metrics, HeadError, _CURE))
+
+
+def _config(folder: Path) -> Config:
+    config = read_record(folder / "config.json", Config, HeadError, _CURE)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise HeadError(f"{folder} is not a whole run: {error}; train again") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise HeadError(f"{folder}/config.json is not a run's record: give a folder made by `pipeline train`")
-    if config.get("format_version") != FORMAT_VERSION:
-        raise HeadError(f"{folder} has run format {config.get('format_version')}: this program reads {FORMAT_VERSION}")
-    return Run(folder, config, metrics)
+        made(config["provenance"], Provenance, "provenance")
+    except Malformed as why:
+        raise HeadError(f"{folder / 'config.json'}: {why}; {_CURE}") from why
+    return config
 
 
 def cache_record(cache: Cache) -> dict[str, Any]:
@@ -230,7 +287,7 @@ def cache_record(cache: Cache) -> dict[str, Any]:
             "key": cache.key,
             "content": cache.content,
             "rows": cache.counts(),
-            "about": cache.about,
+            "about": about_of(cache),
         },
         "provenance": cache.provenance,
         "classes": list(cache.classes),

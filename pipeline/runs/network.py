@@ -19,13 +19,14 @@ from torch import nn
 
 from pipeline.base.errors import HeadError
 from pipeline.base.machine import cores, resolve_device
+from pipeline.base.records import read_file
 from pipeline.base.workspace import Workspace
-from pipeline.heads.artifact import load_head
+from pipeline.heads.artifact import Head, load_head, require_key
 from pipeline.heads.scores.metrics import softmax
 from pipeline.images import Geometry
 from pipeline.runs import folder as runs
 from pipeline.runs.pixels import labelled, pixel_batches
-from pipeline.runs.recipe import Recipe
+from pipeline.runs.recipe import Recipe, provenance_of
 from pipeline.store import Cache
 from pipeline.trunk.families.family import anatomy_of
 from pipeline.trunk.frozen import FrozenTrunk
@@ -62,7 +63,7 @@ class Classifier:
             self._network = load_network(run, self.recipe.trunk.info).to(device)
             self._classifier = classifier_of(self._network, self.recipe.trunk.info)
         else:
-            self._head = load_head(run.folder)
+            self._head = head_of(run)
             self._trunk = FrozenTrunk(self.recipe.trunk, batch=PREDICT_BATCH, work_dir=work_dir)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Answer:
@@ -84,7 +85,7 @@ def load_classifier(run: runs.Run, desk: Workspace, *, device: str) -> Classifie
     """
 
     weights = run.config["cache"]["about"]["weights"]
-    recipe = Recipe.of(run.config["provenance"], weights, desk)
+    recipe = Recipe.of(run.made_by, weights, desk)
     return Classifier(run, recipe, device=resolve_device(device), work_dir=desk.engines)
 
 
@@ -92,14 +93,24 @@ def temperature_of(run: runs.Run) -> float:
     """What the run's logits are divided by before probabilities are made of them; 1 for runs from before it was kept.
 
     Raises:
-        HeadError: the head's files are missing or damaged, or the number is not one.
+        HeadError: the head's files are missing or damaged.
     """
     if run.stage != "finetune":
-        return load_head(run.folder).temperature
-    found = run.metrics.get("temperature", 1.0)
-    if type(found) not in (int, float) or not 0 < found < float("inf"):
-        raise HeadError(f"{run.folder}/metrics.json has temperature {found!r}: a number above 0 is needed; train again")
-    return float(found)
+        return head_of(run).temperature
+    return run.metrics.get("temperature", 1.0)
+
+
+def head_of(run: runs.Run) -> Head:
+    """The head that the run keeps.
+
+    Raises:
+        HeadError: its files are missing or damaged, or of other classes or features than the run.
+    """
+    head = load_head(run.folder)
+    require_key(head, run.config["cache"]["key"], f"{run.folder / 'config.json'}")
+    if list(head.classes) != run.config["classes"]:
+        raise HeadError(f"{run.folder} has a head of other classes than its config.json: train again")
+    return head
 
 
 def load_network(run: runs.Run, info: WeightsInfo) -> nn.Module:
@@ -110,7 +121,7 @@ def load_network(run: runs.Run, info: WeightsInfo) -> nn.Module:
     """
     path = run.folder / MODEL_FILE
     try:
-        data = path.read_bytes()
+        data = read_file(path, None)
         written = run.metrics.get("model_sha256")
         if written is not None and hashlib.sha256(data).hexdigest() != written:
             raise HeadError(f"{path} is not what was written: its bytes have changed; fine-tune again")
@@ -166,7 +177,7 @@ def logits_of_split(run: runs.Run, cache: Cache, split: str, desk: Workspace, *,
         HeadError, WeightsError: the run's network is not to be had.
         DataError: an image is gone or has changed.
     """
-    recipe = Recipe.of(cache.provenance, run.config["cache"]["about"]["weights"], desk)
+    recipe = Recipe.of(provenance_of(cache), run.config["cache"]["about"]["weights"], desk)
     network = load_network(run, recipe.trunk.info).to(device)
     return network_logits(network, recipe, cache, split, desk)
 

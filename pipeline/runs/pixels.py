@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.base.errors import DataError
 from pipeline.images import Geometry, ImageFailure, Images, Loader, digest_many, open_images
 from pipeline.images.loader import load_one
+from pipeline.runs.recipe import about_of
 from pipeline.store import Cache
 
 
@@ -87,9 +88,11 @@ def images_of(cache: Cache) -> Images:
 
     Raises:
         DataError: the place where they lay is not there any more.
+        CacheError: the cache does not say where it was.
     """
-    place = cache.about["root"]
-    images = open_images(cache.about.get("source", ""), place)
+    about = about_of(cache)
+    place = about["root"]
+    images = open_images(about["source"], place)
     if not images.there():
         raise DataError(
             f"the images of {cache.path.name} are not at {place} any more: run `pipeline extract` on their new place"

@@ -1,17 +1,106 @@
-"""The recipe of a cache's rows: all that decides their numbers, in the provenance and found again from it."""
+"""What a cache says: the recipe of its rows (all that decides their numbers, its provenance), and where they are from.
+
+Written and read again here, so that what is read is what was written; the store keeps both without knowing them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 
-from pipeline.base.errors import WeightsError
+from pipeline.base.errors import CacheError, WeightsError
+from pipeline.base.schema import Malformed, PathText, Rule, Sha256, Size, made
 from pipeline.base.workspace import Workspace
 from pipeline.images import DECODE_POLICY, Geometry, View
+from pipeline.store import Cache
 from pipeline.trunk import identity
-from pipeline.trunk.identity import Transform, TrunkSpec
+from pipeline.trunk.identity import INTERPOLATIONS, Transform, TrunkSpec
 from pipeline.trunk.lookup import find_weights
+
+T = TypeVar("T")
+
+
+class About(TypedDict):
+    """What a cache of features says for people, and for finding its images and weights again."""
+
+    source: PathText  # as the source's own room knows it: a path, or a word
+    root: PathText
+    notes: list[str]  # on its splits
+    weights: PathText  # an explicit name, a file's absolute path, or random:SEED
+    pretrained: bool
+
+
+class _Trunk(TypedDict):
+    name: str
+    layer: str
+
+
+class _Weights(TypedDict):
+    name: str
+    sha256: Sha256
+
+
+class _Engine(TypedDict):
+    name: Literal["torch", "onnxruntime"]
+    version: str
+    device: Literal["cpu", "cuda"]
+
+
+class _View(TypedDict):
+    number: Size
+    seed: int
+
+
+_INTERPOLATION = Rule(
+    f"an interpolation of {', '.join(INTERPOLATIONS)}", lambda transform: transform.interpolation in INTERPOLATIONS
+)
+
+
+class Provenance(TypedDict):
+    """Those fields of :meth:`Recipe.provenance` that are read again."""
+
+    trunk: _Trunk
+    weights: _Weights
+    transform: Annotated[Transform, _INTERPOLATION]
+    dtype: Literal["float16", "float32"]
+    precision: Literal["float32", "bfloat16"]
+    engine: _Engine
+    view: NotRequired[_View]
+
+
+def about_of(cache: Cache) -> About:
+    """What a cache of features says of where it comes from.
+
+    Raises:
+        CacheError: it does not say it as one of ours does.
+    """
+    return _of(cache, cache.about, About, "about")
+
+
+def provenance_of(cache: Cache) -> Provenance:
+    """What a cache's rows were made by.
+
+    Raises:
+        CacheError: it is none of ours.
+    """
+    return _of(cache, cache.provenance, Provenance, "provenance")
+
+
+def require_ours(cache: Cache) -> None:
+    """Find out before long work that a run can be made of a cache.
+
+    Raises:
+        CacheError: what it says of itself is not what a cache of features says.
+    """
+    about_of(cache), provenance_of(cache)
+
+
+def _of(cache: Cache, told: Mapping[str, Any], schema: type[T], name: str) -> T:
+    try:
+        return made(told, schema, name)
+    except Malformed as why:
+        raise CacheError(f"{cache.path}: {why}; extract again, to another file") from why
 
 
 @dataclass(frozen=True)
@@ -51,27 +140,27 @@ class Recipe:
         return Geometry(transform.resize, transform.crop, transform.interpolation, self.view)
 
     @classmethod
-    def of(cls, provenance: Mapping[str, Any], weights: str, desk: Workspace) -> Recipe:
+    def of(cls, made_by: Provenance, weights: str, desk: Workspace) -> Recipe:
         """The recipe that a cache or a run was made by, its weights found again through ``weights`` (as first given).
 
         Raises:
-            WeightsError: the weights are not to be had, or are not the same bytes any more.
+            WeightsError: the weights are not to be had, are not the same bytes any more, or have no such layer.
         """
-        name = provenance["trunk"]["name"]
-        info = find_weights(weights, name, desk)
-        if info.sha256 != provenance["weights"]["sha256"]:
+        info, then = find_weights(weights, made_by["trunk"]["name"], desk), made_by["weights"]["sha256"]
+        if info.sha256 != then:
             raise WeightsError(
                 f"the weights {weights} have changed: SHA-256 {info.sha256[:12]}..., the features were made with "
-                f"{provenance['weights']['sha256'][:12]}...; bring back that file, or extract and train again"
+                f"{then[:12]}...; bring back that file, or extract and train again"
             )
-        engine = provenance["engine"]
-        info = replace(info, transform=Transform.of(provenance["transform"]))
-        seen = provenance.get("view")
-        layer, precision = provenance["trunk"]["layer"], provenance["precision"]
+        layer, engine, seen = made_by["trunk"]["layer"], made_by["engine"], made_by.get("view")
+        if layer not in dict(info.layers):
+            legal = ", ".join(dict(info.layers))
+            raise WeightsError(f"the features are of {layer!r}, and {info.trunk} has {legal}: extract and train again")
+        info = replace(info, transform=made_by["transform"])
         return cls(
-            TrunkSpec(info, layer, engine["name"], precision, engine["device"]),
-            dtype=provenance["dtype"],
-            view=View(seen["number"], seen["seed"]) if seen else None,
+            TrunkSpec(info, layer, engine["name"], made_by["precision"], engine["device"]),
+            dtype=made_by["dtype"],
+            view=None if seen is None else View(seen["number"], seen["seed"]),
         )
 
     def computed(self, **changes: Any) -> Recipe:

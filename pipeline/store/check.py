@@ -7,11 +7,11 @@ external storage, virtual datasets, filters, other types, shapes larger than the
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
 import h5py
 import numpy as np
@@ -19,6 +19,8 @@ import numpy as np
 from pipeline.base.errors import CacheError
 from pipeline.base.files import open_regular
 from pipeline.base.items import ITEM_STATES
+from pipeline.base.records import parse
+from pipeline.base.schema import Malformed
 from pipeline.store.format import (
     COLUMNS,
     DATASETS,
@@ -43,7 +45,15 @@ _FIXED = {
 CLASSES = "/labels/classes"
 _OF_TEXT = ("text", "end")
 _TEXT_ATTRIBUTES = ("format", "provenance", "key", "versions", "created", "about", "ids_sha256", "labels_sha256")
-_JSON_ATTRIBUTES = ("provenance", "versions", "about")
+
+
+class _About(TypedDict):
+    """What the store itself adds to what a cache says of itself: the steps that have changed it."""
+
+    history: NotRequired[list[dict[str, Any]]]
+
+
+_JSON_ATTRIBUTES: dict[str, Any] = {"provenance": dict[str, Any], "versions": dict[str, str], "about": _About}
 _TEXT_LIMIT = 1 << 20  # bytes: no attribute of ours comes near
 MAX_MEMBERS, MAX_COLUMNS = 64, 1024  # of a group: listing millions of names takes minutes
 _WORDS = 400  # characters of a refusal: names in a file may be long
@@ -61,6 +71,7 @@ class Structure:
     blocks: int
     classes: int
     attributes: dict[str, str]
+    told: dict[str, dict[str, Any]]  # those attributes that are JSON
     places: dict[str, tuple[int, int, int]]  # name -> offset, bytes in all, bytes of one row
 
     def offset(self, name: str) -> int:
@@ -117,6 +128,7 @@ def _file_size(path: Path) -> int:
 class _Examiner:
     def __init__(self, path: Path, size: int, file: h5py.File) -> None:
         self.path, self.size, self.file = path, size, file
+        self.told: dict[str, dict[str, Any]] = {}
 
     def refuse(self, why: str) -> CacheError:
         return CacheError(f"{self.path} is refused: {why if len(why) <= _WORDS else why[:_WORDS] + '...'}")
@@ -156,7 +168,7 @@ class _Examiner:
             if name in names:
                 self._expect(self._dataset(name, places, ndim=len(shape)), shape, np.dtype(kind))
         dtype = np.dtype(features.dtype.name).newbyteorder("<")
-        return Structure(self.path, rows, dim, dtype, block_rows, blocks, classes, attributes, places)
+        return Structure(self.path, rows, dim, dtype, block_rows, blocks, classes, attributes, self.told, places)
 
     def _attributes(self) -> dict[str, str]:
         attrs = self.file.attrs
@@ -170,13 +182,13 @@ class _Examiner:
         found = {name: self._attribute_text(name) for name in _TEXT_ATTRIBUTES}
         if hashlib.sha256(found["provenance"].encode()).hexdigest() != found["key"]:
             raise self.refuse("its key is not the hash of its provenance: the file is damaged")
-        for name in _JSON_ATTRIBUTES:
+        for name, schema in _JSON_ATTRIBUTES.items():
             try:
-                sound = isinstance(json.loads(found[name]), dict)
-            except ValueError:
-                sound = False
-            if not sound:
-                raise self.refuse(f"attribute {name} is not the JSON object that it was written as: damaged")
+                self.told[name] = parse(found[name], schema)
+            except Malformed as why:
+                raise self.refuse(
+                    f"attribute {name} is not the JSON object that it was written as ({why}): damaged"
+                ) from why
         return found
 
     def _attribute_number(self, name: str) -> int:

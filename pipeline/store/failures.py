@@ -10,11 +10,21 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from pipeline.base.errors import CacheError
 from pipeline.base.files import append_line, remove, write_text
+from pipeline.base.records import parse_lines, read_file, reason
+from pipeline.base.schema import PathText, Sha256
 from pipeline.store.format import partial_path
 from pipeline.store.lock import writing_beside
+
+
+class _Line(TypedDict):
+    id: PathText
+    kind: str
+    reason: str
+    digest: Sha256
 
 
 @dataclass(frozen=True)
@@ -76,24 +86,21 @@ def read_failures(path: Path) -> dict[bytes, Failure]:
     """
     found: dict[bytes, Failure] = {}
     try:
-        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+        data = read_file(path, None)  # a line for each of perhaps a million images
     except FileNotFoundError:
         return found
     except OSError as error:
-        raise CacheError(f"cannot read {path}: {error.strerror}") from error
-    for line in lines:
-        try:
-            entry = json.loads(line)
-            item = os.fsencode(entry["id"])
-            found[item] = Failure(item, str(entry["kind"]), str(entry["reason"]), bytes.fromhex(entry["digest"]))
-        except (ValueError, KeyError, TypeError):
-            continue  # only a kill in mid-line gives one; its block is redone and the line written again
+        raise CacheError(f"cannot read {path} ({reason(error)}): remove it, or put it right") from error
+    # Only a kill in mid-line gives a line that is left out; its block is redone and the line written again.
+    for line in parse_lines(data, _Line):
+        item = os.fsencode(line["id"])
+        found[item] = Failure(item, line["kind"], line["reason"], bytes.fromhex(line["digest"]))
     return found
 
 
 def _line(failure: Failure) -> str:
     # surrogateescape carries bytes that are not UTF-8 through JSON and back; the line itself is ASCII.
-    entry = {
+    entry: _Line = {
         "id": os.fsdecode(failure.id),
         "kind": failure.kind,
         "reason": failure.reason,

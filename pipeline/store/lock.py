@@ -14,9 +14,20 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TypedDict
 
 from pipeline.base.errors import CacheError
 from pipeline.base.files import Busy, locked, make_folder, remove, write_text, writing
+from pipeline.base.records import parse, read_file
+from pipeline.base.schema import Count, Malformed
+
+
+class Holder(TypedDict):
+    """Who holds a lock: the host's name, the process's number, and when it began (seconds since 1970)."""
+
+    host: str
+    pid: Count
+    started: float
 
 
 def holder_path(cache: Path) -> Path:
@@ -26,11 +37,11 @@ def holder_path(cache: Path) -> Path:
 
 def _describe(holder: Path) -> str:
     try:
-        who = json.loads(holder.read_text())
-        started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(who["started"])))
-        return f"process {int(who['pid'])} on {who['host']}, since {started}"
-    except (OSError, ValueError, KeyError, TypeError):
+        who = parse(read_file(holder), Holder)
+        started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(who["started"]))
+    except (OSError, Malformed, ValueError, OverflowError):  # the clock's own words for a time that is none
         return "another process"
+    return f"process {who['pid']} on {who['host']}, since {started}"
 
 
 def writing_beside(cache: Path) -> AbstractContextManager[None]:
@@ -56,7 +67,7 @@ def writing_lock(cache: Path) -> Iterator[str | None]:
                     f"{cache} is being written by {_describe(holder)}: wait for it, stop it, or give another --out"
                 ) from None
             dead = _describe(holder) if holder.exists() else None
-            who = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+            who: Holder = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
             write_text(holder, json.dumps(who))
             held.callback(_forget, holder)
         yield dead

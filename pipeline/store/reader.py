@@ -8,7 +8,6 @@ so that a :class:`Cache` pickles and survives fork, spawn and forkserver.
 from __future__ import annotations
 
 import hashlib
-import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -45,9 +44,9 @@ class Cache:
         s = self._structure = structure
         self.path, self.dim, self.dtype = s.path, s.dim, s.dtype
         self.key = s.attributes["key"]
-        self.provenance: dict[str, Any] = json.loads(s.attributes["provenance"])
-        self.about: dict[str, Any] = json.loads(s.attributes["about"])
-        self.created, self.versions = s.attributes["created"], json.loads(s.attributes["versions"])
+        self.provenance: dict[str, Any] = s.told["provenance"]
+        self.about: dict[str, Any] = s.told["about"]
+        self.created, self.versions = s.attributes["created"], s.told["versions"]
         self.labels = self._array("/labels/y", "<i8")
         self.splits = self._array("/labels/split", "u1")
         self.states = self._array("/items/state", "u1")

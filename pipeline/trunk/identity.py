@@ -3,12 +3,18 @@
 Importing PyTorch takes seconds and hashing 100 MB of weights a good part of one; a job that finds nothing to do should
 pay for neither. So the identity of weights, once resolved (``pipeline.trunk.weights``), is kept in
 ``weights/known.json`` and holds for as long as the file's size and time do.
+
+What the family says of the weights (transform, preset) is in it, too, since asking torchvision or timm imports PyTorch.
+So each entry carries a checksum of all it says: one that was changed by hand, or by a disk, is nothing, and the weights
+are resolved again. Where PyTorch is there anyway, since features are computed, ``pipeline.trunk.weights.confirm`` holds
+the entry against the family's own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -16,10 +22,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.files import write_text
+from pipeline.base.records import parse, read_file
+from pipeline.base.schema import Malformed, Rule, Sha256, Size, made
 from pipeline.base.workspace import Workspace
 from pipeline.trunk.families import FAMILIES, parted
 
@@ -36,21 +44,21 @@ _SMALL_JOB_SIDE = 224
 _ENGINE_PACKAGES = {"torch": ("torch",), "onnxruntime": ("onnx", "onnxscript", "onnxruntime")}
 
 
+LARGEST_SIDE = 1 << 16  # px
+
+_Side = Annotated[int, Rule(f"from 1 to {LARGEST_SIDE}", lambda n: 1 <= n <= LARGEST_SIDE)]
+_Rgb = Annotated[tuple[float, ...], Rule("a list of 3 numbers", lambda v: len(v) == 3)]
+
+
 @dataclass(frozen=True)
 class Transform:
     """What an image becomes before a network sees it: sizes in pixels, ``mean`` and ``std`` of RGB in [0, 1]."""
 
-    resize: int
-    crop: int
+    resize: _Side
+    crop: _Side
     interpolation: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Transform:
-        """Again from plain JSON values."""
-        mean, std = (tuple(float(v) for v in told[name]) for name in ("mean", "std"))
-        return cls(told["resize"], told["crop"], told["interpolation"], mean, std)
+    mean: _Rgb
+    std: Annotated[_Rgb, Rule("numbers above 0", lambda v: min(v) > 0)]
 
 
 @dataclass(frozen=True)
@@ -72,10 +80,10 @@ class WeightsInfo:
     trunk: str
     spec: str
     name: str
-    sha256: str
+    sha256: Sha256
     path: Path | None
     pretrained: bool
-    layers: tuple[tuple[str, int], ...]
+    layers: Annotated[tuple[tuple[str, Size], ...], Rule("one layer or more", len)]
     transform: Transform
     preset: str
     guessed: bool = False
@@ -85,15 +93,6 @@ class WeightsInfo:
         """The fields as plain JSON values."""
         fields = dataclasses.asdict(self)
         return {**fields, "path": None if self.path is None else str(self.path)}
-
-    @classmethod
-    def of(cls, provenance: Mapping[str, Any]) -> WeightsInfo:
-        """Again from :meth:`provenance`."""
-        fields = dict(provenance)
-        fields["transform"] = Transform.of(fields["transform"])
-        fields["layers"] = tuple((str(name), int(dim)) for name, dim in fields["layers"])
-        fields["path"] = None if fields["path"] is None else Path(fields["path"])
-        return cls(**fields)
 
     def layer(self, asked: str) -> str:
         """The layer's own name, of ``last``, ``previous`` or that name.
@@ -223,14 +222,21 @@ def library_version(trunk: str) -> dict[str, str]:
 # -- weights resolved before ------------------------------------------------------------------------------------------
 
 
+class _Entry(TypedDict):
+    info: WeightsInfo
+    stat: tuple[int, int] | None  # the file's size and time
+    sum: str
+
+
 def recall(spec: str, trunk: str, preset: str | None, desk: Workspace) -> WeightsInfo | None:
     """The weights' identity as resolved before, or None when unknown or when the file's size or time has changed."""
-    entry = _read(_memo_path(desk)).get(_entry_name(spec, trunk, preset))
+    name = _entry_name(spec, trunk, preset)
     try:
-        info = WeightsInfo.of(entry["info"])  # type: ignore[index]
-        if info.path is not None and _stat(info.path) != entry["stat"]:  # type: ignore[index]
+        entry = made(_read(_memo_path(desk)).get(name), _Entry)
+        info, stat = entry["info"], entry["stat"]
+        if entry["sum"] != _sum(name, info, stat) or (info.path is not None and _stat(info.path) != stat):
             return None
-    except (KeyError, TypeError, ValueError, OSError):
+    except (Malformed, OSError):
         return None  # a memo that cannot be read, or a file that is gone: resolve afresh, which says what is wrong
     # The same file may be named in two ways; the record keeps the words of this call.
     return dataclasses.replace(info, spec=spec)
@@ -241,10 +247,18 @@ def remember(info: WeightsInfo, preset: str | None, desk: Workspace) -> None:
     path = _memo_path(desk)
     # Only a shortcut: where it cannot be written (a read-only folder) the next job resolves again.
     with contextlib.suppress(OSError):
-        entry = {"info": info.provenance(), "stat": None if info.path is None else _stat(info.path)}
-        entries = {**_read(path), _entry_name(info.spec, info.trunk, preset): entry}
+        name, stat = _entry_name(info.spec, info.trunk, preset), None if info.path is None else _stat(info.path)
+        entry = {"info": info.provenance(), "stat": stat, "sum": _sum(name, info, stat)}
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(entries, indent=1, sort_keys=True))
+        write_text(path, json.dumps({**_read(path), name: entry}, indent=1, sort_keys=True))
+
+
+def forget(spec: str, trunk: str, preset: str | None, desk: Workspace) -> None:
+    """Let the next :func:`recall` of these weights know nothing."""
+    path = _memo_path(desk)
+    with contextlib.suppress(OSError):
+        left = {name: entry for name, entry in _read(path).items() if name != _entry_name(spec, trunk, preset)}
+        write_text(path, json.dumps(left, indent=1, sort_keys=True))
 
 
 def is_file_spec(spec: str) -> bool:
@@ -269,14 +283,18 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _stat(path: Path) -> list[int]:
+def _stat(path: Path) -> tuple[int, int]:
     found = path.stat()
-    return [found.st_size, found.st_mtime_ns]
+    return found.st_size, found.st_mtime_ns
+
+
+def _sum(name: str, info: WeightsInfo, stat: tuple[int, int] | None) -> str:
+    """SHA-256 (hex) of all that an entry says."""
+    return hashlib.sha256(json.dumps([name, info.provenance(), stat], sort_keys=True).encode()).hexdigest()
 
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return parse(read_file(path), dict[str, Any])
+    except (OSError, Malformed):
         return {}  # absent or damaged: nothing is known yet
-    return entries if isinstance(entries, dict) else {}

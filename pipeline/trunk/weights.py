@@ -52,9 +52,7 @@ def resolve_weights(spec: str, trunk: str, desk: Workspace, preset: str | None =
         WeightsError: unknown name, malformed seed, a missing or damaged file, or a download that failed.
     """
     family, network = family_of(trunk)
-    named = not spec.startswith("random:") and not identity.is_file_spec(spec)
-    entry = _entry(trunk, spec if named else None)
-    source = entry if preset is None else _preset(trunk, preset)
+    named, entry = _named(spec), _own(spec, trunk)
     # The network's own, also with another's preset: random numbers are known by their fingerprint, and a vision
     # transformer draws as many for position embeddings as its images have patches.
     size = entry.transform.crop
@@ -77,14 +75,51 @@ def resolve_weights(spec: str, trunk: str, desk: Workspace, preset: str | None =
         path=path,
         pretrained=path is not None,
         layers=_layers(family.anatomy(network, whole), whole, size),
-        transform=source.transform,
-        preset=preset or source.name,
-        # A file says nothing of how its images were made, unless its network's name does.
-        guessed=name == "file" and preset is None and not network.endswith(f".{entry.name}"),
-        missing=source.missing,
+        **_how_to_see(spec, trunk, preset),
     )
     identity.remember(info, preset, desk)
     return info
+
+
+def confirm(spec: str, trunk: str, preset: str | None, desk: Workspace) -> None:
+    """Hold what ``identity.recall`` says of weights against their family, which it could not be asked without PyTorch.
+
+    Raises:
+        WeightsError: it says something else; it is forgotten, so that the same command resolves the weights again.
+    """
+    known = identity.recall(spec, trunk, preset, desk)
+    if known is None:
+        return
+    for name, said in _how_to_see(spec, trunk, preset).items():
+        if (there := getattr(known, name)) != said:
+            identity.forget(spec, trunk, preset, desk)
+            raise WeightsError(
+                f"{desk.weights / 'known.json'} was changed: its {name} of {trunk} {spec} was {there}, and is {said}; "
+                "that is forgotten now: run again"
+            )
+
+
+def _named(spec: str) -> bool:
+    return not spec.startswith("random:") and not identity.is_file_spec(spec)
+
+
+def _own(spec: str, trunk: str) -> Entry:
+    """The family's entry of named weights, of others that of its best."""
+    return _entry(trunk, spec if _named(spec) else None)
+
+
+def _how_to_see(spec: str, trunk: str, preset: str | None) -> dict[str, Any]:
+    """Those fields of a WeightsInfo that are about the transform."""
+    entry = _own(spec, trunk)
+    source = entry if preset is None else _preset(trunk, preset)
+    # A file says nothing of how its images were made, unless its network's name does.
+    silent = identity.is_file_spec(spec) and not spec.startswith("random:") and not trunk.endswith(f".{entry.name}")
+    return {
+        "transform": source.transform,
+        "preset": preset or source.name,
+        "guessed": silent and preset is None,
+        "missing": source.missing,
+    }
 
 
 def load_model(info: WeightsInfo) -> nn.Module:

@@ -10,13 +10,37 @@ import pytest
 from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 
+SHA256 = "0" * 64
+TRANSFORM = {"resize": 36, "crop": 32, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3}
+ABOUT = {
+    "cache": {
+        "path": "/made.h5",
+        "key": SHA256,
+        "content": SHA256,
+        "rows": {"train": 2},
+        "about": {"source": "made", "root": "/", "notes": [], "weights": "random:0", "pretrained": False},
+    },
+    "provenance": {
+        "trunk": {"name": "resnet18", "layer": "avgpool"},
+        "weights": {"name": "random:0", "sha256": SHA256},
+        "transform": TRANSFORM,
+        "dtype": "float16",
+        "precision": "float32",
+        "engine": {"name": "torch", "version": "2", "device": "cpu"},
+    },
+    "classes": ["ant", "bee"],
+}
+
 
 def test_runs_that_begin_at_once_get_numbers_of_their_own(tmp_path: Path) -> None:
     together = Barrier(6)
 
     def one(_: int) -> str:
         together.wait()
-        with runs.new_run(Workspace(tmp_path), stage="train", name="digits", settings={}, about={}) as (draft, folder):
+        with runs.new_run(Workspace(tmp_path), stage="train", name="digits", settings={}, about=ABOUT) as (
+            draft,
+            folder,
+        ):
             together.wait()  # all are at work before the first one ends
             draft.write_json("metrics.json", {})
         return folder.name
@@ -30,7 +54,7 @@ def test_runs_that_begin_at_once_get_numbers_of_their_own(tmp_path: Path) -> Non
 
 def test_a_run_that_fails_leaves_nothing_but_its_number(tmp_path: Path) -> None:
     try:
-        with runs.new_run(Workspace(tmp_path), stage="train", name="digits", settings={}, about={}):
+        with runs.new_run(Workspace(tmp_path), stage="train", name="digits", settings={}, about=ABOUT):
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         pass
@@ -48,7 +72,7 @@ def test_every_file_of_a_run_is_on_the_disk_before_the_folder_gets_its_name(
         fsync(fd)
 
     monkeypatch.setattr(os, "fsync", told)
-    with runs.new_run(Workspace(tmp_path), stage="train", name="digits", settings={}, about={}) as (draft, final):
+    with runs.new_run(Workspace(tmp_path), stage="train", name="digits", settings={}, about=ABOUT) as (draft, final):
         draft.write_json("metrics.json", {})
         draft.write_lines("trace.jsonl", [{"epoch": 1}, {"epoch": 2}])
         draft.write_text("picture.svg", "<svg/>")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,9 @@ import torch
 import torchvision
 
 from pipeline.base.errors import HeadError
+from pipeline.base.records import read_record
 from pipeline.runs import network
+from pipeline.runs.folder import Metrics
 from pipeline.runs.network import load_network, temperature_of
 from pipeline.trunk.identity import Transform, WeightsInfo
 
@@ -49,12 +52,16 @@ def test_a_network_whose_own_classifier_has_no_bias_is_loaded_with_its_heads(
     assert not any(p.requires_grad for p in found.parameters())
 
 
-def test_the_temperature_of_a_fine_tuned_run_is_any_number_above_zero_and_one_where_it_is_missing() -> None:
+def test_the_temperature_of_a_fine_tuned_run_is_any_number_above_zero_and_one_where_it_is_missing(
+    tmp_path: Path,
+) -> None:
     def kept(**metrics: Any) -> float:
-        run: Any = SimpleNamespace(folder=Path("run"), stage="finetune", metrics=metrics)
+        (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+        found = read_record(tmp_path / "metrics.json", Metrics, HeadError, "train again")
+        run: Any = SimpleNamespace(folder=tmp_path, stage="finetune", metrics=found)
         return temperature_of(run)
 
     assert [kept(), kept(temperature=2), kept(temperature=0.5)] == [1.0, 2.0, 0.5]
     for wrong in (0, -1.0, True, None, "1", float("nan"), float("inf")):
-        with pytest.raises(HeadError, match="a number above 0 is needed"):
+        with pytest.raises(HeadError, match=r"temperature is .*: a (finite )?number (above 0 )?is needed; train again"):
             kept(temperature=wrong)

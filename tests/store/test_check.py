@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -164,6 +165,9 @@ def test_a_cut_file_is_refused(make_cache: Callable[..., Path], share: float) ->
 
 
 def test_what_is_no_cache_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.h5")
+    with pytest.raises(CacheError, match=r"pipe.h5: it is not a regular file"):
+        open_cache(tmp_path / "pipe.h5")
     (tmp_path / "text.h5").write_text("hello, this is no HDF5 file")
     with pytest.raises(CacheError, match="not an HDF5 file"):
         open_cache(tmp_path / "text.h5")

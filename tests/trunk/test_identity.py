@@ -17,6 +17,7 @@ import torchvision
 from pipeline.base import machine
 from pipeline.base.errors import ConfigError
 from pipeline.base.machine import resolve_device
+from pipeline.base.schema import made
 from pipeline.base.workspace import Workspace
 from pipeline.trunk import identity
 from pipeline.trunk.identity import Changes, Transform, WeightsInfo
@@ -88,7 +89,7 @@ def test_an_unknown_layer_is_refused_with_the_legal_ones() -> None:
 
 def test_what_is_known_of_weights_survives_json() -> None:
     info = dataclasses.replace(info_of(Path("a.pth")), guessed=True, missing="crop mode squash")
-    assert WeightsInfo.of(json.loads(json.dumps(info.provenance()))) == info
+    assert made(json.loads(json.dumps(info.provenance())), WeightsInfo) == info
 
 
 # -- the transform ----------------------------------------------------------------------------------------------------
@@ -237,6 +238,37 @@ def test_a_damaged_entry_recalls_nothing(tmp_path: Path, entry: str) -> None:
     name = next(line for line in path.read_text().splitlines() if "resnet18" in line).strip().removesuffix(": {")
     path.write_text(f"{{{name}: {entry}}}")
     assert identity.recall("random:0", "resnet18", None, Workspace(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("transform", "mean"), [0.4, 0.456, 0.406]),
+        (("transform", "crop"), 32),
+        (("preset",), "IMAGENET1K_V2"),
+        (("guessed",), True),
+        (("sha256",), "cd" * 32),
+        (("layers",), [["avgpool", 100]]),
+        (("trunk",), "resnet34"),
+    ],
+)
+def test_an_entry_that_was_changed_recalls_nothing(tmp_path: Path, place: tuple[str, ...], value: object) -> None:
+    identity.remember(info_of(None), None, Workspace(tmp_path))
+    path = tmp_path / "weights" / "known.json"
+    entries = json.loads(path.read_text())
+    (entry,) = entries.values()
+    (entry["info"] if len(place) == 1 else entry["info"][place[0]])[place[-1]] = value
+    path.write_text(json.dumps(entries))
+    assert identity.recall("random:0", "resnet18", None, Workspace(tmp_path)) is None
+
+
+def test_what_is_forgotten_is_not_recalled_and_the_rest_is(tmp_path: Path) -> None:
+    desk = Workspace(tmp_path)
+    for preset in (None, "timm:a.b"):
+        identity.remember(info_of(None), preset, desk)
+    identity.forget("random:0", "resnet18", None, desk)
+    assert identity.recall("random:0", "resnet18", None, desk) is None
+    assert identity.recall("random:0", "resnet18", "timm:a.b", desk) == info_of(None)
 
 
 def test_a_folder_that_cannot_be_written_only_forgets(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.base.errors import EngineError
+from pipeline.base.errors import EngineError, WeightsError
 from pipeline.base.items import GOOD, ITEM_STATES, STATE_NAMES
 from pipeline.base.machine import cores
 from pipeline.base.ranks import Ranks
@@ -24,13 +24,14 @@ from pipeline.base.watch import Tracker
 from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
 from pipeline.images import Images, Loaded, Loader
-from pipeline.runs.recipe import Recipe
+from pipeline.runs.recipe import Recipe, about_of, provenance_of
 from pipeline.stages.extract.donors import Origin, find_origin
 from pipeline.stages.extract.results import Shares, Work
 from pipeline.stages.extract.settings import ExtractSettings
 from pipeline.store import Cache, Failure, Writer, append_failures, open_partial, partial_failures_path, partial_path
 from pipeline.store.fill import blocks_to_do, one_by_one
 from pipeline.trunk.frozen import FrozenTrunk
+from pipeline.trunk.weights import confirm
 
 
 @dataclass
@@ -188,7 +189,21 @@ def recipe_of_begun(out: Path, desk: Workspace) -> Recipe:
         WeightsError: the weights are not to be had here, or are other ones.
     """
     begun = open_partial(partial_path(out))
-    return Recipe.of(begun.provenance, begun.about["weights"], desk)
+    return Recipe.of(provenance_of(begun), about_of(begun)["weights"], desk)
+
+
+def _confirm_weights(writer: Writer, settings: ExtractSettings, desk: Workspace) -> None:
+    """Before the first image: the transform that was planned with is still the weights' own.
+
+    Raises:
+        WeightsError: it is not; the unfinished file goes, unless it has rows.
+    """
+    try:
+        confirm(settings.weights, settings.trunk, settings.preset, desk)
+    except WeightsError:
+        if not writer.done.any():
+            writer.path.unlink()
+        raise
 
 
 def do_blocks(
@@ -212,6 +227,8 @@ def do_blocks(
         rows = [row for block in todo for row in range(*writer.span(block))]
         # What is counted, and timed, is what goes through the trunk here: not copied rows, not other processes' rows.
         fresh = int((origin.donor[rows] < 0).sum()) if rows else 0
+        if fresh and ranks.first:
+            _confirm_weights(writer, settings, desk)
         trunk = FrozenTrunk(recipe.trunk, batch=settings.batch_size, work_dir=desk.engines) if fresh else None
         workers = settings.workers or cores()
         ahead = 4 * workers + (trunk.engine.batch if trunk else 0)

@@ -22,7 +22,7 @@ from pipeline.base.items import GOOD, TRAIN
 from pipeline.base.machine import cores, resolve_device
 from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
-from pipeline.runs.recipe import Recipe
+from pipeline.runs.recipe import About, Recipe, about_of
 from pipeline.stages.extract import words
 from pipeline.stages.extract.donors import donor_files, key_at
 from pipeline.stages.extract.settings import ExtractSettings
@@ -183,14 +183,15 @@ def _default_path(desk: Workspace, listing: images.Listing, info: WeightsInfo, k
         if not there.exists():
             return path
         taken = store.open_partial(there)
-        if taken.about.get("root") == listing.images.place or not _home(taken).there():
+        if about_of(taken)["root"] == listing.images.place or not _home(taken).there():
             return path
     raise CacheError(f"{desk.features} has 999 caches named {stem}: name one with --out")
 
 
 def _home(cache: store.Cache) -> images.Images:
     """The images that a cache was made from, where they lay then."""
-    return images.open_images(cache.about.get("source", ""), cache.about.get("root", ""))
+    about = about_of(cache)
+    return images.open_images(about["source"], about["root"])
 
 
 def _existing(out: Path, recipe: Recipe) -> store.Cache | None:
@@ -242,6 +243,14 @@ def _contents(
         order = order[splits[order] == TRAIN]
         if not len(order):
             raise ConfigError("--views needs train images, and the source has none")
+    info = recipe.trunk.info
+    about: About = {
+        "source": listing.source,
+        "root": listing.images.place,
+        "notes": list(notes),
+        "weights": _lasting_spec(info),
+        "pretrained": info.pretrained,
+    }
     return store.Contents(
         ids=[listing.ids[i] for i in order.tolist()],
         digests=digests[order],
@@ -250,18 +259,11 @@ def _contents(
         labels=listing.labels[order],
         splits=splits[order],
         classes=listing.classes,
-        dim=recipe.trunk.info.dim(recipe.trunk.layer),
+        dim=info.dim(recipe.trunk.layer),
         dtype=s.dtype,
         block_rows=s.block_rows or BLOCK_ROWS[recipe.trunk.device],
         provenance=recipe.provenance(),
-        about={
-            "source": listing.source,
-            "root": listing.images.place,
-            "notes": list(notes),
-            "weights": _lasting_spec(recipe.trunk.info),
-            "pretrained": recipe.trunk.info.pretrained,
-            **identity.library_version(recipe.trunk.info.trunk),
-        },
+        about={**about, **identity.library_version(info.trunk)},
     )
 
 
@@ -286,7 +288,7 @@ def _same(cache: store.Cache, contents: store.Contents) -> bool:
         or (cache.labels != contents.labels).any()
         or (cache.splits != contents.splits).any()
         or cache.ids != list(contents.ids)
-        or not (cache.about.get("root") == contents.about["root"] or _home(cache).there())
+        or not (about_of(cache)["root"] == contents.about["root"] or _home(cache).there())
     ):
         return False
     theirs, ours = cache.digests, contents.digests

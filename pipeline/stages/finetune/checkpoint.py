@@ -17,11 +17,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import safetensors
 import safetensors.torch
@@ -29,6 +30,8 @@ import torch
 
 from pipeline.base.errors import HeadError
 from pipeline.base.files import Busy, locked, make_folder, remove, write_bytes, write_json, writing
+from pipeline.base.records import parse, read_file, reason
+from pipeline.base.schema import Count, Malformed, Rule, Sha256
 from pipeline.base.workspace import Workspace
 
 Tensors = Mapping[str, torch.Tensor]
@@ -42,6 +45,19 @@ def state_folder(desk: Workspace, identity: Mapping[str, Any]) -> Path:
     """The folder of the training that ``identity`` (plain JSON values) decides."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return desk.tuning / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class _File(TypedDict):
+    name: Annotated[str, Rule("a file of tensors", re.compile(r"(last|best)-\d+\.safetensors").fullmatch)]
+    sha256: Sha256
+
+
+class Kept(TypedDict):
+    """What stands in ``state.json`` beside how far the training is, which its writer knows."""
+
+    format_version: Literal[1]
+    step: Count
+    files: Annotated[dict[str, _File], Rule("an object with last", lambda files: "last" in files)]
 
 
 class Checkpoint:
@@ -92,14 +108,14 @@ class Checkpoint:
                 if path.name not in named:
                     remove(path)
 
-    def _save(self, kind: str, step: int, tensors: Tensors) -> dict[str, str]:
+    def _save(self, kind: str, step: int, tensors: Tensors) -> _File:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         data = safetensors.torch.save(plain)
         path = self.folder / f"{kind}-{step:08d}.safetensors"
         write_bytes(path, data)
         return {"name": path.name, "sha256": hashlib.sha256(data).hexdigest()}
 
-    def read(self) -> dict[str, Any] | None:
+    def read(self) -> Kept | None:
         """The state, or None where there is none.
 
         Raises:
@@ -107,14 +123,11 @@ class Checkpoint:
         """
         path = self.folder / STATE
         try:
-            state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return parse(read_file(path), Kept)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            raise self._damaged(path, error) from error
-        if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
-            raise self._damaged(path, "another format version")
-        return state
+        except (OSError, Malformed) as error:
+            raise self.damaged(reason(error)) from error
 
     def tensors(self, kind: str) -> dict[str, torch.Tensor]:
         """The ``last`` or ``best`` tensors of the state, their checksum verified.
@@ -123,20 +136,23 @@ class Checkpoint:
             HeadError: they are missing or damaged.
         """
         state = self.read()
-        record = (state or {"files": {}})["files"].get(kind)
+        record = None if state is None else state["files"].get(kind)
         if record is None:
-            raise self._damaged(self.folder / STATE, f"no {kind} tensors are named")
-        path = self.folder / record["name"]
+            raise self.damaged(f"no {kind} tensors are named")
+        name = record["name"]
         try:
-            data = path.read_bytes()
+            data = read_file(self.folder / name, None)
             if hashlib.sha256(data).hexdigest() != record["sha256"]:
-                raise self._damaged(path, "its bytes are not those that were written")
+                raise self.damaged("its bytes are not those that were written", name)
             return dict(safetensors.torch.load(data))
-        except (OSError, safetensors.SafetensorError) as error:
-            raise self._damaged(path, error) from error
+        except (OSError, Malformed) as error:
+            raise self.damaged(reason(error), name) from error
+        except safetensors.SafetensorError as error:
+            raise self.damaged(error, name) from error
 
-    def _damaged(self, path: Path, why: object) -> HeadError:
-        return HeadError(f"{path} cannot be used ({why}): start over with --fresh")
+    def damaged(self, why: object, name: str = STATE) -> HeadError:
+        """The error of a file of the state that is not what it was."""
+        return HeadError(f"{self.folder / name} cannot be used ({why}): start over with --fresh")
 
     def digest(self) -> str | None:
         """The SHA-256 of what ``state.json`` says, None where there is none: the run that comes of it keeps it.
@@ -145,11 +161,11 @@ class Checkpoint:
             HeadError: it cannot be read.
         """
         try:
-            return hashlib.sha256((self.folder / STATE).read_bytes()).hexdigest()
+            return hashlib.sha256(read_file(self.folder / STATE)).hexdigest()
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self._damaged(self.folder / STATE, error.strerror) from error
+            raise self.damaged(reason(error)) from error
 
     def clear(self) -> None:
         """Forget the state, ``state.json`` first, so that no half of one is ever found; the lock stays.

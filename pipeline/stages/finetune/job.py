@@ -8,7 +8,7 @@ read by the verdict alone, when all is chosen.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from pipeline.base.errors import ConfigError
 from pipeline.base.interrupt import stop_requests
 from pipeline.base.ranks import Ranks
+from pipeline.base.schema import made
 from pipeline.base.settings import record
-from pipeline.base.watch import TraceRow
 from pipeline.base.workspace import Workspace
 from pipeline.heads.scores.calibration import fit_temperature
-from pipeline.runs.folder import kept_from, new_run
+from pipeline.runs.folder import kept_from, new_run, result_of
 from pipeline.runs.network import temperature_of
 from pipeline.stages.finetune import publish, scoring, verdict, words
 from pipeline.stages.finetune.checkpoint import Checkpoint, state_folder
@@ -68,12 +68,6 @@ class FinetuneResult:
         """Plain JSON values."""
         return {**dataclasses.asdict(self), "run": str(self.run)}
 
-    @classmethod
-    def of(cls, told: Mapping[str, Any]) -> FinetuneResult:
-        """From what :meth:`to_json` gave, among other things."""
-        fields = {f.name: told[f.name] for f in dataclasses.fields(cls)}
-        return cls(**{**fields, "run": Path(told["run"])})
-
 
 def finetune(settings: FinetuneSettings, desk: Workspace) -> FinetuneResult:
     """Fine-tune with settings made. Under ``torchrun`` every process calls it."""
@@ -107,7 +101,7 @@ def _finetune(settings: FinetuneSettings, ranks: Ranks, desk: Workspace) -> Fine
         certificate, step0 = _begin(task, state)
         if state.resume(checkpoint):
             for row in state.progress.rows:
-                desk.watch.trace(TraceRow(**row))
+                desk.watch.trace(row)
             desk.watch.say(words.going_on(state.progress, task.schedule))
         else:
             state.progress.seconds = clock.seconds
@@ -129,13 +123,13 @@ def _held(checkpoint: Checkpoint, ranks: Ranks, desk: Workspace, *, fresh: bool)
     """
     if not ranks.first:
         told = ranks.told()["kept"]
-        yield None if told is None else FinetuneResult.of(told)
+        yield None if told is None else made(told, FinetuneResult)
         return
     with ranks.leading() as announce, checkpoint.held():
         if fresh:
             checkpoint.clear()
         run = kept_from(checkpoint.digest(), desk)
-        kept = None if run is None else FinetuneResult.of({**run.metrics, "run": str(run.folder)})
+        kept = None if run is None else result_of(run, FinetuneResult)
         if kept is not None:
             checkpoint.remove()
         announce({"kept": None if kept is None else kept.to_json()})
@@ -183,7 +177,7 @@ def _publish(
     val_logits = scoring.logits(task, attached.val, "val")
     if not ranks.first:
         told = ranks.told()
-        return FinetuneResult.of(told)
+        return made(told, FinetuneResult)
     with ranks.leading() as announce:
         chosen = checkpoint.folder / "chosen"
         sha256 = publish.write_network(attached, chosen)
@@ -208,7 +202,7 @@ def _publish(
                 temperature_from=source,
             )
             publish.put_into(draft, chosen)
-            draft.write_lines("trace.jsonl", state.progress.rows)
+            draft.write_lines("trace.jsonl", [dataclasses.asdict(row) for row in state.progress.rows])
             if choice.mixtures:
                 publish.write_mixtures(draft, choice)
             draft.write_json("metrics.json", {**result.to_json(), "model_sha256": sha256})

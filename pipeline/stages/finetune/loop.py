@@ -8,7 +8,6 @@ in an epoch, whatever the number of processes or pieces.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -204,5 +203,5 @@ class Loop:
 def tell(task: Task, progress: Progress, epoch: int, train: Score, val: Score) -> None:
     """Add an epoch's row (0: the start's) to the trace, and show it."""
     row = words.trace_row(progress.rows, epoch, train, val, n_classes=len(task.attached.cache.classes))
-    progress.rows.append(dataclasses.asdict(row))
+    progress.rows.append(row)
     task.desk.watch.trace(row)

@@ -17,11 +17,12 @@ from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.items import SPLITS
 from pipeline.base.machine import resolve_device
 from pipeline.base.workspace import Workspace
-from pipeline.heads.artifact import Head, load_head, require_key
+from pipeline.heads.artifact import Head, require_key
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_of, cache_record
+from pipeline.runs.network import head_of
 from pipeline.runs.pixels import labelled, require_images
-from pipeline.runs.recipe import Recipe
+from pipeline.runs.recipe import Recipe, provenance_of
 from pipeline.stages.finetune.groups import trained_stages
 from pipeline.stages.finetune.settings import FinetuneSettings
 from pipeline.store import Cache
@@ -92,8 +93,7 @@ class Attached:
     @property
     def learned_from(self) -> list[str]:
         """The splits that the head, and so the network, has learned from."""
-        splits: list[str] = self.run.config.get("learned_from", ["train"])
-        return splits
+        return self.run.config.get("learned_from", ["train"])
 
     def identity(self, settings: FinetuneSettings) -> dict[str, Any]:
         """Everything that decides the weights that training gives, as plain JSON values."""
@@ -167,7 +167,7 @@ def attach(settings: FinetuneSettings, desk: Workspace) -> Attached:
         raise HeadError(f"{run.folder.name} is a {run.stage} run: give a run of `pipeline train` or `pipeline search`")
     runs.require_writable(desk)
     cache = cache_of(run)
-    head = load_head(run.folder)
+    head = head_of(run)
     require_key(head, cache.key, str(cache.path))
     if head.layer is None:
         raise HeadError(f"{run.folder.name} has a head of kind {head.kind}: fine-tuning starts from a linear one")
@@ -176,7 +176,7 @@ def attach(settings: FinetuneSettings, desk: Workspace) -> Attached:
         if not len(rows[split]):
             raise HeadError(f"{cache.path.name} has no {split} rows: fine-tuning needs train and val images")
     weights = run.config["cache"]["about"]["weights"]
-    recipe = Recipe.of(cache.provenance, weights, desk)
+    recipe = Recipe.of(provenance_of(cache), weights, desk)
     if recipe.trunk.layer != recipe.trunk.info.layer("last"):
         raise HeadError(f"the features are of {recipe.trunk.layer}: only the last stage's can be fine-tuned end to end")
     device = resolve_device(settings.device)

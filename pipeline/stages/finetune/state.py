@@ -10,11 +10,13 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import torch
 from torch import nn
 
+from pipeline.base.schema import Count, Figure, Malformed, NotNegative, Rule, Size, made
+from pipeline.base.watch import TraceRow
 from pipeline.stages.finetune.checkpoint import Checkpoint
 from pipeline.stages.finetune.groups import learnt_tensors, make_optimizer, parameter_groups
 from pipeline.stages.finetune.settings import FinetuneSettings
@@ -23,23 +25,47 @@ from pipeline.trunk.families.family import Anatomy
 Tensors = dict[str, torch.Tensor]
 
 
+class Best(TypedDict):
+    """The best epoch on val."""
+
+    epoch: Count
+    val: Figure
+    loss: Figure
+
+
 @dataclasses.dataclass
 class Progress:
-    """How far a training is, as plain JSON values; ``hits`` and ``loss_sum`` are of the epoch in work so far.
+    """How far a training is; ``hits`` and ``loss_sum`` are of the epoch in work so far.
 
-    ``best`` is the best epoch on val: ``{"epoch": ..., "val": ..., "loss": ...}``.
+    As ``dataclasses.asdict`` it is plain JSON values, kept in ``state.json``. ``rows`` are the trace, its first row
+    the start's.
     """
 
-    epoch: int = 1
-    done: int = 0  # steps of the epoch in work
-    step: int = 0  # steps in all
-    loss_sum: float = 0.0
-    hits: float = 0.0
-    seen: float = 0.0
-    seconds: float = 0.0
+    epoch: Size = 1
+    done: Count = 0  # steps of the epoch in work
+    step: Count = 0  # steps in all
+    loss_sum: Figure = 0.0
+    hits: NotNegative = 0.0
+    seen: NotNegative = 0.0
+    seconds: NotNegative = 0.0
     ended: bool = False
-    best: dict[str, float] | None = None
-    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    best: Best | None = None
+    rows: Annotated[list[TraceRow], Rule("a list of one row or more", len)] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Any]) -> Progress:
+        """Again from plain JSON values.
+
+        Raises:
+            Malformed: they are not those of a progress.
+        """
+        for field in dataclasses.fields(cls):
+            if field.name not in kept:
+                raise Malformed(f"it has no {field.name}")
+        found = made({**kept}, cls)
+        if (found.seen > 0) != (found.done > 0):
+            raise Malformed(f"seen is {found.seen:g}: after {found.done} steps of an epoch that cannot be")
+        return found
 
     def count(self, loss: float, hits: float, seen: float) -> None:
         """One more step is done, with these sums over its rows."""
@@ -162,8 +188,15 @@ class State:
         found = checkpoint.read()
         if found is None:
             return False
-        names = {f.name for f in dataclasses.fields(Progress)}
-        self.progress = Progress(**{k: v for k, v in found.items() if k in names})
+        try:
+            self.progress = Progress.of(found)
+            self._take(checkpoint)
+        except (Malformed, KeyError, RuntimeError) as error:  # of another network: a tensor's name, or its shape
+            raise checkpoint.damaged(error) from error
+        return True
+
+    def _take(self, checkpoint: Checkpoint) -> None:
+        """Make the tensors those that are kept."""
         tensors = checkpoint.tensors("last")
         load(self.learnt, tensors, "now/")
         if self.average is not None:
@@ -179,7 +212,6 @@ class State:
         if self.progress.best is not None:
             saved = checkpoint.tensors("best")
             self.best = {n: torch.empty_like(t).copy_(saved[n]) for n, t in self.learnt.items()}
-        return True
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {n: p for group in self.groups for n, p in zip(group.names, group.parameters, strict=True)}

@@ -126,7 +126,7 @@ def reach(
         course=Course(
             settings.epochs,
             choice.epoch,
-            progress.rows[-1]["accuracy"],
+            progress.rows[-1].accuracy,
             choice.share is not None,
             settings.train,
             candidates=_candidates(progress, choice),

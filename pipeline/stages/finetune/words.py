@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pipeline.base.values import Column, Curve, Part, Table, figures
 from pipeline.base.watch import TraceRow
@@ -64,10 +63,10 @@ def _augmentation(s: FinetuneSettings) -> str:
     return f"{s.augment}{how}{' and RandAugment' if s.randaugment else ''}"
 
 
-def trace_row(before: Sequence[Mapping[str, Any]], epoch: int, train: Score, val: Score, *, n_classes: int) -> TraceRow:
+def trace_row(before: Sequence[TraceRow], epoch: int, train: Score, val: Score, *, n_classes: int) -> TraceRow:
     """An epoch's row of the trace, with what is to be observed in it after the rows ``before``."""
     row = TraceRow(epoch=epoch, loss=train.loss, accuracy=train.accuracy, val_accuracy=val.accuracy, val_loss=val.loss)
-    return dataclasses.replace(row, observation=observe([*(TraceRow(**r) for r in before), row], n_classes))
+    return dataclasses.replace(row, observation=observe([*before, row], n_classes))
 
 
 def going_on(progress: Progress, schedule: Schedule) -> str:

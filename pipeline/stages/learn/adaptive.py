@@ -11,23 +11,24 @@ import json
 import time
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import ConfigError
+from pipeline.base.records import parse
+from pipeline.base.schema import Malformed, made
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch
 from pipeline.heads.minibatch.passes import Epoch, FitResult
 from pipeline.heads.minibatch.space import WHOLE, sample_configs
 from pipeline.stages.learn.settings import SearchSettings
 from pipeline.stages.learn.task import Task
-from pipeline.stages.learn.trials import line_of
+from pipeline.stages.learn.trials import Line, line_of
 
 LINE = "line"  # the attribute of a trial that holds its line of trials.jsonl
 
 
-def optuna_trials(
-    task: Task[SearchSettings], space: Mapping[str, Any], base: MinibatchConfig, name: str
-) -> list[dict[str, Any]]:
+def optuna_trials(task: Task[SearchSettings], space: Mapping[str, Any], base: MinibatchConfig, name: str) -> list[Line]:
     """Try until the study ``name`` has ``settings.trials`` finished trials of all processes; a line for each of them.
 
     A trial's draws depend on the seed, its number and the trials before it: alone and not stopped, the same command
@@ -46,9 +47,9 @@ def optuna_trials(
     study = _study(settings, name)
     states = optuna.trial.TrialState
 
-    def finished() -> list[dict[str, Any]]:
+    def finished() -> list[Line]:
         over = study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED))
-        return [json.loads(t.user_attrs[LINE]) for t in over]
+        return [_line_of(trial, settings.optuna) for trial in over]
 
     ends = time.monotonic() + settings.budget if settings.budget else float("inf")
     lines = finished()
@@ -74,6 +75,18 @@ def optuna_trials(
     return lines
 
 
+def _line_of(trial: Any, file: Path | None) -> Line:
+    """The line that a finished trial holds.
+
+    Raises:
+        ConfigError: it holds none.
+    """
+    try:
+        return parse(made(trial.user_attrs.get(LINE), str), Line)
+    except Malformed as why:
+        raise ConfigError(f"--optuna {file}: trial {trial.number} is none of ours ({why}): give a new file") from why
+
+
 def _study(settings: SearchSettings, name: str) -> Any:
     import optuna
     from optuna.storages import JournalStorage
@@ -82,6 +95,8 @@ def _study(settings: SearchSettings, name: str) -> Any:
     assert settings.optuna is not None
     file = settings.optuna
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise ConfigError(f"--optuna {file} cannot be written (it is no file): give a file")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("ab"):
@@ -92,7 +107,8 @@ def _study(settings: SearchSettings, name: str) -> Any:
         warnings.simplefilter("ignore", category=optuna.exceptions.ExperimentalWarning)
         try:
             storage = JournalStorage(JournalFileBackend(str(file)))
-        except (ValueError, LookupError, TypeError) as error:  # what Optuna raises at a line that it did not write
+        # What Optuna raises at a line that it did not write.
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise ConfigError(f"--optuna {file} is no journal of Optuna, or a damaged one: give a new file") from error
         return optuna.create_study(
             storage=storage,

@@ -25,6 +25,7 @@ from pipeline.images import Geometry
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
 from pipeline.runs.pixels import labelled, pixel_batches
+from pipeline.runs.recipe import provenance_of, require_ours
 from pipeline.show.tables import results_table
 from pipeline.stages.learn.settings import BaselineSettings
 from pipeline.stages.score.ledger import Scorer
@@ -58,6 +59,7 @@ class BaselineReport:
 def baseline(settings: BaselineSettings, desk: Workspace) -> BaselineReport:
     """Baselines with settings made."""
     cache = find_cache(settings.cache, desk)
+    require_ours(cache)
     features = _features(cache, settings, desk)
     pixels = {}
     if settings.floors:
@@ -135,10 +137,8 @@ def _image_statistics(cache: Cache, split: str, rows: NDArray[np.int64], desk: W
     Raises:
         DataError: an image is gone or has changed.
     """
-    transform = cache.provenance["transform"]
-    geometry = Geometry(
-        resize=transform["resize"], crop=transform["crop"], interpolation=transform["interpolation"], view=None
-    )
+    transform = provenance_of(cache)["transform"]
+    geometry = Geometry(transform.resize, transform.crop, transform.interpolation)
     parts = [np.zeros((0, 6 + THUMBNAIL**2), np.float32)]
     with desk.watch.track(f"{split} images", len(rows)) as tracker:
         for _, pixels in pixel_batches(cache, rows.tolist(), geometry=geometry, size=BATCH, workers=cores()):

@@ -29,7 +29,7 @@ from pipeline.stages.learn.kept import Fit, make_head, minibatch_fit, observed, 
 from pipeline.stages.learn.settings import EXACT, SearchSettings
 from pipeline.stages.learn.state import SearchState
 from pipeline.stages.learn.task import Task
-from pipeline.stages.learn.trials import Ranking, line_of, trial_of
+from pipeline.stages.learn.trials import Line, Ranking, line_of, trial_of
 from pipeline.store.rows import Rows
 
 BRACKET = 27  # configurations that are halved together: 27 -> 9 -> 3 -> 1
@@ -89,7 +89,14 @@ def minibatch_search(task: Task[SearchSettings]) -> Ranking:
         task.desk.watch.say(
             f"{tried} of {settings.trials} heads were tried to the end: the same command goes on from there"
         )
-    return Ranking(trials, fit, learned, held_out=held_out, state=state if over else None)
+    return Ranking(
+        trials,
+        fit,
+        learned,
+        held_out=held_out,
+        state_sha256=state.digest() if over else None,
+        forget=state.forget if over else None,
+    )
 
 
 def kept_before(task: Task[SearchSettings]) -> Run | None:
@@ -106,7 +113,7 @@ def kept_before(task: Task[SearchSettings]) -> Run | None:
     return run
 
 
-def _halved(task: Task[SearchSettings], space: Space, state: SearchState) -> list[dict[str, Any]]:
+def _halved(task: Task[SearchSettings], space: Space, state: SearchState) -> list[Line]:
     """Random configurations in brackets of successive halving; one line for each."""
     settings, watch = task.settings, task.desk.watch
     configs = sample_configs(space.varied, settings.trials, settings.seed, space.base)
@@ -149,9 +156,7 @@ def read_space(space: str) -> Mapping[str, Any]:
         raise ConfigError(f"--space {space} is not TOML: {error}") from error
 
 
-def _bracket(
-    task: Task[SearchSettings], configs: Sequence[MinibatchConfig], ends: float | None
-) -> list[dict[str, Any]]:
+def _bracket(task: Task[SearchSettings], configs: Sequence[MinibatchConfig], ends: float | None) -> list[Line]:
     """One bracket's trials as plain lines."""
     epochs = task.settings.epochs
     fits = successive_halving(

@@ -20,6 +20,7 @@ from pipeline.heads.scores.calibration import fit_temperature
 from pipeline.heads.scores.metrics import log_softmax
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
+from pipeline.runs.recipe import about_of
 from pipeline.show.trace import observe
 from pipeline.stages.learn.held_out import FILE, HeldOut, of_val
 from pipeline.stages.learn.settings import EXACT
@@ -58,12 +59,6 @@ class TrainResult:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {**dataclasses.asdict(self), "run": str(self.run)}
-
-    @classmethod
-    def of(cls, told: Mapping[str, Any]) -> TrainResult:
-        """From what :meth:`to_json` gave, among other things."""
-        fields = {f.name: told[f.name] for f in dataclasses.fields(cls)}
-        return cls(**{**fields, "run": Path(told["run"])})
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +145,7 @@ def make_head(cache: Cache, fit: Fit, temperature: float = 1.0) -> Head:
         key=cache.key,
         dim=cache.dim,
         temperature=temperature,
-        meta={"solver": fit.record["solver"], "pretrained": cache.about["pretrained"]},
+        meta={"solver": fit.record["solver"], "pretrained": about_of(cache)["pretrained"]},
     )
 
 

@@ -16,7 +16,7 @@ from pipeline.base.errors import HeadError
 from pipeline.base.workspace import Workspace
 from pipeline.heads.choice import at_the_end
 from pipeline.heads.exact.path import ExactFit, fit_exact
-from pipeline.runs.folder import Run
+from pipeline.runs.folder import Run, result_of
 from pipeline.show.pictures import svg
 from pipeline.stages.learn import words
 from pipeline.stages.learn.brackets import kept_before, minibatch_search
@@ -44,7 +44,7 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
         )
     if (run := kept_before(task)) is not None:
         desk.watch.say(words.kept_before(run.folder))
-        return _scored(run, TrainResult.of({**run.metrics, "run": str(run.folder)}), task)
+        return _scored(run, result_of(run, TrainResult), task)
     began = time.perf_counter()
     found = _exact_search(task) if settings.space == EXACT else minibatch_search(task)
     seconds = time.perf_counter() - began
@@ -60,11 +60,11 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
         trials=[t.line() for t in found.trials],
         files=found.files,
         held_out=found.held_out,
-        state_sha256=None if found.state is None else found.state.digest(),
+        state_sha256=found.state_sha256,
     )
     run, result = keep(task, SEARCH, choice)
-    if found.state is not None:
-        found.state.forget()
+    if found.forget is not None:
+        found.forget()
     desk.watch.say(words.head(result, found.fit))
     if settings.space == EXACT and (end := at_the_end(settings.penalties, found.trials[0].settings["C"])):
         desk.watch.warn(words.end_of_path(settings, end))

@@ -10,10 +10,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.base.errors import HeadError
 from pipeline.base.files import remove, write_text, writing
+from pipeline.base.records import parse, read_file, reason
+from pipeline.base.schema import Malformed
 from pipeline.base.settings import identity
 from pipeline.stages.learn.settings import SearchSettings
 from pipeline.stages.learn.task import Task
+from pipeline.stages.learn.trials import Line
 
 RULES = 2  # of what a trial is: 2 since no column's scale is below the floor, and halving goes by the metric
 
@@ -35,22 +39,42 @@ class SearchState:
         self.name = f"search-{hashlib.sha256(subject.encode()).hexdigest()[:16]}"
         self._path = task.desk.runs / f".{self.name}.jsonl"
 
-    def finished(self) -> list[list[dict[str, Any]]]:
-        """Their trials; a line that a kill cut short is left out."""
-        if not self._path.exists():
-            return []
-        whole = self._path.read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in whole]
+    def finished(self) -> list[list[Line]]:
+        """Their trials, in order; from a line on that is cut short or damaged, they are done again.
 
-    def add(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        Raises:
+            HeadError: what lies there is no file, or cannot be read.
+        """
+        found: list[list[Line]] = []
+        for line in (self._read() or b"").split(b"\n"):
+            try:
+                found.append(parse(line, list[Line]))
+            except Malformed:
+                break
+        return found
+
+    def _read(self) -> bytes | None:
+        try:
+            return read_file(self._path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise HeadError(f"{self._path} cannot be read ({reason(error)}): remove it, and search again") from error
+
+    def add(self, lines: Sequence[Line]) -> None:
         """Write one down."""
         kept = "".join(json.dumps(bracket) + "\n" for bracket in [*self.finished(), list(lines)])
         with writing(self._path.parent):
             write_text(self._path, kept)
 
     def digest(self) -> str | None:
-        """The SHA-256 of all of them, None where there is none: the run that comes of them keeps it."""
-        return hashlib.sha256(self._path.read_bytes()).hexdigest() if self._path.exists() else None
+        """The SHA-256 of all of them, None where there is none: the run that comes of them keeps it.
+
+        Raises:
+            HeadError: what lies there is no file, or cannot be read.
+        """
+        data = self._read()
+        return None if data is None else hashlib.sha256(data).hexdigest()
 
     def forget(self) -> None:
         """The search is over, and its run is kept."""

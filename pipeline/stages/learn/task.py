@@ -17,6 +17,7 @@ from pipeline.base.workspace import Workspace
 from pipeline.heads.problem import Problem, Split
 from pipeline.runs import folder as runs
 from pipeline.runs.pixels import labelled
+from pipeline.runs.recipe import require_ours
 from pipeline.stages.learn.settings import HeadSettings
 from pipeline.store import Cache
 from pipeline.store.find import find_cache
@@ -85,6 +86,7 @@ def task_of(settings: S, desk: Workspace) -> Task[S]:
         HeadError: no train rows, or a folder that cannot be written.
     """
     cache = find_cache(settings.cache, desk)
+    require_ours(cache)
     runs.require_writable(desk)
     train, val = load_rows(cache, "train"), load_rows(cache, "val")
     if settings.views:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.schema import Count, Malformed, Rule, made
 from pipeline.heads.choice import METRICS, order
 from pipeline.heads.exact.path import ExactFit
+from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.passes import FitResult
 from pipeline.heads.scores.metrics import classification_report
 from pipeline.stages.learn.held_out import HeldOut
 from pipeline.stages.learn.kept import Fit, linear_logits, make_head, minibatch_fit
-from pipeline.stages.learn.state import SearchState
 from pipeline.stages.learn.task import Task
 from pipeline.store.rows import Rows
 
@@ -45,8 +46,8 @@ class Ranking:
     """What a search came to: the trials, best first; the best one's head, fitted once more on all it is to learn from.
 
     ``learned`` are those rows; ``files`` more files of the run, name -> text; ``held_out`` what such a head says of
-    rows that it did not learn from, where there are any; ``state`` is where the search stands, to be forgotten when
-    the head is kept.
+    rows that it did not learn from, where there are any. A search that is over has a state on the disk: its
+    ``state_sha256``, and what to call when the head is kept, ``forget``.
     """
 
     trials: Sequence[Trial]
@@ -54,7 +55,8 @@ class Ranking:
     learned: Rows
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     held_out: HeldOut | None = None
-    state: SearchState | None = None
+    state_sha256: str | None = None
+    forget: Callable[[], None] | None = None
 
 
 def exact_trial(task: Task[Any], fit: ExactFit, train: Rows) -> Trial:
@@ -70,9 +72,31 @@ def figures(logits: NDArray[np.float32], y: NDArray[np.int64]) -> dict[str, floa
     return {name: getattr(scores, name) for name in METRICS}
 
 
-def line_of(task: Task[Any], fit: FitResult) -> dict[str, Any]:
-    """A fit as one line: its configuration, its figures on val and train, and the epochs it got."""
+def _is_config(told: Any) -> bool:
+    try:
+        made(told, MinibatchConfig)
+    except Malformed:
+        return False
+    return True
 
+
+_ByMetric = Annotated[
+    dict[str, float], Rule(f"an object of {', '.join(METRICS)}", lambda figures: figures.keys() >= set(METRICS))
+]
+
+
+class Line(TypedDict):
+    """A fit of a search in plain JSON values: its configuration, its figures on val and train, and its epochs."""
+
+    config: Annotated[dict[str, Any], Rule("a head's configuration", _is_config)]
+    val: _ByMetric
+    train: _ByMetric
+    note: str
+    epochs: Count
+
+
+def line_of(task: Task[Any], fit: FitResult) -> Line:
+    """A fit as one line."""
     head = make_head(task.cache, minibatch_fit(fit, ()))
     val, train = (figures(head.logits(rows.X), rows.y) for rows in (task.val, task.train))
     config = dataclasses.asdict(fit.config)
@@ -80,9 +104,9 @@ def line_of(task: Task[Any], fit: FitResult) -> dict[str, Any]:
     return {"config": config, "val": val, "train": train, "note": note, "epochs": len(fit.trace)}
 
 
-def trial_of(line: Mapping[str, Any], space: Mapping[str, Any]) -> Trial:
+def trial_of(line: Line, space: Mapping[str, Any]) -> Trial:
     """A line as a trial that shows what the space varies."""
-
-    varied = {n: line["config"][n] for n, choice in space.items() if not (isinstance(choice, list) and len(choice) < 2)}
-    record = {"config": line["config"], "epochs": line["epochs"]}
+    config = dataclasses.asdict(made(line["config"], MinibatchConfig))
+    varied = {n: config[n] for n, choice in space.items() if not (isinstance(choice, list) and len(choice) < 2)}
+    record = {"config": config, "epochs": line["epochs"]}
     return Trial({**varied, "epochs": line["epochs"]}, line["val"], line["train"], line["note"], record)

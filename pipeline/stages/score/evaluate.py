@@ -11,12 +11,11 @@ before they are taken (``ledger``), and kept beside it with the logits that they
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict, cast
 
 import numpy as np
 import safetensors
@@ -27,14 +26,16 @@ from pipeline.base.errors import CacheError, HeadError
 from pipeline.base.files import try_writing, write_bytes, write_json, writing
 from pipeline.base.items import SPLITS
 from pipeline.base.machine import resolve_device
+from pipeline.base.records import read_file, read_record
+from pipeline.base.schema import Count, Malformed, NotNegative, Positive, Rule, Share, Size
 from pipeline.base.workspace import Workspace
-from pipeline.heads.artifact import load_head, match_classes, require_key
+from pipeline.heads.artifact import match_classes, require_key
 from pipeline.heads.scores.calibration import calibrated, expected_calibration_error
 from pipeline.heads.scores.intervals import score_intervals
 from pipeline.heads.scores.metrics import classification_report, softmax
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import _require_key, cache_of
-from pipeline.runs.network import logits_of_split, temperature_of
+from pipeline.runs.network import head_of, logits_of_split, temperature_of
 from pipeline.stages.score import ledger, words
 from pipeline.stages.score.ledger import Scorer
 from pipeline.stages.score.settings import EvaluateSettings
@@ -48,6 +49,65 @@ LOGITS = "evaluation.safetensors"
 LogitsOf = Callable[[str], NDArray[np.float32]]
 
 
+class ClassFigures(TypedDict):
+    """Figures of one class."""
+
+    name: str
+    precision: Share
+    recall: Share
+    f1: Share
+    support: Count
+    auroc: NotRequired[float | None]
+
+
+class CalibratedFigures(TypedDict):
+    """What the run's temperature makes of the figures."""
+
+    temperature: Positive
+    log_loss: float
+    ece: float
+    ece_expected: NotRequired[float]
+
+
+_KNOWN = Rule(f"an object of {', '.join(words.SHARES)}", lambda intervals: intervals.keys() <= words.SHARES.keys())
+_Interval = Annotated[list[float], Rule("a list of 2 numbers", lambda ends: len(ends) == 2)]
+_Intervals = Annotated[dict[str, _Interval | None], _KNOWN]
+
+
+class Figures(TypedDict):
+    """A split's figures; those that came later are not in files from before."""
+
+    n: Size
+    accuracy: Share
+    balanced_accuracy: NotRequired[float | None]
+    macro_f1: Share
+    log_loss: NotNegative
+    top5: NotRequired[float | None]
+    auroc: NotRequired[float | None]
+    ece: NotRequired[float | None]
+    ece_expected: NotRequired[float | None]
+    per_class: list[ClassFigures]
+    confusion: list[list[int]]
+    intervals: NotRequired[_Intervals | None]
+    calibrated: NotRequired[CalibratedFigures | None]
+
+
+def _square(test: Figures) -> bool:
+    classes, counts = len(test["per_class"]), test["confusion"]
+    return len(counts) == classes and all(len(row) == classes and min(row) >= 0 for row in counts)
+
+
+class Evaluation(TypedDict):
+    """What stands in ``evaluation.json``: an :class:`EvaluateResult` but for its run."""
+
+    test: Annotated[Figures, Rule("a confusion of as many rows and columns as per_class has classes", _square)]
+    seconds: NotNegative
+    scored: str
+    split: NotRequired[str]
+    cache: NotRequired[str | None]
+    scored_before: NotRequired[Count | None]
+
+
 @dataclass(frozen=True)
 class EvaluateResult:
     """A run's figures; ``test`` has at least accuracy, macro_f1 and n; ``cache`` is another one's name, if it was.
@@ -57,7 +117,7 @@ class EvaluateResult:
     """
 
     run: Path
-    test: dict[str, Any]
+    test: Figures
     seconds: float
     scored: str
     split: str = "test"
@@ -81,6 +141,11 @@ class ScoredRows:
     logits: NDArray[np.float32]
     rows: NDArray[np.int64]
     y: NDArray[np.int64]
+
+    def fits(self) -> bool:
+        """Whether these are tensors of such types and shapes; what is read from a file need not be."""
+        flat = all(a.dtype == np.int64 and a.shape == self.logits.shape[:1] for a in (self.rows, self.y))
+        return flat and self.logits.dtype == np.float32 and self.logits.ndim == 2
 
 
 def evaluate(settings: EvaluateSettings, desk: Workspace) -> EvaluateResult:
@@ -152,12 +217,25 @@ def scored_rows(run: runs.Run, desk: Workspace, *, device: str) -> ScoredRows:
     return _kept_logits(run.folder)
 
 
+def recorded(folder: Path) -> EvaluateResult | None:
+    """The test figures that are kept in a run's folder, if it has been scored.
+
+    Raises:
+        HeadError: they are damaged.
+    """
+    path = folder / EVALUATION
+    if not path.exists():
+        return None
+    kept = read_record(path, Evaluation, HeadError, "bring it back from a copy, or train again")
+    how = kept.get("split", "test"), kept.get("cache"), kept.get("scored_before")
+    return EvaluateResult(folder, kept["test"], kept["seconds"], kept["scored"], *how)
+
+
 def _known(folder: Path, desk: Workspace) -> EvaluateResult | None:
     """The test figures that are recorded in a folder."""
-    recorded = folder / EVALUATION
-    if not recorded.exists():
+    known = recorded(folder)
+    if known is None:
         return None
-    known = _read(recorded)
     which = words.as_which(known.scored_before)
     desk.watch.say(
         f"{folder.name} was scored on {known.scored}{which}: the test split is used once, these are its figures"
@@ -191,9 +269,12 @@ def _taken(
 def _kept_logits(folder: Path) -> ScoredRows:
     path = folder / LOGITS
     try:
-        return ScoredRows(**safetensors.numpy.load_file(path))
-    except (OSError, TypeError, safetensors.SafetensorError) as error:
+        kept = ScoredRows(**safetensors.numpy.load(read_file(path, None)))
+        if not kept.fits():
+            raise Malformed("its tensors are not of one number of rows, or of other types")
+    except (OSError, TypeError, Malformed, safetensors.SafetensorError) as error:
         raise HeadError(f"{path} is damaged ({error}): delete it, and its rows are scored again") from error
+    return kept
 
 
 def _require_head(run: runs.Run) -> None:
@@ -259,7 +340,7 @@ def _by_run(run: runs.Run, cache: Cache, desk: Workspace, device: str) -> Logits
     if run.stage == "finetune":
         place = resolve_device(device)  # before a look at test rows is put on record
         return lambda split: logits_of_split(run, cache, split, desk, device=place)
-    head = load_head(run.folder)
+    head = head_of(run)
     require_key(head, cache.key, str(cache.path))
     return lambda split: head.logits(load_rows(cache, split).X)
 
@@ -280,19 +361,20 @@ def _score(cache: Cache, splits: tuple[str, ...], logits_of: LogitsOf) -> Scored
     return ScoredRows(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(ScoredRows)))
 
 
-def _figures(scored: ScoredRows, classes: tuple[str, ...], temperature: float) -> dict[str, Any]:
+def _figures(scored: ScoredRows, classes: Sequence[str], temperature: float) -> Figures:
     """Every figure as plain JSON values, with its interval; ``calibrated``: None where the temperature is 1."""
     scores = classification_report(scored.y, scored.logits, classes)
     intervals = score_intervals(scores.confusion, scores.top5)
     after = None
     if temperature != 1:
         after = dataclasses.asdict(calibrated(scored.logits, scored.y, temperature))
-    return {
+    found = {
         **scores.to_json(),
         "ece_expected": expected_calibration_error(softmax(scored.logits).max(axis=1)),
         "intervals": {name: None if ends is None else list(ends) for name, ends in intervals.items()},
         "calibrated": after,
     }
+    return cast(Figures, found)
 
 
 def _write_logits(folder: Path, scored: ScoredRows) -> None:
@@ -306,14 +388,6 @@ def _record(result: EvaluateResult) -> EvaluateResult:
     with writing(result.run):
         write_json(result.file, figures)
     return result
-
-
-def _read(path: Path) -> EvaluateResult:
-    try:
-        figures = json.loads(path.read_text(encoding="utf-8"))
-        return EvaluateResult(run=path.parent, **figures)
-    except (OSError, ValueError, TypeError) as error:
-        raise HeadError(f"{path} is damaged ({error}): bring it back from a copy, or train again") from error
 
 
 def _now() -> str:

@@ -20,12 +20,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import HeadError
 from pipeline.base.files import Busy, append_line, locked, make_folder, writing
+from pipeline.base.records import parse_lines, read_file, reason
+from pipeline.base.schema import Count
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import TENSORS_FILE
 from pipeline.runs.network import MODEL_FILE
@@ -34,6 +37,16 @@ from pipeline.stages.score import words
 from pipeline.store import Cache
 
 PATIENCE = 20.0  # seconds for another process, which holds the ledger for a moment only
+
+
+class Line(TypedDict):
+    """A line of the ledger."""
+
+    content: str
+    rows: NotRequired[Count]
+    run: NotRequired[str]
+    mark: str
+    when: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -98,7 +111,7 @@ def count(cache: Cache, scorer: Scorer, desk: Workspace) -> int:
         known = {mark for mark, of in _lines(desk.tested) if of == content}
         if scorer.mark not in known:
             when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            line = {"content": content, "rows": rows, "run": scorer.name, "mark": scorer.mark, "when": when}
+            line: Line = {"content": content, "rows": rows, "run": scorer.name, "mark": scorer.mark, "when": when}
             append_line(desk.tested, json.dumps(line))
     before = len(known - {scorer.mark})
     desk.watch.say(words.scored(before, rows))
@@ -126,9 +139,22 @@ def _held(path: Path) -> Iterator[None]:
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Mark and content of each line that is whole: one that a kill has cut was followed by no look."""
-    for text in path.read_bytes().split(b"\n") if path.exists() else ():
-        try:
-            line = json.loads(text)
-            yield str(line["mark"]), str(line["content"])
-        except (ValueError, TypeError, KeyError):
-            continue
+    for line in parse_lines(_written(path), Line):
+        yield line["mark"], line["content"]
+
+
+def _written(path: Path) -> bytes:
+    """What the ledger holds, nothing where there is none yet.
+
+    Raises:
+        HeadError: it cannot be read, and so cannot be counted by.
+    """
+    try:
+        return read_file(path)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise HeadError(
+            f"{path}, where looks at test rows are counted, cannot be read ({reason(error)}): no test row has been "
+            "read; put it right, or choose --workspace"
+        ) from error

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.base.items import SPLITS
 from pipeline.base.workspace import Workspace
+from pipeline.runs.recipe import about_of
 from pipeline.stages.upkeep import words
 from pipeline.stages.upkeep.results import InspectReport
 from pipeline.stages.upkeep.settings import InspectSettings
@@ -56,7 +57,7 @@ def _contents(cache: Cache) -> dict[str, Any]:
         "classes": by_class,
         "created": cache.created,
         "versions": cache.versions,
-        "about": cache.about,
+        "about": about_of(cache),
         "provenance": cache.provenance,
     }
 

@@ -24,11 +24,10 @@ from pipeline.base.errors import ConfigError, HeadError, PipelineError
 from pipeline.base.files import try_writing, whole, write_text, writing
 from pipeline.base.words import percent, significant
 from pipeline.base.workspace import Workspace
-from pipeline.heads.artifact import load_head
 from pipeline.runs import folder as runs
-from pipeline.runs.network import load_network, temperature_of
+from pipeline.runs.network import head_of, load_network, temperature_of
 from pipeline.runs.recipe import Recipe
-from pipeline.stages.score.evaluate import EVALUATION
+from pipeline.stages.score.evaluate import recorded
 from pipeline.stages.use import words
 from pipeline.stages.use.results import ExportResult
 from pipeline.stages.use.settings import SUFFIXES, ExportSettings
@@ -85,10 +84,10 @@ def whole_network(run: runs.Run, format: str, desk: Workspace) -> tuple[nn.Modul
         ConfigError: a state dict of what the plain network has no place for.
     """
     weights = run.config["cache"]["about"]["weights"]
-    recipe = Recipe.of(run.config["provenance"], weights, desk)
+    recipe = Recipe.of(run.made_by, weights, desk)
     if run.stage == "finetune":
         return load_network(run, recipe.trunk.info), recipe
-    head = load_head(run.folder)
+    head = head_of(run)
     info, layer = recipe.trunk.info, recipe.trunk.layer
     model = load_model(info)
     anatomy = anatomy_of(info.trunk, model)
@@ -290,10 +289,10 @@ def model_card(run: runs.Run, about: dict[str, Any], format: str, file: str, par
 
 
 def _figures(run: runs.Run) -> str:
-    path = run.folder / EVALUATION
-    if not path.exists():
+    known = recorded(run.folder)
+    if known is None:
         return f"Not tested yet (`pipeline evaluate {run.folder.name}`)."
-    test = json.loads(path.read_text(encoding="utf-8"))["test"]
+    test = known.test
     return (
         f"Test split, {test['n']:,} images: accuracy {percent(test['accuracy'])}, "
         f"macro-F1 {percent(test['macro_f1'])}, log-loss {significant(test['log_loss'])}."

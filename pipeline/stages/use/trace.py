@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.base.errors import CacheError, ConfigError, HeadError
 from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
+from pipeline.runs.recipe import provenance_of
 from pipeline.stages.use import words
 from pipeline.stages.use.results import Layer, ModelStep, TraceReport
 from pipeline.stages.use.settings import TraceSettings
@@ -30,16 +31,17 @@ def _subject(settings: TraceSettings, desk: Workspace) -> tuple[str, int, int]:
         return settings.trunk, settings.image_size, settings.classes
     try:
         cache = find_cache(settings.target, desk)
-        provenance, classes = cache.provenance, len(cache.classes)
     except CacheError:
         try:
-            config = runs.find_run(settings.target, desk).config
+            run = runs.find_run(settings.target, desk)
         except HeadError:
             raise ConfigError(
                 f"{settings.target!r} is neither a feature cache nor a run: give one, or nothing"
             ) from None
-        provenance, classes = config["provenance"], len(config["classes"])
-    return provenance["trunk"]["name"], provenance["transform"]["crop"], classes
+        made_by, classes = run.made_by, len(run.config["classes"])
+    else:
+        made_by, classes = provenance_of(cache), len(cache.classes)
+    return made_by["trunk"]["name"], made_by["transform"].crop, classes
 
 
 def _steps(trunk: str, size: int, classes: int) -> list[ModelStep]:

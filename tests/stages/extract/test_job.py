@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import os
@@ -21,9 +22,12 @@ from PIL import Image
 
 from pipeline import extract, open_cache, store, train
 from pipeline.base.errors import CacheError, ConfigError, DataError, EngineError, Interrupted, WeightsError
+from pipeline.base.workspace import Workspace
 from pipeline.images.sources import files
 from pipeline.store import Writer, open_partial, partial_path
+from pipeline.trunk import identity
 from pipeline.trunk.engines.torch import TorchEngine
+from pipeline.trunk.weights import resolve_weights
 
 Quick = dict[str, Any]
 
@@ -82,6 +86,23 @@ def test_nothing_changed_is_nothing_done_and_no_torch(photos: Path, tmp_path: Pa
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert first.cache.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_a_remembered_transform_that_is_not_the_weights_own_makes_no_row(
+    photos: Path, tmp_path: Path, quick: Quick
+) -> None:
+    """One who changes it, and its checksum, is found out as soon as a feature is computed; then all is well again."""
+    options = {**quick, "trunk": "resnet18", "weights": "random:0"}
+    resolve_weights("random:0", "resnet18", Workspace(tmp_path))
+    known = identity.recall("random:0", "resnet18", None, Workspace(tmp_path))
+    assert known is not None
+    changed = dataclasses.replace(known.transform, mean=(0.1, 0.2, 0.3))
+    identity.remember(dataclasses.replace(known, transform=changed), None, Workspace(tmp_path))
+    with pytest.raises(WeightsError, match=r"known.json was changed: its transform of resnet18 random:0 .*run again"):
+        extract(photos, workspace=tmp_path, **options)
+    assert not [p for p in (tmp_path / "features").iterdir() if not p.name.startswith(".")]
+    made = extract(photos, workspace=tmp_path, **options)
+    assert open_cache(made.cache).provenance["transform"]["mean"] == [0.485, 0.456, 0.406]
 
 
 def test_new_images_alone_go_through_the_trunk(mine: Path, tmp_path: Path, quick: Quick) -> None:

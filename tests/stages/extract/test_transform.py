@@ -22,7 +22,7 @@ from pipeline.base.workspace import Workspace
 from pipeline.cli.commands import COMMANDS
 from pipeline.cli.parser import parse, settings_of
 from pipeline.heads.artifact import load_head
-from pipeline.runs.recipe import Recipe
+from pipeline.runs.recipe import Recipe, provenance_of
 from pipeline.stages.extract.settings import ExtractSettings
 from pipeline.trunk.surgery import build
 
@@ -34,7 +34,7 @@ needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason
 
 def recipe_of(made: Any, root: Path) -> Recipe:
     cache = open_cache(made.cache)
-    return Recipe.of(cache.provenance, cache.about["weights"], Workspace(root))
+    return Recipe.of(provenance_of(cache), cache.about["weights"], Workspace(root))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import multiprocessing
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -182,7 +183,10 @@ def test_two_processes_share_one_search(cache: Path, tmp_path: Path, options: di
 def test_a_journal_that_cannot_be_is_one_line(cache: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="cannot be written.*give a file"):
         search(cache, optuna=tmp_path, **options)
-    for text in ("notes\nof mine\n", '{"loss": 0.5}\n{"loss": 0.4}\n', "\xff\xfe\n\n"):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="pipe cannot be written .it is no file.: give a file"):
+        search(cache, optuna=tmp_path / "pipe", **options)
+    for text in ("[" * 100_000 + "\n", "notes\nof mine\n", '{"loss": 0.5}\n{"loss": 0.4}\n', "\xff\xfe\n\n"):
         (tmp_path / "notes.txt").write_text(text)
         with pytest.raises(ConfigError, match="notes.txt is no journal of Optuna.*give a new file") as caught:
             search(cache, optuna=tmp_path / "notes.txt", **options)

@@ -147,7 +147,7 @@ def test_figures_from_before_there_were_more_are_shown_as_they_are(run: Path, tm
 
 def test_a_damaged_evaluation_is_named(run: Path, tmp_path: Path) -> None:
     (run / "evaluation.json").write_text('{"test": ')
-    with pytest.raises(HeadError, match="evaluation.json is damaged"):
+    with pytest.raises(HeadError, match=r"evaluation.json: it is not JSON .*bring it back"):
         evaluate(run, workspace=tmp_path)
 
 

@@ -182,9 +182,9 @@ def test_a_ledger_that_another_process_holds_is_one_line_and_nothing_is_scored(
 def test_a_ledger_that_cannot_be_written_is_one_line_and_nothing_is_scored(cache: Path, tmp_path: Path) -> None:
     run = head(cache, tmp_path)
     (tmp_path / "tested.jsonl").mkdir()
-    with pytest.raises(HeadError, match="cannot write in .*tested.jsonl"):
+    with pytest.raises(HeadError, match="tested.jsonl, where looks at test rows are counted, cannot be read"):
         evaluate(run, workspace=tmp_path)
-    with pytest.raises(HeadError, match="cannot write in .*tested.jsonl"):
+    with pytest.raises(HeadError, match="tested.jsonl, where looks at test rows are counted, cannot be read"):
         baseline(cache, names=("majority",), test=True, workspace=tmp_path)
     assert not list(run.glob("evaluation*"))
     assert [p.name for p in (tmp_path / "runs").glob("*-*")] == [run.name]
