@@ -27,6 +27,7 @@ from typing import Any
 from pipeline.base.errors import HeadError, PipelineError
 
 _DRAFT = re.compile(r"\.(?P<host>.*)-(?P<pid>[0-9]+)-[0-9a-f]{8}\.draft")
+OLD = 24 * 3600.0  # seconds after which a draft whose writer cannot be asked for counts as left behind
 _POLL = 0.05  # seconds between two tries for a lock
 
 
@@ -78,9 +79,8 @@ def draft_in(beside: Path) -> Iterator[Path]:
 
 
 def _new_draft(beside: Path) -> tuple[Path, int]:
-    host = re.sub(r"[^A-Za-z0-9.-]", "", socket.gethostname())[:40]
     while True:
-        own = beside / f".{host}-{os.getpid()}-{secrets.token_hex(4)}.draft"
+        own = beside / f".{_host()}-{os.getpid()}-{secrets.token_hex(4)}.draft"
         own.mkdir()
         try:
             fd = os.open(own, os.O_RDONLY | os.O_DIRECTORY)
@@ -123,17 +123,32 @@ def _is_dead(draft: Path, fd: int) -> bool:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks: only a process of this machine that is gone is known to be dead
-        named = _DRAFT.fullmatch(draft.name)
-        assert named is not None
-        if named["host"] != re.sub(r"[^A-Za-z0-9.-]", "", socket.gethostname())[:40]:
-            return False
-        try:
-            os.kill(int(named["pid"]), 0)
-        except ProcessLookupError:
-            return True
+    except OSError:
+        locks = False
+    else:
+        locks = True
+    named = _DRAFT.fullmatch(draft.name)
+    assert named is not None
+    ours = named["host"] == _host()
+    if locks and ours:
+        return True
+    # Another machine's locks may not reach this one, and some file systems have none at all: then it must be old, too,
+    # and where its process could be asked for, gone.
+    return time.time() - os.fstat(fd).st_mtime > OLD and not (ours and _is_running(int(named["pid"])))
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
         return False
+    except PermissionError:
+        pass  # another user's
     return True
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9.-]", "", socket.gethostname())[:40]
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -332,4 +347,6 @@ def writing(folder: Path, kind: type[PipelineError] = HeadError, or_else: str = 
         yield
     except OSError as error:
         why = error.strerror or error
+        # A draft is nobody's choice: what is told is the folder that it lies in.
+        folder = next((p.parent for p in (folder, *folder.parents) if _DRAFT.fullmatch(p.name)), folder)
         raise kind(f"cannot write in {folder}: {why}; free space, permit writing there, or {or_else}") from error

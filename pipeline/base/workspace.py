@@ -32,10 +32,11 @@ class Workspace:
 
     def sweep(self) -> None:
         """Remove the drafts that killed jobs left, wherever a job writes; those of live ones stay."""
-        folders = [self.root, *(p for p in self._folders if p.is_dir())]
+        folders = [self.root, *self._folders]
         for place in (self.runs, self.tuning):
-            folders += [path for path in place.glob("*/") if path.name[0] != "."]
-        folders += self.tuning.glob("*/chosen/")
+            with contextlib.suppress(OSError):
+                folders += [place / name for name in os.listdir(place) if name[0] != "."]
+        folders += [folder / "chosen" for folder in folders if folder.parent == self.tuning]
         for folder in folders:
             with contextlib.suppress(OSError):  # not there, or not ours to look into: the job itself says what is wrong
                 sweep(folder)

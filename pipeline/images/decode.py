@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import PIL
 from PIL import (
     BmpImagePlugin,
@@ -28,6 +29,7 @@ from PIL import (
 from pipeline.base.errors import ConfigError
 from pipeline.images.colour import to_rgb
 from pipeline.images.orientation import upright
+from pipeline.images.room import ALONE
 
 FAILURE_KINDS = ("unreadable", "truncated", "too_large", "vanished")
 
@@ -86,6 +88,7 @@ _FORMATS: tuple[tuple[str, tuple[bytes, ...], type[ImageFile.ImageFile]], ...] =
 )
 
 _retry = threading.Lock()
+_ROOM = 12  # bytes a pixel that a decoder may want: a progressive JPEG's coefficients and the pixels
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def examine(blob: bytes, sized: Callable[[int], object] | None = None) -> tuple[
     except Warning:
         # Pillow complains of odd metadata in good images, and the caller's filters turn warnings into errors. Filters
         # are the whole process's, so they are touched only in this rare case and by one thread at a time.
-        with _retry, warnings.catch_warnings():
+        with ALONE, _retry, warnings.catch_warnings():  # in this order: who is alone may come to need the other lock
             warnings.simplefilter("ignore")
             return _decode(blob, sized)
 
@@ -128,6 +131,7 @@ def examine(blob: bytes, sized: Callable[[int], object] | None = None) -> tuple[
 def _decode(blob: bytes, sized: Callable[[int], object] | None) -> tuple[Image.Image, Found]:
     name, opener = _format(blob)
     _check_size(_early_size(name, blob))
+    image: ImageFile.ImageFile | None = None
     try:
         image = opener(io.BytesIO(blob))
         _check_size(image.size)
@@ -144,6 +148,9 @@ def _decode(blob: bytes, sized: Callable[[int], object] | None) -> tuple[Image.I
     except Image.DecompressionBombError as error:
         raise ImageFailure("too_large", f"more than {MAX_PIXELS:,} pixels") from error
     except Exception as error:  # decoders meet hostile bytes: whatever they raise, this one image is what is wrong
+        if image is not None:
+            # A codec that finds no memory calls the file broken: asked here, it is MemoryError.
+            np.empty(image.width * image.height * _ROOM, np.uint8)
         words = " ".join(str(error).split()) or type(error).__name__
         if "truncated" in words.lower() or _is_cut_short(name, blob):
             raise ImageFailure("truncated", f"the {name} data stop before the image is complete ({words})") from error

@@ -42,7 +42,7 @@ class Images(Protocol):
         """
 
     def stat(self, item: bytes) -> tuple[int, int]:
-        """Size in bytes and time of last change in nanoseconds, as the listing has them; reads nothing.
+        """Size in bytes and time of last change in nanoseconds, now; reads nothing.
 
         Raises:
             ImageFailure: it vanished or cannot be looked at.

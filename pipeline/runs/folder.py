@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import sys
 import time
@@ -192,8 +193,12 @@ def require_writable(desk: Workspace) -> None:
 
 
 def _next_number(runs: Path) -> int:
-    begun = (path for draft in drafts(runs) for path in draft.glob("*"))
-    numbers = [int(m.group(1)) for p in (*runs.iterdir(), *begun) if (m := re.match(r"(\d{4,})-", p.name))]
+    names = []
+    for draft in drafts(runs):  # first: a run that takes its name meanwhile is then seen among the others
+        with contextlib.suppress(FileNotFoundError):
+            names += os.listdir(draft)
+    names += os.listdir(runs)
+    numbers = [int(m.group(1)) for name in names if (m := re.match(r"(\d{4,})-", name))]
     return max(numbers, default=0) + 1
 
 

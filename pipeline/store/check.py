@@ -33,6 +33,7 @@ from pipeline.store.format import (
     block_count,
 )
 
+CURE = "remove it and extract again"  # of a damaged file: what is there is never written over
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _FIXED = {
     "/items/digest": ("u1", (32,)),
@@ -102,7 +103,7 @@ def read_structure(path: Path) -> Structure:
     # h5py reports damage in a file as any of these, depending on where the damage lies.
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeError, OverflowError, MemoryError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise CacheError(f"{path} is damaged or cut: {reason}; extract again") from error
+        raise CacheError(f"{path} is damaged or cut: {reason}; {CURE}") from error
 
 
 def _file_size(path: Path) -> int:

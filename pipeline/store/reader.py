@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import CacheError
 from pipeline.base.items import GOOD, SPLITS, STATE_NAMES
-from pipeline.store.check import Structure, read_structure
+from pipeline.store.check import CURE, Structure, read_structure
 from pipeline.store.format import block_sums, labels_sha256, repeated, texts_sha256, unpack
 
 Matrix = NDArray[np.floating[Any]]
@@ -78,31 +78,29 @@ class Cache:
         """Texts as they are packed; each ends within them, behind the one before."""
         text, end = self._array(f"{name}/text", "u1"), self._array(f"{name}/end", "<i8")
         if (np.diff(end, prepend=0) < 0).any() or (int(end[-1]) if len(end) else 0) != len(text):
-            raise CacheError(f"{self.path}: {name} does not end where it says: damaged; extract again")
+            raise CacheError(f"{self.path}: {name} does not end where it says: damaged; {CURE}")
         return text, end
 
     def _class_names(self) -> tuple[str, ...]:
         try:
             names = tuple(name.decode("utf-8", "surrogatepass") for name in unpack(*self._texts("/labels/classes")))
         except UnicodeDecodeError as error:
-            raise CacheError(f"{self.path}: class names are damaged: {error}; extract again") from error
+            raise CacheError(f"{self.path}: class names are damaged: {error}; {CURE}") from error
         if len(set(names)) < len(names):
-            raise CacheError(f"{self.path}: a class name is there twice: damaged; extract again")
+            raise CacheError(f"{self.path}: a class name is there twice: damaged; {CURE}")
         return names
 
     def _check(self) -> None:
         """Of all that is small: does it say what was written, and can that be?"""
         if labels_sha256(self.labels, self.splits, self.classes) != self._structure.attributes["labels_sha256"]:
-            raise CacheError(
-                f"{self.path}: labels, splits or class names do not match their checksum: damaged; extract again"
-            )
+            raise CacheError(f"{self.path}: labels, splits or class names do not match their checksum: damaged; {CURE}")
         lowest, highest, split = int(self.labels.min()), int(self.labels.max()), int(self.splits.max())
         if not -1 <= lowest <= highest < max(1, len(self.classes)) or split >= len(SPLITS):
-            raise CacheError(f"{self.path}: a label or split is none that there is: damaged; extract again")
+            raise CacheError(f"{self.path}: a label or split is none that there is: damaged; {CURE}")
         if int(self.states.max()) not in STATE_NAMES:
-            raise CacheError(f"{self.path}: an item has state {int(self.states.max())}: damaged; extract again")
+            raise CacheError(f"{self.path}: an item has state {int(self.states.max())}: damaged; {CURE}")
         if repeated(*self._checked_ids()):
-            raise CacheError(f"{self.path}: an item's id is there twice: damaged; extract again")
+            raise CacheError(f"{self.path}: an item's id is there twice: damaged; {CURE}")
         self.digests  # noqa: B018 - reading them checks them, and the states
 
     def _checked_ids(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -131,7 +129,7 @@ class Cache:
         if (wrong & self.done).any():
             raise CacheError(
                 f"{self.path}: digests or states of block {int(np.argmax(wrong & self.done))} do not match their "
-                "checksum: damaged, or replaced while open; extract again"
+                f"checksum: damaged, or replaced while open; {CURE}"
             )
         # A block that a kill has cut short in an unfinished file: of its images nothing is known.
         return np.where(np.repeat(wrong, self.block_rows)[: len(digests), None], np.uint8(0), digests)
@@ -196,15 +194,15 @@ class Cache:
             start, stop = block * size, min(len(self), (block + 1) * size)
             part = np.asarray(self.features[start:stop])
             if zlib.crc32(part.tobytes()) != int(sums[block]):
-                raise CacheError(f"{self.path}: block {block} (rows {start} to {stop - 1}) is damaged: extract again")
+                raise CacheError(f"{self.path}: block {block} (rows {start} to {stop - 1}) is damaged: {CURE}")
             good = self.states[start:stop] == GOOD
             zero = np.asarray(~part.any(axis=1))
             if (good == zero).any():
                 row = start + int(np.argmax(good == zero))
                 what = "a good item is all zero" if zero[row - start] else "a failed item has features"
-                raise CacheError(f"{self.path}: row {row}: {what}; extract again")
+                raise CacheError(f"{self.path}: row {row}: {what}; {CURE}")
             if not np.isfinite(part).all():
-                raise CacheError(f"{self.path}: a row of block {block} is not finite: extract again")
+                raise CacheError(f"{self.path}: a row of block {block} is not finite: {CURE}")
             if progress:
                 progress(stop - start)
 

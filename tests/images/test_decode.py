@@ -190,3 +190,50 @@ def test_reading_says_vanished_or_why_it_cannot(tmp_path):
 def test_the_policy_is_plain_json_for_the_caches_key():
     assert json.loads(json.dumps(DECODE_POLICY)) == DECODE_POLICY
     assert DECODE_POLICY["max_pixels"] == MAX_PIXELS
+
+
+def test_a_codec_without_memory_is_not_taken_for_a_broken_image(noise, encode, monkeypatch):
+    """Progressive JPEG and WebP say 'broken' where they find no room."""
+    blob = encode(Image.fromarray(noise(64, 64)), "JPEG", progressive=True)
+
+    def no_room(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(decoding._Jpeg, "load", lambda self: (_ for _ in ()).throw(OSError("broken data stream")))
+    assert failure(blob).kind == "unreadable"
+    monkeypatch.setattr(decoding.np, "empty", no_room)
+    with pytest.raises(MemoryError):
+        decode(blob)
+
+
+def test_the_two_locks_of_decoding_are_always_taken_in_one_order(noise, encode, monkeypatch):
+    """Who is at a big image alone and meets a warning, and who retries after a warning and finds its image big."""
+    blob = encode(Image.fromarray(noise(64, 64)), "PNG")
+    load = decoding.PngImagePlugin.PngImageFile.load
+
+    calls = []
+
+    def warning_first(self):
+        calls.append(1)
+        if len(calls) == 1:
+            raise UserWarning("odd metadata")
+        return load(self)
+
+    monkeypatch.setattr(decoding.PngImagePlugin.PngImageFile, "load", warning_first)
+    taken = []
+
+    class Told:
+        def __init__(self, name, lock):
+            self.name, self.lock = name, lock
+
+        def __enter__(self):
+            taken.append(self.name)
+            return self.lock.__enter__()
+
+        def __exit__(self, *error):
+            return self.lock.__exit__(*error)
+
+    monkeypatch.setattr(decoding, "ALONE", Told("alone", decoding.ALONE))
+    monkeypatch.setattr(decoding, "_retry", Told("retry", decoding._retry))
+    assert np.array_equal(np.asarray(decode(blob)), noise(64, 64))
+    assert taken == ["alone", "retry"]

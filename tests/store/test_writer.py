@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,7 +136,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
 
 
 def test_what_a_killed_job_left_of_a_file_it_was_making_is_removed(tmp_path: Path, made: Contents) -> None:
-    (left := tmp_path / ".here-1-0123abcd.draft").mkdir()
+    (left := tmp_path / f".{socket.gethostname()}-1-0123abcd.draft").mkdir()
     (left / "a.h5.partial").write_bytes(b"half")
     create_partial(tmp_path / "a.h5", made)
     assert [p.name for p in tmp_path.iterdir()] == ["a.h5.partial"]

@@ -5,8 +5,8 @@ Knows the table and whether the files exist. Opens no image.
 
 from __future__ import annotations
 
-import contextlib
 import csv
+import functools
 import os
 import stat
 import time
@@ -36,16 +36,16 @@ ENDING = ".csv"
 
 def images(spec: str, place: str) -> Images:
     """The files below the place, and what the manifest that lies there names elsewhere."""
-    manifest, named = os.path.join(os.fsencode(place), os.path.basename(os.fsencode(spec))), set[bytes]()
+    manifest = os.path.join(os.fsencode(place), os.path.basename(os.fsencode(spec)))
 
-    def outside(item: bytes) -> bool:
-        if not named:
-            with contextlib.suppress(DataError):  # not there any more, or damaged: then nobody says so
-                named.update(_path_of(row) for _, row in _rows(shown_source(spec), manifest))
-            named.add(b"")  # looked up
-        return item in named
+    @functools.cache
+    def named() -> frozenset[bytes]:
+        try:
+            return frozenset(_path_of(row) for _, row in _rows(shown_source(spec), manifest))
+        except DataError:
+            return frozenset()  # not there any more, or damaged: then nobody says so
 
-    return Files(place, outside)
+    return Files(place, lambda item: item in named())
 
 
 def claims(spec: str) -> bool:

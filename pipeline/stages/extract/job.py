@@ -11,6 +11,8 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
+
 from pipeline import store
 from pipeline.base.errors import CacheError, DataError
 from pipeline.base.files import remove
@@ -63,6 +65,7 @@ def _lead(settings: ExtractSettings, desk: Workspace, ranks: Ranks, view: View |
         with store.writing_lock(plan.out) as dead:
             if dead:
                 desk.watch.say(words.going_on(dead))
+            plan = plan.looked_again()
             if (there := plan.refreshed()) is None:
                 plan.begin()
                 about = plan.contents.about
@@ -122,12 +125,13 @@ def _work_and_publish(plan: Plan, ranks: Ranks, began: float) -> ExtractResult:
 def _publish(plan: Plan) -> None:
     """Give the finished file its name, unless too much has failed; what it was made from goes."""
     with store.Writer(plan.out) as writer:
-        reasons = store.partial_failures(plan.out)
+        bad = np.flatnonzero(writer.states() != GOOD).tolist()  # an image that failed before may have been mended
+        told = store.partial_failures(plan.out)
+        reasons = {item: told[item] for item in (plan.contents.ids[row] for row in bad) if item in told}
         listed = store.failures_path(store.partial_path(plan.out))
         store.write_failures(listed, reasons.values())
-        _refuse_too_many_failures(plan, int((writer.states() != GOOD).sum()), listed)
-        kept = (reasons[i] for i in plan.contents.ids if i in reasons)
-        store.write_failures(store.failures_path(plan.out), kept)
+        _refuse_too_many_failures(plan, len(bad), listed)
+        store.write_failures(store.failures_path(plan.out), reasons.values())
         writer.publish()
     with store.writing_beside(plan.out):
         remove(*store.partial_failure_files(plan.out), *store.stale_partials(plan.out))

@@ -61,6 +61,15 @@ class Plan:
             return None
         return self.old if _same_stats(self.old, self.contents.sizes, self.contents.mtimes_ns).all() else None
 
+    def looked_again(self) -> Plan:
+        """Under the lock: the plan with all digests, where another job has published the file since it was made."""
+        unknown = np.asarray(~self.contents.digests.any(axis=1))
+        there = _existing(self.out, self.recipe) if unknown.any() else None
+        if there is None:
+            return self
+        contents, _ = self._known_of(there)
+        return dataclasses.replace(self, contents=self._hashed(contents, np.asarray(~contents.digests.any(axis=1))))
+
     def refreshed(self) -> store.Cache | None:
         """Under the lock: the file that is there, if nothing but sizes and times had to be renewed in it."""
         there = _existing(self.out, self.recipe)  # another job may have published it while we planned
@@ -91,7 +100,7 @@ class Plan:
             if _same(begun, contents) and begun.block_rows == contents.block_rows and not unread.any():
                 store.update_stats(partial, contents.sizes, contents.mtimes_ns)
                 return
-            self.desk.watch.say("the source has changed since the interruption: finished rows are reused")
+            self.desk.watch.say("other images or settings than before the interruption: finished rows are reused")
             # Of a finished row the digest is known: by it, it is found again.
             contents = self._hashed(contents, np.asarray(~contents.digests.any(axis=1)))
             store.retire_partial(self.out)
@@ -109,10 +118,12 @@ class Plan:
         at = {item: row for row, item in enumerate(begun.ids) if done[row]}
         rows = np.array([at.get(item, -1) for item in ids], np.int64)
         there = np.flatnonzero(rows >= 0)
-        same = _same_stats(begun, self.contents.sizes[there], self.contents.mtimes_ns[there], rows[there])
         digests, touched = self.contents.digests.copy(), np.zeros(len(ids), np.bool_)
+        there = there[~digests[there].any(axis=1)]  # what was read just now is known best
+        same = _same_stats(begun, self.contents.sizes[there], self.contents.mtimes_ns[there], rows[there])
+        same &= not self.settings.rehash
         digests[there[same]] = begun.digests[rows[there[same]]]
-        touched[there[~same]] = ~self.contents.digests[there[~same]].any(axis=1)
+        touched[there[~same]] = True
         return dataclasses.replace(self.contents, digests=digests), touched
 
     def _hashed(self, contents: store.Contents, which: NDArray[np.bool_]) -> store.Contents:
@@ -268,7 +279,7 @@ def _contents(
 
 
 def _holds_all(cache: store.Cache, contents: store.Contents) -> bool:
-    """The same items with the same bytes, labels and splits; an item whose bytes nobody knows is not the same."""
+    """The same items with the same bytes, labels and splits."""
     return _same(cache, contents) and bool((cache.digests == contents.digests).all())
 
 

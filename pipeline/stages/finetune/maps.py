@@ -30,6 +30,7 @@ from pipeline.runs.recipe import Recipe
 from pipeline.stages.finetune.start import Attached
 from pipeline.store import Cache, key_of, partial_path
 from pipeline.store.fill import blocks_to_do, one_by_one
+from pipeline.store.rewrite import tidy
 from pipeline.trunk import identity
 from pipeline.trunk.cut import shape_of
 from pipeline.trunk.families import FAMILIES, parted
@@ -119,6 +120,7 @@ class PrefixMaps:
                     ranks.total(0)
             cache = store.open_cache(self.path)
             self._require(cache)
+            tidy(cache)
             if not make:
                 announce({"make": False})
             return cache

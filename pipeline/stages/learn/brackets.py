@@ -23,7 +23,6 @@ from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch
 from pipeline.heads.minibatch.halving import Halving, successive_halving
 from pipeline.heads.minibatch.space import sample_configs
-from pipeline.runs.folder import Run, kept_from
 from pipeline.stages.learn.held_out import HeldOut, of_folds, refit_folds
 from pipeline.stages.learn.kept import Fit, make_head, minibatch_fit, observed, trace_row
 from pipeline.stages.learn.settings import EXACT, SearchSettings
@@ -84,33 +83,22 @@ def minibatch_search(task: Task[SearchSettings]) -> Ranking:
     learned = task.both if settings.refit else task.train
     fit, held_out = _final_fit(task, learned, config), _held_out(task, config) if settings.refit else None
     tried = len(done) if settings.optuna else sum(map(len, state.finished()))
-    over = tried >= settings.trials
-    if not over:
+    if tried < settings.trials:
         task.desk.watch.say(
             f"{tried} of {settings.trials} heads were tried to the end: the same command goes on from there"
         )
-    return Ranking(
-        trials,
-        fit,
-        learned,
-        held_out=held_out,
-        state_sha256=state.digest() if over else None,
-        forget=state.forget if over else None,
-    )
+    return Ranking(trials, fit, learned, held_out=held_out)
 
 
-def kept_before(task: Task[SearchSettings]) -> Run | None:
-    """The run of this very search, where it was killed between keeping it and forgetting its state, which is now done.
+def state_of(task: Task[SearchSettings]) -> SearchState | None:
+    """Where the search stands on the disk; None for one that keeps nothing there, or leaves that to Optuna.
 
     Raises:
         ConfigError: a space that is not one.
     """
     if task.settings.space == EXACT or task.settings.optuna is not None:
         return None
-    state = SearchState(task, Space.of(task.settings).varied)
-    if (run := kept_from(state.digest(), task.desk)) is not None:
-        state.forget()
-    return run
+    return SearchState(task, Space.of(task.settings).varied)
 
 
 def _halved(task: Task[SearchSettings], space: Space, state: SearchState) -> list[Line]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +17,15 @@ from pipeline.base.errors import HeadError
 from pipeline.base.workspace import Workspace
 from pipeline.heads.choice import at_the_end
 from pipeline.heads.exact.path import ExactFit, fit_exact
-from pipeline.runs.folder import Run, result_of
+from pipeline.runs.folder import Run, kept_from, result_of
 from pipeline.show.pictures import svg
 from pipeline.stages.learn import words
-from pipeline.stages.learn.brackets import kept_before, minibatch_search
+from pipeline.stages.learn.brackets import minibatch_search, state_of
 from pipeline.stages.learn.few_shot import FewShotResult, few_shot
 from pipeline.stages.learn.held_out import fold_numbers, of_folds, refit_folds
 from pipeline.stages.learn.kept import SEARCH, Choice, TrainResult, exact_fit, keep, linear_logits
 from pipeline.stages.learn.settings import EXACT, SearchSettings
+from pipeline.stages.learn.state import SearchState
 from pipeline.stages.learn.task import Task, task_of
 from pipeline.stages.learn.trials import Ranking, Trial, exact_trial, figures
 from pipeline.stages.score.evaluate import score
@@ -42,9 +44,24 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
         raise HeadError(
             f"{task.cache.path.name} has no val rows to choose on: extract with --val-fraction above 0, or give --cv 5"
         )
-    if (run := kept_before(task)) is not None:
-        desk.watch.say(words.kept_before(run.folder))
-        return _scored(run, result_of(run, TrainResult), task)
+    state = state_of(task)
+    with nullcontext() if state is None else state.held():
+        digest = None if state is None else state.digest()
+        if (run := kept_from(digest, desk)) is None:
+            run, result = _searched(task, state)
+        else:  # it was killed before it could tidy up
+            desk.watch.say(words.kept_before(run.folder))
+            result = result_of(run, TrainResult)
+        if settings.evaluate and has_test(task.cache):
+            score(run, desk, device=settings.device)
+        if state is not None and state.digest() is not None:
+            state.forget()
+    return result
+
+
+def _searched(task: Task[SearchSettings], state: SearchState | None) -> tuple[Run, TrainResult]:
+    """The search itself, and its run."""
+    settings, desk = task.settings, task.desk
     began = time.perf_counter()
     found = _exact_search(task) if settings.space == EXACT else minibatch_search(task)
     seconds = time.perf_counter() - began
@@ -60,22 +77,13 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
         trials=[t.line() for t in found.trials],
         files=found.files,
         held_out=found.held_out,
-        state_sha256=found.state_sha256,
+        state_sha256=None if state is None else state.digest(),
     )
     run, result = keep(task, SEARCH, choice)
-    if found.forget is not None:
-        found.forget()
     desk.watch.say(words.head(result, found.fit))
     if settings.space == EXACT and (end := at_the_end(settings.penalties, found.trials[0].settings["C"])):
         desk.watch.warn(words.end_of_path(settings, end))
-    return _scored(run, result, task)
-
-
-def _scored(run: Run, result: TrainResult, task: Task[SearchSettings]) -> TrainResult:
-    """The result, when the run has its test figures if they were asked for."""
-    if task.settings.evaluate and has_test(task.cache):
-        score(run, task.desk, device=task.settings.device)
-    return result
+    return run, result
 
 
 def _exact_search(task: Task[SearchSettings]) -> Ranking:

@@ -5,13 +5,15 @@ Knows finished brackets and a file of them; nothing of how their trials are made
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pipeline.base.errors import HeadError
-from pipeline.base.files import remove, write_text, writing
+from pipeline.base.files import Busy, locked, make_folder, remove, write_text, writing
 from pipeline.base.records import parse, read_file, reason
 from pipeline.base.schema import Malformed
 from pipeline.base.settings import identity
@@ -32,6 +34,8 @@ class SearchState:
 
     def __init__(self, task: Task[SearchSettings], varied: Mapping[str, Any]) -> None:
         settings, cache = task.settings, task.cache
+        self._asked = settings.trials
+        self._kept_as = json.dumps([settings.refit, settings.trials])  # what else decides the run that comes of it
         counted = identity(settings)
         if settings.optuna is not None:
             del counted["trials"]
@@ -68,13 +72,35 @@ class SearchState:
             write_text(self._path, kept)
 
     def digest(self) -> str | None:
-        """The SHA-256 of all of them, None where there is none: the run that comes of them keeps it.
+        """What the run that comes of them is known by, None where the search is not over: the run keeps it.
 
         Raises:
             HeadError: what lies there is no file, or cannot be read.
         """
-        data = self._read()
-        return None if data is None else hashlib.sha256(data).hexdigest()
+        if sum(map(len, self.finished())) < self._asked:
+            return None
+        subject = f"{self.name}\n{self._kept_as}\n".encode() + (self._read() or b"")
+        return hashlib.sha256(subject).hexdigest()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from the same search at the same time.
+
+        Raises:
+            HeadError: one is at it, or the folder cannot be written.
+        """
+        lock = self._path.with_suffix(".lock")
+        with contextlib.ExitStack() as held:
+            with writing(lock.parent):
+                make_folder(lock.parent)
+                try:
+                    held.enter_context(locked(lock))
+                except Busy:
+                    raise HeadError(
+                        f"another process is at this very search ({lock}): wait for it, or stop it and run again"
+                    ) from None
+            held.callback(lock.unlink, missing_ok=True)
+            yield
 
     def forget(self) -> None:
         """The search is over, and its run is kept."""

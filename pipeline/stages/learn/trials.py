@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
 
@@ -46,8 +46,7 @@ class Ranking:
     """What a search came to: the trials, best first; the best one's head, fitted once more on all it is to learn from.
 
     ``learned`` are those rows; ``files`` more files of the run, name -> text; ``held_out`` what such a head says of
-    rows that it did not learn from, where there are any. A search that is over has a state on the disk: its
-    ``state_sha256``, and what to call when the head is kept, ``forget``.
+    rows that it did not learn from, where there are any.
     """
 
     trials: Sequence[Trial]
@@ -55,8 +54,6 @@ class Ranking:
     learned: Rows
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     held_out: HeldOut | None = None
-    state_sha256: str | None = None
-    forget: Callable[[], None] | None = None
 
 
 def exact_trial(task: Task[Any], fit: ExactFit, train: Rows) -> Trial:

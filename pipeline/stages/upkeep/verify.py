@@ -28,6 +28,7 @@ from pipeline.stages.upkeep import words
 from pipeline.stages.upkeep.results import Sample, VerifyReport
 from pipeline.stages.upkeep.settings import VerifySettings
 from pipeline.store import Cache, difference
+from pipeline.store.check import CURE
 from pipeline.store.find import find_cache
 from pipeline.trunk import identity
 from pipeline.trunk.engines.base import TOLERANCE
@@ -61,7 +62,9 @@ def verify(settings: VerifySettings, desk: Workspace) -> VerifyReport:
     wrong = [*_contradictions(cache), *_damage(cache, desk)]
     if wrong:
         desk.watch.show(words.kinds({"wrong": wrong}, str(cache.path)))
-        raise CacheError(f"{cache.path} is not sound ({len(wrong)} wrong; the first: {wrong[0]}): extract again")
+        raise CacheError(
+            f"{cache.path} is not sound ({len(wrong)} wrong; the first: {wrong[0]}): remove it and extract again"
+        )
     report = VerifyReport(cache.path, len(cache), len(cache.done), sum(cache.failed().values()))
     if settings.source is None:
         desk.watch.say(words.sound(report))
@@ -127,7 +130,7 @@ def _damage(cache: Cache, desk: Workspace) -> list[str]:
             try:
                 cache.verify(np.array([first]))
             except CacheError as error:
-                found.append(str(error).removeprefix(f"{cache.path}: ").removesuffix(": extract again"))
+                found.append(str(error).removeprefix(f"{cache.path}: ").removesuffix(f": {CURE}"))
                 bar.note(f"{len(found)} damaged")
             bar.advance(min(cache.block_rows, len(cache) - first))
     return found

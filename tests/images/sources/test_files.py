@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -57,3 +58,14 @@ def test_but_for_those_that_its_manifest_names(tmp_path, monkeypatch):
         assert "leads out of" in failure(images, b"/etc/hostname")
     (tmp_path / "root" / "list.csv").unlink()
     assert "leads out of" in failure(open_images("root/list.csv", str(tmp_path / "root")), b"../outside.png")
+
+
+def test_many_threads_see_all_that_a_manifest_names(tmp_path):
+    (tmp_path / "root").mkdir()
+    names = [f"../{i:04d}.png" for i in range(3000)]
+    for name in names:
+        (tmp_path / "root" / name).write_bytes(b"x")
+    (tmp_path / "root" / "list.csv").write_text("path\n" + "\n".join(names))
+    images = open_images("list.csv", str(tmp_path / "root"))
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(images.read, [os.fsencode(name) for name in reversed(names)])) == {b"x"}

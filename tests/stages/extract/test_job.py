@@ -476,3 +476,78 @@ def test_what_a_killed_job_left_beside_a_finished_cache_goes_when_there_is_nothi
         pass
     assert extract(photos, workspace=tmp_path, **quick).new == 0
     assert sorted(p.name for p in first.cache.parent.iterdir()) == sorted([*tree, ".other.h5.lock"])
+
+
+@pytest.mark.parametrize("carved", [True, False])
+def test_rehash_looks_at_finished_rows_when_a_job_goes_on(
+    given: Path, mine: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch, carved: bool
+) -> None:
+    """An image replaced by one of the same size and time: only its bytes tell; carving reads them anyway."""
+    from pipeline.stages.extract.blocks import BlockLoop
+
+    source = mine if carved else given
+    for path in source.rglob("*.png"):
+        os.utime(path, ns=(10**18, 10**18))
+    quick = {**quick, "block_rows": 16, "out": tmp_path / "it.h5"}
+    block = BlockLoop._block
+
+    def stop_after_two(self: BlockLoop, number: int, loaded: Any) -> Any:
+        if number == 2:
+            raise RuntimeError("killed")
+        return block(self, number, loaded)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(BlockLoop, "_block", stop_after_two)
+        extract(source, workspace=tmp_path, **quick)
+    item = open_partial(partial_path(tmp_path / "it.h5")).ids[0]
+    replaced = source / os.fsdecode(item)
+    size = replaced.stat().st_size
+    Image.new("RGB", (8, 8), "red").save(replaced)
+    assert replaced.stat().st_size < size
+    os.truncate(replaced, size)
+    os.utime(replaced, ns=(10**18, 10**18))
+    made = extract(source, workspace=tmp_path, rehash=not carved, **quick)
+    cache = open_cache(made.cache, verify=True)
+    assert cache.digests[cache.ids.index(item)].tobytes() == hashlib.sha256(replaced.read_bytes()).digest()
+
+
+def test_a_mended_image_is_no_failure_any_more_when_a_job_goes_on(
+    given: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.stages.extract.blocks import BlockLoop
+
+    quick = {**quick, "block_rows": 16, "out": tmp_path / "it.h5", "max_failures": 0.5}
+    bad = sorted((given / "train").rglob("*.png"))[0]
+    good = bad.read_bytes()
+    bad.write_text("no image")
+    block = BlockLoop._block
+
+    def stop_after_two(self: BlockLoop, number: int, loaded: Any) -> Any:
+        if number == 2:
+            raise RuntimeError("killed")
+        return block(self, number, loaded)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(BlockLoop, "_block", stop_after_two)
+        extract(given, workspace=tmp_path, **quick)
+    bad.write_bytes(good)
+    assert extract(given, workspace=tmp_path, **quick).failed == 0
+    assert not (tmp_path / "it.failures.jsonl").exists()
+
+
+def test_what_another_job_published_between_the_plan_and_the_lock_is_not_computed_again(
+    given: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.stages.extract import job
+
+    plan_file, others = job.plan_file, []
+
+    def planned_beside_another(*arguments: Any) -> Any:
+        plan = plan_file(*arguments)
+        if not others:
+            others.append(1)
+            assert extract(given, workspace=tmp_path, **quick).new == 60
+        return plan
+
+    monkeypatch.setattr(job, "plan_file", planned_beside_another)
+    assert extract(given, workspace=tmp_path, **quick).new == 0

@@ -260,6 +260,46 @@ def test_a_search_killed_between_keeping_and_tidying_gives_the_run_that_it_kept(
     assert search(cache, **options).run != kept, "and then a search is a new one"
 
 
+def test_more_trials_than_a_kept_search_had_are_another_search(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: Any
+) -> None:
+    """Its first brackets are the very same lines."""
+    import pipeline.stages.learn.brackets as module
+
+    monkeypatch.setattr(module, "BRACKET", 3)
+    options: Quick = {"space": "mlp", "epochs": 3, "evaluate": False, "workspace": tmp_path}
+    first = search(cache, trials=3, **options)
+    bracket, done = module._bracket, []
+
+    def stopped(*arguments: Any) -> Any:
+        if done:
+            raise KeyboardInterrupt
+        done.append(1)
+        return bracket(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_bracket", stopped)
+        search(cache, trials=6, **options)
+    second = search(cache, trials=6, watch=listener, **options)
+    assert second.run != first.run and len(trials_of(second.run)) == 6
+    assert "resuming: 1 of 2 brackets are done" in listener.text
+
+
+def test_a_second_process_at_the_very_search_is_told(cache: Path, tmp_path: Path) -> None:
+    from pipeline.base.workspace import Workspace
+    from pipeline.stages.learn.brackets import state_of
+    from pipeline.stages.learn.settings import SearchSettings
+    from pipeline.stages.learn.task import task_of
+
+    options: Quick = {"space": "mlp", "trials": 3, "epochs": 3, "evaluate": False}
+    state = state_of(task_of(SearchSettings(cache=str(cache), **options), Workspace(tmp_path)))
+    assert state is not None
+    with state.held(), pytest.raises(HeadError, match="another process is at this very search"):
+        search(cache, workspace=tmp_path, **options)
+    search(cache, workspace=tmp_path, **options)
+    assert not list((tmp_path / "runs").glob(".search-*"))
+
+
 def test_a_budget_ends_the_search_with_what_there_is(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
