@@ -53,6 +53,7 @@ def alone(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.mark.slow
 def test_two_ranks_write_the_file_of_one_process(few: Path, alone: Path, tmp_path: Path) -> None:
     made = extracted(2, few, tmp_path)
     assert len(open_cache(made, verify=True)) == 21

@@ -41,6 +41,7 @@ def test_views_of_another_seed_number_or_image_differ() -> None:
         assert (to_pixels(image, Geometry(36, 32, view=view), digest) != base).any()
 
 
+@pytest.mark.slow
 def test_views_are_files_of_train_rows_beside_the_cache(photos: Path, tmp_path: Path, quick: Quick) -> None:
     made = extract(photos, workspace=tmp_path, views=2, **quick)
     assert made.new == 60 + 2 * 42

@@ -42,6 +42,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert {"pipeline/py.typed", f"{about}/METADATA", f"{about}/licenses/LICENSE"} <= held
 
 
+@pytest.mark.slow
 def test_the_wheel_works_in_another_folder(wheel: Path, tmp_path: Path, workshop: SimpleNamespace) -> None:
     """Its own files are used, and a run made with it lies where it was made."""
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"

@@ -59,6 +59,7 @@ def test_the_state_dict_loads_strictly_into_plain_torchvision(
     assert set(made.parity) == {"1", "2", "7"}
 
 
+@pytest.mark.slow
 def test_onnx_runs_at_any_batch_and_carries_classes_and_transform(
     workshop: SimpleNamespace, tmp_path: Path, images: np.ndarray
 ) -> None:
