@@ -201,9 +201,10 @@ def open_regular(path: str | bytes | os.PathLike[str]) -> int:
         OSError: it is not there, may not be read, or is a folder, a pipe, a device.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would otherwise wait for one
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
         os.close(fd)
-        raise OSError(errno.EINVAL, "it is not a regular file", path)
+        raise OSError(errno.EINVAL, "it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file", path)
     return fd
 
 

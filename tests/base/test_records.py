@@ -44,7 +44,7 @@ def test_as_deep_as_allowed_is_read() -> None:
 def test_only_regular_files_of_a_records_size_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path, tmp_path / "pipe", Path("/dev/null")):
-        with pytest.raises(OSError, match="it is not a regular file"):
+        with pytest.raises(OSError, match="it is (a folder|not a regular file)"):
             read_file(place)
     (tmp_path / "large").write_bytes(b"12345")
     assert read_file(tmp_path / "large", 5) == b"12345"
