@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 from pipeline.base.errors import ConfigError
-from pipeline.base.files import write_text
+from pipeline.base.files import make_folder, write_text
 from pipeline.base.records import parse, read_file
 from pipeline.base.schema import Malformed, Rule, Sha256, Size, made
 from pipeline.base.workspace import Workspace
@@ -249,7 +249,7 @@ def remember(info: WeightsInfo, preset: str | None, desk: Workspace) -> None:
     with contextlib.suppress(OSError):
         name, stat = _entry_name(info.spec, info.trunk, preset), None if info.path is None else _stat(info.path)
         entry = {"info": info.provenance(), "stat": stat, "sum": _sum(name, info, stat)}
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_text(path, json.dumps({**_read(path), name: entry}, indent=1, sort_keys=True))
 
 

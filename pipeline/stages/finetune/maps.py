@@ -19,7 +19,7 @@ from torch import nn
 
 from pipeline import store
 from pipeline.base.errors import CacheError, ConfigError
-from pipeline.base.files import writing
+from pipeline.base.files import make_folder, writing
 from pipeline.base.items import GOOD
 from pipeline.base.ranks import Ranks
 from pipeline.base.words import count, shape, size
@@ -87,7 +87,7 @@ class PrefixMaps:
         if self.size > CONFIRMED_BYTES and not confirmed:
             raise ConfigError(f"{what} in {self.path.parent}: give --yes to keep them there, {way_out}")
         with writing(self.path.parent):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             free = shutil.disk_usage(self.path.parent).free
         if self.size > free and not self._begun():
             raise ConfigError(f"{what}, and {self.path.parent} has {size(free)} left: free space, {way_out}")

@@ -49,6 +49,22 @@ def given(photos: Path, tmp_path: Path) -> Path:
     return tmp_path / "given"
 
 
+def killed_after_two_blocks(source: Path, root: Path, options: Quick) -> None:
+    """Begin an extraction that ends within its third block, as a kill would end it."""
+    from pipeline.stages.extract.blocks import BlockLoop
+
+    block = BlockLoop._block
+
+    def stop_after_two(self: BlockLoop, number: int, loaded: Any) -> Any:
+        if number == 2:
+            raise RuntimeError("killed")
+        return block(self, number, loaded)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(BlockLoop, "_block", stop_after_two)
+        extract(source, workspace=root, **options)
+
+
 def test_a_row_is_torchvisions_own_feature(photos: Path, tmp_path: Path) -> None:
     """Resnet50 with fc replaced by Identity, eval, the weights' transform; 1e-5 relative in float32."""
     made = extract(photos, workspace=tmp_path, weights="random:3", image_size=64, dtype="float32", engine="torch")
@@ -242,22 +258,9 @@ def test_an_interrupted_job_resumes_to_the_same_bits(
     assert (tmp_path / "kept").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
-def test_images_added_after_an_interruption_keep_what_was_done(
-    mine: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pipeline.stages.extract.blocks import BlockLoop
-
+def test_images_added_after_an_interruption_keep_what_was_done(mine: Path, tmp_path: Path, quick: Quick) -> None:
     quick = {**quick, "block_rows": 16}
-    block = BlockLoop._block
-
-    def stop_after_two(self: BlockLoop, number: int, loaded: Any) -> Any:
-        if number == 2:
-            raise RuntimeError("killed")
-        return block(self, number, loaded)
-
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(BlockLoop, "_block", stop_after_two)
-        extract(mine, workspace=tmp_path, **quick)
+    killed_after_two_blocks(mine, tmp_path, quick)
     Image.effect_noise((40, 40), 50).convert("RGB").save(mine / "ant" / "added.png")
     made = extract(mine, workspace=tmp_path, **quick)
     assert (made.new, made.reused) == (61 - 32, 32)
@@ -385,22 +388,11 @@ def test_runs_that_learned_from_what_the_cache_held_before_are_named(
 
 @pytest.mark.parametrize("same_size", [False, True])
 def test_an_image_replaced_between_a_kill_and_the_resuming_is_computed_again(
-    given: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch, same_size: bool
+    given: Path, tmp_path: Path, quick: Quick, same_size: bool
 ) -> None:
     """With given splits nothing else makes the job read the images before it plans."""
-    from pipeline.stages.extract.blocks import BlockLoop
-
     quick = {**quick, "block_rows": 16, "out": tmp_path / "it.h5"}
-    block = BlockLoop._block
-
-    def stop_after_two(self: BlockLoop, number: int, loaded: Any) -> Any:
-        if number == 2:
-            raise RuntimeError("killed")
-        return block(self, number, loaded)
-
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(BlockLoop, "_block", stop_after_two)
-        extract(given, workspace=tmp_path, **quick)
+    killed_after_two_blocks(given, tmp_path, quick)
     with Writer(tmp_path / "it.h5") as writer:
         assert writer.done[:2].all()
     first = open_partial(partial_path(tmp_path / "it.h5")).ids[0]
@@ -419,22 +411,9 @@ def test_an_image_replaced_between_a_kill_and_the_resuming_is_computed_again(
     assert (again.new, open_cache(made.cache).content) == (0, cache.content)
 
 
-def test_touched_images_cost_no_forward_when_a_job_goes_on(
-    given: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pipeline.stages.extract.blocks import BlockLoop
-
+def test_touched_images_cost_no_forward_when_a_job_goes_on(given: Path, tmp_path: Path, quick: Quick) -> None:
     quick = {**quick, "block_rows": 16, "out": tmp_path / "it.h5"}
-    block = BlockLoop._block
-
-    def stop_after_two(self: BlockLoop, number: int, loaded: Any) -> Any:
-        if number == 2:
-            raise RuntimeError("killed")
-        return block(self, number, loaded)
-
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(BlockLoop, "_block", stop_after_two)
-        extract(given, workspace=tmp_path, **quick)
+    killed_after_two_blocks(given, tmp_path, quick)
     for path in given.rglob("*.*"):
         os.utime(path, ns=(10**18 + 1, 10**18 + 1))
     made = extract(given, workspace=tmp_path, **quick)
@@ -480,25 +459,14 @@ def test_what_a_killed_job_left_beside_a_finished_cache_goes_when_there_is_nothi
 
 @pytest.mark.parametrize("carved", [True, False])
 def test_rehash_looks_at_finished_rows_when_a_job_goes_on(
-    given: Path, mine: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch, carved: bool
+    given: Path, mine: Path, tmp_path: Path, quick: Quick, carved: bool
 ) -> None:
     """An image replaced by one of the same size and time: only its bytes tell; carving reads them anyway."""
-    from pipeline.stages.extract.blocks import BlockLoop
-
     source = mine if carved else given
     for path in source.rglob("*.png"):
         os.utime(path, ns=(10**18, 10**18))
     quick = {**quick, "block_rows": 16, "out": tmp_path / "it.h5"}
-    block = BlockLoop._block
-
-    def stop_after_two(self: BlockLoop, number: int, loaded: Any) -> Any:
-        if number == 2:
-            raise RuntimeError("killed")
-        return block(self, number, loaded)
-
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(BlockLoop, "_block", stop_after_two)
-        extract(source, workspace=tmp_path, **quick)
+    killed_after_two_blocks(source, tmp_path, quick)
     item = open_partial(partial_path(tmp_path / "it.h5")).ids[0]
     replaced = source / os.fsdecode(item)
     size = replaced.stat().st_size
@@ -511,25 +479,12 @@ def test_rehash_looks_at_finished_rows_when_a_job_goes_on(
     assert cache.digests[cache.ids.index(item)].tobytes() == hashlib.sha256(replaced.read_bytes()).digest()
 
 
-def test_a_mended_image_is_no_failure_any_more_when_a_job_goes_on(
-    given: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pipeline.stages.extract.blocks import BlockLoop
-
+def test_a_mended_image_is_no_failure_any_more_when_a_job_goes_on(given: Path, tmp_path: Path, quick: Quick) -> None:
     quick = {**quick, "block_rows": 16, "out": tmp_path / "it.h5", "max_failures": 0.5}
     bad = sorted((given / "train").rglob("*.png"))[0]
     good = bad.read_bytes()
     bad.write_text("no image")
-    block = BlockLoop._block
-
-    def stop_after_two(self: BlockLoop, number: int, loaded: Any) -> Any:
-        if number == 2:
-            raise RuntimeError("killed")
-        return block(self, number, loaded)
-
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(BlockLoop, "_block", stop_after_two)
-        extract(given, workspace=tmp_path, **quick)
+    killed_after_two_blocks(given, tmp_path, quick)
     bad.write_bytes(good)
     assert extract(given, workspace=tmp_path, **quick).failed == 0
     assert not (tmp_path / "it.failures.jsonl").exists()
