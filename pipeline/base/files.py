@@ -258,14 +258,14 @@ def remove(*paths: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, patience: float = 0) -> Iterator[None]:
+def locked(path: Path, *, patience: float = 0, busy: PipelineError | None = None) -> Iterator[None]:
     """Hold the lock that is the file at ``path``, which is made where it is not there, and stays.
 
     The lock is the operating system's: a dead holder's is gone with its process, whatever has its number now.
     ``patience`` is how many seconds another holder is waited for.
 
     Raises:
-        Busy: another process, or another part of this one, holds it.
+        Busy: another process, or another part of this one, holds it; where ``busy`` is given, that instead.
         OSError: the file cannot be opened, or its file system has no locks.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -273,7 +273,7 @@ def locked(path: Path, *, patience: float = 0) -> Iterator[None]:
         ends = time.monotonic() + patience
         while not _taken(fd):
             if time.monotonic() >= ends:
-                raise Busy(path)
+                raise busy or Busy(path)
             time.sleep(_POLL)
         yield
     finally:

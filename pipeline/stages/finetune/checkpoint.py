@@ -29,7 +29,7 @@ import safetensors.torch
 import torch
 
 from pipeline.base.errors import HeadError
-from pipeline.base.files import Busy, locked, make_folder, remove, write_bytes, write_json, writing
+from pipeline.base.files import locked, make_folder, remove, write_bytes, write_json, writing
 from pipeline.base.records import parse, read_file, reason
 from pipeline.base.schema import Count, Malformed, Rule, Sha256
 from pipeline.base.workspace import Workspace
@@ -76,13 +76,11 @@ class Checkpoint:
         with contextlib.ExitStack() as held:
             with writing(self.folder):
                 make_folder(self.folder)
-                try:
-                    held.enter_context(locked(self.folder / LOCK))
-                except Busy:
-                    raise HeadError(
-                        f"another process is at this very fine-tuning ({self.folder}): wait for it, or stop it and run "
-                        "again"
-                    ) from None
+                busy = HeadError(
+                    f"another process is at this very fine-tuning ({self.folder}): wait for it, or stop it and run "
+                    "again"
+                )
+                held.enter_context(locked(self.folder / LOCK, busy=busy))
             try:
                 yield
             finally:

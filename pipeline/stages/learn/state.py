@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipeline.base.errors import HeadError
-from pipeline.base.files import Busy, locked, make_folder, remove, write_text, writing
+from pipeline.base.files import locked, make_folder, remove, write_text, writing
 from pipeline.base.records import parse, read_file, reason
 from pipeline.base.schema import Malformed
 from pipeline.base.settings import identity
@@ -93,12 +93,10 @@ class SearchState:
         with contextlib.ExitStack() as held:
             with writing(lock.parent):
                 make_folder(lock.parent)
-                try:
-                    held.enter_context(locked(lock))
-                except Busy:
-                    raise HeadError(
-                        f"another process is at this very search ({lock}): wait for it, or stop it and run again"
-                    ) from None
+                busy = HeadError(
+                    f"another process is at this very search ({lock}): wait for it, or stop it and run again"
+                )
+                held.enter_context(locked(lock, busy=busy))
             held.callback(lock.unlink, missing_ok=True)
             yield
 

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import HeadError
-from pipeline.base.files import Busy, append_line, locked, make_folder, writing
+from pipeline.base.files import append_line, locked, make_folder, writing
 from pipeline.base.records import parse_lines, read_file, reason
 from pipeline.base.schema import Count
 from pipeline.base.workspace import Workspace
@@ -127,13 +127,11 @@ def _held(path: Path) -> Iterator[None]:
     """
     with writing(path), contextlib.ExitStack() as held:
         make_folder(path.parent)
-        try:
-            held.enter_context(locked(path.with_name(f".{path.name}.lock"), patience=PATIENCE))
-        except Busy:
-            raise HeadError(
-                f"another process holds {path}, where looks at test rows are counted: no test row has been read; wait "
-                "for it, or stop it, and run again"
-            ) from None
+        busy = HeadError(
+            f"another process holds {path}, where looks at test rows are counted: no test row has been read; wait "
+            "for it, or stop it, and run again"
+        )
+        held.enter_context(locked(path.with_name(f".{path.name}.lock"), patience=PATIENCE, busy=busy))
         yield
 
 
