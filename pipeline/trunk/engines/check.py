@@ -14,7 +14,10 @@ from pipeline.base.errors import EngineError
 from pipeline.trunk.engines.base import TOLERANCE, Engine, exact_convolutions
 from pipeline.trunk.identity import WeightsInfo
 
-NOISE = 4  # the engine may be so many times as far from the network in float64 as the network in float32 is
+# An engine may be so many times as far from the network in float64 as the network in float32 is. That distance is one
+# draw from a wide distribution (4.1 times was seen of a network that makes 1e-2 of rounding); TF32, the finest of the
+# wrong ways to compute, rounds 8,192 times as coarsely.
+NOISE = 16
 CHECK_ROWS = 4  # images of the first batch that the reference is computed for: 0.4 s with resnet50 on two cores
 LATER_ROWS = 2  # and of each later batch that is checked
 
@@ -42,16 +45,14 @@ def check_engine(
     at = np.unique(np.linspace(0, len(pixels) - 1, min(rows, len(pixels))).round().astype(int))
     reference = eager_features(trunk, info, pixels[at])
     given = (engine(pixels) if found is None else found)[at]
-    reach = np.abs(reference).max(axis=1)
-    difference = np.abs(given - reference).max(axis=1)
     # An image may have no active feature at all; then the engine's must be zeros as well.
-    shares = difference / np.maximum(reach, np.finfo(np.float32).tiny)
-    worst, tolerance = float(shares.max()), TOLERANCE[engine.precision]
+    reach = np.maximum(np.abs(reference).max(axis=1), np.finfo(np.float32).tiny)
+    worst, tolerance = float((np.abs(given - reference).max(axis=1) / reach).max()), TOLERANCE[engine.precision]
     if worst > tolerance and engine.precision == "float32":
         # Some networks make more of float32's rounding than others; how much is seen in the reference itself.
         exact = eager_features(copy.deepcopy(trunk).double(), info, pixels[at], torch.float64)
-        noise = np.abs(reference - exact).max(axis=1) / np.maximum(reach, np.finfo(np.float32).tiny)
-        tolerance = max(tolerance, NOISE * float(noise.max()))
+        noise = float((np.abs(reference - exact).max(axis=1) / reach).max())
+        worst, tolerance = float((np.abs(given - exact).max(axis=1) / reach).max()), max(tolerance, NOISE * noise)
     if not worst <= tolerance:
         raise EngineError(
             f"engine {engine.name} {engine.version} on {engine.device} in {engine.precision} differs from plain "

@@ -278,6 +278,30 @@ def test_an_engine_with_one_wrong_row_fails_the_check_by_name_and_figure(
         check_engine(Wrong(opened("torch"), factor), trunk, info, pixels)
 
 
+@pytest.mark.parametrize(("times", "passes"), [(8, True), (100, False)])
+def test_a_network_that_makes_much_of_rounding_may_be_several_times_its_own_noise_away(
+    opened: Open, trunk: nn.Module, info: WeightsInfo, pixels: Pixels, times: float, passes: bool
+) -> None:
+    """A trunk whose float32 is 1e-3 from its float64; an engine that errs 8 times as far is right, 100 times is not."""
+
+    class Sensitive(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk = trunk
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            features: torch.Tensor = self.trunk(x)
+            return features + (1e-3 * features.max() if features.dtype == torch.float32 else 0)
+
+    exact = eager_features(trunk, info, pixels)
+    found = (exact + times * 1e-3 * exact.max(axis=1, keepdims=True)).astype(np.float32)
+    if passes:
+        assert check_engine(opened("torch"), Sensitive(), info, pixels, found) > TOLERANCE["float32"]
+    else:
+        with pytest.raises(WeightsError, match="differs"):
+            check_engine(opened("torch"), Sensitive(), info, pixels, found)
+
+
 # -- opening ----------------------------------------------------------------------------------------------------------
 
 
