@@ -330,8 +330,9 @@ def cache_of(run: Run) -> Cache:
     for cache in found:
         require_key(run, cache, f"is not the cache that {name} learned from", "train again")
         raise CacheError(f"{cache.path}: images, labels or splits have changed since {name}: train again")
+    looked = " or ".join(map(str, dict.fromkeys(places)))
     raise CacheError(
-        f"the cache that {name} learned from is not at {places[0]}, and none in {features} holds the same rows: put it "
+        f"the cache that {name} learned from is not at {looked}, and none in {features} holds the same rows: put it "
         "there, or extract its images again"
     )
 
