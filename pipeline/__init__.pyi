@@ -11,13 +11,14 @@ from pipeline.stages.learn.few_shot import FewShotResult
 from pipeline.stages.learn.kept import TrainResult
 from pipeline.stages.score.compare import CompareResult
 from pipeline.stages.score.evaluate import EvaluateResult
-from pipeline.stages.upkeep.results import AuditReport, InspectReport, RelabelResult, VerifyReport
+from pipeline.stages.upkeep.results import AuditReport, CatalogReport, InspectReport, RelabelResult, VerifyReport
 from pipeline.stages.use.results import ExportResult, Predictions, TraceReport
 from pipeline.store import Cache
 
 __all__ = [
     "audit",
     "baseline",
+    "catalog",
     "compare",
     "evaluate",
     "export",
@@ -64,6 +65,19 @@ def baseline(
     workspace: str | PathLike[str] | None = None,
     watch: Watch | None = None,
 ) -> BaselineReport: ...
+def catalog(
+    names: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
+    *,
+    caches: bool = False,
+    sort: str | PathLike[str] | None = None,
+    csv: bool = False,
+    note: str | PathLike[str] | None = None,
+    rename: str | PathLike[str] | None = None,
+    delete: bool = False,
+    yes: bool = False,
+    workspace: str | PathLike[str] | None = None,
+    watch: Watch | None = None,
+) -> CatalogReport: ...
 def compare(
     first: str | PathLike[str],
     second: str | PathLike[str],

@@ -51,7 +51,9 @@ DEFERRED = {
         "pipeline.stages.learn.train",
     },
     "stages/score/doors.py": {"pipeline.stages.score.compare", "pipeline.stages.score.evaluate"},
-    "stages/upkeep/doors.py": {f"pipeline.stages.upkeep.{verb}" for verb in ("audit", "inspect", "relabel", "verify")},
+    "stages/upkeep/doors.py": {
+        f"pipeline.stages.upkeep.{verb}" for verb in ("audit", "catalog", "inspect", "relabel", "verify")
+    },
     "stages/use/doors.py": {f"pipeline.stages.use.{verb}" for verb in ("export", "predict", "trace")},
     "stages/use/export.py": {"onnxruntime"},
     "trunk/engines/open.py": {"pipeline.trunk.engines.onnx"},

@@ -29,6 +29,7 @@ class Door(Protocol[R]):
     """
 
     settings: type[Any]
+    command: str
     work: Callable[[Any, Workspace], R]
     __name__: str
 
@@ -42,11 +43,11 @@ class Door(Protocol[R]):
         """Build the settings from the arguments, and do the work."""
 
 
-def command(kind: type[S]) -> Callable[[Callable[[S, Workspace], R]], Door[R]]:
+def command(kind: type[S], name: str | None = None) -> Callable[[Callable[[S, Workspace], R]], Door[R]]:
     """Make ``work(settings, desk)`` a door: called with the fields of the settings ``kind`` as arguments.
 
     Positional fields may be given by place; every option by name only. ``workspace`` is the folder that things lie in,
-    ``watch`` hears what the stage says.
+    ``watch`` hears what the stage says. ``name`` is the command's, where it is not the function's own.
     """
     places = [f.name for f in dataclasses.fields(kind) if f.metadata["positional"]]  # type: ignore[arg-type]
 
@@ -72,7 +73,7 @@ def command(kind: type[S]) -> Callable[[Callable[[S, Workspace], R]], Door[R]]:
             return work(settings, desk)
 
         made = cast(Any, door)
-        made.settings, made.work = kind, swept
+        made.settings, made.work, made.command = kind, swept, name or work.__name__
         made.__signature__ = signature(kind, work)
         made.__doc__ = f"{inspect.getdoc(work)}\n\n{_options(kind)}"
         del made.__wrapped__  # or help() would show what it wraps

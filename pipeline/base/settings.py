@@ -190,12 +190,16 @@ def _as_declared(type_: Declared, value: Any) -> Any:
         return None
     if type_.many:
         items = (value,) if isinstance(value, (str, os.PathLike, int, float)) else tuple(value)
-        return tuple(os.fspath(v) if isinstance(v, os.PathLike) else v for v in items)
-    if type_.one is Path and isinstance(value, (str, os.PathLike)):
+        return tuple(_one_as_declared(type_.one, v) for v in items)
+    return _one_as_declared(type_.one, value)
+
+
+def _one_as_declared(type_: type[Any], value: Any) -> Any:
+    if type_ is Path and isinstance(value, (str, os.PathLike)):
         return Path(value)
-    if type_.one is str and isinstance(value, os.PathLike):
+    if type_ is str and isinstance(value, os.PathLike):
         return os.fspath(value)
-    if type_.one is str and type(value) is int:  # a run's number
+    if type_ is str and type(value) is int:  # a run's number
         return str(value)
     return value
 
@@ -211,6 +215,13 @@ def record(settings: Any) -> dict[str, Any]:
         return value
 
     return {f.name: plain(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+
+
+def given(settings: Any) -> dict[str, Any]:
+    """Those of the record that are not the defaults, without what is named by place."""
+    told = record(settings)
+    options = [f for f in dataclasses.fields(settings) if not f.metadata["positional"]]
+    return {f.name: told[f.name] for f in options if getattr(settings, f.name) != f.default}
 
 
 def identity(settings: Any) -> dict[str, Any]:

@@ -35,6 +35,10 @@ class Watch:
     def write(self, text: str) -> None:
         """Output that another program reads, such as CSV: as it is, also when quiet."""
 
+    def confirm(self, question: str) -> bool:  # noqa: ARG002
+        """Whether the user says yes; where nobody can be asked, no."""
+        return False
+
     def show(self, value: Value) -> None:
         """A table, a curve or the like."""
 

@@ -62,7 +62,8 @@ def settings_of(parsed: argparse.Namespace, commands: Commands) -> Any:
     """
     kind = commands[parsed.command].settings
     values = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(kind)}
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    # Of an argument that takes any number of values and got none, argparse makes a list of none.
+    return kind(**{k: tuple(v) or None if isinstance(v, list) else v for k, v in values.items()})
 
 
 def top_parser(name: str | None, commands: Commands) -> argparse.ArgumentParser:

@@ -96,6 +96,13 @@ class Console(Watch):
             stream.write(text.encode("utf-8", "surrogateescape"))
             stream.flush()
 
+    def confirm(self, question: str) -> bool:
+        """Ask on standard error where somebody sits at the terminal."""
+        if not (sys.stdin.isatty() and self._err.is_terminal):
+            return False
+        self._line(Text.assemble(visible(question), " [y/N]"), to=self._err)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
     def show(self, value: Value) -> None:
         """A table, a curve or the like, with an empty line before and after it."""
         if not self._quiet:

@@ -37,7 +37,7 @@ def extract(settings: ExtractSettings, desk: Workspace) -> ExtractResult:
         plain = _one_file(settings, desk, ranks, None)
         views = []
         for number in range(1, settings.views + 1):
-            there = dataclasses.replace(settings, out=view_path(plain.cache, number))
+            there = dataclasses.replace(settings, name=None, out=view_path(plain.cache, number))
             desk.watch.say(f"view {number} of {settings.views} of the train images")
             views.append(_one_file(there, desk, ranks, View(number, settings.view_seed)))
         return dataclasses.replace(

@@ -22,7 +22,6 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.interrupt import stop_requests
 from pipeline.base.ranks import Ranks
 from pipeline.base.schema import made
-from pipeline.base.settings import record
 from pipeline.base.workspace import Workspace
 from pipeline.heads.scores.calibration import fit_temperature
 from pipeline.runs.folder import kept_from, new_run, result_of
@@ -183,9 +182,9 @@ def _publish(
         sha256 = publish.write_network(attached, chosen)
         temperature, source = _temperature(attached, val_logits)
         found = verdict.reach(task, state.progress, choice, val_logits, temperature, chosen)
-        name, asked = attached.cache.path.name.removesuffix(".h5"), record(task.settings)
+        name = attached.cache.path.name.removesuffix(".h5")
         about = {**attached.record, "state_sha256": checkpoint.digest()}
-        with new_run(task.desk, stage="finetune", name=name, settings=asked, about=about) as (draft, folder):
+        with new_run(task.desk, stage="finetune", name=name, settings=task.settings, about=about) as (draft, folder):
             result = FinetuneResult(
                 run=folder,
                 before=scoring.score(task, attached.val, attached.cached_logits(attached.val)).accuracy,

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
 from pipeline.base.machine import cores
 from pipeline.base.watch import Tracker
@@ -65,7 +64,7 @@ def baseline(settings: BaselineSettings, desk: Workspace) -> BaselineReport:
     if settings.floors:
         pixels = {split: _image_statistics(cache, split, labelled(cache, split), desk) for split in features}
     name = cache.path.name.removesuffix(".h5")
-    with runs.new_run(desk, stage="baseline", name=name, settings=st.record(settings), about=cache_record(cache)) as (
+    with runs.new_run(desk, stage="baseline", name=name, settings=settings, about=cache_record(cache)) as (
         draft,
         folder,
     ):

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
 from pipeline.heads.baselines import cosine_centroids, nearest_by_cosine
 from pipeline.heads.exact.path import ExactFit, fit_exact
@@ -77,7 +76,7 @@ def few_shot(task: Task[SearchSettings]) -> FewShotResult:
             tracker.advance()
     seconds = time.perf_counter() - began
     name = cache.path.name.removesuffix(".h5")
-    with runs.new_run(desk, stage="fewshot", name=name, settings=st.record(settings), about=cache_record(cache)) as (
+    with runs.new_run(desk, stage="fewshot", name=name, settings=settings, about=cache_record(cache)) as (
         draft,
         folder,
     ):

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from pipeline.base.doors import command
 from pipeline.base.workspace import Workspace
-from pipeline.stages.upkeep.results import AuditReport, InspectReport, RelabelResult, VerifyReport
-from pipeline.stages.upkeep.settings import AuditSettings, InspectSettings, RelabelSettings, VerifySettings
+from pipeline.stages.upkeep.results import AuditReport, CatalogReport, InspectReport, RelabelResult, VerifyReport
+from pipeline.stages.upkeep.settings import (
+    AuditSettings,
+    CatalogSettings,
+    InspectSettings,
+    RelabelSettings,
+    VerifySettings,
+)
 
 
 @command(InspectSettings)
@@ -59,5 +65,17 @@ def relabel(settings: RelabelSettings, desk: Workspace) -> RelabelResult:
         DataError: the source cannot be understood.
     """
     from pipeline.stages.upkeep.relabel import relabel as work
+
+    return work(settings, desk)
+
+
+@command(CatalogSettings, name="list")
+def catalog(settings: CatalogSettings, desk: Workspace) -> CatalogReport:
+    """List the runs, or the caches; keep a note on one, rename or delete it.
+
+    Raises:
+        HeadError, CacheError: nothing of such a name, or it cannot be changed.
+    """
+    from pipeline.stages.upkeep.catalog import catalog as work
 
     return work(settings, desk)

@@ -86,3 +86,49 @@ class RelabelSettings:
     def __post_init__(self) -> None:
         st.check(self)
         check_out(self.out)
+
+
+RUN_ORDERS = ("number", "stage", "data", "val", "seconds", "when", "note")
+CACHE_ORDERS = ("name", "source", "trunk", "rows", "size", "when", "note")
+
+
+@dataclass(frozen=True)
+class CatalogSettings:
+    """Settings of the list."""
+
+    names: tuple[str, ...] | None = st.argument(
+        "runs (with --caches: caches) to list, or to do something with, named as for every command; by default all",
+        default=None,
+        metavar="NAME",
+        made=True,
+    )
+    caches: bool = st.option(False, "list feature caches instead of runs")
+    sort: str | None = st.option(
+        None,
+        f"order: {', '.join(RUN_ORDERS)}; of caches {', '.join(CACHE_ORDERS)}; test is not among them, since nothing "
+        "is to be chosen by it",
+        metavar="COLUMN",
+    )
+    csv: bool = st.option(False, "print CSV, all columns in full")
+    note: str | None = st.option(None, "keep these words on what is named; empty to remove them", metavar="TEXT")
+    rename: str | None = st.option(None, "the new name of the one that is named; a run keeps its number and stage")
+    delete: bool = st.option(False, "delete what is named, after a question")
+    yes: bool = st.option(False, "delete without the question")
+
+    def __post_init__(self) -> None:
+        st.check(self)
+        legal = CACHE_ORDERS if self.caches else RUN_ORDERS
+        if self.sort is not None and self.sort not in legal:
+            raise ConfigError(f"--sort {self.sort}: choose from {', '.join(legal)}")
+        changes = {"--note": self.note is not None, "--rename": self.rename is not None, "--delete": self.delete}
+        for change in (name for name, asked in changes.items() if asked):
+            if not self.names:
+                raise ConfigError(f"{change} without a name: say which {'cache' if self.caches else 'run'}")
+        if self.rename is not None:
+            st.check_name(self.rename)
+            if len(self.names or ()) > 1:
+                raise ConfigError(f"--rename {self.rename} with {len(self.names or ())} names: give one")
+        if self.delete and (self.note is not None or self.rename is not None):
+            raise ConfigError("--delete with --note or --rename: what is deleted has neither")
+        if self.yes and not self.delete:
+            raise ConfigError("--yes without --delete: nothing else asks")

@@ -6,11 +6,13 @@ Pure functions of what was found, to lines and tables.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from pipeline.base.values import Cell, Column, Part, Table, figures
-from pipeline.base.words import ABSENT, count, many, percent, setting, size
-from pipeline.stages.upkeep.results import AuditReport, Place, RelabelResult, VerifyReport
+from pipeline.base.words import ABSENT, count, many, percent, seconds, setting, size
+from pipeline.stages.upkeep.results import AuditReport, ListedCache, ListedRun, Place, RelabelResult, VerifyReport
 from pipeline.stages.upkeep.settings import AuditSettings
 from pipeline.store import difference
 
@@ -198,3 +200,96 @@ def findings(report: AuditReport, settings: AuditSettings) -> list[str]:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
     return ", ".join(map(repr, names[:5])) + more
+
+
+# -- list -------------------------------------------------------------------------------------------------------------
+
+
+def run_table(rows: Sequence[ListedRun]) -> Table:
+    """Runs side by side."""
+    cells: list[list[Cell]] = []
+    for row in rows:
+        chosen = "*" if row.val is not None and row.val_chosen_from > 1 else ""
+        told = " ".join(f"{name}={_short(value)}" for name, value in row.settings.items())
+        val = "" if row.val is None else percent(row.val) + chosen
+        test = "" if row.test is None else percent(row.test)
+        took = "" if row.seconds is None else seconds(row.seconds)
+        note = Part(f"damaged: {row.damaged}", "bad") if row.damaged else Part(row.note)
+        cells.append([str(row.number), row.stage, row.data, told, val, test, took, _when(row.when), note])
+    columns = [
+        *figures("Run"),
+        Column("Stage"),
+        Column("Data", fit="fold"),
+        Column("Settings", fit="wrap"),
+        *figures("Val", "Test", "Time"),
+        Column("When", role="dim"),
+        Column("Note", fit="wrap"),
+    ]
+    starred = any(row.val_chosen_from > 1 and row.val is not None for row in rows)
+    return _filled(columns, cells, "* chosen by this figure: optimistic" if starred else "")
+
+
+def cache_table(rows: Sequence[ListedCache]) -> Table:
+    """Caches side by side."""
+    cells: list[list[Cell]] = []
+    for row in rows:
+        splits = ", ".join(f"{count(n)} {split}" for split, n in row.splits.items() if n)
+        note = Part(f"damaged: {row.damaged}", "bad") if row.damaged else Part(row.note)
+        runs = "" if not row.runs else str(len(row.runs))
+        cells.append(
+            [row.name, row.source, splits, str(row.classes or ""), size(row.size), runs, _when(row.when), note]
+        )
+    columns = [
+        Column("Cache", fit="fold"),
+        Column("Source", fit="fold"),
+        Column("Rows", fit="wrap"),
+        *figures("Classes", "Size", "Runs"),
+        Column("When", role="dim"),
+        Column("Note", fit="wrap"),
+    ]
+    return _filled(columns, cells, "")
+
+
+def _filled(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], caption: str) -> Table:
+    """The table without its columns in which nothing stands."""
+    told = [any(cell not in ("", Part("")) for cell in column) for column in zip(*rows, strict=True)]
+    kept = [[cell for cell, there in zip(row, told, strict=True) if there] for row in rows]
+    return Table([column for column, there in zip(columns, told, strict=bool(rows)) if there], kept, "", caption)
+
+
+def _short(value: object) -> str:
+    return ",".join(map(setting, value)) if isinstance(value, list) else setting(value)
+
+
+def _when(utc: str) -> str:
+    """A time of a record, to the minute, as the clock here showed it; as it is where it is none."""
+    try:
+        return datetime.fromisoformat(utc).astimezone().strftime("%Y-%m-%d %H:%M")
+    except ValueError:
+        return utc
+
+
+def named(paths: Sequence[Path]) -> str:
+    """The names of files or folders, the first few."""
+    more = f" and {count(len(paths) - LISTED)} more" if len(paths) > LISTED else ""
+    return ", ".join(path.name for path in paths[:LISTED]) + more
+
+
+def delete(paths: Sequence[Path], n_bytes: int) -> str:
+    """The question before something is deleted."""
+    return f"delete {named(paths)} ({size(n_bytes)})?"
+
+
+def still_needed(cache: str, runs: Sequence[str]) -> str:
+    """What is lost with a cache."""
+    shown = ", ".join(runs[:LISTED]) + (f" and {count(len(runs) - LISTED)} more" if len(runs) > LISTED else "")
+    return (
+        f"{many(len(runs), 'run')} learned from {cache} ({shown}): without it they predict, but cannot be evaluated or "
+        "fine-tuned"
+    )
+
+
+def nothing_yet(place: Path, of: str) -> str:
+    """That there is nothing to list."""
+    how = "pipeline extract SOURCE" if of == "caches" else "pipeline train"
+    return f"no {of} in {place} yet: make one with `{how}`"
