@@ -57,6 +57,7 @@ DEFERRED = {
     "stages/use/doors.py": {f"pipeline.stages.use.{verb}" for verb in ("export", "predict", "trace")},
     "stages/use/export.py": {"onnxruntime"},
     "trunk/engines/open.py": {"pipeline.trunk.engines.onnx"},
+    "trunk/families/light.py": {"torch._dynamo.utils"},
     "trunk/lookup.py": {"pipeline.trunk.weights"},
     "trunk/weights.py": {"pipeline.trunk.hub"},
 }

@@ -89,6 +89,16 @@ def made_things(settings: Any) -> list[str]:
     return [one for one in flat if one is not None]
 
 
+def check_out(out: Path | None) -> None:
+    """Check the path of a cache that is to be written, if one is given.
+
+    Raises:
+        ConfigError: it is not the name of one.
+    """
+    if out is not None and out.suffix != ".h5":
+        raise ConfigError(f"--out {out} must end in .h5")
+
+
 def check_name(name: str) -> None:
     """Check a name for a cache, or for a run.
 

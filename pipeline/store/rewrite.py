@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.base.errors import CacheError, ConfigError
+from pipeline.base.errors import CacheError
 from pipeline.base.files import remove
 from pipeline.base.items import GOOD, STATE_NAMES
 from pipeline.base.workspace import Workspace
@@ -32,12 +32,6 @@ from pipeline.store.format import Contents, partial_path
 from pipeline.store.lock import holder_path, tidying, writing_beside, writing_lock
 from pipeline.store.reader import Cache, open_cache, open_partial
 from pipeline.store.writer import Writer, create_partial, retire_partial, stale_partials
-
-
-def check_out(out: Path | None) -> None:
-    """Raise ConfigError unless ``out`` is None (in place) or a name that a cache can have."""
-    if out is not None and out.suffix != ".h5":
-        raise ConfigError(f"--out {out} must end in .h5")
 
 
 @contextmanager

@@ -81,8 +81,7 @@ class ExtractSettings:
 
     def __post_init__(self) -> None:
         st.check(self)
-        if self.out is not None and self.out.suffix != ".h5":
-            raise ConfigError(f"--out {self.out} must end in .h5")
+        st.check_out(self.out)
         if self.name is not None:
             st.check_name(self.name)
             if self.out is not None:

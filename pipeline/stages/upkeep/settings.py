@@ -10,7 +10,6 @@ from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
 from pipeline.base.settings import CACHE_HELP, LATEST
 from pipeline.stages.extract.settings import ExtractSettings
-from pipeline.store.rewrite import check_out
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class AuditSettings:
 
     def __post_init__(self) -> None:
         st.check(self)
-        check_out(self.out)
+        st.check_out(self.out)
         if self.near is not None and self.near > 1:
             raise ConfigError(f"--near is {self.near}: a cosine is at most 1")
         if self.out is not None and not self.drop_leaks:
@@ -85,7 +84,7 @@ class RelabelSettings:
 
     def __post_init__(self) -> None:
         st.check(self)
-        check_out(self.out)
+        st.check_out(self.out)
 
 
 RUN_ORDERS = ("number", "stage", "data", "val", "seconds", "when", "note")

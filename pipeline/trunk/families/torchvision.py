@@ -12,14 +12,17 @@ from functools import cache
 from typing import Any, cast
 
 import torch
-import torchvision
 from torch import nn
-from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from pipeline.base.errors import ConfigError
 from pipeline.trunk.families.family import CLASSES, Anatomy, Entry, Family, WeightsFile, require_linear, skeleton
+from pipeline.trunk.families.light import compiler_left_out
 from pipeline.trunk.families.tree import is_weight, stages_of
 from pipeline.trunk.identity import Transform
+
+with compiler_left_out():
+    import torchvision
+    from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 
 @cache
