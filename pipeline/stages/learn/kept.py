@@ -167,7 +167,7 @@ def keep(task: Task[Any], stage: str, choice: Choice) -> tuple[runs.Run, TrainRe
         temperature, source = fit_temperature(held_out.logits, held_out.y), f"{held_out.folds} folds of {learned}"
     head = make_head(cache, fit, temperature)
     about = {**cache_record(cache), "learned_from": list(choice.learned_from), "state_sha256": choice.state_sha256}
-    settings, name = st.record(task.settings), cache.path.name.removesuffix(".h5")
+    settings, name = st.record(task.settings, cache=cache.path.resolve()), cache.path.name.removesuffix(".h5")
     with runs.new_run(task.desk, stage=stage, name=name, settings=settings, about=about) as (draft, folder):
         result = TrainResult(
             run=folder,

@@ -7,6 +7,8 @@ from pipeline.base.workspace import Workspace
 from pipeline.stages.upkeep.results import AuditReport, InspectReport, RelabelResult, VerifyReport
 from pipeline.stages.upkeep.settings import AuditSettings, InspectSettings, RelabelSettings, VerifySettings
 
+AS_IT_WAS = "the cache is whole, as it was or as it was to be: the same command finds out which"
+
 
 @command(InspectSettings)
 def inspect(settings: InspectSettings, desk: Workspace) -> InspectReport:
@@ -35,7 +37,7 @@ def verify(settings: VerifySettings, desk: Workspace) -> VerifyReport:
     return work(settings, desk)
 
 
-@command(AuditSettings)
+@command(AuditSettings, AS_IT_WAS)
 def audit(settings: AuditSettings, desk: Workspace) -> AuditReport:
     """Look for copies across splits, label conflicts, small classes, failed images.
 
@@ -48,7 +50,7 @@ def audit(settings: AuditSettings, desk: Workspace) -> AuditReport:
     return work(settings, desk)
 
 
-@command(RelabelSettings)
+@command(RelabelSettings, AS_IT_WAS)
 def relabel(settings: RelabelSettings, desk: Workspace) -> RelabelResult:
     """Give a cache new labels or splits, without the trunk.
 

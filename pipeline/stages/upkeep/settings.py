@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
 from pipeline.base.settings import CACHE_HELP, LATEST
+from pipeline.base.spelling import option
 from pipeline.stages.extract.settings import ExtractSettings
 from pipeline.store.rewrite import check_out
 
@@ -19,6 +20,7 @@ class InspectSettings:
     caches: tuple[str, ...] = st.argument(
         f"{CACHE_HELP}; two to see their difference", default=(LATEST,), metavar="CACHE"
     )
+    full: bool = st.option(False, "also all that decides a row's numbers, the split's notes, and versions")
 
     def __post_init__(self) -> None:
         st.check(self)
@@ -61,9 +63,11 @@ class AuditSettings:
         st.check(self)
         check_out(self.out)
         if self.near is not None and self.near > 1:
-            raise ConfigError(f"--near is {self.near}: a cosine is at most 1")
+            raise ConfigError(f"{option('near')} is {self.near}: a cosine is at most 1")
         if self.out is not None and not self.drop_leaks:
-            raise ConfigError(f"--out {self.out} without --drop-leaks: an audit alone writes nothing")
+            raise ConfigError(
+                f"{option('out', self.out)} without {option('drop_leaks', True)}: an audit alone writes nothing"
+            )
 
 
 @dataclass(frozen=True)
