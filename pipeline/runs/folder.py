@@ -154,11 +154,12 @@ class Draft:
 
 @contextmanager
 def new_run(
-    desk: Workspace, *, stage: str, name: str, settings: Any, about: Mapping[str, Any]
+    desk: Workspace, *, stage: str, name: str, settings: Any, about: Mapping[str, Any], run: Path | None = None
 ) -> Iterator[tuple[Draft, Path]]:
     """A draft to fill, and the folder it becomes when the block ends without an error (otherwise it is removed).
 
-    ``settings`` is the dataclass of what was asked for.
+    ``settings`` is the dataclass of what was asked for; the cache, and the ``run`` that it was to go on from, are
+    recorded as what they turned out to be.
 
     Raises:
         HeadError: the folder cannot be written.
@@ -178,7 +179,7 @@ def new_run(
                 "format": FORMAT,
                 "format_version": FORMAT_VERSION,
                 "stage": stage,
-                "settings": record(settings),
+                "settings": record(settings, cache=about["cache"]["path"], run=run and str(run.resolve())),
                 "given": given(settings),
                 **about,
                 "cache": {**cache, "from_here": way(final, cache["path"])},

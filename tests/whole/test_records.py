@@ -528,6 +528,6 @@ def test_the_state_of_another_network_is_one_line(shop: Shop) -> None:
     other.write_bytes(data)
     last = {"name": other.name, "sha256": hashlib.sha256(data).hexdigest()}
     kind.put(text_of({**kind.value, "files": {**kind.value["files"], "last": last}}))
-    with pytest.raises(HeadError, match="state.json cannot be used .*--fresh"):
+    with pytest.raises(HeadError, match="state.json cannot be used .*fresh=True"):
         kind.read()
     kind.put(text_of(kind.value))

@@ -28,6 +28,7 @@ from pipeline.base.items import SPLITS
 from pipeline.base.machine import resolve_device
 from pipeline.base.records import read_file, read_record
 from pipeline.base.schema import Count, Malformed, NotNegative, Positive, Rule, Share, Size
+from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import match_classes, require_key
 from pipeline.heads.scores.calibration import calibrated, expected_calibration_error
@@ -238,7 +239,7 @@ def _known(folder: Path, desk: Workspace) -> EvaluateResult | None:
     if known is None:
         return None
     which = words.as_which(known.scored_before)
-    desk.watch.say(
+    desk.watch.result(
         f"{folder.name} was scored on {known.scored}{which}: the test split is used once, these are its figures"
     )
     return known
@@ -289,7 +290,9 @@ def _elsewhere(run: runs.Run, data: str, settings: EvaluateSettings, desk: Works
     """The run's figures on rows of another cache."""
     _require_head(run)
     began, cache = time.perf_counter(), find_cache(data, desk)
-    require_run_key(run, cache, f"has another key than {run.folder.name}", "extract it with the run's settings")
+    require_run_key(
+        run, cache, f"has another settings fingerprint than {run.folder.name}", "extract it with the run's settings"
+    )
     split, chosen = _splits(cache, settings.split)
     if split == "test" and cache.content == run.config["cache"]["content"]:
         return evaluated(run, desk, device=settings.device)  # the run's own test rows, under whatever name
@@ -316,7 +319,7 @@ def _splits(cache: Cache, asked: str | None) -> tuple[str, tuple[str, ...]]:
     chosen = tuple(name for name in there if split in (name, "all"))
     if not chosen:
         legal = ", ".join([*(name for name in there if name != "none"), "all"]) if there else ""
-        cure = f"choose --split from {legal}" if there else "extract it with labels"
+        cure = f"choose {option('split')} from {legal}" if there else "extract it with labels"
         raise HeadError(f"{cache.path.name} has no labelled {split} rows: {cure}")
     return split, chosen
 
@@ -397,9 +400,9 @@ def _now() -> str:
 
 def _show(result: EvaluateResult, desk: Workspace) -> None:
     for value in words.classes_of(result.test, result.split, result.cache):
-        desk.watch.show(value)
+        desk.watch.result(value)
     what = result.split if result.cache is None else f"{result.cache}, {result.split}"
     first, *others = words.figures_lines(result.test, what)
-    desk.watch.say(f"{first} -> {result.file}")
+    desk.watch.result(f"{first} -> {result.file}")
     for line in others:
-        desk.watch.say(line)
+        desk.watch.result(line)

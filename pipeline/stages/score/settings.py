@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
 from pipeline.base.settings import CACHE_HELP
+from pipeline.base.spelling import option
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class EvaluateSettings:
 
     run: str = st.run()
     data: str | None = st.option(
-        None, f"evaluate on {CACHE_HELP}; of the run's key, classes matched by name", metavar="CACHE"
+        None, f"evaluate on {CACHE_HELP}; of the run's settings fingerprint, classes matched by name", metavar="CACHE"
     )
     split: str | None = st.option(
         None,
@@ -28,7 +29,9 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         st.check(self)
         if self.split is not None and self.data is None:
-            raise ConfigError(f"--split {self.split} is for --data CACHE: a run's own evaluation is on its test split")
+            raise ConfigError(
+                f"{option('split', self.split)} is for {option('data')}: a run's own evaluation is on its test split"
+            )
 
 
 @dataclass(frozen=True)

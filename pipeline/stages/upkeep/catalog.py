@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.base.errors import CacheError, HeadError
+from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 from pipeline.runs.keeping import NOTE, delete_run, read_note, rename_run, write_note
@@ -91,7 +92,7 @@ def _delete(paths: Sequence[Path], settings: CatalogSettings, desk: Workspace, l
     question = words.delete(paths, size)
     if not (settings.yes or desk.watch.confirm(question)):
         raise (CacheError if settings.caches else HeadError)(
-            f"nothing was deleted ({words.named(paths)}): answer yes, or give --yes"
+            f"nothing was deleted ({words.listed(paths)}): answer yes, or give {option('yes', True)}"
         )
     for path in paths:
         (delete_cache if settings.caches else delete_run)(path)

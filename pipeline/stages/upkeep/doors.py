@@ -13,6 +13,8 @@ from pipeline.stages.upkeep.settings import (
     VerifySettings,
 )
 
+AS_IT_WAS = "the cache is whole, as it was or as it was to be: the same command finds out which"
+
 
 @command(InspectSettings)
 def inspect(settings: InspectSettings, desk: Workspace) -> InspectReport:
@@ -41,7 +43,7 @@ def verify(settings: VerifySettings, desk: Workspace) -> VerifyReport:
     return work(settings, desk)
 
 
-@command(AuditSettings)
+@command(AuditSettings, AS_IT_WAS)
 def audit(settings: AuditSettings, desk: Workspace) -> AuditReport:
     """Look for copies across splits, label conflicts, small classes, failed images.
 
@@ -54,7 +56,7 @@ def audit(settings: AuditSettings, desk: Workspace) -> AuditReport:
     return work(settings, desk)
 
 
-@command(RelabelSettings)
+@command(RelabelSettings, AS_IT_WAS)
 def relabel(settings: RelabelSettings, desk: Workspace) -> RelabelResult:
     """Give a cache new labels or splits, without the trunk.
 

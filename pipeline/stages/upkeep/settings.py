@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
 from pipeline.base.settings import CACHE_HELP, LATEST
+from pipeline.base.spelling import option
 from pipeline.stages.extract.settings import ExtractSettings
 
 
@@ -19,6 +20,7 @@ class InspectSettings:
     caches: tuple[str, ...] = st.argument(
         f"{CACHE_HELP}; two to see their difference", default=(LATEST,), metavar="CACHE", made=True
     )
+    full: bool = st.option(False, "also all that decides a row's numbers, the split's notes, and versions")
 
     def __post_init__(self) -> None:
         st.check(self)
@@ -61,9 +63,11 @@ class AuditSettings:
         st.check(self)
         st.check_out(self.out)
         if self.near is not None and self.near > 1:
-            raise ConfigError(f"--near is {self.near}: a cosine is at most 1")
+            raise ConfigError(f"{option('near')} is {self.near}: a cosine is at most 1")
         if self.out is not None and not self.drop_leaks:
-            raise ConfigError(f"--out {self.out} without --drop-leaks: an audit alone writes nothing")
+            raise ConfigError(
+                f"{option('out', self.out)} without {option('drop_leaks', True)}: an audit alone writes nothing"
+            )
 
 
 @dataclass(frozen=True)
@@ -118,16 +122,16 @@ class CatalogSettings:
         st.check(self)
         legal = CACHE_ORDERS if self.caches else RUN_ORDERS
         if self.sort is not None and self.sort not in legal:
-            raise ConfigError(f"--sort {self.sort}: choose from {', '.join(legal)}")
-        changes = {"--note": self.note is not None, "--rename": self.rename is not None, "--delete": self.delete}
+            raise ConfigError(f"{option('sort', self.sort)}: choose from {', '.join(legal)}")
+        changes = {"note": self.note is not None, "rename": self.rename is not None, "delete": self.delete}
         for change in (name for name, asked in changes.items() if asked):
             if not self.names:
-                raise ConfigError(f"{change} without a name: say which {'cache' if self.caches else 'run'}")
+                raise ConfigError(f"{option(change)} without a name: say which {'cache' if self.caches else 'run'}")
         if self.rename is not None:
             st.check_name(self.rename)
             if len(self.names or ()) > 1:
-                raise ConfigError(f"--rename {self.rename} with {len(self.names or ())} names: give one")
+                raise ConfigError(f"{option('rename', self.rename)} with {len(self.names or ())} names: give one")
         if self.delete and (self.note is not None or self.rename is not None):
-            raise ConfigError("--delete with --note or --rename: what is deleted has neither")
+            raise ConfigError(f"{option('delete', True)} with a note or a new name: what is deleted has neither")
         if self.yes and not self.delete:
-            raise ConfigError("--yes without --delete: nothing else asks")
+            raise ConfigError(f"{option('yes', True)} without {option('delete', True)}: nothing else asks")

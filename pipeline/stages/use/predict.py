@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline import images
 from pipeline.base.errors import DataError
 from pipeline.base.machine import cores
+from pipeline.base.spelling import option
 from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
 from pipeline.images import IMAGE_EXTENSIONS, Files, Geometry, Images, Loaded
@@ -66,9 +67,12 @@ def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
         more = f" ({len(bad)} images; this is the first)" if len(bad) > 1 else ""
         raise DataError(f"{bad[0].path!a} cannot be used: {bad[0].error}{more}")
     if settings.format == "table" and not settings.trace:
-        desk.watch.show(words.predictions(found[:SHOWN]))
+        desk.watch.result(words.predictions(found[:SHOWN]))
         if len(found) > SHOWN:
-            desk.watch.say(f"the first {SHOWN} of {len(found):,}; --format csv, jsonl or --json give all")
+            desk.watch.result(
+                f"the first {SHOWN} of {len(found):,}; {option('format', 'csv')} or "
+                f"{option('format', 'jsonl')} gives all"
+            )
     if bad:
         desk.watch.warn(f"{len(bad)} of {len(found)} images cannot be used")
     return found
@@ -152,7 +156,7 @@ def _predict_batch(
         predictions[i] = _ranked(names[i], answer.probabilities[at], classifier.classes, settings)
         if settings.trace:
             passage = _passage(names[i], batch[i], answer, at, classifier)
-            desk.watch.show(words.way(passage, classifier.classes, settings.top))
+            desk.watch.result(words.way(passage, classifier.classes, settings.top))
     return predictions
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
+from pipeline.base.spelling import option
 
 FORMATS = ("table", "csv", "jsonl")
 SUFFIXES = {"state_dict": ".safetensors", "onnx": ".onnx", "torch_export": ".pt2"}
@@ -32,7 +33,9 @@ class PredictSettings:
     def __post_init__(self) -> None:
         st.check(self)
         if self.trace and self.format != "table":
-            raise ConfigError(f"--trace is for people: leave it out with --format {self.format}")
+            raise ConfigError(
+                f"{option('trace', True)} is for people: leave it out with {option('format', self.format)}"
+            )
 
 
 @dataclass(frozen=True)

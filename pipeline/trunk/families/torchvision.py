@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from pipeline.base.errors import ConfigError
+from pipeline.base.spelling import option
 from pipeline.trunk.families.family import CLASSES, Anatomy, Entry, Family, WeightsFile, require_linear, skeleton
 from pipeline.trunk.families.light import compiler_left_out
 from pipeline.trunk.families.tree import is_weight, stages_of
@@ -79,7 +80,7 @@ def build(name: str, *, num_classes: int, image_size: int, pretrained: bool) -> 
         model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **given)
     except (ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"--image-size {image_size} is none that {name} can take: {reason}") from error
+        raise ConfigError(f"{option('image_size', image_size)} is none that {name} can take: {reason}") from error
     return model
 
 

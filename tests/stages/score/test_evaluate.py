@@ -192,7 +192,7 @@ def test_a_device_that_is_not_there_is_told_before_a_look_is_put_on_record(
 ) -> None:
     monkeypatch.setattr(machine, "_has_driver", lambda: False)
     folder = unscored(workshop.tuned.run, tmp_path, "0001-finetune-copy")
-    with pytest.raises(ConfigError, match="--device cuda: PyTorch sees no GPU here; take --device cpu"):
+    with pytest.raises(ConfigError, match="device='cuda': PyTorch sees no GPU here; take device='cpu'"):
         evaluate(folder, device="cuda", workspace=tmp_path)
     assert not (tmp_path / "tested.jsonl").exists() and not (folder / "evaluation.json").exists()
 
@@ -281,9 +281,9 @@ def test_a_gone_cache_costs_the_look_for_known_images_and_is_told_of(
 def test_rows_that_are_not_there_are_refused_with_those_that_are(
     run: Path, others: SimpleNamespace, tmp_path: Path
 ) -> None:
-    with pytest.raises(HeadError, match="no labelled val rows: choose --split from train, all"):
+    with pytest.raises(HeadError, match="no labelled val rows: choose split from train, all"):
         evaluate(run, data=str(others.two), split="val", workspace=tmp_path)
-    with pytest.raises(ConfigError, match="--split val is for --data"):
+    with pytest.raises(ConfigError, match="split='val' is for data"):
         evaluate(run, split="val", workspace=tmp_path)
 
 
