@@ -16,7 +16,11 @@ from numpy.typing import NDArray
 from pipeline.base.errors import DataError
 from pipeline.base.items import SPLITS, TEST, TRAIN, VAL
 
-SPLIT_WORDS = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), VAL),
+    **dict.fromkeys(("test", "testing"), TEST),
+}
 """Lower-case words that a folder or a manifest may use for a split."""
 
 UNLABELLED = -1
@@ -69,7 +73,8 @@ class Listing:
     ``labels`` (N,) int64 indexes ``classes``, -1 is unlabelled; ``splits`` (N,) uint8 indexes ``SPLITS``, 0 where the
     source does not say; ``sizes`` in bytes and ``mtimes_ns`` are (N,) int64, a time of -1 is unknown: the file is so
     new that a later change could leave the same time. ``images`` reads them. ``skipped`` maps a reason to the paths, as
-    ids are, that were left out for it.
+    ids are, that were left out for it; ``missing`` are ids that the source names though they are not there (an image
+    without bytes: it fails when it is read); ``warnings`` are for the user to look at.
     """
 
     source: str
@@ -83,6 +88,8 @@ class Listing:
     mtimes_ns: NDArray[np.int64]
     skipped: dict[str, list[bytes]]
     notes: tuple[str, ...]
+    missing: tuple[bytes, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of images."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.images import Files
+from pipeline.images import Files, formats
 from pipeline.images.listing import Item, Listing, assemble
 
 
@@ -35,6 +35,12 @@ def plant(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return make
+
+
+@pytest.fixture
+def all_formats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if every package were there that a format needs."""
+    monkeypatch.setattr(formats, "readable", lambda: formats.FORMATS)
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import os
 
 from pipeline.base.errors import DataError
 from pipeline.base.workspace import Workspace
-from pipeline.images.listing import Images, Listing
+from pipeline.images.listing import Images, Listing, shown_source
 from pipeline.images.sources import digits, folder, manifest, torchvision
+from pipeline.images.sources.columns import Columns
 from pipeline.images.sources.files import Files, path_of
 from pipeline.images.sources.source import Source
 
@@ -18,19 +19,27 @@ from pipeline.images.sources.source import Source
 SOURCES: tuple[Source, ...] = (torchvision, digits, manifest, folder)
 
 
-def list_source(spec: str, desk: Workspace) -> Listing:
+def list_source(spec: str, desk: Workspace, columns: Columns | None = None) -> Listing:
     """The images of a folder, a CSV manifest, ``digits`` or ``torchvision:NAME``, without opening any of them.
 
     Sets that do not lie on disk yet are written under the workspace's ``data``; ``desk`` is told how far that is.
+    ``columns`` are those of a manifest.
 
     Raises:
-        DataError: nothing there, no images, one class only, folders or a manifest that cannot be understood.
+        DataError: nothing there, no images, one class only, folders or a manifest that cannot be understood; columns
+            of what has none.
     """
     source = _source_of(spec)
     if source is None:
         forms = ", or ".join(source.FORM for source in reversed(SOURCES))
         what = "is neither a file nor a folder" if os.path.lexists(path_of(spec)) else "does not exist"
         raise DataError(f"source {spec!r} {what}: give {forms}")
+    if source is manifest:
+        return manifest.listing(spec, desk, columns or Columns())
+    named = columns.named() if columns else {}
+    if named:
+        kind, name = next(iter(named.items()))
+        raise DataError(f"--{kind}-column {name} is of a CSV manifest, and {shown_source(spec)} is none")
     return source.listing(spec, desk)
 
 

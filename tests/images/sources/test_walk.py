@@ -8,14 +8,15 @@ import time
 
 import pytest
 
-from pipeline.images.sources.walk import IMAGE_EXTENSIONS, walk
+from pipeline.images import IMAGE_EXTENSIONS
+from pipeline.images.sources.walk import walk
 
 
 def paths(root) -> list[bytes]:
     return sorted(f.path for f in walk(bytes(root)).files)
 
 
-def test_every_image_extension_counts_in_any_case(plant):
+def test_every_image_extension_counts_in_any_case(plant, all_formats):
     names = [f"x{e}" for e in IMAGE_EXTENSIONS] + [f"y{e.upper()}" for e in IMAGE_EXTENSIONS]
     assert paths(plant(*names)) == sorted(n.encode() for n in names)
 

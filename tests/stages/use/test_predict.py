@@ -118,7 +118,7 @@ def test_a_path_on_standard_input_that_is_gone_is_a_row_with_its_reason(
     there, gone = predict(workshop.head.run, "-", workspace=workshop.root)
     assert there.class_name in ("ant", "bee", "cat") and there.error is None
     assert (gone.path, gone.class_name) == (f"{folder}/gone.png", None)
-    assert gone.error == "the file is no longer there"
+    assert gone.error == "no such file"
 
 
 def test_paths_come_from_standard_input(
