@@ -35,6 +35,7 @@ DEFERRED = {
     "base/ranks.py": {"numpy", "numpy.typing", "torch", "torch.distributed"},
     "bench/doors.py": {"pipeline.bench.run"},
     "heads/__init__.py": {"pipeline.heads.estimators"},
+    "images/decode.py": {"PIL", "pillow_heif"},
     "images/sources/digits.py": {"sklearn.datasets"},
     "images/sources/torchvision.py": {"torchvision.datasets"},
     "show/pictures.py": {"matplotlib", "matplotlib.figure", "matplotlib.ticker"},

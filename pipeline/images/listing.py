@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import DataError
 from pipeline.base.items import SPLITS, TEST, TRAIN, VAL
+from pipeline.images.formats import NOT_HERE, NOT_READ, passed_over
 
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), TRAIN),
@@ -112,9 +113,10 @@ def assemble(
     """
     ordered = sorted(items)
     if not ordered:
-        raise DataError(
-            f"{shown_source(source)}: no images found ({skip_summary(skipped) or 'the folder is empty'}): {LEGAL_FORMS}"
-        )
+        unread = passed_over(skipped)
+        found = skip_summary(skipped) or ("the folder is empty" if not unread else "")
+        why = "; ".join(part for part in (found, *unread) if part)
+        raise DataError(f"{shown_source(source)}: no images found ({why}): {LEGAL_FORMS}")
     classes = tuple(sorted({item.label for item in ordered if item.label is not None}))
     number = {label: i for i, label in enumerate(classes)}
     labels = [UNLABELLED if item.label is None else number[item.label] for item in ordered]
@@ -157,8 +159,11 @@ def shown_source(source: str) -> str:
 
 
 def skip_summary(skipped: Mapping[str, list[bytes]]) -> str:
-    """What was left out, as words: ``3 skipped as hidden, 1 as not an image``; empty when nothing was."""
-    counts = [(len(paths), reason) for reason, paths in sorted(skipped.items()) if paths]
+    """What was left out, as words: ``3 skipped as hidden, 1 as not an image``; empty when nothing was.
+
+    But for images that cannot be read: of these ``formats.passed_over`` says more.
+    """
+    counts = [(len(paths), why) for why, paths in sorted(skipped.items()) if paths and why not in (NOT_HERE, NOT_READ)]
     return ", ".join(f"{n} {'skipped as' if i == 0 else 'as'} {reason}" for i, (n, reason) in enumerate(counts))
 
 

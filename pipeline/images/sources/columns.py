@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from pipeline.base.errors import DataError
 from pipeline.base.items import NONE, SPLITS
@@ -34,6 +35,17 @@ _NO_SPLIT = ("", SPLITS[NONE], "unassigned")
 _INDEX = re.compile(r"(unnamed: \d+)?", re.IGNORECASE)  # as pandas writes and reads it
 
 
+class NamesColumns(Protocol):
+    """Settings that name columns."""
+
+    @property
+    def path_column(self) -> str | None: ...  # noqa: D102
+    @property
+    def label_column(self) -> str | None: ...  # noqa: D102
+    @property
+    def split_column(self) -> str | None: ...  # noqa: D102
+
+
 @dataclass(frozen=True)
 class Columns:
     """The columns that the user has named; None is guessed, NO_COLUMN is not there."""
@@ -42,8 +54,13 @@ class Columns:
     label: str | None = None
     split: str | None = None
 
+    @classmethod
+    def of(cls, settings: NamesColumns) -> Columns:
+        """Those that settings name."""
+        return cls(settings.path_column, settings.label_column, settings.split_column)
+
     def named(self) -> dict[str, str]:
-        """Those that are not guessed."""
+        """Those that are not guessed, by kind."""
         return {kind: name for kind in KINDS if (name := getattr(self, kind)) is not None}
 
 

@@ -48,13 +48,18 @@ def is_source(spec: str) -> bool:
     return _source_of(spec) is not None
 
 
+def is_manifest(spec: str) -> bool:
+    """Whether a manifest is named, be it there or not."""
+    return spec.lower().endswith(manifest.ENDING)
+
+
 def open_images(spec: str, place: str) -> Images:
     """The images that a cache was made from, by the ``source`` and ``root`` that it keeps of them.
 
     The path of a folder or manifest may mean nothing any more where this is called: then, and wherever no source knows
     the spec, they are the files below ``place``. A manifest lies there as well.
     """
-    if spec.lower().endswith(manifest.ENDING):
+    if is_manifest(spec):
         return manifest.images(spec, place)
     source = _source_of(spec)
     return Files(place) if source is None else source.images(spec, place)

@@ -75,7 +75,18 @@ class ExtractSettings:
     split_seed: int = st.option(0, "seed of the split")
     views: int = st.option(0, "augmented views of each train image to store beside (crop and flip)", minimum=0)
     view_seed: int = st.option(0, "seed of the views", minimum=0)
-    max_failures: float = st.option(0.01, "share of images that may fail before the job ends with an error", minimum=0)
+    path_column: str | None = st.column("path")
+    label_column: str | None = st.column("label", none=True)
+    split_column: str | None = st.column("split", none=True)
+    max_failures: float = st.option(
+        0.01,
+        "share of images that may fail before the job ends with an error; unless it is 0, five may, or half of fewer "
+        "than ten",
+        minimum=0,
+    )
+    max_pixels: int | None = st.option(
+        None, "an image of more pixels counts as failed; by default Pillow's limit, 89 million", minimum=1
+    )
     rehash: bool = st.option(False, "read every image again instead of trusting unchanged sizes and times")
 
     def __post_init__(self) -> None:
