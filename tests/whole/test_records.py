@@ -128,7 +128,9 @@ def add_run(shop: Shop) -> None:
         shop.head / "config.json",
         config,
         unread=frozenset(unread | settings),
-        optional=frozenset({"learned_from", "cache.about.readable", *inside}),
+        optional=frozenset(
+            {"learned_from", "cache.from_here", "cache.about.from_here", "cache.about.readable", *inside}
+        ),
     )
     metrics = shop.tuned / "metrics.json"
     read = {"temperature", "model_sha256", "seconds"}
@@ -296,7 +298,7 @@ def add_cache(shop: Shop) -> None:
         lambda data: set_text(about=data),
         read,
         unread=frozenset({*(made.about.keys() - about_fields()), "history[0].step"}),
-        optional=frozenset({"history", "readable", "columns", "columns.path"}),
+        optional=frozenset({"history", "from_here", "readable", "columns", "columns.path"}),
     )
     shop.kinds["attribute versions"] = Kind(
         made.versions, lambda data: set_text(versions=data), read, optional=frozenset(made.versions)
@@ -312,7 +314,7 @@ def add_cache(shop: Shop) -> None:
 
 
 def about_fields() -> set[str]:
-    return {"source", "root", "notes", "weights", "pretrained", "columns", "readable"}
+    return {"source", "root", "notes", "weights", "pretrained", "from_here", "columns", "readable"}
 
 
 KINDS = (

@@ -19,6 +19,7 @@ from pipeline.base.errors import CacheError
 from pipeline.base.machine import cores
 from pipeline.base.workspace import Workspace
 from pipeline.images import Listing
+from pipeline.runs.recipe import from_here
 from pipeline.stages.upkeep import words
 from pipeline.stages.upkeep.results import RelabelResult
 from pipeline.stages.upkeep.settings import RelabelSettings
@@ -133,13 +134,15 @@ def _contents(
         seed=settings.split_seed,
     )
     order = np.lexsort((np.arange(len(listing)), plan.splits))
+    root, folder = listing.images.place, (settings.out or cache.path).parent
     contents = kept(cache, rows[order], f"relabel: {settings.source}")
     before = {name: told for name, told in contents.about.items() if name != "columns"}
     about = {
         **before,
         "source": listing.source,
-        "root": listing.images.place,
+        "root": root,
         "notes": [*listing.notes, *plan.notes],
+        "from_here": from_here(root, contents.about["weights"], folder),
     }
     if named := images.Columns.of(settings).named():
         about["columns"] = named
@@ -158,7 +161,7 @@ def _contents(
 
 def _as_it_is(cache: Cache, contents: Contents) -> bool:
     """Whether the cache says all of it already: items, labels, splits, and where the images lie."""
-    places = ("source", "root", "notes", "columns")
+    places = ("source", "root", "notes", "columns", "from_here")
     if len(cache) != len(contents.ids) or any(cache.about.get(p) != contents.about.get(p) for p in places):
         return False
     pairs = (
