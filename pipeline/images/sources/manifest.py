@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from pipeline.base.errors import DataError
 from pipeline.base.items import NONE
+from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
 from pipeline.images.formats import format_of
 from pipeline.images.listing import (
@@ -162,13 +163,13 @@ class _Finder:
     """Where the paths of one manifest lead: as they are written, or by the nearest reading of them that has a file.
 
     People leave out a file's ending, write backslashes, and keep the manifest beside the folder that its paths are
-    relative to. What had to be read so is kept in ``notes``, in words.
+    relative to. :meth:`notes` says which of it was met.
     """
 
     def __init__(self, named: str, folder: bytes, text: Text) -> None:
-        self.named, self.notes = named, dict[str, None]()
-        self._folder, self._text = folder, text
+        self.named, self._folder, self._text = named, folder, text
         self._below: dict[str, bytes] = {}  # cell -> the folder that its path is relative to
+        self._where, self._endings, self._backslashes = "", set[str](), False
         self._stems: dict[bytes, dict[bytes, list[bytes]]] = {}
 
     def settle(self, cells: Sequence[str]) -> None:
@@ -194,7 +195,7 @@ class _Finder:
         common = counts.most_common(1)[0][0]
         self._below = {cell: next(iter(found), common) for cell, found in places.items()}
         more = f" and {len(counts) - 1} other folders" if len(counts) > 1 else ""
-        self.notes[f"the files are in {shown(common)}/{more}"] = None
+        self._where = f"the files are in {shown(common)}/{more}"
 
     def find(self, cell: str) -> tuple[bytes, os.stat_result | None]:
         """The path relative to the manifest's folder, and its status; None where nothing is there by any reading.
@@ -209,7 +210,7 @@ class _Finder:
             status = self._status(path)
             if status is not None and stat.S_ISREG(status.st_mode):
                 if path != paths[0] and b"\\" in paths[0]:
-                    self.notes["backslashes in paths are taken as separators"] = None
+                    self._backslashes = True
                 return path, status
             if status is not None:
                 folders.append((path, status))
@@ -217,9 +218,18 @@ class _Finder:
             for whole in self._with_ending(path):
                 status = self._status(whole)
                 if status is not None and stat.S_ISREG(status.st_mode):
-                    self.notes[f"{shown(whole[len(path) :])} is added to paths"] = None
+                    self._endings.add(shown(whole[len(path) :]))
                     return whole, status
         return folders[0] if folders else (paths[0], None)
+
+    def notes(self) -> list[str]:
+        """How paths had to be read, in words."""
+        found = [self._where] if self._where else []
+        if self._endings:
+            found.append(f"endings are added to paths ({', '.join(sorted(self._endings))})")
+        if self._backslashes:
+            found.append("backslashes in paths are taken as separators")
+        return found
 
     def _status(self, path: bytes) -> os.stat_result | None:
         try:
@@ -335,7 +345,7 @@ def _said(named: str, table: Table, chosen: Chosen, finder: _Finder, repeated: i
             f"kept aside: {', '.join(table.header[i].strip() for i in chosen.others)}" if chosen.others else ""
         )
         lines.append(f"{named}: {'; '.join(part for part in parts if part)}")
-    notes = [*finder.notes, f"rows that repeat an earlier one: {repeated:,}" if repeated else ""]
+    notes = [*finder.notes(), f"rows that repeat an earlier one: {repeated:,}" if repeated else ""]
     if any(notes):
         lines.append(f"{named}: {'; '.join(note for note in notes if note)}")
     return tuple(shown(line.encode("utf-8", "surrogateescape")) for line in lines)
@@ -346,13 +356,16 @@ def _refuse_empty(named: str, found: Manifest) -> None:
     if len(found.missing()) < len(found.rows):
         return
     first = found.rows[0]
-    one = f"{named} line {first.line}: {shown(first.path)!r}"
     if b":/" in first.path:  # normalised
-        raise DataError(f"{one} is an address: fetch the images, and give their paths relative to the manifest")
-    endings = "" if format_of(first.path) else ", nor under the name with the ending of an image"
+        raise DataError(
+            f"{named} line {first.line}: {shown(first.path)!r} is an address: fetch the images, and give their paths "
+            "relative to the manifest"
+        )
+    endings = "" if format_of(first.path) else ", nor with the ending of an image behind it"
     raise DataError(
-        f"{one} and all other {len(found.rows) - 1:,} files are not there: looked for in the manifest's folder and the "
-        f"folders in it{endings}: paths are relative to the manifest; another column is named with --path-column"
+        f"{named}: none of its {many(len(found.rows), 'file')} is there (line {first.line}: {shown(first.path)!r}), "
+        f"neither in the manifest's folder nor in those below it{endings}: paths are relative to the manifest; "
+        "--path-column names another column"
     )
 
 

@@ -39,7 +39,7 @@ def list_source(spec: str, desk: Workspace, columns: Columns | None = None) -> L
     named = columns.named() if columns else {}
     if named:
         kind, name = next(iter(named.items()))
-        raise DataError(f"--{kind}-column {name} is of a CSV manifest, and {shown_source(spec)} is none")
+        raise DataError(f"--{kind}-column {name} names a column, and {shown_source(spec)} is no CSV manifest")
     return source.listing(spec, desk)
 
 

@@ -241,7 +241,8 @@ def _digests(
 ) -> NDArray[np.uint8]:
     """(N, 32) digests of the images' bytes; zeros where nothing depends on them before they are decoded."""
     digests = _known_digests(listing, None if s.rehash else old)
-    unknown = np.flatnonzero(~digests.any(axis=1))
+    gone = set(listing.missing)
+    unknown = np.array([i for i in np.flatnonzero(~digests.any(axis=1)).tolist() if listing.ids[i] not in gone], int)
     key = store.key_of(recipe.provenance())
     if len(unknown) and (images.needs_carving(listing) or old is not None or donor_files(out, key)):
         # Content decides the split and what can be reused, so the bytes are read before anything is planned.
