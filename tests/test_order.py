@@ -37,6 +37,7 @@ DEFERRED = {
     "bench/doors.py": {"pipeline.bench.run"},
     "cli/config.py": {"pipeline.runs.folder"},
     "heads/__init__.py": {"pipeline.heads.estimators"},
+    "images/decode.py": {"PIL", "pillow_heif"},
     "images/sources/digits.py": {"sklearn.datasets"},
     "images/sources/torchvision.py": {"torchvision.datasets"},
     "show/pictures.py": {"matplotlib", "matplotlib.figure", "matplotlib.ticker"},

@@ -121,6 +121,12 @@ def device() -> Any:
     return option("auto", "where the network runs", choices=DEVICES)
 
 
+def column(kind: str, *, none: bool = False, group: str = "") -> Any:
+    """The option that names a column of a CSV manifest; ``none`` says that there may be no such one."""
+    words = f"a CSV manifest's column of {kind}s, where its name is not one that people use"
+    return option(None, f"{words}; none: it has no such column" if none else words, metavar="NAME", group=group)
+
+
 def check(settings: Any) -> None:
     """Check every field's choices and bounds; to be called from ``__post_init__``.
 

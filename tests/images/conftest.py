@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.images import Files
+from pipeline.images import Files, formats
 from pipeline.images.listing import Item, Listing, assemble
 
 
@@ -38,6 +38,12 @@ def plant(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def all_formats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if every package were there that a format needs."""
+    monkeypatch.setattr(formats, "readable", lambda: formats.FORMATS)
+
+
+@pytest.fixture
 def noise() -> Callable[..., np.ndarray]:
     """noise(height, width, channels) gives reproducible uint8 pixels; smooth enough for JPEG to keep."""
 
@@ -53,6 +59,8 @@ def encode() -> Callable[..., bytes]:
 
     def make(image: Image.Image, kind: str, **options: Any) -> bytes:
         buffer = io.BytesIO()
+        if kind == "HEIF":
+            pytest.importorskip("pillow_heif").register_heif_opener()  # Pillow's save knows the format from then on
         image.save(buffer, kind, **options)
         return buffer.getvalue()
 

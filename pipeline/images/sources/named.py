@@ -9,8 +9,9 @@ import os
 
 from pipeline.base.errors import DataError
 from pipeline.base.workspace import Workspace
-from pipeline.images.listing import Images, Listing
+from pipeline.images.listing import Images, Listing, shown_source
 from pipeline.images.sources import digits, folder, manifest, torchvision
+from pipeline.images.sources.columns import Columns
 from pipeline.images.sources.files import Files, path_of
 from pipeline.images.sources.source import Source
 
@@ -18,19 +19,27 @@ from pipeline.images.sources.source import Source
 SOURCES: tuple[Source, ...] = (torchvision, digits, manifest, folder)
 
 
-def list_source(spec: str, desk: Workspace) -> Listing:
+def list_source(spec: str, desk: Workspace, columns: Columns | None = None) -> Listing:
     """The images of a folder, a CSV manifest, ``digits`` or ``torchvision:NAME``, without opening any of them.
 
     Sets that do not lie on disk yet are written under the workspace's ``data``; ``desk`` is told how far that is.
+    ``columns`` are those of a manifest.
 
     Raises:
-        DataError: nothing there, no images, one class only, folders or a manifest that cannot be understood.
+        DataError: nothing there, no images, one class only, folders or a manifest that cannot be understood; columns
+            of what has none.
     """
     source = _source_of(spec)
     if source is None:
         forms = ", or ".join(source.FORM for source in reversed(SOURCES))
         what = "is neither a file nor a folder" if os.path.lexists(path_of(spec)) else "does not exist"
         raise DataError(f"source {spec!r} {what}: give {forms}")
+    if source is manifest:
+        return manifest.listing(spec, desk, columns or Columns())
+    named = columns.named() if columns else {}
+    if named:
+        kind, name = next(iter(named.items()))
+        raise DataError(f"--{kind}-column {name} names a column, and {shown_source(spec)} is no CSV manifest")
     return source.listing(spec, desk)
 
 
@@ -39,13 +48,18 @@ def is_source(spec: str) -> bool:
     return _source_of(spec) is not None
 
 
+def is_manifest(spec: str) -> bool:
+    """Whether a manifest is named, be it there or not."""
+    return spec.lower().endswith(manifest.ENDING)
+
+
 def open_images(spec: str, place: str) -> Images:
     """The images that a cache was made from, by the ``source`` and ``root`` that it keeps of them.
 
     The path of a folder or manifest may mean nothing any more where this is called: then, and wherever no source knows
     the spec, they are the files below ``place``. A manifest lies there as well.
     """
-    if spec.lower().endswith(manifest.ENDING):
+    if is_manifest(spec):
         return manifest.images(spec, place)
     source = _source_of(spec)
     return Files(place) if source is None else source.images(spec, place)

@@ -17,10 +17,10 @@ from typing import Any
 from pipeline.base.errors import DataError
 from pipeline.base.items import SPLITS, TEST, TRAIN, VAL
 from pipeline.base.workspace import Workspace
+from pipeline.images.formats import IMAGE_EXTENSIONS
 from pipeline.images.listing import Images, Listing
 from pipeline.images.sources.files import Files
 from pipeline.images.sources.folder import list_folder
-from pipeline.images.sources.walk import IMAGE_EXTENSIONS
 from pipeline.images.sources.written_once import written_once
 
 PREFIX = "torchvision:"

@@ -13,11 +13,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.base.errors import DataError
+from pipeline.images.formats import format_of, passed_over_as
 from pipeline.images.listing import shown
 from pipeline.images.sources.files import lasting_time
-
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-_IMAGE_ENDINGS = tuple(e.encode() for e in IMAGE_EXTENSIONS)
 
 # Left behind by systems, downloads, editors and thumbnailers; compared in lower case.
 _JUNK_NAMES = frozenset(
@@ -102,8 +100,9 @@ def _is_folder(entry: os.DirEntry[bytes], relative: bytes, result: Walk) -> bool
     try:
         if entry.is_dir():
             return True
-        if not lower.endswith(_IMAGE_ENDINGS):
-            result.skip("not an image", path)
+        passed = passed_over_as(name)
+        if passed is not None or format_of(name) is None:
+            result.skip(passed or "not an image", path)
             return False
         status = entry.stat()
     except OSError:  # a link to nothing or to itself, or a file that has just gone

@@ -99,8 +99,10 @@ def find_images(asked: Sequence[str], desk: Workspace, *, tell: bool = True) -> 
         path = os.fsencode(name)
         if os.path.isdir(path):
             below = images.walk(path)
-            if below.skipped and tell:
-                desk.watch.say(f"{images.shown(path)}: {images.skip_summary(below.skipped)}")
+            if tell and (skipped := images.skip_summary(below.skipped)):
+                desk.watch.say(f"{images.shown(path)}: {skipped}")
+            for warning in images.passed_over(below.skipped):
+                desk.watch.warn(f"{images.shown(path)}: {warning}")
             if not below.files:
                 raise DataError(f"{name!a} holds no images: give a folder with {', '.join(sorted(IMAGE_EXTENSIONS))}")
             found += [Asked(FILES, os.path.join(path, file)) for file in sorted(f.path for f in below.files)]
