@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from pipeline.base.errors import DataError
+from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.images.listing import Images, Listing, shown_source
 from pipeline.images.sources import digits, folder, manifest, torchvision
@@ -39,7 +40,7 @@ def list_source(spec: str, desk: Workspace, columns: Columns | None = None) -> L
     named = columns.named() if columns else {}
     if named:
         kind, name = next(iter(named.items()))
-        raise DataError(f"--{kind}-column {name} names a column, and {shown_source(spec)} is no CSV manifest")
+        raise DataError(f"{option(f'{kind}_column', name)} names a column, and {shown_source(spec)} is no CSV manifest")
     return source.listing(spec, desk)
 
 
