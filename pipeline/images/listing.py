@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -75,7 +75,8 @@ class Listing:
     source does not say; ``sizes`` in bytes and ``mtimes_ns`` are (N,) int64, a time of -1 is unknown: the file is so
     new that a later change could leave the same time. ``images`` reads them. ``skipped`` maps a reason to the paths, as
     ids are, that were left out for it; ``missing`` are ids that the source names though they are not there (an image
-    without bytes: it fails when it is read); ``warnings`` are for the user to look at.
+    without bytes: it fails when it is read); ``warnings`` are for the user to look at; ``columns`` are those of a
+    manifest that have no meaning here, each with N cells.
     """
 
     source: str
@@ -91,6 +92,7 @@ class Listing:
     notes: tuple[str, ...]
     missing: tuple[bytes, ...] = ()
     warnings: tuple[str, ...] = ()
+    columns: Mapping[str, list[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of images."""

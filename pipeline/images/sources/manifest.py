@@ -39,6 +39,7 @@ FORM = MANIFEST_FORM
 
 ENDING = ".csv"
 
+KEPT_AT_MOST, _SHOWN = 256, 12  # columns
 _DEPTH = 3  # folders below the manifest's own in which images are looked for
 _GUESSED = Columns()
 
@@ -115,7 +116,10 @@ def listing(spec: str, desk: Workspace, columns: Columns = _GUESSED) -> Listing:
     )
     missing = found.missing()
     return replace(
-        listed, missing=tuple(sorted(row.path for row in missing)), warnings=_warnings(named, found, missing)
+        listed,
+        missing=tuple(sorted(row.path for row in missing)),
+        warnings=_warnings(named, found, missing),
+        columns=_kept_aside(found, listed.ids),
     )
 
 
@@ -153,8 +157,8 @@ def read(path: bytes, columns: Columns = _GUESSED, wanted: Collection[str] = KIN
                 f"{named} line {line}: {shown(row.path)!r} is already on line {before.line} with another label or "
                 "split: list it once"
             )
-    said = _said(named, table, chosen, finder, repeated)
-    others = tuple(table.header[i].strip() for i in chosen.others)
+    others = tuple(_clean(table.header[i]) for i in chosen.others)
+    said = _said(named, table, chosen, others, [*finder.notes(), *_repeats(repeated)])
     found = Manifest(Files(folder, outside=lambda _: True), list(rows.values()), others, said)
     _refuse_empty(named, found)
     return found
@@ -319,11 +323,10 @@ def _row(where: str, line: int, cells: Sequence[str], chosen: Chosen, finder: _F
             f"{where}: unknown split {cell['split']!r}: use {', '.join(SPLIT_WORDS)}, or leave it empty (or say "
             f"{option('split_column', 'none')})"
         )
-    label = cell.get("label", "").strip().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     path, status = finder.find(cell["path"])
     if status is not None and not stat.S_ISREG(status.st_mode):
         raise DataError(f"{where}: {shown(path)!r} is not a file: give one image a line")
-    return Row(line, path, label or None, split, tuple(cells[i] for i in chosen.others), status)
+    return Row(line, path, _clean(cell.get("label", "")) or None, split, tuple(cells[i] for i in chosen.others), status)
 
 
 def _item(row: Row, began: int) -> Item:
@@ -332,23 +335,33 @@ def _item(row: Row, began: int) -> Item:
     return Item(row.path, row.label, row.split, size, when)
 
 
-def _said(named: str, table: Table, chosen: Chosen, finder: _Finder, repeated: int) -> tuple[str, ...]:
+def _repeats(number: int) -> list[str]:
+    return [f"rows that repeat an earlier one: {number:,}"] if number else []
+
+
+def _clean(cell: str) -> str:
+    """A cell as a name: without the space around it, and bytes that are no UTF-8 written out."""
+    return cell.strip().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _said(named: str, table: Table, chosen: Chosen, others: Sequence[str], notes: Sequence[str]) -> tuple[str, ...]:
     names = {kind: table.header[place].strip() for kind, place in chosen.places.items()}
     plain = all(name.lower() == kind for kind, name in names.items()) and not chosen.others
     lines = []
     if chosen.headless or not plain or table.delimiter != "," or table.text.encoding != "UTF-8":
-        is_ = {kind: f"column {place + 1}" for kind, place in chosen.places.items()} if chosen.headless else names
-        parts = [("no line of names; " if chosen.headless else "") + ", ".join(f"{k} = {v}" for k, v in is_.items())]
+        if chosen.headless:
+            names = {kind: f"column {place + 1}" for kind, place in chosen.places.items()}
+        parts = ["no line of names" if chosen.headless else "", ", ".join(f"{k} = {v}" for k, v in names.items())]
         delimiter = DELIMITERS.get(table.delimiter, repr(table.delimiter))
         form = [f"delimiter {delimiter}" if table.delimiter != "," else "", table.text.encoding]
         parts.append(", ".join(part for part in form if part and part != "UTF-8"))
-        parts.append(
-            f"kept aside: {', '.join(table.header[i].strip() for i in chosen.others)}" if chosen.others else ""
-        )
+        if others:
+            what = "kept aside" if len(others) <= KEPT_AT_MOST else "left out"
+            more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+            parts.append(f"{what}: {', '.join(others[:_SHOWN])}{more}")
         lines.append(f"{named}: {'; '.join(part for part in parts if part)}")
-    notes = [*finder.notes(), f"rows that repeat an earlier one: {repeated:,}" if repeated else ""]
-    if any(notes):
-        lines.append(f"{named}: {'; '.join(note for note in notes if note)}")
+    if notes:
+        lines.append(f"{named}: {'; '.join(notes)}")
     return tuple(shown(line.encode("utf-8", "surrogateescape")) for line in lines)
 
 
@@ -368,6 +381,14 @@ def _refuse_empty(named: str, found: Manifest) -> None:
         f"neither in the manifest's folder nor in those below it{endings}: paths are relative to the manifest; "
         f"{option('path_column')} names another column"
     )
+
+
+def _kept_aside(found: Manifest, ids: Sequence[bytes]) -> dict[str, list[str]]:
+    """The other columns' cells in the order of ``ids``; none where there are so many that they are data themselves."""
+    if len(found.others) > KEPT_AT_MOST:
+        return {}
+    at = {row.path: row.others for row in found.rows}
+    return {name: [at[item][place] for item in ids] for place, name in enumerate(found.others)}
 
 
 def _warnings(named: str, found: Manifest, missing: Sequence[Row]) -> tuple[str, ...]:

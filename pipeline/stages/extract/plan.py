@@ -300,6 +300,7 @@ def _contents(
         block_rows=s.block_rows or BLOCK_ROWS[recipe.trunk.device],
         provenance=recipe.provenance(),
         about={**about, **identity.library_version(info.trunk)},
+        columns={name: [cells[i] for i in order.tolist()] for name, cells in listing.columns.items()},
     )
 
 
@@ -324,6 +325,7 @@ def _same(cache: store.Cache, contents: store.Contents) -> bool:
         or (cache.labels != contents.labels).any()
         or (cache.splits != contents.splits).any()
         or cache.ids != list(contents.ids)
+        or cache.columns != contents.columns
         or not (about_of(cache)["root"] == contents.about["root"] or images_from(cache).there())
     ):
         return False

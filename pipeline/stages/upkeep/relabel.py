@@ -156,6 +156,7 @@ def _contents(
         splits=plan.splits[order],
         classes=listing.classes,
         about=about,
+        columns={name: [cells[i] for i in order.tolist()] for name, cells in listing.columns.items()},
     )
     return changed, rows[order]
 
@@ -175,6 +176,7 @@ def _as_it_is(cache: Cache, contents: Contents) -> bool:
     return (
         cache.classes == contents.classes
         and cache.ids == list(contents.ids)
+        and cache.columns == contents.columns
         and all(bool((mine == theirs).all()) for mine, theirs in pairs)
     )
 

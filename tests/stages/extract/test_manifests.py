@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline import extract, open_cache, relabel, verify
+from pipeline import audit, extract, open_cache, relabel, verify
 from pipeline.base.errors import DataError
 from pipeline.runs.recipe import columns_of
 
@@ -59,3 +60,34 @@ def test_the_columns_that_verify_is_given_go_before_those_kept(spec: Path, tmp_p
     made = extract(spec, path_column="Bild", label_column="class", workspace=tmp_path, **quick)
     options = {"path_column": "Bild", "label_column": "target", "allow_changes": True}
     assert verify(made.cache, str(spec), workspace=tmp_path, **options).changes["relabelled"]["count"] == 60
+
+
+def test_other_columns_lie_in_the_cache_in_the_order_of_its_rows(spec: Path, tmp_path: Path, quick: Quick) -> None:
+    """What changes in them alone goes through no trunk, and outdates no run."""
+    named = {"path_column": "Bild", "label_column": "class", "workspace": tmp_path, **quick}
+    made = extract(spec, **named)
+    cache = open_cache(made.cache)
+    lines = [line.split(";") for line in spec.read_text("utf-16").splitlines()[1:]]
+    expected = {os.fsencode(path): (target, n) for path, _, target, n in lines}
+    assert list(cache.columns) == ["n", "target"]
+    assert [expected[i] for i in cache.ids] == list(zip(cache.columns["target"], cache.columns["n"], strict=True))
+    content, key = cache.content, cache.key
+    spec.write_text(spec.read_text("utf-16").replace(";b;", ";\xe4/\u4e2d;"), "utf-16")
+    again = extract(spec, **named)
+    assert (again.cache, again.new, again.reused) == (made.cache, 0, 60)
+    changed = open_cache(made.cache, verify=True)
+    assert set(changed.columns["target"]) == {"a", "\xe4/\u4e2d"}
+    assert (changed.content, changed.key) == (content, key)
+    assert extract(spec, **named).new == 0
+    relabel(made.cache, str(spec), path_column="Bild", label_column="target", workspace=tmp_path)
+    assert list(open_cache(made.cache).columns) == ["class", "n"]
+    audit(made.cache, drop_leaks=True, workspace=tmp_path)
+    assert len(open_cache(made.cache).columns["n"]) == len(open_cache(made.cache))
+
+
+def test_hundreds_of_other_columns_are_data_and_not_kept(spec: Path, tmp_path: Path, quick: Quick) -> None:
+    lines = spec.read_text("utf-16").splitlines()
+    wide = [";".join([lines[0], *(f"p{i}" for i in range(300))]), *(line + ";0" * 300 for line in lines[1:])]
+    spec.write_text("\n".join(wide))
+    made = extract(spec, path_column="Bild", label_column="class", workspace=tmp_path, **quick)
+    assert open_cache(made.cache).columns == {}
