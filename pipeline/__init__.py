@@ -17,7 +17,7 @@ _HOMES = {
     "pipeline.stages.finetune.doors": ("finetune",),
     "pipeline.stages.use.doors": ("predict", "export", "trace"),
     "pipeline.stages.upkeep.doors": ("inspect", "verify", "audit", "relabel"),
-    "pipeline.store": ("open_cache",),
+    "pipeline.store.find": ("open_cache",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -93,6 +93,7 @@ def extract(
     source: str | PathLike[str],
     *,
     out: str | PathLike[str] | None = None,
+    name: str | PathLike[str] | None = None,
     trunk: str | PathLike[str] = "resnet50",
     weights: str | PathLike[str] = "DEFAULT",
     preset: str | PathLike[str] | None = None,
@@ -165,6 +166,7 @@ def open_cache(
     path: str | PathLike[str],
     *,
     verify: bool = False,
+    workspace: str | PathLike[str] | None = None,
 ) -> Cache: ...
 def predict(
     run: str | PathLike[str],

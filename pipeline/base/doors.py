@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, cast
 
-from pipeline.base.settings import build
+from pipeline.base.settings import build, made_things
 from pipeline.base.watch import Watch
 from pipeline.base.workspace import HELP, Workspace
 
@@ -66,6 +66,8 @@ def command(kind: type[S]) -> Callable[[Callable[[S, Workspace], R]], Door[R]]:
             return swept(build(kind, {**given, **options}), Workspace.at(workspace, watch))
 
         def swept(settings: S, desk: Workspace) -> R:
+            for given in made_things(settings)[:1]:
+                desk = desk.holding(given)
             desk.sweep()
             return work(settings, desk)
 

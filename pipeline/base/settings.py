@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -27,10 +28,18 @@ RUN_HELP = "a run's folder, name or number, or `latest`"
 
 
 def argument(
-    help: str, *, metavar: str | None = None, default: Any = dataclasses.MISSING, identity: bool = True
+    help: str,
+    *,
+    metavar: str | None = None,
+    default: Any = dataclasses.MISSING,
+    identity: bool = True,
+    made: bool = False,
 ) -> Any:
-    """A positional argument; a field of a tuple type takes one or more values. ``identity`` as for :func:`option`."""
-    metadata = {"help": help, "positional": True, "metavar": metavar, "identity": identity}
+    """A positional argument; a field of a tuple type takes one or more values. ``identity`` as for :func:`option`.
+
+    ``made`` says that it names caches or runs: given by a path, it says which workspace they lie in.
+    """
+    metadata = {"help": help, "positional": True, "metavar": metavar, "identity": identity, "made": made}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -61,6 +70,36 @@ def option(  # noqa: PLR0913 (the one place where all that an option can be is n
         "identity": identity,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def cache(*, identity: bool = True, default: Any = LATEST) -> Any:
+    """The argument of whatever works on a feature cache, which :func:`pipeline.store.find.find_cache` finds."""
+    return argument(CACHE_HELP, default=default, identity=identity, made=True)
+
+
+def run(*, metavar: str | None = None, identity: bool = True, default: Any = LATEST) -> Any:
+    """The argument of whatever works on a run, which :func:`pipeline.runs.folder.find_run` finds."""
+    return argument(RUN_HELP, default=default, metavar=metavar, identity=identity, made=True)
+
+
+def made_things(settings: Any) -> list[str]:
+    """The caches and runs that the settings name, as they were given."""
+    named = [getattr(settings, f.name) for f in dataclasses.fields(settings) if f.metadata.get("made")]
+    flat = [one for given in named for one in (given if isinstance(given, tuple) else (given,))]
+    return [one for one in flat if one is not None]
+
+
+def check_name(name: str) -> None:
+    """Check a name for a cache, or for a run.
+
+    Raises:
+        ConfigError: it is not legal.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name) or name == LATEST or name.endswith(".h5"):
+        raise ConfigError(
+            f"name {name!r}: give letters, digits, and . _ - within them, 100 at most, no path and no ending; "
+            f"{LATEST!r} is taken"
+        )
 
 
 def device() -> Any:
@@ -146,7 +185,7 @@ def _declared(hint: Any) -> Declared:
 
 
 def _as_declared(type_: Declared, value: Any) -> Any:
-    """Accept str for Path fields and a single value or list for tuple fields; leave the rest alone."""
+    """Accept str for Path fields, numbers for names, one value for a tuple; leave the rest alone."""
     if value is None:
         return None
     if type_.many:
@@ -156,6 +195,8 @@ def _as_declared(type_: Declared, value: Any) -> Any:
         return Path(value)
     if type_.one is str and isinstance(value, os.PathLike):
         return os.fspath(value)
+    if type_.one is str and type(value) is int:  # a run's number
+        return str(value)
     return value
 
 

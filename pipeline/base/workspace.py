@@ -15,6 +15,7 @@ from pipeline.base.watch import Watch
 
 VARIABLE = "PIPELINE_WORKSPACE"
 DEFAULT = "cache"
+_FEATURES, _RUNS = "features", "runs"
 HELP = f"folder for features, runs, weights and downloaded data (default: ${VARIABLE}, or {DEFAULT})"
 
 
@@ -24,11 +25,24 @@ class Workspace:
 
     root: Path
     watch: Watch = field(default_factory=Watch)
+    named: bool = True  # by whoever calls: then it holds, whatever else is named by a path
 
     @classmethod
     def at(cls, root: str | os.PathLike[str] | None, watch: Watch | None = None) -> Workspace:
         """The workspace at ``root``; None means what the environment variable PIPELINE_WORKSPACE says, or ``cache``."""
-        return cls(Path(root or os.environ.get(VARIABLE) or DEFAULT), watch or Watch())
+        named = root or os.environ.get(VARIABLE)
+        return cls(Path(named or DEFAULT), watch or Watch(), named=bool(named))
+
+    def holding(self, path: str) -> Workspace:
+        """The workspace that a cache or a run lies in which is given by its path, unless a workspace was named.
+
+        What is made of it then lies beside it. Of what is no such path, this workspace.
+        """
+        place = Path(os.path.abspath(path))
+        root = place.parent.parent
+        if self.named or place.parent not in (root / _FEATURES, root / _RUNS) or not place.exists():
+            return self
+        return self if root == Path(os.path.abspath(self.root)) else replace(self, root=root)
 
     def sweep(self) -> None:
         """Remove the drafts that killed jobs left, wherever a job writes; those of live ones stay."""
@@ -61,12 +75,12 @@ class Workspace:
     @property
     def features(self) -> Path:
         """Feature caches."""
-        return self.root / "features"
+        return self.root / _FEATURES
 
     @property
     def runs(self) -> Path:
         """What training leaves: a folder for each run."""
-        return self.root / "runs"
+        return self.root / _RUNS
 
     @property
     def tested(self) -> Path:

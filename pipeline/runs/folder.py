@@ -46,7 +46,7 @@ from pipeline.base.records import read_record
 from pipeline.base.schema import Count, Malformed, NotNegative, PathText, Positive, Rule, Sha256, made
 from pipeline.base.settings import LATEST
 from pipeline.base.workspace import Workspace
-from pipeline.runs.recipe import About, Provenance, about_of
+from pipeline.runs.recipe import About, Provenance, Recipe, about_of, led, way, weights_from
 from pipeline.store import Cache, difference, open_cache
 
 R = TypeVar("R")
@@ -58,9 +58,10 @@ _CURE = "give the folder of a whole run, or train again"
 
 
 class CacheRecord(TypedDict):
-    """The cache that a run learned from."""
+    """The cache that a run learned from; ``from_here`` is the way to it from the run's folder."""
 
     path: PathText
+    from_here: NotRequired[PathText]
     key: Sha256
     content: Sha256
     rows: dict[str, Count]  # good rows by split
@@ -165,12 +166,14 @@ def new_run(
                 final = runs / f"{_next_number(runs):04d}-{stage}-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}"
                 draft = Draft(drafting.enter_context(whole_folder(final)))
             yield draft, final
+            record = about["cache"]
             config = {
                 "format": FORMAT,
                 "format_version": FORMAT_VERSION,
                 "stage": stage,
                 "settings": dict(settings),
                 **about,
+                "cache": {**record, "from_here": way(final, record["path"])},
                 "command": sys.argv,
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
                 "seconds": time.perf_counter() - clock,
@@ -215,7 +218,9 @@ def find_run(spec: str | Path, desk: Workspace) -> Run:
         with_head = [n for n in known if (runs / n / "head.json").exists() or (runs / n / "model.safetensors").exists()]
         if not with_head:
             raise HeadError(f"no run in {runs} yet: train a head first with `pipeline train`")
-        return load_run(runs / max(with_head, key=_number))
+        run = load_run(runs / max(with_head, key=_number))
+        desk.watch.say(f"latest run: {run.folder.name}")
+        return run
     numbered = [n for n in known if text.isdigit() and _number(n) == int(text)]
     for folder in (Path(text), runs / text, *(runs / n for n in numbered)):
         if (folder / "config.json").is_file():
@@ -232,7 +237,8 @@ def learned_from_other(path: Path, content: str, desk: Workspace) -> list[str]:
             cache = _config(config.parent)["cache"]
         except HeadError:
             continue  # a damaged run is told of when it is asked for
-        if cache["path"] == str(path.resolve()) and cache["content"] != content:
+        places = [os.path.realpath(place) for place in _recorded_places(config.parent, cache)]
+        if os.path.realpath(path) in places and cache["content"] != content:
             found.append(config.parent.name)
     return found
 
@@ -302,18 +308,57 @@ def cache_record(cache: Cache) -> dict[str, Any]:
 def cache_of(run: Run) -> Cache:
     """The cache that a run learned from, opened and shown to be the same.
 
+    It is known by its key and content: where it lies from the run's folder, where it lay then, or under another name
+    among the features of the workspace that the run lies in.
+
     Raises:
         CacheError: it is gone, has another key, or other rows, labels or splits.
     """
+    recorded, name = run.config["cache"], run.folder.name
+    places, features = _recorded_places(run.folder, recorded), run.folder.parent.parent / "features"
+    there = [place for place in places if place.exists()]
+    found: list[Cache] = []
+    for place in there:
+        cache = open_cache(place)
+        if _is_that(cache, recorded):
+            return cache
+        found.append(cache)
+    for other in sorted(features.glob("*.h5")):
+        with contextlib.suppress(CacheError):  # a damaged one is told of when it is asked for
+            if _is_that(cache := open_cache(other), recorded):
+                return cache
+    for cache in found:
+        require_key(run, cache, f"is not the cache that {name} learned from", "train again")
+        raise CacheError(f"{cache.path}: images, labels or splits have changed since {name}: train again")
+    looked = " or ".join(map(str, dict.fromkeys(places)))
+    raise CacheError(
+        f"the cache that {name} learned from is not at {looked}, and none in {features} holds the same rows: put it "
+        "there, or extract its images again"
+    )
+
+
+def _is_that(cache: Cache, recorded: CacheRecord) -> bool:
+    return cache.key == recorded["key"] and cache.content == recorded["content"]
+
+
+def _recorded_places(folder: Path, recorded: CacheRecord) -> list[Path]:
+    """Where a run's cache may lie: as it is reached from the run's folder, and where it lay then."""
+    then = Path(recorded["path"])
+    return [Path(led(folder, recorded["from_here"])), then] if "from_here" in recorded else [then]
+
+
+def recipe_of(run: Run, desk: Workspace) -> Recipe:
+    """The recipe that the features of a run were made by.
+
+    Raises:
+        WeightsError: the weights are not to be had, are not the same bytes any more, or have no such layer.
+    """
     recorded = run.config["cache"]
-    cache = open_cache(recorded["path"])
-    _require_key(run, cache, f"is not the cache that {run.folder.name} learned from", "train again")
-    if cache.content != recorded["content"]:
-        raise CacheError(f"{cache.path}: images, labels or splits have changed since {run.folder.name}: train again")
-    return cache
+    folder = _recorded_places(run.folder, recorded)[0].parent
+    return Recipe.of(run.made_by, weights_from(recorded["about"], folder, desk), desk)
 
 
-def _require_key(run: Run, cache: Cache, what: str, cure: str) -> None:
+def require_key(run: Run, cache: Cache, what: str, cure: str) -> None:
     """Raises CacheError with the difference field by field when the cache has another key than the run's."""
     if cache.key != run.config["cache"]["key"]:
         fields = "; ".join(f"{n}: {a!r} -> {b!r}" for n, a, b in difference(run.config["provenance"], cache.provenance))

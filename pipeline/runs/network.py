@@ -26,7 +26,7 @@ from pipeline.heads.scores.metrics import softmax
 from pipeline.images import Geometry
 from pipeline.runs import folder as runs
 from pipeline.runs.pixels import labelled, pixel_batches
-from pipeline.runs.recipe import Recipe, provenance_of
+from pipeline.runs.recipe import Recipe
 from pipeline.store import Cache
 from pipeline.trunk.families.family import anatomy_of
 from pipeline.trunk.frozen import FrozenTrunk
@@ -83,10 +83,7 @@ def load_classifier(run: runs.Run, desk: Workspace, *, device: str) -> Classifie
     Raises:
         HeadError, WeightsError: files missing, changed or not fitting.
     """
-
-    weights = run.config["cache"]["about"]["weights"]
-    recipe = Recipe.of(run.made_by, weights, desk)
-    return Classifier(run, recipe, device=resolve_device(device), work_dir=desk.engines)
+    return Classifier(run, runs.recipe_of(run, desk), device=resolve_device(device), work_dir=desk.engines)
 
 
 def temperature_of(run: runs.Run) -> float:
@@ -177,7 +174,7 @@ def logits_of_split(run: runs.Run, cache: Cache, split: str, desk: Workspace, *,
         HeadError, WeightsError: the run's network is not to be had.
         DataError: an image is gone or has changed.
     """
-    recipe = Recipe.of(provenance_of(cache), run.config["cache"]["about"]["weights"], desk)
+    recipe = runs.recipe_of(run, desk)
     network = load_network(run, recipe.trunk.info).to(device)
     return network_logits(network, recipe, cache, split, desk)
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import DataError
-from pipeline.images import Geometry, ImageFailure, Images, Loader, digest_many, open_images
+from pipeline.images import Geometry, ImageFailure, Images, Loader, digest_many
 from pipeline.images.loader import load_one
-from pipeline.runs.recipe import about_of
+from pipeline.runs.recipe import images_from
 from pipeline.store import Cache
 
 
@@ -90,11 +90,10 @@ def images_of(cache: Cache) -> Images:
         DataError: the place where they lay is not there any more.
         CacheError: the cache does not say where it was.
     """
-    about = about_of(cache)
-    place = about["root"]
-    images = open_images(about["source"], place)
+    images = images_from(cache)
     if not images.there():
         raise DataError(
-            f"the images of {cache.path.name} are not at {place} any more: run `pipeline extract` on their new place"
+            f"the images of {cache.path.name} are not at {images.place} any more: run `pipeline extract` on their new "
+            "place"
         )
     return images

@@ -5,20 +5,29 @@ Written and read again here, so that what is read is what was written; the store
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 
 from pipeline.base.errors import CacheError, WeightsError
 from pipeline.base.schema import Malformed, PathText, Rule, Sha256, Size, made
 from pipeline.base.workspace import Workspace
-from pipeline.images import DECODE_POLICY, Geometry, View
+from pipeline.images import DECODE_POLICY, Geometry, Images, View, open_images
 from pipeline.store import Cache
 from pipeline.trunk import identity
 from pipeline.trunk.identity import INTERPOLATIONS, Transform, TrunkSpec
 from pipeline.trunk.lookup import find_weights
 
 T = TypeVar("T")
+
+
+class FromHere(TypedDict):
+    """Ways from the folder of a cache, which hold after all of it has moved."""
+
+    root: PathText
+    weights: NotRequired[PathText]
 
 
 class About(TypedDict):
@@ -29,6 +38,7 @@ class About(TypedDict):
     notes: list[str]  # on its splits
     weights: PathText  # an explicit name, a file's absolute path, or random:SEED
     pretrained: bool
+    from_here: NotRequired[FromHere]
 
 
 class _Trunk(TypedDict):
@@ -76,6 +86,59 @@ def about_of(cache: Cache) -> About:
         CacheError: it does not say it as one of ours does.
     """
     return _of(cache, cache.about, About, "about")
+
+
+def from_here(root: str, weights: str, folder: Path) -> FromHere:
+    """The ways to images and weights from the folder of a cache that is to be written."""
+    ways: FromHere = {"root": way(folder, root)}
+    return {**ways, "weights": way(folder, weights)} if os.path.isabs(weights) else ways
+
+
+def rebased(about: Mapping[str, Any], before: Path, now: Path) -> dict[str, Any]:
+    """What a cache says of itself, for one in the folder ``now`` that is made from one in the folder ``before``."""
+    ways = {name: way(now, led(before, old)) for name, old in about.get("from_here", {}).items()}
+    return {**about, "from_here": ways} if ways else dict(about)
+
+
+def way(start: Path, end: str | Path) -> str:
+    """The relative path that leads from a folder to ``end``."""
+    return os.path.relpath(os.path.realpath(end), os.path.realpath(start))
+
+
+def led(start: Path, way: str) -> str:
+    """The absolute path that a way leads to."""
+    return os.path.normpath(os.path.join(os.path.realpath(start), way))
+
+
+def images_from(cache: Cache) -> Images:
+    """The images that a cache was made from: where they lie from here, or else where they lay then.
+
+    What is not there any more is asked for by :meth:`Images.there`.
+
+    Raises:
+        CacheError: the cache does not say it.
+    """
+    about = about_of(cache)
+    if "from_here" in about:
+        moved = open_images(about["source"], led(cache.path.parent, about["from_here"]["root"]))
+        if moved.there():
+            return moved
+    return open_images(about["source"], about["root"])
+
+
+def weights_from(about: About, folder: Path, desk: Workspace) -> str:
+    """The weights that the features of a cache in ``folder`` were made by, as they are asked for now.
+
+    A file is where it lies from here, or lay then; or it has been put among the weights of the workspace. That it holds
+    the same bytes is for :meth:`Recipe.of` to see.
+    """
+    spec = about["weights"]
+    if not os.path.isabs(spec):
+        return spec
+    ways = about.get("from_here", {})
+    places = [led(folder, ways["weights"])] if "weights" in ways else []
+    places += [spec, str(desk.weights / os.path.basename(spec))]
+    return next((place for place in places if os.path.isfile(place)), spec)
 
 
 def provenance_of(cache: Cache) -> Provenance:
@@ -138,6 +201,16 @@ class Recipe:
         """How an image becomes the square that the trunk sees."""
         transform = self.trunk.info.transform
         return Geometry(transform.resize, transform.crop, transform.interpolation, self.view)
+
+    @classmethod
+    def of_cache(cls, cache: Cache, desk: Workspace) -> Recipe:
+        """The recipe that a cache was made by.
+
+        Raises:
+            WeightsError: as of :meth:`of`.
+            CacheError: the cache is none of ours.
+        """
+        return cls.of(provenance_of(cache), weights_from(about_of(cache), cache.path.parent, desk), desk)
 
     @classmethod
     def of(cls, made_by: Provenance, weights: str, desk: Workspace) -> Recipe:

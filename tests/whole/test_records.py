@@ -128,7 +128,7 @@ def add_run(shop: Shop) -> None:
         shop.head / "config.json",
         config,
         unread=frozenset(unread | settings),
-        optional=frozenset({"learned_from", *inside}),
+        optional=frozenset({"learned_from", "cache.from_here", "cache.about.from_here", *inside}),
     )
     metrics = shop.tuned / "metrics.json"
     read = {"temperature", "model_sha256", "seconds"}
@@ -295,7 +295,7 @@ def add_cache(shop: Shop) -> None:
         lambda data: set_text(about=data),
         read,
         unread=frozenset({*(made.about.keys() - about_fields()), "history[0].step"}),
-        optional=frozenset({"history"}),
+        optional=frozenset({"history", "from_here"}),
     )
     shop.kinds["attribute versions"] = Kind(
         made.versions, lambda data: set_text(versions=data), read, optional=frozenset(made.versions)
@@ -311,7 +311,7 @@ def add_cache(shop: Shop) -> None:
 
 
 def about_fields() -> set[str]:
-    return {"source", "root", "notes", "weights", "pretrained"}
+    return {"source", "root", "notes", "weights", "pretrained", "from_here"}
 
 
 KINDS = (

@@ -24,7 +24,7 @@ from pipeline.base.watch import Tracker
 from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
 from pipeline.images import Images, Loaded, Loader
-from pipeline.runs.recipe import Recipe, about_of, provenance_of
+from pipeline.runs.recipe import Recipe
 from pipeline.stages.extract.donors import Origin, find_origin
 from pipeline.stages.extract.results import Shares, Work
 from pipeline.stages.extract.settings import ExtractSettings
@@ -188,8 +188,7 @@ def recipe_of_begun(out: Path, desk: Workspace) -> Recipe:
     Raises:
         WeightsError: the weights are not to be had here, or are other ones.
     """
-    begun = open_partial(partial_path(out))
-    return Recipe.of(provenance_of(begun), about_of(begun)["weights"], desk)
+    return Recipe.of_cache(open_partial(partial_path(out)), desk)
 
 
 def _confirm_weights(writer: Writer, settings: ExtractSettings, desk: Workspace) -> None:

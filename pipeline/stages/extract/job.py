@@ -25,7 +25,7 @@ from pipeline.stages.extract import words
 from pipeline.stages.extract.plan import Plan, plan_file
 from pipeline.stages.extract.results import ExtractResult, Work
 from pipeline.stages.extract.settings import ExtractSettings
-from pipeline.store.find import view_path
+from pipeline.store.find import make_latest, view_path
 from pipeline.store.rewrite import tidy
 
 
@@ -99,6 +99,7 @@ def _nothing_to_do(plan: Plan, there: store.Cache, began: float) -> ExtractResul
         tidy(there)
     except CacheError as error:  # the cache is whole all the same
         plan.desk.watch.warn(str(error))
+    make_latest(there.path)
     result = _result(plan, there, began, new=0, reused=len(there) - failed)
     plan.desk.watch.say(words.nothing_to_do(result, failures))
     return result

@@ -22,7 +22,7 @@ from pipeline.base.items import GOOD, TRAIN
 from pipeline.base.machine import cores, resolve_device
 from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
-from pipeline.runs.recipe import About, Recipe, about_of
+from pipeline.runs.recipe import About, Recipe, about_of, from_here, images_from
 from pipeline.stages.extract import words
 from pipeline.stages.extract.donors import donor_files, key_at
 from pipeline.stages.extract.settings import ExtractSettings
@@ -157,6 +157,9 @@ def plan_file(settings: ExtractSettings, desk: Workspace, view: images.View | No
     )
     notes = (*listing.notes, *splits.notes)
     contents = _contents(settings, listing, recipe, digests, splits.splits, notes)
+    about = dict(contents.about)
+    about["from_here"] = from_here(about["root"], about["weights"], out.parent)
+    contents = dataclasses.replace(contents, about=about)
     return Plan(settings, desk, listing, recipe, out, old, contents, notes)
 
 
@@ -175,11 +178,22 @@ def _recipe_and_file(
     for engine in (preferred, *others):
         recipe = Recipe(TrunkSpec(info, layer, engine, s.precision, device), s.dtype, view)
         key = store.key_of(recipe.provenance())
-        path = s.out or _default_path(desk, listing, info, key)
+        path = s.out or (_named_path(desk, listing, s.name) if s.name else _default_path(desk, listing, info, key))
         if key_at(path) == key:
             return recipe, path
         found.append((recipe, path))
     return found[0]
+
+
+def _named_path(desk: Workspace, listing: images.Listing, name: str) -> Path:
+    """The file of the name that was asked for; CacheError where it is that of images that lie elsewhere."""
+    path = desk.features / f"{name}.h5"
+    there = path if path.exists() else store.partial_path(path)
+    if there.exists():
+        taken = store.open_partial(there)
+        if about_of(taken)["root"] != listing.images.place and (home := images_from(taken)).there():
+            raise CacheError(f"{path} is of the images at {home.place}: give another --name")
+    return path
 
 
 def _default_path(desk: Workspace, listing: images.Listing, info: WeightsInfo, key: str) -> Path:
@@ -194,15 +208,9 @@ def _default_path(desk: Workspace, listing: images.Listing, info: WeightsInfo, k
         if not there.exists():
             return path
         taken = store.open_partial(there)
-        if about_of(taken)["root"] == listing.images.place or not _home(taken).there():
+        if about_of(taken)["root"] == listing.images.place or not images_from(taken).there():
             return path
     raise CacheError(f"{desk.features} has 999 caches named {stem}: name one with --out")
-
-
-def _home(cache: store.Cache) -> images.Images:
-    """The images that a cache was made from, where they lay then."""
-    about = about_of(cache)
-    return images.open_images(about["source"], about["root"])
 
 
 def _existing(out: Path, recipe: Recipe) -> store.Cache | None:
@@ -299,7 +307,7 @@ def _same(cache: store.Cache, contents: store.Contents) -> bool:
         or (cache.labels != contents.labels).any()
         or (cache.splits != contents.splits).any()
         or cache.ids != list(contents.ids)
-        or not (about_of(cache)["root"] == contents.about["root"] or _home(cache).there())
+        or not (about_of(cache)["root"] == contents.about["root"] or images_from(cache).there())
     ):
         return False
     theirs, ours = cache.digests, contents.digests

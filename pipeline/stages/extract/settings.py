@@ -19,6 +19,7 @@ class ExtractSettings:
         "path,label[,split], `digits`, or `torchvision:NAME`"
     )
     out: Path | None = st.option(None, "the cache file to write; by default a telling name under features/")
+    name: str | None = st.option(None, "the cache's name, instead: NAME.h5 under features/")
     trunk: str = st.option(
         "resnet50",
         "the network whose features are kept: a classification network of torchvision's, or timm:NAME or timm:NAME.TAG",
@@ -82,6 +83,10 @@ class ExtractSettings:
         st.check(self)
         if self.out is not None and self.out.suffix != ".h5":
             raise ConfigError(f"--out {self.out} must end in .h5")
+        if self.name is not None:
+            st.check_name(self.name)
+            if self.out is not None:
+                raise ConfigError(f"--name {self.name} and --out {self.out}: give one of them")
 
     def changes(self) -> Changes:
         """What the weights' own transform is to be changed in."""

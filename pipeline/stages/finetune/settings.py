@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
 from pipeline.base.machine import cores
-from pipeline.base.settings import LATEST, RUN_HELP
 
 # --train: how many stages learn, the head among them; None: all. A ResNet's words count as many as they always did.
 PARTS: dict[str, int | None] = {"head": 1, "last": 2, "layer4": 2, "layer3+": 3, "all": None}
@@ -29,7 +28,7 @@ class FinetuneSettings:
     ``identity=False`` marks what changes neither the weights that training gives nor where its state lies.
     """
 
-    run: str = st.argument(RUN_HELP, default=LATEST, identity=False)
+    run: str = st.run(identity=False)
     epochs: int = st.option(3, "passes over the train images", minimum=1)
     train: str = st.option(
         "all",

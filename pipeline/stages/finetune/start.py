@@ -22,7 +22,7 @@ from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_of, cache_record
 from pipeline.runs.network import head_of
 from pipeline.runs.pixels import labelled, require_images
-from pipeline.runs.recipe import Recipe, provenance_of
+from pipeline.runs.recipe import Recipe
 from pipeline.stages.finetune.groups import trained_stages
 from pipeline.stages.finetune.settings import FinetuneSettings
 from pipeline.store import Cache
@@ -175,8 +175,7 @@ def attach(settings: FinetuneSettings, desk: Workspace) -> Attached:
     for split in ("train", "val"):
         if not len(rows[split]):
             raise HeadError(f"{cache.path.name} has no {split} rows: fine-tuning needs train and val images")
-    weights = run.config["cache"]["about"]["weights"]
-    recipe = Recipe.of(provenance_of(cache), weights, desk)
+    recipe = runs.recipe_of(run, desk)
     if recipe.trunk.layer != recipe.trunk.info.layer("last"):
         raise HeadError(f"the features are of {recipe.trunk.layer}: only the last stage's can be fine-tuned end to end")
     device = resolve_device(settings.device)

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
-from pipeline.base.settings import CACHE_HELP, LATEST
 from pipeline.heads.choice import DEFAULT_C, METRIC, METRICS, PENALTIES
 from pipeline.heads.kinds import KINDS
 from pipeline.heads.minibatch.config import LEARNING_RATES, SCHEDULES, SOLVERS, WIDE, MinibatchConfig
@@ -27,7 +26,7 @@ class HeadSettings:
     ``identity=False`` marks what decides no trial of a search, so that an interrupted one goes on when it is another.
     """
 
-    cache: str = st.argument(CACHE_HELP, default=LATEST, identity=False)
+    cache: str = st.cache(identity=False)
     class_weight: str = st.option("none", "balanced weighs each class by 1 / its share", choices=("none", "balanced"))
     views: int = st.option(0, VIEWS_HELP, minimum=0)
     seed: int = st.option(MinibatchConfig.seed, "seed of all that is drawn at random", minimum=0)
@@ -175,7 +174,7 @@ NAMES = ("majority", "centroid", "cosine-centroid", "knn10", "knn20", "knn100", 
 class BaselineSettings:
     """Settings of the baselines."""
 
-    cache: str = st.argument(CACHE_HELP, default=LATEST)
+    cache: str = st.cache()
     names: tuple[str, ...] = st.option(NAMES, "which baselines", choices=NAMES)
     test: bool = st.option(False, "score on test, too, and count it as a run scored there; by default on val alone")
     floors: bool = st.option(

@@ -34,7 +34,8 @@ from pipeline.heads.scores.calibration import calibrated, expected_calibration_e
 from pipeline.heads.scores.intervals import score_intervals
 from pipeline.heads.scores.metrics import classification_report, softmax
 from pipeline.runs import folder as runs
-from pipeline.runs.folder import _require_key, cache_of
+from pipeline.runs.folder import cache_of
+from pipeline.runs.folder import require_key as require_run_key
 from pipeline.runs.network import head_of, logits_of_split, temperature_of
 from pipeline.stages.score import ledger, words
 from pipeline.stages.score.ledger import Scorer
@@ -288,7 +289,7 @@ def _elsewhere(run: runs.Run, data: str, settings: EvaluateSettings, desk: Works
     """The run's figures on rows of another cache."""
     _require_head(run)
     began, cache = time.perf_counter(), find_cache(data, desk)
-    _require_key(run, cache, f"has another key than {run.folder.name}", "extract it with the run's settings")
+    require_run_key(run, cache, f"has another key than {run.folder.name}", "extract it with the run's settings")
     split, chosen = _splits(cache, settings.split)
     if split == "test" and cache.content == run.config["cache"]["content"]:
         return evaluated(run, desk, device=settings.device)  # the run's own test rows, under whatever name

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
-from pipeline.base.settings import CACHE_HELP, LATEST, RUN_HELP
+from pipeline.base.settings import CACHE_HELP
 
 
 @dataclass(frozen=True)
 class EvaluateSettings:
     """Settings of the test."""
 
-    run: str = st.argument(RUN_HELP, default=LATEST)
+    run: str = st.run()
     data: str | None = st.option(
         None, f"evaluate on {CACHE_HELP}; of the run's key, classes matched by name", metavar="CACHE"
     )
@@ -34,7 +35,7 @@ class EvaluateSettings:
 class CompareSettings:
     """Settings of a comparison."""
 
-    first: str = st.argument(RUN_HELP, metavar="RUN")
+    first: str = st.run(metavar="RUN", default=dataclasses.MISSING)
     second: str = st.argument("the run to compare it with", metavar="RUN")
     device: str = st.device()
 

@@ -19,6 +19,7 @@ from pipeline.base.items import GOOD, NONE, SPLITS, STATE_NAMES, TEST, TRAIN, VA
 from pipeline.base.values import Table
 from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
+from pipeline.runs.recipe import rebased
 from pipeline.stages.upkeep import words
 from pipeline.stages.upkeep.results import AuditReport, Copies, Near, Place
 from pipeline.stages.upkeep.settings import AuditSettings
@@ -153,7 +154,10 @@ def _drop_leaks(found: Cache, settings: AuditSettings, desk: Workspace) -> tuple
         names = [os.fsdecode(cache.ids[row]) for row in leaking.tolist()]
         keep = np.setdiff1d(np.arange(len(cache)), leaking)
         step = f"audit: {len(names)} train rows dropped whose image is also in val or test"
-        made = rewrite(cache, keep, kept(cache, keep, step), target, desk)
+        contents = kept(cache, keep, step)
+        about = rebased(contents.about, cache.path.parent, target.parent)
+        contents = dataclasses.replace(contents, about=about)
+        made = rewrite(cache, keep, contents, target, desk)
     desk.watch.say(
         f"{len(names):,} of {len(cache):,} rows dropped from train -> {target}; while the images lie in the source, "
         "the next `pipeline extract` of it brings them back"

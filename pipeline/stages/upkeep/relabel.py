@@ -19,6 +19,7 @@ from pipeline.base.errors import CacheError
 from pipeline.base.machine import cores
 from pipeline.base.workspace import Workspace
 from pipeline.images import Listing
+from pipeline.runs.recipe import from_here
 from pipeline.stages.upkeep import words
 from pipeline.stages.upkeep.results import RelabelResult
 from pipeline.stages.upkeep.settings import RelabelSettings
@@ -131,12 +132,14 @@ def _contents(
         seed=settings.split_seed,
     )
     order = np.lexsort((np.arange(len(listing)), plan.splits))
+    root, folder = listing.images.place, (settings.out or cache.path).parent
     contents = kept(cache, rows[order], f"relabel: {settings.source}")
     about = {
         **contents.about,
         "source": listing.source,
-        "root": listing.images.place,
+        "root": root,
         "notes": [*listing.notes, *plan.notes],
+        "from_here": from_here(root, contents.about["weights"], folder),
     }
     changed = dataclasses.replace(
         contents,
@@ -153,7 +156,7 @@ def _contents(
 
 def _as_it_is(cache: Cache, contents: Contents) -> bool:
     """Whether the cache says all of it already: items, labels, splits, and where the images lie."""
-    places = ("source", "root", "notes")
+    places = ("source", "root", "notes", "from_here")
     if len(cache) != len(contents.ids) or any(cache.about.get(p) != contents.about[p] for p in places):
         return False
     pairs = (

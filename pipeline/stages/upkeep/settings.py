@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ class InspectSettings:
     """Settings of the view."""
 
     caches: tuple[str, ...] = st.argument(
-        f"{CACHE_HELP}; two to see their difference", default=(LATEST,), metavar="CACHE"
+        f"{CACHE_HELP}; two to see their difference", default=(LATEST,), metavar="CACHE", made=True
     )
 
     def __post_init__(self) -> None:
@@ -30,7 +31,7 @@ class InspectSettings:
 class VerifySettings:
     """Settings of the check."""
 
-    cache: str = st.argument(CACHE_HELP, default=LATEST)
+    cache: str = st.cache()
     source: str | None = st.argument("the images it was made from, to compare it with as well", default=None)
     sample: int = st.option(32, "rows that are extracted afresh from SOURCE, spread evenly; 0 for none", minimum=0)
     seed: int = st.option(0, "seed of the sample", minimum=0)
@@ -46,7 +47,7 @@ class VerifySettings:
 class AuditSettings:
     """Settings of the audit."""
 
-    cache: str = st.argument(CACHE_HELP, default=LATEST)
+    cache: str = st.cache()
     near: float | None = st.option(
         None, "also look for near duplicates: pairs whose features have at least this cosine", above=0
     )
@@ -70,7 +71,7 @@ class AuditSettings:
 class RelabelSettings:
     """Settings of the new labels."""
 
-    cache: str = st.argument(CACHE_HELP)
+    cache: str = st.cache(default=dataclasses.MISSING)
     source: str = st.argument("a folder or CSV manifest with the same images, labelled and split as they shall be")
     drop_missing: bool = st.option(False, "drop the rows whose images SOURCE does not have")
     out: Path | None = st.option(None, "the file to write; by default the cache itself")

@@ -23,7 +23,7 @@ from pipeline.base.items import GOOD, NONE, PENDING, TRAIN
 from pipeline.base.machine import cores, resolve_device
 from pipeline.base.workspace import Workspace
 from pipeline.images import Images, Listing
-from pipeline.runs.recipe import Recipe, about_of, provenance_of
+from pipeline.runs.recipe import Recipe
 from pipeline.stages.upkeep import words
 from pipeline.stages.upkeep.results import Sample, VerifyReport
 from pipeline.stages.upkeep.settings import VerifySettings
@@ -237,7 +237,7 @@ def _recipe_here(cache: Cache, desk: Workspace) -> tuple[Recipe, float]:
     Storing rounds by half a unit in the last place (2^-11 of the value in float16, 2^-24 in float32), and the engine
     then and the engine now may each be off by their tolerance (``pipeline.trunk.engines.open``).
     """
-    made = Recipe.of(provenance_of(cache), about_of(cache)["weights"], desk)
+    made = Recipe.of_cache(cache, desk)
     recipe = made
     if made.trunk.device == "cuda" and resolve_device("auto") == "cpu":
         recipe = recipe.computed(device="cpu", precision="float32", engine="torch")

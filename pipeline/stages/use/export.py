@@ -83,8 +83,7 @@ def whole_network(run: runs.Run, format: str, desk: Workspace) -> tuple[nn.Modul
     Raises:
         ConfigError: a state dict of what the plain network has no place for.
     """
-    weights = run.config["cache"]["about"]["weights"]
-    recipe = Recipe.of(run.made_by, weights, desk)
+    recipe = runs.recipe_of(run, desk)
     if run.stage == "finetune":
         return load_network(run, recipe.trunk.info), recipe
     head = head_of(run)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
-from pipeline.base.settings import LATEST, RUN_HELP
 
 FORMATS = ("table", "csv", "jsonl")
 SUFFIXES = {"state_dict": ".safetensors", "onnx": ".onnx", "torch_export": ".pt2"}
@@ -17,7 +17,7 @@ SUFFIXES = {"state_dict": ".safetensors", "onnx": ".onnx", "torch_export": ".pt2
 class PredictSettings:
     """Settings of a prediction."""
 
-    run: str = st.argument(RUN_HELP)
+    run: str = st.run(default=dataclasses.MISSING)
     images: tuple[str, ...] = st.argument(
         "images, folders (with all below them), `digits` or another source by its word, or - for paths on standard "
         "input, one a line",
@@ -39,7 +39,7 @@ class PredictSettings:
 class ExportSettings:
     """Settings of an export."""
 
-    run: str = st.argument(RUN_HELP, default=LATEST)
+    run: str = st.run()
     format: str = st.option("onnx", "what to write", choices=tuple(SUFFIXES))
     out: Path | None = st.option(None, "the file; by default exported.* in the run's folder")
 
@@ -51,7 +51,7 @@ class ExportSettings:
 class TraceSettings:
     """Settings of the picture."""
 
-    target: str | None = st.argument("a cache or a run whose trunk and classes are shown", default=None)
+    target: str | None = st.argument("a cache or a run whose trunk and classes are shown", default=None, made=True)
     trunk: str = st.option("resnet50", "the network to show when no target is given")
     classes: int = st.option(10, "how many classes the new head has when no target is given", minimum=2)
     image_size: int = st.option(224, "side of the image when no target is given", minimum=32)

@@ -93,7 +93,7 @@ def test_rows_are_labelled_split_and_ordered(photos: Path, tmp_path: Path, quick
 
 def test_nothing_changed_is_nothing_done_and_no_torch(photos: Path, tmp_path: Path, quick: Quick) -> None:
     first = extract(photos, workspace=tmp_path, **quick)
-    before = first.cache.stat()
+    before, bits = first.cache.stat(), first.cache.read_bytes()
     code = (
         "import sys; from pipeline import extract\n"
         f"r = extract({str(photos)!r}, workspace={str(tmp_path)!r}, **{quick!r})\n"
@@ -101,7 +101,7 @@ def test_nothing_changed_is_nothing_done_and_no_torch(photos: Path, tmp_path: Pa
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert first.cache.stat().st_mtime_ns == before.st_mtime_ns
+    assert (first.cache.stat().st_ino, first.cache.read_bytes()) == (before.st_ino, bits)
 
 
 def test_a_remembered_transform_that_is_not_the_weights_own_makes_no_row(
