@@ -10,7 +10,7 @@ from pipeline.stages.learn.baseline import BaselineReport
 from pipeline.stages.learn.few_shot import FewShotResult
 from pipeline.stages.learn.kept import TrainResult
 from pipeline.stages.score.compare import CompareResult
-from pipeline.stages.score.evaluate import EvaluateResult
+from pipeline.stages.score.figures import EvaluateResult
 from pipeline.stages.upkeep.results import AuditReport, InspectReport, RelabelResult, VerifyReport
 from pipeline.stages.use.results import ExportResult, Predictions, TraceReport
 from pipeline.store import Cache
@@ -76,7 +76,10 @@ def evaluate(
     run: str | PathLike[str] = "latest",
     *,
     data: str | PathLike[str] | None = None,
+    images: str | PathLike[str] | None = None,
     split: str | PathLike[str] | None = None,
+    errors: str | PathLike[str] | None = None,
+    confusion: str | PathLike[str] | None = None,
     device: str | PathLike[str] = "auto",
     workspace: str | PathLike[str] | None = None,
     watch: Watch | None = None,

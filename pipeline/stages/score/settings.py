@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
@@ -18,17 +19,41 @@ class EvaluateSettings:
     data: str | None = st.option(
         None, f"evaluate on {CACHE_HELP}; of the run's key, classes matched by name", metavar="CACHE"
     )
+    images: str | None = st.option(
+        None,
+        "evaluate on new labelled images: whatever extract takes as a source; they go through the run's network once",
+        metavar="SOURCE",
+    )
     split: str | None = st.option(
         None,
-        "which rows of --data; by default test, or all of a cache that is not split",
+        "which rows; by default test, or val for --errors and --confusion, all of --images and of a cache that is not "
+        "split",
         choices=("test", "val", "train", "all"),
+    )
+    errors: Path | None = st.option(
+        None, "write the wrongly classified images here, most confident first: FILE.csv or FILE.jsonl", metavar="FILE"
+    )
+    confusion: Path | None = st.option(
+        None, "write the confusion matrix here as a picture: FILE.png or FILE.svg", metavar="FILE"
     )
     device: str = st.device()
 
     def __post_init__(self) -> None:
         st.check(self)
-        if self.split is not None and self.data is None:
-            raise ConfigError(f"--split {self.split} is for --data CACHE: a run's own evaluation is on its test split")
+        if self.data is not None and self.images is not None:
+            raise ConfigError("--data is a cache and --images are images that have none: give one of them")
+        _require_ending("errors", self.errors, (".csv", ".jsonl"))
+        _require_ending("confusion", self.confusion, (".png", ".svg"))
+
+    @property
+    def own_split(self) -> str:
+        """Which rows of the run's own cache are meant: its test rows are not spent on looking for wrong images."""
+        return self.split or ("test" if self.errors is None and self.confusion is None else "val")
+
+
+def _require_ending(name: str, file: Path | None, endings: tuple[str, ...]) -> None:
+    if file is not None and file.suffix not in endings:
+        raise ConfigError(f"{st.flag_name(name)} {file} must end in {' or '.join(endings)}")
 
 
 @dataclass(frozen=True)
