@@ -13,6 +13,7 @@ from pipeline.stages.score.compare import CompareResult
 from pipeline.stages.score.figures import EvaluateResult
 from pipeline.stages.upkeep.results import AuditReport, InspectReport, RelabelResult, VerifyReport
 from pipeline.stages.use.results import ExportResult, Predictions, TraceReport
+from pipeline.stages.use.settings import Picture
 from pipeline.store import Cache
 
 __all__ = [
@@ -173,9 +174,10 @@ def open_cache(
 ) -> Cache: ...
 def predict(
     run: str | PathLike[str],
-    images: str | PathLike[str] | Sequence[str | PathLike[str]],
+    images: str | PathLike[str] | Picture | Sequence[str | PathLike[str] | Picture],
     *,
     top: int = 5,
+    all: bool = False,
     threshold: float = 0.0,
     format: str | PathLike[str] = "table",
     trace: bool = False,

@@ -60,6 +60,7 @@ DEFERRED = {
     "stages/upkeep/doors.py": {f"pipeline.stages.upkeep.{verb}" for verb in ("audit", "inspect", "relabel", "verify")},
     "stages/use/doors.py": {f"pipeline.stages.use.{verb}" for verb in ("export", "predict", "trace")},
     "stages/use/export.py": {"onnxruntime"},
+    "stages/use/settings.py": {"PIL.Image", "numpy", "numpy.typing"},
     "trunk/engines/open.py": {"pipeline.trunk.engines.onnx"},
     "trunk/lookup.py": {"pipeline.trunk.weights"},
     "trunk/weights.py": {"pipeline.trunk.hub"},

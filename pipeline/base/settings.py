@@ -181,7 +181,8 @@ def _declared(hint: Any) -> Declared:
     if isinstance(hint, types.UnionType):
         hint = next(a for a in typing.get_args(hint) if a is not type(None))
     many = typing.get_origin(hint) is tuple
-    return Declared(typing.get_args(hint)[0] if many else hint, many)
+    one = typing.get_args(hint)[0] if many else hint
+    return Declared(next(iter(typing.get_args(one)), one), many)  # of several kinds the first is the command line's
 
 
 def _as_declared(type_: Declared, value: Any) -> Any:
@@ -189,7 +190,7 @@ def _as_declared(type_: Declared, value: Any) -> Any:
     if value is None:
         return None
     if type_.many:
-        items = (value,) if isinstance(value, (str, os.PathLike, int, float)) else tuple(value)
+        items = (value,) if isinstance(value, (str, os.PathLike, int, float)) or _is_picture(value) else tuple(value)
         return tuple(os.fspath(v) if isinstance(v, os.PathLike) else v for v in items)
     if type_.one is Path and isinstance(value, (str, os.PathLike)):
         return Path(value)
@@ -198,6 +199,11 @@ def _as_declared(type_: Declared, value: Any) -> Any:
     if type_.one is str and type(value) is int:  # a run's number
         return str(value)
     return value
+
+
+def _is_picture(value: Any) -> bool:
+    """Whether it is one image (PIL's, or an array of pixels), not many of something; imports neither library."""
+    return hasattr(type(value), "__array_interface__") and getattr(value, "ndim", 2) in (2, 3)
 
 
 def record(settings: Any) -> dict[str, Any]:
