@@ -203,7 +203,8 @@ def _look_at_images(
     if is_test.any():
         pairs = zip(digests[is_test], (name for name, yes in zip(names, is_test, strict=True) if yes), strict=True)
         looked[ledger.content_of_pairs(pairs)] = int(is_test.sum())
-    if own is not None and ledger.has_any(own, digests):
+    if own is not None and (shared := ledger.shared(own, digests)):
+        desk.watch.say(f"{shared:,} of these {len(digests):,} images are test images of {run.folder.name}")
         looked[ledger.content_of(own)] = len(ledger.places_of(own))
     if not looked:
         return None

@@ -90,10 +90,10 @@ def content_of_pairs(pairs: Iterable[tuple[NDArray[np.uint8], str]]) -> str:
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def has_any(cache: Cache, digests: NDArray[np.uint8]) -> bool:
-    """Whether one of these images (n, 32) is among the cache's labelled good test rows."""
+def shared(cache: Cache, digests: NDArray[np.uint8]) -> int:
+    """How many of these images (n, 32) are among the cache's labelled good test rows."""
     theirs = {digest.tobytes() for digest in cache.digests[labelled(cache, "test")]}
-    return any(digest.tobytes() in theirs for digest in digests)
+    return sum(digest.tobytes() in theirs for digest in digests)
 
 
 def places_of(cache: Cache) -> NDArray[np.int64]:

@@ -36,7 +36,8 @@ def predictions(found: Sequence[Prediction]) -> Table:
             continue
         following = p.top if p.class_name is None else p.top[1:]
         likely = [(name, q) for name, q in following if q >= WORTH_SHOWING]
-        others = likely if p.probabilities is None else p.probabilities.items()
+        every_one = sorted((p.probabilities or {}).items(), key=lambda entry: -entry[1])
+        others = likely if p.probabilities is None else every_one
         rows.append(
             [p.path, _decision(p), percent(p.top[0][1]), ", ".join(f"{name} {percent(q)}" for name, q in others)]
         )

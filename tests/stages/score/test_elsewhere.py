@@ -80,11 +80,13 @@ def test_images_that_the_run_was_fitted_or_chosen_on_are_counted(
 
 
 def test_the_runs_own_test_images_among_them_are_a_look_at_its_test_split(
-    run: Path, new: Path, workshop: SimpleNamespace, tmp_path: Path
+    run: Path, new: Path, workshop: SimpleNamespace, tmp_path: Path, listener: Any
 ) -> None:
     item = os.fsdecode(open_cache(workshop.cache.cache).split("test").ids[-1])
     shutil.copy(workshop.photos / item, new / "cat" / "copy.png")
-    assert evaluate(run, images=new, workspace=tmp_path).scored_before == 0
+    found = evaluate(run, images=new, workspace=tmp_path, watch=listener)
+    assert found.scored_before == 0
+    assert "1 of these 11 images are test images of 0001-train-copy" in listener.text
     (line,) = (tmp_path / "tested.jsonl").read_text().splitlines()
     evaluate(run, workspace=tmp_path)
     assert (tmp_path / "tested.jsonl").read_text().splitlines() == [line]
