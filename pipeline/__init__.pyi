@@ -10,9 +10,10 @@ from pipeline.stages.learn.baseline import BaselineReport
 from pipeline.stages.learn.few_shot import FewShotResult
 from pipeline.stages.learn.kept import TrainResult
 from pipeline.stages.score.compare import CompareResult
-from pipeline.stages.score.evaluate import EvaluateResult
+from pipeline.stages.score.figures import EvaluateResult
 from pipeline.stages.upkeep.results import AuditReport, CatalogReport, InspectReport, RelabelResult, VerifyReport
 from pipeline.stages.use.results import ExportResult, Predictions, TraceReport
+from pipeline.stages.use.settings import Picture
 from pipeline.store import Cache
 
 __all__ = [
@@ -90,7 +91,10 @@ def evaluate(
     run: str | PathLike[str] = "latest",
     *,
     data: str | PathLike[str] | None = None,
+    images: str | PathLike[str] | None = None,
     split: str | PathLike[str] | None = None,
+    errors: str | PathLike[str] | None = None,
+    confusion: str | PathLike[str] | None = None,
     device: str | PathLike[str] = "auto",
     workspace: str | PathLike[str] | None = None,
     watch: Watch | None = None,
@@ -189,9 +193,10 @@ def open_cache(
 ) -> Cache: ...
 def predict(
     run: str | PathLike[str],
-    images: str | PathLike[str] | Sequence[str | PathLike[str]],
+    images: str | PathLike[str] | Picture | Sequence[str | PathLike[str] | Picture],
     *,
     top: int = 5,
+    all: bool = False,
     threshold: float = 0.0,
     format: str | PathLike[str] = "table",
     trace: bool = False,

@@ -179,7 +179,16 @@ def build(kind: type[T], options: Mapping[str, Any]) -> T:
     if missing:
         raise ConfigError(f"missing setting {missing[0]!r}: {fields[missing[0]].metadata['help']}")
     fitting = declared(kind)
-    return kind(**{n: _as_declared(fitting[n], v) for n, v in options.items()})
+    made = {name for name, f in fields.items() if f.metadata.get("made")}
+    plain = {n: _as_declared(fitting[n], _numbers_as_names(v) if n in made else v) for n, v in options.items()}
+    return kind(**plain)
+
+
+def _numbers_as_names(value: Any) -> Any:
+    """A run's number, or some of them, as the name that it is."""
+    if isinstance(value, (tuple, list)):
+        return [_numbers_as_names(one) for one in value]
+    return str(value) if type(value) is int else value
 
 
 class Declared(NamedTuple):
@@ -198,15 +207,16 @@ def _declared(hint: Any) -> Declared:
     if isinstance(hint, types.UnionType):
         hint = next(a for a in typing.get_args(hint) if a is not type(None))
     many = typing.get_origin(hint) is tuple
-    return Declared(typing.get_args(hint)[0] if many else hint, many)
+    one = typing.get_args(hint)[0] if many else hint
+    return Declared(next(iter(typing.get_args(one)), one), many)  # of several kinds the first is the command line's
 
 
 def _as_declared(type_: Declared, value: Any) -> Any:
-    """Accept str for Path fields, numbers for names, one value for a tuple; leave the rest alone."""
+    """Accept str for Path fields, one value for a tuple; leave the rest alone."""
     if value is None:
         return None
     if type_.many:
-        items = (value,) if isinstance(value, (str, os.PathLike, int, float)) else tuple(value)
+        items = (value,) if isinstance(value, (str, os.PathLike, int, float)) or _is_picture(value) else tuple(value)
         return tuple(_one_as_declared(type_.one, v) for v in items)
     return _one_as_declared(type_.one, value)
 
@@ -216,9 +226,12 @@ def _one_as_declared(type_: type[Any], value: Any) -> Any:
         return Path(value)
     if type_ is str and isinstance(value, os.PathLike):
         return os.fspath(value)
-    if type_ is str and type(value) is int:  # a run's number
-        return str(value)
     return value
+
+
+def _is_picture(value: Any) -> bool:
+    """Whether it is one image (PIL's, or an array of pixels), not many of something; imports neither library."""
+    return hasattr(type(value), "__array_interface__") and getattr(value, "ndim", 2) in (2, 3)
 
 
 def record(settings: Any, **resolved: Any) -> dict[str, Any]:

@@ -6,6 +6,8 @@ Shared by prediction, evaluation and fine-tuning.
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from pipeline.base.records import read_file
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import Head, load_head, require_key
 from pipeline.heads.scores.metrics import softmax
-from pipeline.images import Geometry
+from pipeline.images import Geometry, Loaded
 from pipeline.runs import folder as runs
 from pipeline.runs.pixels import labelled, pixel_batches
 from pipeline.runs.recipe import Recipe
@@ -84,6 +86,15 @@ def load_classifier(run: runs.Run, desk: Workspace, *, device: str) -> Classifie
         HeadError, WeightsError: files missing, changed or not fitting.
     """
     return Classifier(run, runs.recipe_of(run, desk), device=resolve_device(device), work_dir=desk.engines)
+
+
+def classified(
+    classifier: Classifier, loaded: Iterator[Loaded]
+) -> Iterator[tuple[list[Loaded], list[int], Answer | None]]:
+    """Images in batches: the batch, the places in it of those that could be used, and what is said of these, if any."""
+    while batch := list(itertools.islice(loaded, PREDICT_BATCH)):
+        pixels = {place: item.pixels for place, item in enumerate(batch) if item.pixels is not None}
+        yield batch, list(pixels), classifier(np.stack(list(pixels.values()))) if pixels else None
 
 
 def temperature_of(run: runs.Run) -> float:

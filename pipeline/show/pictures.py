@@ -1,14 +1,19 @@
-"""Curves as pictures: SVG that stands alone, the same bytes for the same values.
+"""Curves and confusion matrices as pictures that stand alone: the same bytes for the same values.
 
-Knows a curve's values and matplotlib, which is imported when something is drawn and nowhere else.
+Knows their values and matplotlib, which is imported when something is drawn and nowhere else.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import warnings
+from collections.abc import Sequence
 
-from pipeline.base.values import Curve
+import numpy as np
+
+from pipeline.base.values import Curve, Matrix
+from pipeline.base.words import count, visible
 
 SIZE = (7.2, 4.0)  # inches
 COLOURS = ("#4c78a8", "#d1495b", "#66a182", "#8d6a9f")
@@ -62,3 +67,89 @@ def svg(curve: Curve) -> str:
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return out.getvalue()
+
+
+LARGEST = 100  # classes of a matrix that can be read
+NAME_LENGTH = 28
+RIGHT, WRONG = (0.12, 0.45, 0.70), (0.80, 0.20, 0.25)  # of a whole row; less of it is paler
+
+
+def confusion_picture(matrix: Matrix, title: str, form: str) -> bytes:
+    """The matrix as a ``png`` or ``svg`` file: counts on shades of their share of the row, true class by row.
+
+    Of more than 100 classes those that are confused most. PNG has no letters but its font's: others become escapes.
+    """
+    from matplotlib import style
+    from matplotlib.collections import PolyCollection
+    from matplotlib.figure import Figure
+
+    shown = _most_confused(matrix)
+    if len(shown) < len(matrix.classes):
+        title += f"; the {len(shown)} classes most often confused, of {count(len(matrix.classes))}"
+    counts = np.array(matrix.counts, np.int64)
+    totals, counts = counts.sum(axis=1)[shown], counts[np.ix_(shown, shown)]
+    names = [_label(matrix.classes[i], form) for i in shown]
+    n, digits = len(shown), len(str(counts.max(initial=0)))
+    side = max(0.22, 0.55 - 0.008 * n, 0.055 * digits)  # inches of a cell
+    size = min(10.0, 72 * side / (0.62 * digits + 0.9))  # points of a count
+    with style.context(["default", LOOK, {"axes.grid": False, "svg.image_inline": True}]):
+        figure = Figure((side * n, side * n))
+        axes = figure.add_axes((0, 0, 1, 1))
+        cells = [(i, j) for i in range(n) for j in range(n) if counts[i, j]]
+        shares = [counts[i, j] / totals[i] for i, j in cells]
+        squares = [[(j, i), (j + 1, i), (j + 1, i + 1), (j, i + 1)] for i, j in cells]
+        colours = [_shade(share, RIGHT if i == j else WRONG) for (i, j), share in zip(cells, shares, strict=True)]
+        axes.add_collection(PolyCollection(squares, facecolors=colours, edgecolors="none"))
+        for (i, j), share in zip(cells, shares, strict=True):
+            ink = "white" if share > 0.55 else "black"
+            axes.text(j + 0.5, i + 0.5, str(counts[i, j]), size=size, color=ink, ha="center", va="center")
+        axes.set(xlim=(0, n), ylim=(n, 0))
+        places, font = [i + 0.5 for i in range(n)], min(10.0, 72 * side * 0.62)
+        short = max(map(len, names)) <= 3
+        axes.set_xticks(places, names, rotation=0 if short else 90, size=font, parse_math=False)
+        axes.set_yticks(places, names, size=font, parse_math=False)
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set(visible=True, color="#bbbbbb")
+        lines = [float(i) for i in range(1, n)]
+        axes.hlines(lines, 0, n, colors="#e4e4e4", linewidths=0.5)
+        axes.vlines(lines, 0, n, colors="#e4e4e4", linewidths=0.5)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        axes.set_title(_legible(visible(title), form), parse_math=False)
+        out = io.BytesIO()
+        metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
+        with warnings.catch_warnings():
+            # An SVG keeps its text, and who shows it has other letters: that this font lacks some is no loss.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+            figure.savefig(out, format=form, dpi=120, metadata=metadata, bbox_inches="tight", pad_inches=0.15)
+    return out.getvalue()
+
+
+def _most_confused(matrix: Matrix) -> list[int]:
+    """The classes that are shown, in their order."""
+    counts = np.array(matrix.counts, np.int64)
+    if len(counts) <= LARGEST:
+        return list(range(len(counts)))
+    astray = counts.sum(axis=0) + counts.sum(axis=1) - 2 * np.diag(counts)
+    return sorted(np.argsort(-astray, kind="stable")[:LARGEST].tolist())
+
+
+def _shade(share: float, colour: Sequence[float]) -> tuple[float, ...]:
+    depth = 0.15 + 0.85 * share  # one image of many is seen, too
+    return tuple(1 - depth * (1 - part) for part in colour)
+
+
+def _label(name: str, form: str) -> str:
+    text = _legible(visible(name), form) or "(no name)"
+    return text if len(text) <= NAME_LENGTH else text[: NAME_LENGTH - 1] + "…"
+
+
+def _legible(text: str, form: str) -> str:
+    """The text, but for letters that a PNG's font does not have: their escapes."""
+    from matplotlib.font_manager import findfont, get_font
+
+    if form == "svg" or text.isascii():
+        return text
+    letters = get_font(findfont("DejaVu Sans")).get_charmap()
+    return "".join(c if ord(c) in letters else c.encode("unicode_escape").decode("ascii") for c in text)

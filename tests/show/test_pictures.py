@@ -1,7 +1,8 @@
-"""Curves as pictures."""
+"""Curves and confusion matrices as pictures."""
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import re
@@ -9,10 +10,12 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from pipeline.base.values import Curve
-from pipeline.show.pictures import COLOURS, svg
+from pipeline.base.values import Curve, Matrix
+from pipeline.show.pictures import COLOURS, confusion_picture, svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 SERIES = {"train": [0.5, 0.75, 1.0], "val": [0.5, 0.8, 0.6]}
@@ -160,3 +163,55 @@ def test_the_same_values_give_the_same_bytes_in_another_process_whatever_the_use
 def test_matplotlib_is_imported_when_something_is_drawn_and_not_before():
     code = "import sys, pipeline.show.pictures, pipeline.stages.learn.search; print('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+# -- confusion --------------------------------------------------------------------------------------------------------
+
+
+def confusion(names, counts=None):
+    n = len(names)
+    return Matrix([[7] * n for _ in range(n)] if counts is None else counts, names)
+
+
+def test_a_matrix_names_its_classes_as_they_are_and_counts_what_there_is():
+    counts = [[12, 1, 0], [0, 30, 0], [2, 0, 1234]]
+    names = ["$x^2$", "<b>&", ""]
+    root = ElementTree.fromstring(confusion_picture(confusion(names, counts), "run, $val$", "svg"))
+    found = texts(root)
+    assert sorted(t for t in found if t.isdigit()) == sorted(["12", "1", "30", "2", "1234"])  # no zeros
+    for name in ("$x^2$", "<b>&", "(no name)"):
+        assert found.count(name) == 2
+    assert "run, $val$" in found
+
+
+@pytest.mark.parametrize("form", ["png", "svg"])
+def test_names_of_any_kind_are_drawn_without_a_warning_and_the_same_twice(form):
+    names = ["漢字", "\udcff", "line\nbreak", "x" * 300, "ärger", "$"]
+    first = confusion_picture(confusion(names), "title 漢字", form)
+    assert first == confusion_picture(confusion(names), "title 漢字", form)
+    if form == "svg":
+        assert "漢字".encode() in first and b"\\xff" in first and b"line\\nbreak" in first
+        assert b"x" * 27 + "…".encode() in first and b"x" * 28 not in first
+
+
+def test_letters_that_a_png_has_no_shape_for_are_escapes():
+    from pipeline.show.pictures import _legible
+
+    assert _legible("漢 ä", "png") == "\\u6f22 ä"
+
+
+@pytest.mark.slow
+def test_a_hundred_classes_have_room_for_their_counts():
+    """The picture grows with the classes: each count is a few pixels high."""
+    picture = Image.open(io.BytesIO(confusion_picture(confusion([str(i) for i in range(100)]), "", "png")))
+    assert min(picture.size) > 100 * 20
+
+
+def test_of_many_classes_the_most_confused_are_shown():
+    counts = np.diag(np.full(120, 5))
+    counts[7, 113] = 3
+    root = ElementTree.fromstring(confusion_picture(Matrix(counts.tolist(), [f"c{i}" for i in range(120)]), "t", "svg"))
+    found = texts(root)
+    assert "t; the 100 classes most often confused, of 120" in found
+    assert found.count("c7") == found.count("c113") == 2 and "3" in found
+    assert len({t for t in found if t.startswith("c")}) == 100

@@ -43,7 +43,8 @@ from pipeline.stages.learn.state import SearchState
 from pipeline.stages.learn.task import task_of
 from pipeline.stages.learn.trials import line_of, trial_of
 from pipeline.stages.score import compare, ledger
-from pipeline.stages.score.evaluate import _show, recorded
+from pipeline.stages.score.evaluate import _show
+from pipeline.stages.score.figures import recorded
 from pipeline.stages.upkeep.inspect import inspect
 from pipeline.stages.upkeep.settings import InspectSettings
 from pipeline.stages.use import export

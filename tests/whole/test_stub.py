@@ -18,7 +18,13 @@ import pipeline
 
 STUB = Path(pipeline.__file__).with_suffix(".pyi")
 DOORS = [name for name in pipeline.__all__ if name != "open_cache"]
-HOMES = {"PathLike": "os", "Sequence": "collections.abc", "Watch": "pipeline.base.watch", "Cache": "pipeline.store"}
+HOMES = {
+    "PathLike": "os",
+    "Sequence": "collections.abc",
+    "Watch": "pipeline.base.watch",
+    "Picture": "pipeline.stages.use.settings",
+    "Cache": "pipeline.store",
+}
 
 
 def stub() -> str:
@@ -48,9 +54,9 @@ def accepted(declared: str) -> str:
     text = "str | PathLike[str]"
     if declared == "str | Path":
         return text
-    if many := re.fullmatch(r"tuple\[(\w+), \.\.\.\](.*)", declared):
-        one = text if many[1] == "str" else many[1]
-        return f"{one} | Sequence[{one}]{many[2]}"
+    if many := re.fullmatch(r"tuple\[(\w+)( \| \w+)?, \.\.\.\](.*)", declared):
+        one = (text if many[1] == "str" else many[1]) + (many[2] or "")
+        return f"{one} | Sequence[{one}]{many[3]}"
     return re.sub(r"^(str|Path)(?=$| \| None$)", text, declared).replace("os.PathLike", "PathLike")
 
 

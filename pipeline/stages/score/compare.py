@@ -20,7 +20,8 @@ from pipeline.heads.scores.metrics import classification_report
 from pipeline.heads.scores.paired import PairedDifference, paired_difference
 from pipeline.runs import folder as runs
 from pipeline.stages.score import words
-from pipeline.stages.score.evaluate import ScoredRows, scored_rows
+from pipeline.stages.score.evaluate import scored_rows
+from pipeline.stages.score.figures import ScoredRows
 from pipeline.stages.score.settings import CompareSettings
 
 

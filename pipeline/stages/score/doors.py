@@ -10,7 +10,7 @@ from pipeline.stages.score.settings import CompareSettings, EvaluateSettings
 
 if TYPE_CHECKING:
     from pipeline.stages.score.compare import CompareResult
-    from pipeline.stages.score.evaluate import EvaluateResult
+    from pipeline.stages.score.figures import EvaluateResult
 
 ONE_LOOK = "figures on test are kept whole or not at all: the same command goes on, and counts as the same look"
 
@@ -20,11 +20,15 @@ def evaluate(settings: EvaluateSettings, desk: Workspace) -> EvaluateResult:
     """Score a run on the test split, once.
 
     Asked again, the recorded figures are given. How many other runs had been scored on these test rows stands with them
-    (``scored_before``; counted in the workspace's ``tested.jsonl``). Or score it on another cache (``data``).
+    (``scored_before``; counted in the workspace's ``tested.jsonl``). Or score it on another split, on another cache
+    (``data``) or on new labelled images (``images``). ``errors`` and ``confusion`` say what it takes for what, by
+    default of val: that spends no look at the test split.
 
     Raises:
         HeadError, CacheError: no rows, a look that cannot be put on record, a cache that is not the one the run learned
             from or, with ``data``, one of another key or with classes that the head does not know.
+        DataError: ``images`` without labels, or of which none can be used.
+        ConfigError: a file that cannot be written.
     """
     from pipeline.stages.score.evaluate import evaluate as work
 

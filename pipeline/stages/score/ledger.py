@@ -16,7 +16,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,9 +82,19 @@ def content_of(cache: Cache) -> str:
         HeadError: there are none.
     """
     rows = places_of(cache)
-    digests, labels = cache.digests[rows], cache.labels[rows].tolist()
-    pairs = sorted((digest.tobytes().hex(), cache.classes[y]) for digest, y in zip(digests, labels, strict=True))
-    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+    return content_of_pairs(zip(cache.digests[rows], (cache.classes[y] for y in cache.labels[rows]), strict=True))
+
+
+def content_of_pairs(pairs: Iterable[tuple[NDArray[np.uint8], str]]) -> str:
+    """The same of images' digests (32,) and class names that are at hand."""
+    told = sorted((digest.tobytes().hex(), name) for digest, name in pairs)
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def shared(cache: Cache, digests: NDArray[np.uint8]) -> int:
+    """How many of these images (n, 32) are among the cache's labelled good test rows."""
+    theirs = {digest.tobytes() for digest in cache.digests[labelled(cache, "test")]}
+    return sum(digest.tobytes() in theirs for digest in digests)
 
 
 def places_of(cache: Cache) -> NDArray[np.int64]:
@@ -107,7 +117,15 @@ def count(cache: Cache, scorer: Scorer, desk: Workspace) -> int:
     Raises:
         HeadError: there are no such rows; or the ledger is not to be had, and then nothing may be scored.
     """
-    content, rows = content_of(cache), len(places_of(cache))
+    return count_content(content_of(cache), len(places_of(cache)), scorer, desk)
+
+
+def count_content(content: str, rows: int, scorer: Scorer, desk: Workspace) -> int:
+    """The same of so many test images with that content, wherever they lie.
+
+    Raises:
+        HeadError: the ledger is not to be had, and then nothing may be scored.
+    """
     with _held(desk.tested):
         known = {mark for mark, of in _lines(desk.tested) if of == content}
         if scorer.mark not in known:

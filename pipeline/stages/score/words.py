@@ -9,26 +9,55 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.base.spelling import option
 from pipeline.base.values import Column, Matrix, Table, figures
 from pipeline.base.words import ABSENT, count, many, percent, points, points_between, significant
 from pipeline.heads.scores.intervals import FEWEST_OF_A_CLASS
 from pipeline.heads.scores.paired import PairedDifference
 from pipeline.show.tables import per_class_table
+from pipeline.stages.score.figures import SHARES, WrongImage
 
-SHARES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1", "top5": "top-5"}
+WRONG_SHOWN = 10  # images in a table; a file has all
 COMPARED = (("Accuracy", "accuracy"), ("Macro-F1", "macro_f1"), ("Log-loss", "log_loss"), ("Calibration error", "ece"))
 
 
-def classes_of(test: Mapping[str, Any], split: str, cache: str | None) -> tuple[Table, Matrix]:
-    """A split's figures class by class, and which class was taken for which; ``cache``: another one than the run's."""
+def classes_of(test: Mapping[str, Any], split: str, elsewhere: str | None) -> tuple[Table, Matrix]:
+    """A split's figures class by class, and which class was taken for which; ``elsewhere``: not of the run's cache."""
     rows = "all rows" if split == "all" else f"{split} split"
-    title = rows.capitalize() if cache is None else f"{cache}, {rows}"
-    # Another cache may hold a few of the head's classes: those that neither occur nor are predicted say nothing there.
+    title = rows.capitalize() if elsewhere is None else f"{elsewhere}, {rows}"
+    per_class = [test["per_class"][i] for i in _seen(test)]
+    return per_class_table(per_class, f"{title}, class by class"), matrix_of(test)
+
+
+def matrix_of(test: Mapping[str, Any]) -> Matrix:
+    """Which class was taken for which, of the classes that occur."""
+    counts, seen = test["confusion"], _seen(test)
+    return Matrix([[counts[i][j] for j in seen] for i in seen], [test["per_class"][i]["name"] for i in seen])
+
+
+def _seen(test: Mapping[str, Any]) -> list[int]:
+    """Other rows may hold a few of the head's classes: those that neither occur nor are predicted say nothing there."""
     counts = test["confusion"]
-    seen = [i for i, row in enumerate(counts) if any(row) or any(r[i] for r in counts)]
-    per_class = [test["per_class"][i] for i in seen]
-    matrix = Matrix([[counts[i][j] for j in seen] for i in seen], [c["name"] for c in per_class])
-    return per_class_table(per_class, f"{title}, class by class"), matrix
+    return [i for i, row in enumerate(counts) if any(row) or any(r[i] for r in counts)]
+
+
+def rows_of(split: str, elsewhere: str | None) -> str:
+    """Which rows figures are of, in a word or two."""
+    return split if elsewhere is None else f"{elsewhere}, {split}"
+
+
+def wrong(found: Sequence[WrongImage], rows: str) -> Table:
+    """The first of the images that are given a wrong class, each with the probability of that."""
+    shown = [[one.path, one.true, one.predicted, percent(one.probability)] for one in found[:WRONG_SHOWN]]
+    more = f"the {WRONG_SHOWN} most confident of {count(len(found))}" if len(found) > WRONG_SHOWN else ""
+    columns = [Column("Image", fit="fold"), Column("True", fit="cut"), Column("Predicted", fit="cut")]
+    return Table([*columns, *figures("Probability")], shown, f"Wrong, most confident first: {rows}", more)
+
+
+def learned(run: str, splits: Sequence[str], alone: bool) -> str:
+    """A warning where a head is scored on rows that it has learned from; ``alone`` says that there are no others."""
+    rows = f"these {' and '.join(splits)} rows" if alone else f"the {' and '.join(splits)} rows among these"
+    return f"{run} has learned from {rows}: on new images it is wrong more often ({option('split', 'test')})"
 
 
 def scored(before: int, rows: int) -> str:

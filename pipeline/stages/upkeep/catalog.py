@@ -18,7 +18,7 @@ from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 from pipeline.runs.keeping import NOTE, delete_run, read_note, rename_run, write_note
 from pipeline.runs.recipe import about_of, provenance_of
-from pipeline.stages.score.evaluate import recorded
+from pipeline.stages.score.figures import recorded
 from pipeline.stages.upkeep import words
 from pipeline.stages.upkeep.results import CatalogReport, ListedCache, ListedRun
 from pipeline.stages.upkeep.settings import CatalogSettings

@@ -28,7 +28,7 @@ from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 from pipeline.runs.network import head_of, load_network, temperature_of
 from pipeline.runs.recipe import Recipe
-from pipeline.stages.score.evaluate import recorded
+from pipeline.stages.score.figures import recorded
 from pipeline.stages.use import words
 from pipeline.stages.use.results import ExportResult
 from pipeline.stages.use.settings import SUFFIXES, ExportSettings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ class Prediction:
     """One image: the likeliest class, its probability, and the ``top`` classes as (name, probability).
 
     ``class_name`` is None where the probability is below the threshold, and where the image cannot be used; then
-    ``error`` says why, ``probability`` is None and ``top`` is empty.
+    ``error`` says why, ``probability`` is None and ``top`` is empty. ``probabilities`` of all classes, in the run's
+    order, are there where they were asked for (``all``).
     """
 
     path: str
@@ -22,12 +23,14 @@ class Prediction:
     probability: float | None
     top: tuple[tuple[str, float], ...]
     error: str | None = None
+    probabilities: Mapping[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values: ``path class probability top``, and ``error`` where there is one."""
+        """Plain JSON values: ``path class probability top``, and if there are any ``probabilities``, ``error``."""
         top = [{"class": name, "probability": p} for name, p in self.top]
         plain = {"path": self.path, "class": self.class_name, "probability": self.probability, "top": top}
-        return plain if self.error is None else {**plain, "error": self.error}
+        more = {"probabilities": self.probabilities, "error": self.error}
+        return {**plain, **{name: value for name, value in more.items() if value is not None}}
 
 
 class Predictions(list[Prediction]):
@@ -36,6 +39,18 @@ class Predictions(list[Prediction]):
     def to_json(self) -> list[dict[str, Any]]:
         """Plain JSON values."""
         return [p.to_json() for p in self]
+
+
+def class_columns(classes: Iterable[str], fixed: Iterable[str]) -> list[str]:
+    """A column for each class by its name; one that is called as a ``fixed`` column is has ``class`` before it."""
+    taken, columns = set(fixed), []
+    for name in classes:
+        column = name
+        while column in taken:
+            column = f"class {column}"
+        taken.add(column)
+        columns.append(column)
+    return columns
 
 
 @dataclass(frozen=True)

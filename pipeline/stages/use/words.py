@@ -18,21 +18,47 @@ from pipeline.stages.use.results import Layer, ModelStep, Prediction
 
 WORTH_SHOWING = 0.001  # a probability below this is 0.0 % to a reader
 FEATURES_SHOWN = 5
+CLASSES_ABREAST = 5  # as columns of a table
 
 
 def predictions(found: Sequence[Prediction]) -> Table:
-    """For each image its class, its probability and what else is likely, or why it could not be used."""
+    """For each image its class, its probability and what else is likely, or why it could not be used.
+
+    Where all classes' probabilities were asked for, a few classes have columns; many are a list.
+    """
+    every = next((p.probabilities for p in found if p.probabilities is not None), None)
+    if every is not None and len(every) <= CLASSES_ABREAST:
+        return _abreast(found, list(every))
     rows: list[list[Cell]] = []
     for p in found:
         if p.error is not None:
             rows.append([p.path, ABSENT, ABSENT, p.error])
             continue
-        named = ABSENT if p.class_name is None else Part(p.class_name, "best")
         following = p.top if p.class_name is None else p.top[1:]
-        others = ", ".join(f"{name} {percent(q)}" for name, q in following if q >= WORTH_SHOWING)
-        rows.append([p.path, named, percent(p.top[0][1]), others])
+        likely = [(name, q) for name, q in following if q >= WORTH_SHOWING]
+        every_one = sorted((p.probabilities or {}).items(), key=lambda entry: -entry[1])
+        others = likely if p.probabilities is None else every_one
+        rows.append(
+            [p.path, _decision(p), percent(p.top[0][1]), ", ".join(f"{name} {percent(q)}" for name, q in others)]
+        )
     columns = [Column("Image", fit="fold"), Column("Class", fit="cut"), *figures("Probability")]
-    return Table([*columns, Column("Next", fit="fold", role="dim")], rows)
+    return Table([*columns, Column("Next" if every is None else "All", fit="fold", role="dim")], rows)
+
+
+def _decision(p: Prediction) -> Cell:
+    return ABSENT if p.class_name is None else Part(p.class_name, "best")
+
+
+def _abreast(found: Sequence[Prediction], classes: Sequence[str]) -> Table:
+    rows: list[list[Cell]] = []
+    for p in found:
+        each = [ABSENT] * len(classes) if p.probabilities is None else map(percent, p.probabilities.values())
+        rows.append([p.path, _decision(p), *each, p.error or ""])
+    shares = [Column(name, right=True, fit="cut") for name in classes]
+    columns = [Column("Image", fit="fold"), Column("Class", fit="cut"), *shares, Column(fit="fold", role="dim")]
+    if any(p.error is not None for p in found):
+        return Table(columns, rows)
+    return Table(columns[:-1], [row[:-1] for row in rows])
 
 
 @dataclass(frozen=True, eq=False)

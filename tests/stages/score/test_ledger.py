@@ -17,8 +17,8 @@ from pipeline import baseline, compare, evaluate, extract, finetune, open_cache,
 from pipeline.base import files
 from pipeline.base.errors import HeadError
 from pipeline.base.workspace import Workspace
+from pipeline.stages.score import answers, ledger
 from pipeline.stages.score import evaluate as scoring
-from pipeline.stages.score import ledger
 
 Quick = dict[str, Any]
 
@@ -76,16 +76,16 @@ def test_a_run_that_is_asked_again_gives_its_count_and_is_not_counted_again(
 def test_the_look_is_on_record_before_a_row_is_read_and_after_a_kill_the_run_finds_its_line(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, load_rows = head(cache, tmp_path), scoring.load_rows
+    run, load_rows = head(cache, tmp_path), answers.load_rows
 
     def killed(cache: Any, split: str) -> Any:
         assert split == "test" and len(lines(tmp_path)) == 1
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(scoring, "load_rows", killed)
+        patch.setattr(answers, "load_rows", killed)
         evaluate(run, workspace=tmp_path)
-    assert not (run / "evaluation.json").exists() and load_rows is scoring.load_rows
+    assert not (run / "evaluation.json").exists() and load_rows is answers.load_rows
     assert evaluate(run, workspace=tmp_path).scored_before == 0
     assert len(lines(tmp_path)) == 1
     assert evaluate(head(cache, tmp_path), workspace=tmp_path).scored_before == 1

@@ -16,26 +16,40 @@ CONTENTS = {
     "splits": {"none": 0, "train": 1000, "val": 234}, "failed": {"corrupt": 2},
     "classes": {f"c{i}": {"train": 40, "val": 10} for i in range(25)},
     "created": None, "versions": {"h5py": "3"},
-    "about": {"source": "photos", "root": "/a", "notes": [], "pretrained": False},
-    "provenance": {"transform": {"crop": 64}, "image_size": 64, "lr": 1e-3, "layers": ["a", "b"]},
+    "about": {"source": "photos", "root": "/a", "notes": [], "weights": "random:0", "pretrained": False},
+    "provenance": {
+        "trunk": {"name": "resnet18", "layer": "avgpool"}, "weights": {"name": "random:0"},
+        "transform": {"crop": 64}, "image_size": 64, "lr": 1e-3, "layers": ["a", "b"],
+    },
 }  # fmt: skip
 
 
+def pairs_of(text: str) -> dict[str, str]:
+    return dict(re.split(r" {2,}", line.strip(), maxsplit=1) for line in text.splitlines()[1:])
+
+
 def test_a_caches_contents_are_pairs_with_readable_names(printed):
-    lines = printed(words.contents(CONTENTS), 400).splitlines()
-    assert lines[0].strip() == "features/x.h5"
-    pairs = dict(re.split(r" {2,}", line.strip(), maxsplit=1) for line in lines[1:])
-    assert pairs["rows"] == "1,234 x 512 float16, 2.0 KiB"
-    assert pairs["splits"] == "1,000 train, 234 val" and pairs["failed"] == "2 corrupt"
-    assert pairs["classes"].startswith("25: c0 (50), ") and pairs["classes"].endswith("c19 (50), and 5 more")
-    assert pairs["split notes"] == "as the source gives them"
-    assert pairs["pretrained"] == "no: random or unknown weights"
+    text = printed(words.contents(CONTENTS), 400)
+    assert text.splitlines()[0].strip() == "features/x.h5"
+    pairs = pairs_of(text)
+    assert pairs["features"] == "1,234 rows of 512 float16, 2.0 KiB"
+    assert pairs["splits"] == "1,000 train, 234 val" and pairs["failed"] == "2 corrupt (no features)"
+    assert pairs["trunk"] == "resnet18, avgpool; weights random:0 (random or unknown: not pretrained)"
+    assert (pairs["classes"], pairs["source"], pairs["settings fingerprint"]) == ("25", "photos", "ab12")
 
 
-def test_settings_are_pairs_with_readable_values(printed):
-    pairs = [re.split(r" {2,}", line.strip()) for line in printed(words.contents(CONTENTS), 400).splitlines()]
-    for pair in (["transform.crop", "64"], ["image size", "64"], ["lr", "0.001"], ["created", "–"], ["layers", "a, b"]):
-        assert pair in pairs
+def test_its_classes_are_counted_by_split(printed):
+    lines = printed(words.per_class(CONTENTS), 400).splitlines()
+    assert re.split(r" {2,}", lines[0].strip()) == ["Class", "Train", "Val"]
+    assert re.split(r" {2,}", lines[2].strip()) == ["c0", "40", "10"]
+    assert "the first 20 of 25 classes" in lines[-1]
+
+
+def test_its_settings_are_pairs_with_readable_values(printed):
+    pairs = pairs_of(printed(words.details(CONTENTS), 400))
+    expected = {"split notes": "as the source gives them", "transform.crop": "64", "image size": "64", "lr": "0.001"}
+    assert expected.items() <= pairs.items()
+    assert pairs["layers"] == "a, b" and pairs["weights.name"] == "random:0"
 
 
 def test_fields_that_differ_stand_under_the_names_of_the_two_and_a_missing_one_is_a_dash(printed):

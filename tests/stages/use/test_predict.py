@@ -18,6 +18,7 @@ from pipeline import predict
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.cli.main import main
 from pipeline.images import read_file
+from pipeline.stages.use.results import class_columns
 
 
 @pytest.fixture
@@ -98,6 +99,35 @@ def test_csv_and_json_lines_hold_the_same_as_json(
     assert [r["class"] for r in rows] == [e["class"] or "" for e in expected]
     assert [bool(r["error"]) for r in rows] == ["error" in e for e in expected]
     assert float(rows[0]["probability2"]) == pytest.approx(expected[0]["top"][1]["probability"], abs=1e-6)
+
+
+def test_all_classes_have_a_column_of_their_name(
+    workshop: SimpleNamespace, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", str(workshop.head.run), str(folder), "--all", "--workspace", str(workshop.root)]
+    found = predict(workshop.head.run, folder, all=True, workspace=workshop.root)
+    assert main([*words, "--format", "csv", "--quiet"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert list(rows[0]) == ["path", "class", "probability", "ant", "bee", "cat", "error"]
+    for row, p in zip(rows, found, strict=True):
+        if p.probabilities is None:
+            assert (row["ant"], row["probability"], row["error"]) == ("", "", p.error)
+            continue
+        assert {name: float(row[name]) for name in p.probabilities} == pytest.approx(p.probabilities, abs=1e-6)
+        assert sum(p.probabilities.values()) == pytest.approx(1) and dict(p.top) == p.probabilities
+        assert float(row["probability"]) == pytest.approx(max(p.probabilities.values()), abs=1e-6)
+    assert main([*words, "--format", "jsonl", "--quiet"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line.get("probabilities") for line in lines] == [p.probabilities for p in found]
+    assert main(words) == 0
+    heading = capsys.readouterr().out.splitlines()
+    assert any(line.split() == ["Image", "Class", "ant", "bee", "cat"] for line in heading)
+
+
+def test_a_class_that_is_called_as_a_column_is_another_one() -> None:
+    assert class_columns(["error", "path", "class error", "x"], ["path", "error"]) == [
+        "class error", "class path", "class class error", "x"
+    ]  # fmt: skip
 
 
 def test_below_the_threshold_csv_still_names_the_likeliest(
