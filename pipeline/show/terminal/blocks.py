@@ -17,7 +17,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from pipeline.base.values import Bar, Cell, Column, Curve, Heading, Matrix, Part, Role, Steps, Table, Value
-from pipeline.base.words import visible
+from pipeline.base.words import ABSENT, visible
 from pipeline.show.terminal.curves import DrawnCurve
 from pipeline.show.terminal.matrix import DrawnMatrix
 
@@ -134,7 +134,7 @@ def _listed(columns: Sequence[Column], rows: Sequence[Sequence[Text]]) -> Iterat
         yield row[named]
         pairs = []
         for i, (column, cell) in enumerate(zip(columns, row, strict=True)):
-            if i != named and cell.plain:
+            if i != named and cell.plain not in ("", ABSENT):
                 heading = f"{visible(column.heading)} " if column.heading else ""
                 pairs.append(Text.assemble((heading, "dim"), cell))
         yield Padding(_Flow(pairs), (0, 0, 0, 2))
