@@ -310,6 +310,8 @@ def _stems(folder: bytes) -> dict[bytes, list[bytes]]:
 def _spellings(text: Text, cell: str) -> list[bytes]:
     """What a cell can mean as a path, the most literal first; one spelling for one file, so that ./a is a."""
     stripped = cell.strip()
+    if stripped == cell and cell.isascii() and "\\" not in cell:  # nearly all
+        return [os.path.normpath(cell.encode())]
     texts = [cell, stripped, stripped.replace("\\", "/")]
     ways = [way for text_ in texts for way in (text.raw(text_), text_.encode("utf-8", "surrogateescape"))]
     return list(dict.fromkeys(os.path.normpath(way) for way in ways))
@@ -370,9 +372,10 @@ def _refuse_empty(named: str, found: Manifest) -> None:
     if len(found.missing()) < len(found.rows):
         return
     first = found.rows[0]
-    if b":/" in first.path:  # normalised
+    if b":/" in first.path:  # of two slashes one is left
+        address = shown(first.path.replace(b":/", b"://"))
         raise DataError(
-            f"{named} line {first.line}: {shown(first.path)!r} is an address: fetch the images, and give their paths "
+            f"{named} line {first.line}: {address!r} is an address: fetch the images, and give their paths "
             "relative to the manifest"
         )
     endings = "" if format_of(first.path) else ", nor with the ending of an image behind it"
