@@ -10,13 +10,15 @@ PYTHON  ?= python3
 VENV     := .venv
 PIPELINE := $(VENV)/bin/python -m pipeline
 READY    := $(VENV)/.ready
+# A value as one word for the shell, whatever is in it: spaces, quotes, dollars.
+quoted    = '$(subst ','\'',$(1))'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo features head search baselines evaluate finetune predict export trace inspect bench test check clean
 
 help: ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "Variables: DATA=$(DATA) WEIGHTS=$(WEIGHTS) CACHE=$(CACHE) RUN=$(RUN) IMAGE=$(IMAGE) ARGS='more options'"
+	@printf '%s\n' $(call quoted,Variables: DATA=$(DATA) WEIGHTS=$(WEIGHTS) CACHE=$(CACHE) RUN=$(RUN) IMAGE=$(IMAGE) ARGS='more options')
 
 setup: $(READY) ## make .venv and install into it (once)
 
@@ -31,35 +33,35 @@ demo: $(READY) ## run the whole pipeline on handwritten digits, step by step
 	$(PIPELINE) demo $(ARGS)
 
 features: $(READY) ## stage one: DATA=folder|manifest.csv|digits WEIGHTS=...
-	$(PIPELINE) extract $(DATA) --weights $(WEIGHTS) $(ARGS)
+	$(PIPELINE) extract $(call quoted,$(DATA)) --weights $(call quoted,$(WEIGHTS)) $(ARGS)
 
 head: $(READY) ## stage two: train a head on CACHE=
-	$(PIPELINE) train $(CACHE) $(ARGS)
+	$(PIPELINE) train $(call quoted,$(CACHE)) $(ARGS)
 
 search: $(READY) ## stage two: choose among many heads on CACHE=
-	$(PIPELINE) search $(CACHE) $(ARGS)
+	$(PIPELINE) search $(call quoted,$(CACHE)) $(ARGS)
 
 baselines: $(READY) ## what simple methods make of CACHE=, on val (ARGS=--test: on test, too)
-	$(PIPELINE) baseline $(CACHE) $(ARGS)
+	$(PIPELINE) baseline $(call quoted,$(CACHE)) $(ARGS)
 
 evaluate: $(READY) ## score RUN= on the test split, once
-	$(PIPELINE) evaluate $(RUN) $(ARGS)
+	$(PIPELINE) evaluate $(call quoted,$(RUN)) $(ARGS)
 
 finetune: $(READY) ## stage three: fine-tune RUN= end to end
-	$(PIPELINE) finetune $(RUN) $(ARGS)
+	$(PIPELINE) finetune $(call quoted,$(RUN)) $(ARGS)
 
 predict: $(READY) ## classes of IMAGE= by RUN=
-	@test -n "$(IMAGE)" || { echo "error: no image given: make predict IMAGE=photo.jpg [RUN=latest]" >&2; exit 2; }
-	$(PIPELINE) predict $(RUN) $(IMAGE) $(ARGS)
+	@test -n $(call quoted,$(IMAGE)) || { echo "error: no image given: make predict IMAGE=photo.jpg [RUN=latest]" >&2; exit 2; }
+	$(PIPELINE) predict $(call quoted,$(RUN)) $(call quoted,$(IMAGE)) $(ARGS)
 
 export: $(READY) ## RUN= as a file for other programs (ARGS='--format onnx')
-	$(PIPELINE) export $(RUN) $(ARGS)
+	$(PIPELINE) export $(call quoted,$(RUN)) $(ARGS)
 
 trace: $(READY) ## show the model pipeline: load, remove head, add head, train
 	$(PIPELINE) trace $(ARGS)
 
 inspect: $(READY) ## what CACHE= holds and where it comes from
-	$(PIPELINE) inspect $(CACHE) $(ARGS)
+	$(PIPELINE) inspect $(call quoted,$(CACHE)) $(ARGS)
 
 bench: $(READY) ## measure, each entry as a ratio of two ways
 	$(PIPELINE) bench $(ARGS)

@@ -16,7 +16,7 @@ _HOMES = {
     "pipeline.stages.score.doors": ("evaluate", "compare"),
     "pipeline.stages.finetune.doors": ("finetune",),
     "pipeline.stages.use.doors": ("predict", "export", "trace"),
-    "pipeline.stages.upkeep.doors": ("inspect", "verify", "audit", "relabel"),
+    "pipeline.stages.upkeep.doors": ("catalog", "inspect", "verify", "audit", "relabel"),
     "pipeline.store.find": ("open_cache",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -11,7 +11,7 @@ from pipeline.stages.learn.few_shot import FewShotResult
 from pipeline.stages.learn.kept import TrainResult
 from pipeline.stages.score.compare import CompareResult
 from pipeline.stages.score.figures import EvaluateResult
-from pipeline.stages.upkeep.results import AuditReport, InspectReport, RelabelResult, VerifyReport
+from pipeline.stages.upkeep.results import AuditReport, CatalogReport, InspectReport, RelabelResult, VerifyReport
 from pipeline.stages.use.results import ExportResult, Predictions, TraceReport
 from pipeline.stages.use.settings import Picture
 from pipeline.store import Cache
@@ -19,6 +19,7 @@ from pipeline.store import Cache
 __all__ = [
     "audit",
     "baseline",
+    "catalog",
     "compare",
     "evaluate",
     "export",
@@ -65,6 +66,19 @@ def baseline(
     workspace: str | PathLike[str] | None = None,
     watch: Watch | None = None,
 ) -> BaselineReport: ...
+def catalog(
+    names: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
+    *,
+    caches: bool = False,
+    sort: str | PathLike[str] | None = None,
+    csv: bool = False,
+    note: str | PathLike[str] | None = None,
+    rename: str | PathLike[str] | None = None,
+    delete: bool = False,
+    yes: bool = False,
+    workspace: str | PathLike[str] | None = None,
+    watch: Watch | None = None,
+) -> CatalogReport: ...
 def compare(
     first: str | PathLike[str],
     second: str | PathLike[str],
@@ -128,9 +142,12 @@ def extract(
 def finetune(
     run: str | PathLike[str] = "latest",
     *,
-    epochs: int = 3,
     train: str | PathLike[str] = "all",
     head: str | PathLike[str] = "trained",
+    bn: str | PathLike[str] = "frozen",
+    prefix: bool = True,
+    yes: bool = False,
+    epochs: int = 3,
     solver: str | PathLike[str] = "adamw",
     lr_trunk: float | None = None,
     lr_head: float | None = None,
@@ -141,20 +158,17 @@ def finetune(
     batch_size: int = 32,
     accumulate: int = 1,
     clip: float | None = None,
-    bn: str | PathLike[str] = "frozen",
     augment: str | PathLike[str] = "none",
     randaugment: bool = False,
     mixup: float = 0.0,
     label_smoothing: float = 0.0,
     ema: float | None = None,
     interpolate: bool = False,
-    prefix: bool = True,
-    yes: bool = False,
-    precision: str | PathLike[str] = "float32",
+    evaluate: bool = True,
     checkpoint_seconds: float = 300,
     fresh: bool = False,
-    evaluate: bool = True,
     seed: int = 0,
+    precision: str | PathLike[str] = "float32",
     device: str | PathLike[str] = "auto",
     workers: int | None = None,
     workspace: str | PathLike[str] | None = None,
@@ -163,6 +177,7 @@ def finetune(
 def inspect(
     caches: str | PathLike[str] | Sequence[str | PathLike[str]] = ("latest",),
     *,
+    full: bool = False,
     workspace: str | PathLike[str] | None = None,
     watch: Watch | None = None,
 ) -> InspectReport: ...
@@ -205,17 +220,17 @@ def search(
     seed: int = 0,
     device: str | PathLike[str] = "cpu",
     space: str | PathLike[str] = "exact",
-    Cs: float | Sequence[float] | None = None,
     metric: str | PathLike[str] = "log_loss",
+    refit: bool = True,
+    evaluate: bool = True,
+    Cs: float | Sequence[float] | None = None,
     cv: int = 0,
+    shots: int | Sequence[int] | None = None,
+    draws: int = 5,
     trials: int = 54,
     epochs: int = 30,
     budget: float | None = None,
     optuna: str | PathLike[str] | None = None,
-    refit: bool = True,
-    evaluate: bool = True,
-    shots: int | Sequence[int] | None = None,
-    draws: int = 5,
     workspace: str | PathLike[str] | None = None,
     watch: Watch | None = None,
 ) -> TrainResult | FewShotResult: ...
@@ -241,6 +256,7 @@ def train(
     lr: float | None = None,
     weight_decay: float = 0.01,
     epochs: int = 30,
+    patience: int | None = None,
     batch_size: int = 256,
     schedule: str | PathLike[str] = "cosine",
     momentum: float = 0.9,
@@ -249,7 +265,6 @@ def train(
     width: int = 512,
     depth: int = 1,
     dropout: float = 0.0,
-    patience: int | None = None,
     workspace: str | PathLike[str] | None = None,
     watch: Watch | None = None,
 ) -> TrainResult: ...

@@ -1,7 +1,18 @@
-"""``python -m pipeline`` is the same as ``pipeline``."""
+"""The program: ``pipeline``, and ``python -m pipeline``. Ctrl-C while it is still being loaded is one line, too."""
 
+import os
 import sys
 
-from pipeline.cli.main import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command line; gives the exit status."""
+    try:
+        from pipeline.cli.main import main as run
+    except KeyboardInterrupt:
+        os.write(sys.stderr.fileno(), b"stopped; nothing was begun\n")
+        return 130
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

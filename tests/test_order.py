@@ -31,9 +31,11 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # file -> what it imports where it is needed and not on top. The reasons: help, and an extraction that finds nothing to
 # do, must import no torch; optional packages are imported where they are asked for.
 DEFERRED = {
+    "__main__.py": {"pipeline.cli.main"},
     "base/machine.py": {"torch"},
     "base/ranks.py": {"numpy", "numpy.typing", "torch", "torch.distributed"},
     "bench/doors.py": {"pipeline.bench.run"},
+    "cli/config.py": {"pipeline.runs.folder"},
     "heads/__init__.py": {"pipeline.heads.estimators"},
     "images/sources/digits.py": {"sklearn.datasets"},
     "images/sources/torchvision.py": {"torchvision.datasets"},
@@ -57,11 +59,14 @@ DEFERRED = {
         "pipeline.stages.learn.train",
     },
     "stages/score/doors.py": {f"pipeline.stages.score.{file}" for file in ("compare", "evaluate", "figures")},
-    "stages/upkeep/doors.py": {f"pipeline.stages.upkeep.{verb}" for verb in ("audit", "inspect", "relabel", "verify")},
+    "stages/upkeep/doors.py": {
+        f"pipeline.stages.upkeep.{verb}" for verb in ("audit", "catalog", "inspect", "relabel", "verify")
+    },
     "stages/use/doors.py": {f"pipeline.stages.use.{verb}" for verb in ("export", "predict", "trace")},
     "stages/use/export.py": {"onnxruntime"},
     "stages/use/settings.py": {"PIL.Image", "numpy", "numpy.typing"},
     "trunk/engines/open.py": {"pipeline.trunk.engines.onnx"},
+    "trunk/families/light.py": {"torch._dynamo.utils"},
     "trunk/lookup.py": {"pipeline.trunk.weights"},
     "trunk/weights.py": {"pipeline.trunk.hub"},
 }

@@ -10,9 +10,11 @@ import dataclasses
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, cast
 
+from pipeline.base.interrupt import ANEW, on_interrupt
 from pipeline.base.settings import build, made_things
 from pipeline.base.watch import Watch
 from pipeline.base.workspace import HELP, Workspace
@@ -29,6 +31,7 @@ class Door(Protocol[R]):
     """
 
     settings: type[Any]
+    command: str
     work: Callable[[Any, Workspace], R]
     __name__: str
 
@@ -42,11 +45,15 @@ class Door(Protocol[R]):
         """Build the settings from the arguments, and do the work."""
 
 
-def command(kind: type[S]) -> Callable[[Callable[[S, Workspace], R]], Door[R]]:
+def command(
+    kind: type[S], stopped: str = ANEW, *, name: str | None = None
+) -> Callable[[Callable[[S, Workspace], R]], Door[R]]:
     """Make ``work(settings, desk)`` a door: called with the fields of the settings ``kind`` as arguments.
 
+    ``stopped`` is what is kept, and what the same command will do, when Ctrl-C comes where the work says nothing of it.
+
     Positional fields may be given by place; every option by name only. ``workspace`` is the folder that things lie in,
-    ``watch`` hears what the stage says.
+    ``watch`` hears what the stage says. ``name`` is the command's, where it is not the function's own.
     """
     places = [f.name for f in dataclasses.fields(kind) if f.metadata["positional"]]  # type: ignore[arg-type]
 
@@ -66,13 +73,14 @@ def command(kind: type[S]) -> Callable[[Callable[[S, Workspace], R]], Door[R]]:
             return swept(build(kind, {**given, **options}), Workspace.at(workspace, watch))
 
         def swept(settings: S, desk: Workspace) -> R:
-            for given in made_things(settings)[:1]:
-                desk = desk.holding(given)
-            desk.sweep()
-            return work(settings, desk)
+            with on_interrupt(stopped):
+                for given in made_things(settings)[:1]:
+                    desk = desk.holding(given)
+                desk.sweep()
+                return work(settings, desk)
 
         made = cast(Any, door)
-        made.settings, made.work = kind, swept
+        made.settings, made.work, made.command = kind, swept, name or work.__name__
         made.__signature__ = signature(kind, work)
         made.__doc__ = f"{inspect.getdoc(work)}\n\n{_options(kind)}"
         del made.__wrapped__  # or help() would show what it wraps
@@ -99,12 +107,17 @@ def signature(kind: type[Any], work: Callable[..., Any]) -> inspect.Signature:
     return inspect.Signature([*by_place, *by_name], return_annotation=work.__annotations__.get("return"))
 
 
+def _in_python(help: str) -> str:
+    """A help text, written for the command line, with the options that it names as they are in Python."""
+    return re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), help)
+
+
 def _options(kind: type[Any]) -> str:
     lines = ["Args:"]
     for field in dataclasses.fields(kind):
         choices = field.metadata.get("choices")
         legal = f" One of {', '.join(choices)}." if choices else ""
-        lines.append(f"    {field.name}: {field.metadata['help'].rstrip('.')}.{legal}")
+        lines.append(f"    {field.name}: {_in_python(field.metadata['help'].rstrip('.'))}.{legal}")
     lines.append(f"    workspace: {HELP}.")
     lines.append("    watch: hears what is said meanwhile; by default nobody does.")
     return "\n".join(lines)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import HeadError, PipelineError
+from pipeline.base.spelling import option
 
 _DRAFT = re.compile(r"\.(?P<host>.*)-(?P<pid>[0-9]+)-[0-9a-f]{8}\.draft")
 OLD = 24 * 3600.0  # seconds after which a draft whose writer cannot be asked for counts as left behind
@@ -338,11 +339,11 @@ def try_writing(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def writing(folder: Path, kind: type[PipelineError] = HeadError, or_else: str = "choose --workspace") -> Iterator[None]:
+def writing(folder: Path, kind: type[PipelineError] = HeadError, or_else: str = "") -> Iterator[None]:
     """Within it, the system's refusal to write (a full disk, a read-only folder, a quota) is one line.
 
     Raises:
-        PipelineError: of that kind; ``or_else`` is what else can be done about it.
+        PipelineError: of that kind; ``or_else`` is what else can be done about it (by default: another workspace).
     """
     try:
         yield
@@ -350,4 +351,5 @@ def writing(folder: Path, kind: type[PipelineError] = HeadError, or_else: str = 
         why = error.strerror or error
         # A draft is nobody's choice: what is told is the folder that it lies in.
         folder = next((p.parent for p in (folder, *folder.parents) if _DRAFT.fullmatch(p.name)), folder)
+        or_else = or_else or f"choose another {option('workspace')}"
         raise kind(f"cannot write in {folder}: {why}; free space, permit writing there, or {or_else}") from error

@@ -1,4 +1,4 @@
-"""Stopping a long job at a safe point when the user or the system asks for it."""
+"""Stopping a long job at a safe point when the user or the system asks for it, and saying what is kept."""
 
 from __future__ import annotations
 
@@ -9,6 +9,29 @@ from contextlib import contextmanager
 from types import FrameType
 
 from pipeline.base.errors import Interrupted
+
+ANEW = "nothing was changed: the same command begins anew"
+NO_HALF_RUN = "no half run is left: the same command begins anew"
+GOES_ON = "the same command goes on from there"
+
+
+@contextmanager
+def on_interrupt(kept: str) -> Iterator[None]:
+    """Within it, Ctrl-C comes with what is ``kept`` and what the same command will do; of several the innermost's.
+
+    It stays a KeyboardInterrupt, with a note (PEP 678): no code that handles errors takes it for one.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if not getattr(stop, "__notes__", ()):
+            stop.add_note(f"stopped; {kept}")
+        raise
+
+
+def told(stop: KeyboardInterrupt) -> str:
+    """What Ctrl-C came with."""
+    return str(next(iter(getattr(stop, "__notes__", ())), f"stopped; {ANEW}"))
 
 
 class StopRequest:

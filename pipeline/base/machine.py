@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import ConfigError
+from pipeline.base.spelling import option
 
 RECORDED = (
     "pipeline",
@@ -100,13 +101,16 @@ def resolve_device(requested: str) -> str:
         ConfigError: an unknown name, or ``cuda`` where there is none.
     """
     if requested not in DEVICES:
-        raise ConfigError(f"--device {requested!r} is not known: choose from {', '.join(DEVICES)}")
+        raise ConfigError(f"{option('device', requested)} is not known: choose from {', '.join(DEVICES)}")
     if requested == "cpu":
         return "cpu"
     if _sees_gpu():
         return "cuda"
     if requested == "cuda":
-        raise ConfigError("--device cuda: PyTorch sees no GPU here; take --device cpu, or a PyTorch built for the GPU")
+        raise ConfigError(
+            f"{option('device', 'cuda')}: PyTorch sees no GPU here; take {option('device', 'cpu')}, or a PyTorch built "
+            "for the GPU"
+        )
     return "cpu"
 
 

@@ -13,10 +13,11 @@ import os
 import re
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from pipeline.base import spelling
 from pipeline.base.errors import ConfigError
 from pipeline.base.machine import DEVICES
 
@@ -53,11 +54,13 @@ def option(  # noqa: PLR0913 (the one place where all that an option can be is n
     above: float | None = None,
     below: float | None = None,
     identity: bool = True,
+    group: str = "",
 ) -> Any:
     """A named option with its default and help; the bounds and choices are checked by :func:`check`.
 
     ``minimum`` is inclusive, ``above`` and ``below`` are exclusive. ``identity`` False says that the result is the same
-    whatever the option is: see :func:`identity`.
+    whatever the option is: see :func:`identity`. ``group`` is the heading in the help under which this option and those
+    after it stand, until another begins.
     """
     metadata = {
         "help": help,
@@ -68,6 +71,7 @@ def option(  # noqa: PLR0913 (the one place where all that an option can be is n
         "above": above,
         "below": below,
         "identity": identity,
+        "group": group,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -87,6 +91,16 @@ def made_things(settings: Any) -> list[str]:
     named = [getattr(settings, f.name) for f in dataclasses.fields(settings) if f.metadata.get("made")]
     flat = [one for given in named for one in (given if isinstance(given, tuple) else (given,))]
     return [one for one in flat if one is not None]
+
+
+def check_out(out: Path | None) -> None:
+    """Check the path of a cache that is to be written, if one is given.
+
+    Raises:
+        ConfigError: it is not the name of one.
+    """
+    if out is not None and out.suffix != ".h5":
+        raise ConfigError(f"{spelling.option('out', out)} must end in .h5")
 
 
 def check_name(name: str) -> None:
@@ -115,35 +129,34 @@ def check(settings: Any) -> None:
     """
     for field in dataclasses.fields(settings):
         value, rule = getattr(settings, field.name), field.metadata
-        flag = field.name.upper() if rule.get("positional") else flag_name(field.name)
+        named = spelling.place(field.name) if rule.get("positional") else spelling.option(field.name)
         if value is None:
             continue
         for one in value if isinstance(value, tuple) else (value,):
             try:
-                _check_one(flag, one, rule)
+                _check_one(named, one, rule)
             except TypeError as error:
-                raise ConfigError(f"{flag} is {one!r}: it must be a number") from error
+                raise ConfigError(f"{named} is {one!r}: it must be a number") from error
         if isinstance(value, tuple) and not value:
-            raise ConfigError(f"{flag} is empty: give at least one value")
+            raise ConfigError(f"{named} is empty: give at least one value")
 
 
-def _check_one(flag: str, value: Any, rule: Mapping[str, Any]) -> None:
+def _check_one(named: str, value: Any, rule: Mapping[str, Any]) -> None:
     choices = rule.get("choices")
     if choices and value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"{flag} {value!r} is not known: choose from {', '.join(choices)}{hint}")
+        raise ConfigError(f"{named} {value!r} is not known: choose from {', '.join(choices)}{meant(value, choices)}")
     if rule.get("minimum") is not None and not value >= rule["minimum"]:
-        raise ConfigError(f"{flag} is {value}: it must be at least {rule['minimum']}")
+        raise ConfigError(f"{named} is {value}: it must be at least {rule['minimum']}")
     if rule.get("above") is not None and not value > rule["above"]:
-        raise ConfigError(f"{flag} is {value}: it must be above {rule['above']}")
+        raise ConfigError(f"{named} is {value}: it must be above {rule['above']}")
     if rule.get("below") is not None and not value < rule["below"]:
-        raise ConfigError(f"{flag} is {value}: it must be below {rule['below']}")
+        raise ConfigError(f"{named} is {value}: it must be below {rule['below']}")
 
 
-def flag_name(field_name: str) -> str:
-    """The command line's spelling of a field: ``image_size`` -> ``--image-size``."""
-    return "--" + field_name.replace("_", "-")
+def meant(word: object, known: Iterable[str]) -> str:
+    """What follows the refusal of a word: ``; did you mean train?`` where one of those known is near, else nothing."""
+    near = difflib.get_close_matches(str(word), list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def build(kind: type[T], options: Mapping[str, Any]) -> T:
@@ -155,9 +168,7 @@ def build(kind: type[T], options: Mapping[str, Any]) -> T:
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name in options:
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"unknown setting {name!r}: choose from {', '.join(fields)}{hint}")
+            raise ConfigError(f"unknown setting {name!r}: choose from {', '.join(fields)}{meant(name, fields)}")
     missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in options]
     if missing:
         raise ConfigError(f"missing setting {missing[0]!r}: {fields[missing[0]].metadata['help']}")
@@ -190,13 +201,17 @@ def _as_declared(type_: Declared, value: Any) -> Any:
     if value is None:
         return None
     if type_.many:
-        items = (value,) if isinstance(value, (str, os.PathLike, int, float)) or _is_picture(value) else tuple(value)
-        return tuple(os.fspath(v) if isinstance(v, os.PathLike) else v for v in items)
-    if type_.one is Path and isinstance(value, (str, os.PathLike)):
+        alone = isinstance(value, (str, os.PathLike, int, float)) or _is_picture(value)
+        return tuple(_one_as_declared(type_.one, v) for v in ((value,) if alone else value))
+    return _one_as_declared(type_.one, value)
+
+
+def _one_as_declared(type_: type[Any], value: Any) -> Any:
+    if type_ is Path and isinstance(value, (str, os.PathLike)):
         return Path(value)
-    if type_.one is str and isinstance(value, os.PathLike):
+    if type_ is str and isinstance(value, os.PathLike):
         return os.fspath(value)
-    if type_.one is str and type(value) is int:  # a run's number
+    if type_ is str and type(value) is int:  # a run's number
         return str(value)
     return value
 
@@ -206,8 +221,11 @@ def _is_picture(value: Any) -> bool:
     return hasattr(type(value), "__array_interface__") and getattr(value, "ndim", 2) in (2, 3)
 
 
-def record(settings: Any) -> dict[str, Any]:
-    """The settings as plain JSON values, for the record kept beside the results."""
+def record(settings: Any, **resolved: Any) -> dict[str, Any]:
+    """The settings as plain JSON values, for the record kept beside the results.
+
+    ``resolved`` is what words such as ``latest`` turned out to mean: by it the same can be asked for again.
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, Path):
@@ -216,7 +234,14 @@ def record(settings: Any) -> dict[str, Any]:
             return [plain(v) for v in value]
         return value
 
-    return {f.name: plain(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+    return {f.name: plain(resolved.get(f.name, getattr(settings, f.name))) for f in dataclasses.fields(settings)}
+
+
+def given(settings: Any) -> dict[str, Any]:
+    """Those of the record that are not the defaults, without what is named by place."""
+    told = record(settings)
+    options = [f for f in dataclasses.fields(settings) if not f.metadata["positional"]]
+    return {f.name: told[f.name] for f in options if getattr(settings, f.name) != f.default}
 
 
 def identity(settings: Any) -> dict[str, Any]:

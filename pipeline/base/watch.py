@@ -27,7 +27,7 @@ class Watch:
     """Hears everything a stage has to say and keeps it to itself."""
 
     def say(self, text: str) -> None:
-        """One line for the user."""
+        """One line for the user: a note, about what is being done."""
 
     def warn(self, text: str) -> None:
         """One line about something that the user should look at."""
@@ -35,8 +35,19 @@ class Watch:
     def write(self, text: str) -> None:
         """Output that another program reads, such as CSV: as it is, also when quiet."""
 
+    def confirm(self, question: str) -> bool:  # noqa: ARG002
+        """Whether the user says yes; where nobody can be asked, no."""
+        return False
+
     def show(self, value: Value) -> None:
         """A table, a curve or the like."""
+
+    def result(self, told: str | Value) -> None:
+        """A line or a table of what the command was asked for, which stays when notes do not; else as any other."""
+        if isinstance(told, str):
+            self.say(told)
+        else:
+            self.show(told)
 
     def track(
         self,
@@ -48,8 +59,11 @@ class Watch:
         """Follow a job of ``total`` units, of which ``done`` were done before it began (a resumed job)."""
         return nullcontext(Tracker())
 
-    def trace(self, row: TraceRow, *, step: str = "Epoch") -> None:
-        """A row of the training trace, as it comes; ``step`` heads the first column (``Epoch`` or ``Iteration``)."""
+    def trace(self, row: TraceRow, *, of: int, step: str = "Epoch") -> None:
+        """A row of the training trace, as it comes, ``of`` so many at most; ``step`` heads the first column.
+
+        Every row comes here: which of them are shown is for who shows them to choose.
+        """
 
     def end_trace(self) -> None:
         """The last row has come: the table is closed and the loss curve drawn."""

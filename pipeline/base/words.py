@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 
 ABSENT = "–"
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -76,6 +77,12 @@ def count(value: int | None) -> str:
 def many(number: int, noun: str) -> str:
     """So many of something: ``1 image``, ``1,203 images``."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def named(names: Sequence[str], most: int = 5) -> str:
+    """Names in quotes, of many the first few and how many more: ``'ant', 'bee' and 3 more``."""
+    shown = ", ".join(repr(visible(name)) for name in names[:most])
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
 
 
 def size(n_bytes: int | None) -> str:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pipeline.bench.run import BenchReport
 
 
-@command(BenchSettings)
+@command(BenchSettings, "no record was written: the same command begins anew")
 def bench(settings: BenchSettings, desk: Workspace) -> BenchReport:
     """Measure, each entry as a ratio of two ways.
 

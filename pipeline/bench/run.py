@@ -18,6 +18,7 @@ from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
 from pipeline.base.files import write_text, writing
 from pipeline.base.machine import versions
+from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.bench import machine, words
 from pipeline.bench.decoding import bench_decode
@@ -104,12 +105,12 @@ def bench(settings: BenchSettings, desk: Workspace) -> BenchReport:
         torch.set_num_threads(threads_before)
     record = {**about, "figures": [f.to_json() for f in figures]}
     path = _save(record, out)
-    desk.watch.show(words.measured(figures, words.caption(settings.repeats, about)))
+    desk.watch.result(words.measured(figures, words.caption(settings.repeats, about)))
     for note in dict.fromkeys(f.note for f in figures if f.note):
-        desk.watch.say(note)
+        desk.watch.result(note)
     if missed := words.missed(figures):
         desk.watch.warn(missed)
-    desk.watch.say(f"kept in {path}")
+    desk.watch.result(f"kept in {path}")
     return BenchReport(path, record, tuple(figures))
 
 
@@ -127,7 +128,7 @@ def _measure(name: str, settings: BenchSettings, desk: Workspace) -> list[Figure
 
 
 def _make(folder: Path) -> None:
-    with writing(folder, ConfigError, "give another --out or --workspace"):
+    with writing(folder, ConfigError, f"give another {option('out')} or {option('workspace')}"):
         folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -142,6 +143,6 @@ def _save(record: dict[str, Any], out: Path) -> Path:
     stem = record["started"].replace(":", "").replace("-", "")
     names = itertools.chain([f"{stem}.json"], (f"{stem}-{number}.json" for number in itertools.count(2)))
     path = next(path for name in names if not (path := out / name).exists())
-    with writing(out, ConfigError, "give another --out"):
+    with writing(out, ConfigError, f"give another {option('out')}"):
         write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
     return path

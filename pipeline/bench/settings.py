@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,9 +40,9 @@ class BenchSettings:
         st.check(self)
         for name in self.entries:
             if name != ALL and name not in ENTRIES:
-                near = difflib.get_close_matches(name, ENTRIES, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise ConfigError(f"bench entry {name!r} is not known: choose from {', '.join(ENTRIES)}{hint}")
+                raise ConfigError(
+                    f"bench entry {name!r} is not known: choose from {', '.join(ENTRIES)}{st.meant(name, ENTRIES)}"
+                )
 
     @property
     def chosen(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pipeline.stages.extract.doors import extract
 from pipeline.stages.finetune.doors import finetune
 from pipeline.stages.learn.doors import baseline, search, train
 from pipeline.stages.score.doors import compare, evaluate
-from pipeline.stages.upkeep.doors import audit, inspect, relabel, verify
+from pipeline.stages.upkeep.doors import audit, catalog, inspect, relabel, verify
 from pipeline.stages.use.doors import export, predict, trace
 
 DOORS: tuple[Door[Any], ...] = (
@@ -25,6 +25,7 @@ DOORS: tuple[Door[Any], ...] = (
     predict,
     export,
     trace,
+    catalog,
     inspect,
     verify,
     audit,
@@ -32,4 +33,4 @@ DOORS: tuple[Door[Any], ...] = (
     bench,
     demo,
 )
-COMMANDS = {door.__name__: door for door in DOORS}
+COMMANDS = {door.command: door for door in DOORS}

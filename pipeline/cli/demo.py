@@ -57,7 +57,7 @@ class DemoReport:
         return {"results": self.results, "weights": self.weights, "seconds": self.seconds}
 
 
-@command(DemoSettings)
+@command(DemoSettings, "finished features and runs are kept: the same command makes new runs on them")
 def demo(settings: DemoSettings, desk: Workspace) -> DemoReport:
     """Run the whole pipeline on handwritten digits.
 
@@ -88,7 +88,7 @@ def demo(settings: DemoSettings, desk: Workspace) -> DemoReport:
     ):
         scores = {"test": test["test"]["accuracy"], "macro_f1": test["test"]["macro_f1"]}
         rows.append({"name": name, "val": val, **scores, "seconds": fit["seconds"], "chosen_from": candidates})
-    desk.watch.show(results_table(rows, "Digits: 1,797 images, 10 classes"))
+    desk.watch.result(results_table(rows, "Digits: 1,797 images, 10 classes"))
     total = time.perf_counter() - began
     _close(desk, weights, extracted, total)
     return DemoReport(rows, weights, total)
@@ -127,10 +127,10 @@ def _weights(settings: DemoSettings, desk: Workspace) -> str:
 
 def _close(desk: Workspace, weights: str, extract: dict[str, Any], seconds: float) -> None:
     """Where everything is, how long it took, and what pretrained weights would change."""
-    desk.watch.say(f"features: {extract['cache']} ({numbers.size(Path(extract['cache']).stat().st_size)})")
-    desk.watch.say(f"runs (settings, figures, traces, heads): {desk.runs}")
+    desk.watch.result(f"features: {extract['cache']} ({numbers.size(Path(extract['cache']).stat().st_size)})")
+    desk.watch.result(f"runs (settings, figures, traces, heads): {desk.runs}")
     if weights == FALLBACK:
-        desk.watch.say(
+        desk.watch.result(
             f"weights: {FALLBACK}, random numbers, not pretrained: on your photographs use pretrained weights"
         )
-    desk.watch.say(f"all of it took {numbers.seconds(seconds)}; next, with your own images: pipeline extract FOLDER")
+    desk.watch.result(f"all of it took {numbers.seconds(seconds)}; next, with your own images: pipeline extract FOLDER")

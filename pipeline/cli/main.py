@@ -10,28 +10,35 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pipeline.base.errors import Interrupted, PipelineError
+from pipeline.base.interrupt import told
+from pipeline.base.spelling import as_flags
 from pipeline.base.workspace import Workspace
 from pipeline.cli.commands import COMMANDS
+from pipeline.cli.config import same_cache
 from pipeline.cli.parser import parse, settings_of, top_parser
-from pipeline.show.terminal.console import Console, fail
+from pipeline.show.terminal.console import Console, fail, stopped
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 2 refused, 128 + signal interrupted."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with as_flags():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(arguments: Sequence[str]) -> int:
     try:
         return _run(arguments)
     except Interrupted as stop:
-        _fail(str(stop), arguments)
+        _fail(str(stop), arguments, stopped)
         return 128 + stop.signal
     except PipelineError as error:
         _fail(str(error), arguments)
         return 2
-    except KeyboardInterrupt:
-        _fail("interrupted", arguments)
+    except KeyboardInterrupt as stop:
+        _fail(told(stop), arguments, stopped)
         return 130
     except BrokenPipeError:
         # The reader of our output went away (`pipeline ... | head`): nothing is left to say.
@@ -44,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _fail(message: str, arguments: Sequence[str]) -> None:
+def _fail(message: str, arguments: Sequence[str], say: Callable[[str], None] = fail) -> None:
     if "--debug" in arguments:
         traceback.print_exc()
-    fail(message)
+    say(message)
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -59,8 +66,8 @@ def _run(arguments: Sequence[str]) -> int:
         parsed = parse(arguments, COMMANDS)
     except SystemExit as done:
         return int(done.code or 0)
-    watch = Console(stderr=parsed.json, quiet=parsed.quiet)
-    result = COMMANDS[parsed.command].work(settings_of(parsed, COMMANDS), Workspace.at(parsed.workspace, watch))
+    desk = Workspace.at(parsed.workspace, Console(stderr=parsed.json, quiet=parsed.quiet))
+    result = COMMANDS[parsed.command].work(same_cache(settings_of(parsed, COMMANDS), desk), desk)
     if parsed.json:
         print(json.dumps(result.to_json(), allow_nan=False))
     return 0

@@ -30,6 +30,7 @@ from pipeline.base.errors import HeadError
 from pipeline.base.files import write_bytes, write_text, writing
 from pipeline.base.records import read_file, read_record, reason
 from pipeline.base.schema import Count, Positive, Sha256, Size
+from pipeline.base.words import named
 from pipeline.heads.kinds import KINDS
 from pipeline.heads.kinds.kind import kind_of
 from pipeline.heads.rows import Array
@@ -198,8 +199,9 @@ def require_key(head: Head, key: str, what: str) -> None:
     """
     if head.key != key:
         raise HeadError(
-            f"{what} has key {key[:12]}, this head was trained on key {head.key[:12]}: "
-            "use the features it was trained on, or train a head on these"
+            f"{what} has the settings fingerprint {key[:12]}, this head was trained on {head.key[:12]}: use "
+            "the features "
+            "it was trained on, or train a head on these"
         )
 
 
@@ -212,6 +214,9 @@ def match_classes(head_classes: Sequence[str], cache_classes: Sequence[str]) -> 
     place = {name: i for i, name in enumerate(head_classes)}
     unknown = [name for name in cache_classes if name not in place]
     if unknown:
-        known = ", ".join(repr(name) for name in list(head_classes)[:10]) + (", ..." if len(head_classes) > 10 else "")
-        raise HeadError(f"class {unknown[0]!r} ({len(unknown)} unknown) is none of the head's: {known}")
+        which = "class" if len(unknown) == 1 else "classes"
+        raise HeadError(
+            f"the head does not know the {which} {named(unknown)}: its own are {named(head_classes)}; give "
+            "images of those"
+        )
     return np.array([place[name] for name in cache_classes], dtype=np.int64)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.items import NONE, SPLITS, TEST, TRAIN, VAL
+from pipeline.base.spelling import option
 from pipeline.images.digests import NO_DIGEST
 from pipeline.images.listing import Listing
 
@@ -95,11 +96,12 @@ def _missing(listing: Listing) -> list[int]:
 def _check_fractions(fractions: dict[int, float]) -> None:
     for split, fraction in fractions.items():
         if not 0 <= fraction < 1:
-            raise ConfigError(f"--{SPLITS[split]}-fraction is {fraction}: it must be at least 0 and below 1")
+            raise ConfigError(f"{option(f'{SPLITS[split]}_fraction')} is {fraction}: it must be at least 0 and below 1")
     if not sum(fractions.values()) < 1:
         both = " + ".join(f"{fraction:g}" for fraction in fractions.values())
         raise ConfigError(
-            f"--val-fraction and --test-fraction add up to {both}: leave something for train (sum below 1)"
+            f"{option('val_fraction')} and {option('test_fraction')} add up to {both}: leave something for "
+            "train (sum below 1)"
         )
 
 

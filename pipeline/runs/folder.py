@@ -43,8 +43,8 @@ from pipeline.base.files import (
 )
 from pipeline.base.machine import hardware, versions
 from pipeline.base.records import read_record
-from pipeline.base.schema import Count, Malformed, NotNegative, PathText, Positive, Rule, Sha256, made
-from pipeline.base.settings import LATEST
+from pipeline.base.schema import Count, Malformed, NotNegative, PathText, Positive, Rule, Sha256, Share, made
+from pipeline.base.settings import LATEST, given, record
 from pipeline.base.workspace import Workspace
 from pipeline.runs.recipe import About, Provenance, Recipe, about_of, led, way, weights_from
 from pipeline.store import Cache, difference, open_cache
@@ -53,6 +53,7 @@ R = TypeVar("R")
 
 FORMAT = "pipeline-run"
 FORMAT_VERSION = 1
+NUMBERS_LOCK = ".numbers.lock"
 PATIENCE = 60.0  # seconds that another process may take for its number
 _CURE = "give the folder of a whole run, or train again"
 
@@ -75,6 +76,7 @@ class Config(TypedDict):
     format_version: Literal[1]
     stage: Literal["train", "search", "baseline", "fewshot", "finetune"]
     settings: dict[str, Any]
+    given: NotRequired[dict[str, Any]]  # the settings that are not the defaults
     cache: CacheRecord
     provenance: dict[str, Any]  # of its cache's rows
     classes: Annotated[list[str], Rule("a list of different names", lambda names: len(set(names)) == len(names))]
@@ -87,6 +89,9 @@ class Config(TypedDict):
 class Metrics(TypedDict):
     """What is read again of ``metrics.json``, where a stage writes it; the other figures are for people."""
 
+    val: NotRequired[Share | None]
+    after: NotRequired[Share | None]  # the same of a fine-tuned network
+    chosen_from: NotRequired[Count]
     temperature: NotRequired[Positive]
     model_sha256: NotRequired[Sha256]
     seconds: NotRequired[NotNegative | None]
@@ -149,9 +154,12 @@ class Draft:
 
 @contextmanager
 def new_run(
-    desk: Workspace, *, stage: str, name: str, settings: Mapping[str, Any], about: Mapping[str, Any]
+    desk: Workspace, *, stage: str, name: str, settings: Any, about: Mapping[str, Any], run: Path | None = None
 ) -> Iterator[tuple[Draft, Path]]:
     """A draft to fill, and the folder it becomes when the block ends without an error (otherwise it is removed).
+
+    ``settings`` is the dataclass of what was asked for; the cache, and the ``run`` that it was to go on from, are
+    recorded as what they turned out to be.
 
     Raises:
         HeadError: the folder cannot be written.
@@ -161,19 +169,20 @@ def new_run(
     with writing(runs):
         make_folder(runs)
         with contextlib.ExitStack() as drafting:
-            with locked(runs / ".numbers.lock", patience=PATIENCE):  # of two that begin at once each gets its own
+            with locked(runs / NUMBERS_LOCK, patience=PATIENCE):  # of two that begin at once each gets its own
                 sweep(runs)
                 final = runs / f"{_next_number(runs):04d}-{stage}-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}"
                 draft = Draft(drafting.enter_context(whole_folder(final)))
             yield draft, final
-            record = about["cache"]
+            cache = about["cache"]
             config = {
                 "format": FORMAT,
                 "format_version": FORMAT_VERSION,
                 "stage": stage,
-                "settings": dict(settings),
+                "settings": record(settings, cache=about["cache"]["path"], run=run and str(run.resolve())),
+                "given": given(settings),
                 **about,
-                "cache": {**record, "from_here": way(final, record["path"])},
+                "cache": {**cache, "from_here": way(final, cache["path"])},
                 "command": sys.argv,
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
                 "seconds": time.perf_counter() - clock,
@@ -209,22 +218,35 @@ def find_run(spec: str | Path, desk: Workspace) -> Run:
     """The run at a path, of a name (or its number) under the workspace's runs, or the ``latest`` that has a head.
 
     Raises:
+        HeadError: there is none (the runs that there are, are named), or it is damaged.
+    """
+    return load_run(run_folder(spec, desk))
+
+
+def run_folders(desk: Workspace) -> list[Path]:
+    """The runs of a workspace, by number."""
+    there = [folder for folder in desk.runs.glob("[0-9]*-*") if (folder / "config.json").exists()]
+    return sorted(there, key=lambda folder: (number_of(folder.name), folder.name))
+
+
+def run_folder(spec: str | Path, desk: Workspace) -> Path:
+    """The folder of the run that :func:`find_run` finds.
+
+    Raises:
         HeadError: there is none; the runs that there are, are named.
     """
-    runs = desk.runs
-    known = sorted(p.name for p in runs.glob("[0-9]*-*") if (p / "config.json").exists()) if runs.is_dir() else []
-    text = str(spec)
+    runs, text = desk.runs, str(spec)
+    known = [folder.name for folder in run_folders(desk)]
     if text == LATEST:
         with_head = [n for n in known if (runs / n / "head.json").exists() or (runs / n / "model.safetensors").exists()]
         if not with_head:
             raise HeadError(f"no run in {runs} yet: train a head first with `pipeline train`")
-        run = load_run(runs / max(with_head, key=_number))
-        desk.watch.say(f"latest run: {run.folder.name}")
-        return run
-    numbered = [n for n in known if text.isdigit() and _number(n) == int(text)]
+        desk.watch.say(f"latest run: {with_head[-1]}")
+        return runs / with_head[-1]
+    numbered = [n for n in known if text.isdigit() and number_of(n) == int(text)]
     for folder in (Path(text), runs / text, *(runs / n for n in numbered)):
         if (folder / "config.json").is_file():
-            return load_run(folder)
+            return folder
     shown = ", ".join(known[-5:]) or "none yet: train a head first with `pipeline train`"
     raise HeadError(f"no run {text!r}: give a run's folder, its name or number, or {LATEST!r}; in {runs}: {shown}")
 
@@ -232,14 +254,14 @@ def find_run(spec: str | Path, desk: Workspace) -> Run:
 def learned_from_other(path: Path, content: str, desk: Workspace) -> list[str]:
     """Names of the runs that learned from the cache at ``path`` when its content was another: they are refused now."""
     found = []
-    for config in sorted(desk.runs.glob("[0-9]*-*/config.json")):
+    for folder in run_folders(desk):
         try:
-            cache = _config(config.parent)["cache"]
+            cache = _config(folder)["cache"]
         except HeadError:
             continue  # a damaged run is told of when it is asked for
-        places = [os.path.realpath(place) for place in _recorded_places(config.parent, cache)]
+        places = [os.path.realpath(place) for place in _recorded_places(folder, cache)]
         if os.path.realpath(path) in places and cache["content"] != content:
-            found.append(config.parent.name)
+            found.append(folder.name)
     return found
 
 
@@ -249,10 +271,10 @@ def kept_from(state_sha256: str | None, desk: Workspace) -> Run | None:
     Raises:
         HeadError: the run is damaged.
     """
-    for config in sorted(desk.runs.glob("[0-9]*-*/config.json")) if state_sha256 else ():
+    for folder in run_folders(desk) if state_sha256 else ():
         with contextlib.suppress(OSError):  # a damaged run is told of when it is asked for
-            if f'"{state_sha256}"' in config.read_text(encoding="utf-8", errors="replace"):
-                return load_run(config.parent)
+            if f'"{state_sha256}"' in (folder / "config.json").read_text(encoding="utf-8", errors="replace"):
+                return load_run(folder)
     return None
 
 
@@ -268,7 +290,8 @@ def result_of(run: Run, kind: type[R]) -> R:
         raise HeadError(f"{run.folder}/metrics.json: {error}; {_CURE}") from error
 
 
-def _number(name: str) -> int:
+def number_of(name: str) -> int:
+    """The number that a run's name begins with."""
     return int(name.split("-", 1)[0])
 
 

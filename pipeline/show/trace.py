@@ -6,6 +6,7 @@ Knows losses and accuracies only. :func:`observe` is a function of the numbers a
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from pipeline.base.watch import TraceRow
@@ -20,20 +21,50 @@ RISE = 1.05  # a loss this many times the one before it is rising, not jittering
 JITTER = 0.01  # near zero, a rise smaller than this means nothing
 STEADY = 0.99  # a loss below this share of the one before it is still falling
 EXPLODED = 3.0  # times the first loss
+ROWS = {"Epoch": 12, "Iteration": 8}  # at most so many are shown; a run's folder has all of them
 COLUMN_WIDTHS = (5, 9, 8, 12)  # step, loss, accuracy, val accuracy; the observation takes the rest
 GAP = "  "
 
 
-def header(step: str = "Epoch") -> str:
-    """The trace table's head; ``step`` names the first column."""
+def header(step: str = "Epoch", width: int = 80) -> str:
+    """The trace table's head; ``step`` names the first column. The last has none where its texts stand below."""
     titles = (step, "Loss", "Accuracy", "Val accuracy")
-    return GAP.join((*_columns(titles, step), "Observation"))
+    head = GAP.join((*_columns(titles, step), "Observation"))
+    return head if len(head) <= width else GAP.join(_columns(titles, step))
 
 
 def cells(row: TraceRow, step: str = "Epoch") -> tuple[str, ...]:
     """The row's figures as text, padded to the columns of :func:`header`; the observation comes last, unpadded."""
     texts = (str(row.epoch), significant(row.loss), percent(row.accuracy), percent(row.val_accuracy))
     return (*_columns(texts, step), row.observation)
+
+
+def places(total: int, limit: int) -> list[int]:
+    """Which of ``total`` rows, counted from 0, to show: the first, the last, and between them ever fewer; ascending.
+
+    Training moves most at its beginning: the steps between two that are shown grow by about the same factor.
+    """
+    if total <= limit:
+        return list(range(total))
+    found = [0]
+    for left in range(limit - 1, 0, -1):  # so many are still to come, the last of them the last row
+        step = ((total / (found[-1] + 1)) ** (1 / left)) * (found[-1] + 1)
+        found.append(min(max(found[-1] + 1, round(step) - 1), total - left))
+    return found
+
+
+class Remarks:
+    """The observations of one trace as a reader is to see them: what was said once is not said again."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def new(self, observation: str) -> str:
+        """What of the observation is new; numbers apart, ``val flat for 3 epochs`` says what ``... 4 epochs`` says."""
+        kinds = {part: re.sub(r"[0-9][0-9.,]*", "0", part) for part in observation.split(", ")}
+        fresh = [part for part, kind in kinds.items() if kind not in self._said]
+        self._said |= set(kinds.values())
+        return ", ".join(fresh)
 
 
 def _columns(texts: Sequence[str], step: str) -> list[str]:

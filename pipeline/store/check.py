@@ -182,7 +182,9 @@ class _Examiner:
             raise self.refuse(f"format version {version} was never released: remove it, and `pipeline extract` again")
         found = {name: self._attribute_text(name) for name in _TEXT_ATTRIBUTES}
         if hashlib.sha256(found["provenance"].encode()).hexdigest() != found["key"]:
-            raise self.refuse("its key is not the hash of its provenance: the file is damaged")
+            raise self.refuse(
+                "its settings fingerprint (key) is not that of its settings (provenance): the file is damaged"
+            )
         for name, schema in _JSON_ATTRIBUTES.items():
             try:
                 self.told[name] = parse(found[name], schema)

@@ -38,20 +38,29 @@ def find_cache(spec: str, desk: Workspace) -> Cache:
     Raises:
         CacheError: there is none, or it cannot be read.
     """
+    return open_path(cache_path(spec, desk))
+
+
+def cache_path(spec: str, desk: Workspace) -> Path:
+    """Where the cache lies that :func:`find_cache` opens; whether it is one is not asked.
+
+    Raises:
+        CacheError: there is no file of that name, or several.
+    """
     folder = desk.features
     there = cache_files(desk)
     if spec == LATEST:
         if not there:
             raise CacheError(f"no feature cache in {folder} yet: make one with `pipeline extract SOURCE`")
-        cache = open_path(max(there, key=lambda path: path.stat().st_mtime_ns))
-        desk.watch.say(f"latest cache: {cache.path.name}")
-        return cache
+        latest = max(there, key=lambda path: path.stat().st_mtime_ns)
+        desk.watch.say(f"latest cache: {latest.name}")
+        return latest
     if Path(spec).exists() or "/" in spec:
-        return open_path(spec)
+        return Path(spec)
     exact = [p for p in there if p.name in (spec, spec + ".h5")]
     found = exact or [p for p in there if p.name.startswith(spec)]
     if len(found) == 1:
-        return open_path(found[0])
+        return found[0]
     shown = (
         ", ".join(_with_source(p) for p in (found or there)[-5:]) or "none yet: make one with `pipeline extract SOURCE`"
     )

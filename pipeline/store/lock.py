@@ -20,6 +20,7 @@ from pipeline.base.errors import CacheError
 from pipeline.base.files import Busy, locked, make_folder, remove, write_text, writing
 from pipeline.base.records import parse, read_file
 from pipeline.base.schema import Count, Malformed
+from pipeline.base.spelling import option
 
 
 class Holder(TypedDict):
@@ -46,7 +47,7 @@ def _describe(holder: Path) -> str:
 
 def writing_beside(cache: Path) -> AbstractContextManager[None]:
     """Within it, the system's refusal to write a cache, or a file beside it, is a CacheError of one line."""
-    return writing(cache.parent, CacheError, "choose another place with --out; what was done so far is kept")
+    return writing(cache.parent, CacheError, f"choose another place with {option('out')}; what was done so far is kept")
 
 
 @contextmanager
@@ -64,7 +65,8 @@ def writing_lock(cache: Path) -> Iterator[str | None]:
                 held.enter_context(_lock(cache))
             except Busy:
                 raise CacheError(
-                    f"{cache} is being written by {_describe(holder)}: wait for it, stop it, or give another --out"
+                    f"{cache} is being written by {_describe(holder)}: wait for it, stop it, or give another "
+                    f"{option('out')}"
                 ) from None
             dead = _describe(holder) if holder.exists() else None
             who: Holder = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}

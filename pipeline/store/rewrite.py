@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.base.errors import CacheError, ConfigError
+from pipeline.base.errors import CacheError
 from pipeline.base.files import remove
 from pipeline.base.items import GOOD, STATE_NAMES
+from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.store.failures import (
     Failure,
@@ -34,12 +35,6 @@ from pipeline.store.reader import Cache, open_cache, open_partial
 from pipeline.store.writer import Writer, create_partial, retire_partial, stale_partials
 
 
-def check_out(out: Path | None) -> None:
-    """Raise ConfigError unless ``out`` is None (in place) or a name that a cache can have."""
-    if out is not None and out.suffix != ".h5":
-        raise ConfigError(f"--out {out} must end in .h5")
-
-
 @contextmanager
 def locked(cache: Cache, out: Path | None) -> Iterator[tuple[Cache, Path]]:
     """Hold the writing lock of the file to be written; yields the cache, opened anew under it, and that file.
@@ -53,11 +48,13 @@ def locked(cache: Cache, out: Path | None) -> Iterator[tuple[Cache, Path]]:
     in_place = out is None or (target.exists() and os.path.samefile(target, cache.path))
     with writing_lock(target):
         if not in_place and target.exists():
-            raise CacheError(f"--out {target} exists already: remove it, or give another --out")
+            raise CacheError(f"{target} exists already: remove it, or give another {option('out')}")
         current = open_cache(target if in_place else cache.path)
         partial = partial_path(target)
         if partial.exists() and open_partial(partial).key != current.key:
-            raise CacheError(f"{partial} is unfinished and of other settings: finish it, remove it, or give --out")
+            raise CacheError(
+                f"{partial} is unfinished and of other settings: finish it, remove it, or give {option('out')}"
+            )
         yield current, target
 
 
@@ -172,7 +169,7 @@ def _copy(
     desk: Workspace,
 ) -> None:
     told = partial_failures_path(writer.cache)
-    blocks, stopped = range(len(writer.done)), f"stopped; {cache.path.name} is as it was"
+    blocks, stopped = range(len(writer.done)), f"stopped; {cache.path.name} is as it was: the same command begins anew"
     with desk.watch.track("copy", len(rows), unit="rows") as bar, one_by_one(writer, blocks, stopped=stopped) as each:
         for block in each:
             start, end = writer.span(block)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import CacheError
+from pipeline.base.spelling import option
 from pipeline.store.find import view_path
 from pipeline.store.format import difference
 from pipeline.store.reader import Cache, open_cache
@@ -48,12 +49,17 @@ def with_views(cache: Cache, rows: Rows, views: int) -> Rows:
     for number in range(1, views + 1):
         path = view_path(cache.path, number)
         if not path.exists():
-            raise CacheError(f"no view {number} of {cache.path.name}: make it with `pipeline extract --views {views}`")
+            raise CacheError(
+                f"{cache.path.name} has no augmented copies number {number} of its train images: extract again with "
+                f"{option('views', views)}"
+            )
         view = open_cache(path)
         other = [name for name, _, _ in difference(cache.provenance, view.provenance) if not name.startswith("view.")]
         same_images = view.split("train").ids == train.ids and (view.split("train").y == train.y).all()
         if other or not same_images:
             why = f"other settings ({', '.join(other)})" if other else "other images or labels"
-            raise CacheError(f"{path.name} is of {why} than {cache.path.name}: run `pipeline extract --views {views}`")
+            raise CacheError(
+                f"{path.name} is of {why} than {cache.path.name}: extract again with {option('views', views)}"
+            )
         parts.append(load_rows(view, "train"))
     return Rows(np.concatenate([p.X for p in parts]), np.concatenate([p.y for p in parts]))

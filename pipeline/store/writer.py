@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pipeline.base.errors import CacheError
 from pipeline.base.files import move, reserve, sync, sync_data, whole, write_all
 from pipeline.base.items import GOOD, ITEM_STATES, PENDING
+from pipeline.base.spelling import option
 from pipeline.store.check import read_structure
 from pipeline.store.format import (
     ALIGNMENT,
@@ -195,7 +196,11 @@ class Writer:
         finite, zero = np.isfinite(stored).all(axis=1), ~stored.any(axis=1)
         if not finite.all():
             row, peak = start + int(np.argmin(finite)), float(np.abs(np.nan_to_num(features[~finite])).max())
-            cure = "extract with --dtype float32" if self.dtype == np.float16 else "the weights give infinite features"
+            cure = (
+                f"extract with {option('dtype', 'float32')}"
+                if self.dtype == np.float16
+                else "the weights give infinite features"
+            )
             raise CacheError(f"row {row}: a feature (largest {peak:.4g}) does not fit {self.dtype.name}; {cure}")
         if (zero & good).any():
             row = start + int(np.argmax(zero & good))

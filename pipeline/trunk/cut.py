@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 
 from pipeline.base.errors import ConfigError
+from pipeline.base.spelling import option
 from pipeline.trunk.families.family import Anatomy
 from pipeline.trunk.tracing import Tracer
 
@@ -130,7 +131,9 @@ class Pooled(nn.Module):
         self.front = front
         axis = width_axis(shape)
         if axis is None and len(shape) > 2:
-            raise ConfigError(f"--layer: the stage before the last gives {shape}, neither maps nor tokens: give last")
+            raise ConfigError(
+                f"{option('layer')}: the stage before the last gives {shape}, neither maps nor tokens: give last"
+            )
         self._places = tuple(range(1, len(shape)))
         self._channels_first = axis == 3
         self.dim = shape[0] if self._channels_first else shape[-1]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.base.errors import ConfigError, EngineError, WeightsError
+from pipeline.base.spelling import option
 from pipeline.trunk.cut import shape_of
 from pipeline.trunk.engines.base import Engine, is_out_of_memory
 from pipeline.trunk.engines.check import CHECK_ROWS, LATER_ROWS, check_engine
@@ -46,7 +47,7 @@ class FrozenTrunk:
                 raise
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(
-                f"{spec.info.trunk} cannot take images of {size} px ({reason}): give another --image-size"
+                f"{spec.info.trunk} cannot take images of {size} px ({reason}): give another {option('image_size')}"
             ) from error
         self._fingerprint = fingerprint(self.trunk)
         self.engine = self.open(batch or DEFAULT_BATCH[spec.device])
@@ -91,8 +92,8 @@ class FrozenTrunk:
                     raise
                 if self.engine.batch == 1:
                     raise WeightsError(
-                        f"out of memory with one image of {self.spec.info.transform.crop} px: give --image-size or "
-                        "--device cpu"
+                        f"out of memory with one image of {self.spec.info.transform.crop} px: give a smaller "
+                        f"{option('image_size')}, or {option('device', 'cpu')}"
                     ) from error
             # Outside the handler: the error's traceback holds the tensors that did not fit.
             self.open(self.engine.batch // 2)

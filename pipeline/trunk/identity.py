@@ -28,6 +28,7 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.files import make_folder, write_text
 from pipeline.base.records import parse, read_file
 from pipeline.base.schema import Malformed, Rule, Sha256, Size, made
+from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.trunk.families import FAMILIES, parted
 
@@ -104,7 +105,7 @@ class WeightsInfo:
         words = dict(zip(LAYERS, names, strict=False))
         if asked not in words and asked not in names:
             legal = ", ".join(dict.fromkeys([*words, *names]))
-            raise ConfigError(f"--layer {asked} is none of {self.trunk}'s: choose from {legal}")
+            raise ConfigError(f"{option('layer', asked)} is none of {self.trunk}'s: choose from {legal}")
         return words.get(asked, asked)
 
     def dim(self, layer: str) -> int:
@@ -145,7 +146,9 @@ def with_changes(info: WeightsInfo, changes: Changes) -> WeightsInfo:
     given = {name: value for name, value in dataclasses.asdict(changes).items() if value is not None}
     size = given.pop("image_size", None)
     if size is not None and given.keys() & {"resize", "crop"}:
-        raise ConfigError("--image-size says what --resize and --crop say: give one or the others")
+        raise ConfigError(
+            f"{option('image_size')} says what {option('resize')} and {option('crop')} say: give one or the others"
+        )
     for name in ("mean", "std"):
         if name in given:
             given[name] = _of_rgb(name, given[name])
@@ -156,11 +159,12 @@ def with_changes(info: WeightsInfo, changes: Changes) -> WeightsInfo:
     if transform.crop < SMALLEST_IMAGE:
         raise ConfigError(f"images of {transform.crop} px are too small: a network needs at least {SMALLEST_IMAGE} px")
     if min(transform.std) <= 0:
-        raise ConfigError(f"--std {' '.join(map(str, transform.std))}: each must be above 0")
+        raise ConfigError(f"{option('std', transform.std)}: each must be above 0")
     if info.missing and not given.keys() >= {"resize", "crop", "interpolation"}:
         raise ConfigError(
-            f"the weights of {info.preset} want {info.missing}, which is not there: give --resize, --crop and "
-            "--interpolation (short side resized, then the centre), or another --preset"
+            f"the weights of {info.preset} want {info.missing}, which is not there: give {option('resize')}, "
+            f"{option('crop')} "
+            f"and {option('interpolation')} (short side resized, then the centre), or another {option('preset')}"
         )
     everything = given.keys() >= {field.name for field in dataclasses.fields(Transform)}
     preset, guessed = ("", False) if everything else (info.preset, info.guessed)
@@ -170,7 +174,7 @@ def with_changes(info: WeightsInfo, changes: Changes) -> WeightsInfo:
 def _of_rgb(name: str, values: tuple[float, ...]) -> tuple[float, ...]:
     """A value for each of red, green and blue, of one or three."""
     if len(values) not in (1, 3):
-        raise ConfigError(f"--{name} has {len(values)} values: give one, or three for red, green and blue")
+        raise ConfigError(f"{option(name)} has {len(values)} values: give one, or three for red, green and blue")
     return tuple(float(v) for v in values) * (3 // len(values))
 
 
@@ -190,17 +194,22 @@ def choose_engine(requested: str, *, device: str, n_images: int, image_size: int
         ConfigError: an unknown engine, one that is not installed, or one that does not run on the device.
     """
     if requested not in ("auto", *_ENGINE_PACKAGES):
-        raise ConfigError(f"--engine {requested!r} is not known: choose from auto, {', '.join(_ENGINE_PACKAGES)}")
+        raise ConfigError(
+            f"{option('engine', requested)} is not known: choose from auto, {', '.join(_ENGINE_PACKAGES)}"
+        )
     installed = available_engines(device)
     if requested == "auto":
         work = n_images * (image_size / _SMALL_JOB_SIDE) ** 2
         return "torch" if work < SMALL_JOB else installed[0]
     if requested not in installed:
         if device != "cpu":
-            raise ConfigError(f"--engine {requested} runs on the CPU only: give --device cpu, or --engine torch")
+            raise ConfigError(
+                f"{option('engine', requested)} runs on the CPU only: give {option('device', 'cpu')}, or "
+                f"{option('engine', 'torch')}"
+            )
         raise ConfigError(
-            f"--engine {requested} is not installed: pip install {' '.join(_ENGINE_PACKAGES[requested])}, or give "
-            "--engine torch"
+            f"{option('engine', requested)} is not installed: pip install {' '.join(_ENGINE_PACKAGES[requested])}, or "
+            f"give {option('engine', 'torch')}"
         )
     return requested
 

@@ -24,6 +24,7 @@ from torch import nn
 
 from pipeline.base.errors import ConfigError, WeightsError
 from pipeline.base.files import make_folder, open_regular, whole
+from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.trunk import identity
 from pipeline.trunk.cut import Pooled, halves, shape_of
@@ -36,7 +37,10 @@ DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer, so that a machine without 
 _CHUNK = 1 << 20
 _WRAPPERS = ("state_dict", "model")
 _DATA_PARALLEL = "module."  # DataParallel and DistributedDataParallel put it before every name
-_OTHER_WAYS = "or give --weights FILE.pth, or --weights random:0"
+
+
+def _other_ways() -> str:
+    return f"or give {option('weights', 'FILE.pth')}, or {option('weights', 'random:0')}"
 
 
 def resolve_weights(spec: str, trunk: str, desk: Workspace, preset: str | None = None) -> WeightsInfo:
@@ -135,7 +139,7 @@ def load_model(info: WeightsInfo) -> nn.Module:
         if fingerprint(model) != info.sha256 and _at_its_own_size(info) != info.sha256:
             raise WeightsError(
                 f"{info.spec} gives other numbers here than recorded: another PyTorch or kind of processor; go on "
-                "where it was made, or start afresh with another --workspace"
+                f"where it was made, or start afresh with another {option('workspace')}"
             )
         freeze(model)
         return model
@@ -177,7 +181,8 @@ def _preset(trunk: str, preset: str) -> Entry:
     if parted(preset)[0]:
         return _entry(preset, None)
     raise ConfigError(
-        f"--preset {preset!r} is not known: choose from {', '.join(family.entries(name))}, or give another network's, "
+        f"{option('preset', preset)} is not known: choose from {', '.join(family.entries(name))}, or give "
+        "another network's, "
         "as in timm:resnet50.a1_in1k"
     )
 
@@ -211,7 +216,7 @@ def _from_file(path: Path, trunk: str, image_size: int, *, with_head: bool) -> n
 def _seed(spec: str) -> int:
     found = re.fullmatch(r"random:(\d{1,18})", spec)
     if found is None:
-        raise WeightsError(f"--weights {spec!r}: a seed is a whole number from 0, as in random:0")
+        raise WeightsError(f"{option('weights', spec)}: a seed is a whole number from 0, as in random:0")
     return int(found[1])
 
 
@@ -226,11 +231,11 @@ def _named_file(entry: Entry, trunk: str, desk: Workspace) -> tuple[Path, str]:
     """
     file, what = entry.file, f"{trunk} {entry.name}"
     if file is None:
-        raise WeightsError(f"{what} has no weights that can be had: {_OTHER_WAYS.removeprefix('or ')}")
+        raise WeightsError(f"{what} has no weights that can be had: {_other_ways().removeprefix('or ')}")
     if file.repository:
         from pipeline.trunk.hub import hub_file  # an optional dependency
 
-        path = hub_file(file, what, desk, timeout=DOWNLOAD_TIMEOUT, other_ways=_OTHER_WAYS)
+        path = hub_file(file, what, desk, timeout=DOWNLOAD_TIMEOUT, other_ways=_other_ways())
         return path, sha256_of(path)
     (filename,) = file.filenames
     places = [Path(torch.hub.get_dir()) / "checkpoints" / filename, desk.weights / filename]
@@ -249,7 +254,7 @@ def _named_file(entry: Entry, trunk: str, desk: Workspace) -> tuple[Path, str]:
         reason = " ".join(str(getattr(error, "reason", error)).split())
         raise WeightsError(
             f"weights {what} cannot be had ({reason}): {filename} is neither in {places[0].parent} nor in "
-            f"{places[1].parent}; put it there from {file.url}, {_OTHER_WAYS}"
+            f"{places[1].parent}; put it there from {file.url}, {_other_ways()}"
         ) from error
 
 
@@ -336,7 +341,9 @@ def _check_fit(state: Mapping[str, torch.Tensor], model: nn.Module, head: str, *
         if found
     ]
     if wrong:
-        raise WeightsError(f"{path} does not fit {trunk}: {'; '.join(wrong)}; give the --trunk that it was made with")
+        raise WeightsError(
+            f"{path} does not fit {trunk}: {'; '.join(wrong)}; give the {option('trunk')} that it was made with"
+        )
     # Whole numbers are a quantised network's codes, which mean nothing without their scale.
     unreal = [k for k, v in state.items() if wanted[k].is_floating_point() and not v.is_floating_point()]
     if unreal:

@@ -68,8 +68,8 @@ def test_its_help_is_its_own_words_and_every_option() -> None:
     [
         (("a",), {"tmes": 3}, "unknown setting 'tmes'.*did you mean times?"),
         ((), {}, "missing setting 'first': what to begin with"),
-        (("a",), {"times": 0}, "--times is 0: it must be at least 1"),
-        (("a",), {"how": "fst"}, "--how 'fst' is not known: choose from fast, slow; did you mean fast?"),
+        (("a",), {"times": 0}, "times is 0: it must be at least 1"),
+        (("a",), {"how": "fst"}, "how 'fst' is not known: choose from fast, slow; did you mean fast?"),
     ],
 )
 def test_a_wrong_option_is_one_line_with_the_cure(

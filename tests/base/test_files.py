@@ -215,11 +215,12 @@ def test_a_refusal_of_the_system_is_one_line_with_its_cure(tmp_path: Path) -> No
     with pytest.raises(HeadError) as caught, files.writing(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert str(caught.value) == (
-        f"cannot write in {tmp_path}: No space left on device; free space, permit writing there, or choose --workspace"
+        f"cannot write in {tmp_path}: No space left on device; free space, permit writing there, "
+        "or choose another workspace"
     )
     with (
-        pytest.raises(DataError, match="cannot write in .*Not a directory.*or give another --out$"),
-        files.writing(tmp_path, DataError, "give another --out"),
+        pytest.raises(DataError, match="cannot write in .*Not a directory.*or give another out$"),
+        files.writing(tmp_path, DataError, "give another out"),
     ):
         (tmp_path / "file").write_text("")
         files.write_text(tmp_path / "file" / "below", "x")

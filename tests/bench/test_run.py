@@ -66,7 +66,7 @@ def test_all_entries_run_when_none_is_named_and_each_runs_once():
 
 
 def test_repeats_below_one_are_refused():
-    with pytest.raises(ConfigError, match="--repeats"):
+    with pytest.raises(ConfigError, match="repeats"):
         BenchSettings(repeats=0)
 
 

@@ -170,9 +170,9 @@ def test_notes_of_an_unsplit_source_say_counts_shares_seed_and_small_classes(lis
 @pytest.mark.parametrize(
     ("val", "test", "words"),
     [
-        (-0.1, 0.1, "--val-fraction is -0.1"),
-        (0.1, 1.0, "--test-fraction is 1.0"),
-        (float("nan"), 0.1, "--val-fraction is nan"),
+        (-0.1, 0.1, "val_fraction is -0.1"),
+        (0.1, 1.0, "test_fraction is 1.0"),
+        (float("nan"), 0.1, "val_fraction is nan"),
         (0.5, 0.5, "add up to 0.5 + 0.5"),
     ],
 )

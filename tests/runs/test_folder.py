@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Barrier
 
@@ -9,6 +10,7 @@ import pytest
 
 from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
+from pipeline.stages.learn.settings import TrainSettings
 
 SHA256 = "0" * 64
 TRANSFORM = {"resize": 36, "crop": 32, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3}
@@ -32,15 +34,16 @@ ABOUT = {
 }
 
 
+def new_run(root: Path) -> AbstractContextManager[tuple[runs.Draft, Path]]:
+    return runs.new_run(Workspace(root), stage="train", name="digits", settings=TrainSettings(), about=ABOUT)
+
+
 def test_runs_that_begin_at_once_get_numbers_of_their_own(tmp_path: Path) -> None:
     together = Barrier(6)
 
     def one(_: int) -> str:
         together.wait()
-        with runs.new_run(Workspace(tmp_path), stage="train", name="digits", settings={}, about=ABOUT) as (
-            draft,
-            folder,
-        ):
+        with new_run(tmp_path) as (draft, folder):
             together.wait()  # all are at work before the first one ends
             draft.write_json("metrics.json", {})
         return folder.name
@@ -54,7 +57,7 @@ def test_runs_that_begin_at_once_get_numbers_of_their_own(tmp_path: Path) -> Non
 
 def test_a_run_that_fails_leaves_nothing_but_its_number(tmp_path: Path) -> None:
     try:
-        with runs.new_run(Workspace(tmp_path), stage="train", name="digits", settings={}, about=ABOUT):
+        with new_run(tmp_path):
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         pass
@@ -72,7 +75,7 @@ def test_every_file_of_a_run_is_on_the_disk_before_the_folder_gets_its_name(
         fsync(fd)
 
     monkeypatch.setattr(os, "fsync", told)
-    with runs.new_run(Workspace(tmp_path), stage="train", name="digits", settings={}, about=ABOUT) as (draft, final):
+    with new_run(tmp_path) as (draft, final):
         draft.write_json("metrics.json", {})
         draft.write_lines("trace.jsonl", [{"epoch": 1}, {"epoch": 2}])
         draft.write_text("picture.svg", "<svg/>")

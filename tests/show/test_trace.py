@@ -9,7 +9,7 @@ import random
 import pytest
 
 from pipeline.base.watch import TraceRow
-from pipeline.show.trace import LONGEST_OBSERVATION, cells, header, observe
+from pipeline.show.trace import LONGEST_OBSERVATION, Remarks, cells, header, observe, places
 
 
 def rows_of(losses, accuracies=None, vals=None, first=1):
@@ -155,3 +155,22 @@ def test_rows_line_up_under_the_header(step):
 def test_a_row_with_the_longest_observation_fits_eighty_columns():
     row = TraceRow(99, 0.5, 1.0, 1.0, observation="x" * LONGEST_OBSERVATION)
     assert len("  ".join(cells(row))) <= 80
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 8, 9, 12, 100, 5000])
+def test_rows_that_are_shown_are_few_and_ever_further_apart(total):
+    chosen = places(total, 8)
+    assert len(chosen) == min(total, 8) and chosen[0] == 0 and chosen[-1] == total - 1
+    gaps = [b - a for a, b in itertools.pairwise(chosen)]
+    assert all(gap >= 1 for gap in gaps)
+    assert total < 100 or gaps[-1] > 4 * gaps[0]
+
+
+def test_a_remark_is_made_once_whatever_its_numbers():
+    remarks = Remarks()
+    told = [
+        remarks.new(text)
+        for text in ("best val so far, loss halved", "best val so far, loss flat", "val flat for 3 epochs")
+    ]
+    assert told == ["best val so far, loss halved", "loss flat", "val flat for 3 epochs"]
+    assert remarks.new("val flat for 4 epochs") == ""

@@ -174,5 +174,5 @@ def test_pooling_is_the_mean_over_places(
 
 @pytest.mark.parametrize("shape", [(8, 5, 4), (2, 8, 5, 5)])
 def test_what_is_neither_maps_nor_tokens_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match="--layer: the stage before the last gives .*neither maps nor tokens"):
+    with pytest.raises(ConfigError, match="layer: the stage before the last gives .*neither maps nor tokens"):
         Pooled(nn.Identity(), shape)

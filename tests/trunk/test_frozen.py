@@ -61,7 +61,7 @@ def test_one_image_that_does_not_fit_is_a_clear_error(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(TorchEngine, "__call__", no_memory)
-    with pytest.raises(WeightsError, match="one image of 32 px.*--image-size"):
+    with pytest.raises(WeightsError, match="one image of 32 px.*image_size"):
         trunk.features(pixels)
 
 
@@ -145,9 +145,7 @@ def test_a_size_that_only_the_forward_pass_refuses_is_a_clear_error(tmp_path: Pa
         size = 100
     info = identity.with_changes(find_weights("random:0", trunk, Workspace(tmp_path)), Changes(image_size=size))
     spec = TrunkSpec(info, info.layer(layer), "torch", "float32", "cpu")
-    with pytest.raises(
-        ConfigError, match=f"{trunk} cannot take images of {size} px .*: give another --image-size"
-    ) as e:
+    with pytest.raises(ConfigError, match=f"{trunk} cannot take images of {size} px .*: give another image_size") as e:
         FrozenTrunk(spec, batch=1, work_dir=tmp_path)
     assert "\n" not in str(e.value)
 

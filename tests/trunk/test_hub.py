@@ -119,7 +119,7 @@ def test_without_network_one_line_says_what_was_wanted_where_and_what_else_to_do
     assert "\n" not in text
     for words in (
         *("timm:resnet18.tv_in1k", "model.safetensors", "timm/resnet18.tv_in1k", str(desk.weights / "hub")),
-        *("Name or service not known", "--weights FILE.pth", "--weights random:0"),
+        *("Name or service not known", "weights='FILE.pth'", "weights='random:0'"),
     ):
         assert words in text
 

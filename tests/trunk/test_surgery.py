@@ -45,7 +45,7 @@ def test_built_networks_are_torchvisions_for_the_same_seed_and_leave_the_random_
 
 
 def test_an_unknown_network_is_refused_with_the_legal_ones() -> None:
-    with pytest.raises(ConfigError, match=r"--trunk 'resnet51' is not known: did you mean .*resnet50.*torchvision has"):
+    with pytest.raises(ConfigError, match=r"trunk='resnet51' is not known: did you mean .*resnet50.*torchvision has"):
         build("resnet51", num_classes=2, image_size=64)
 
 
@@ -67,7 +67,7 @@ def test_a_beheaded_model_gives_what_went_into_its_classifier(
 
 def test_a_model_without_a_classifier_says_so(model: nn.Module, anatomy: Anatomy) -> None:
     """Of what is beheaded already nothing more can be taken off."""
-    with pytest.raises(ConfigError, match="--trunk resnet18 has no linear classifier"):
+    with pytest.raises(ConfigError, match="trunk='resnet18' has no linear classifier"):
         anatomy_of("resnet18", behead(model, anatomy))
 
 

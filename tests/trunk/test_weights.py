@@ -217,7 +217,7 @@ def test_without_network_one_line_says_what_was_wanted_where_and_what_else_to_do
     text = one_line(error)
     for words in (
         *("resnet50-11ad3fa6.pth", str(hub), str(tmp_path / "cache" / "weights")),
-        *("--weights FILE.pth", "--weights random:0", "Name or service not known"),
+        *("weights='FILE.pth'", "weights='random:0'", "Name or service not known"),
     ):
         assert words in text
 

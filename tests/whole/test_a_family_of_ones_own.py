@@ -167,7 +167,7 @@ def test_it_predicts_and_its_export_is_its_own_network(made: SimpleNamespace, ph
 def test_what_it_has_not_is_refused_in_its_words(made: SimpleNamespace, photos: Path, capsys: Any) -> None:
     with pytest.raises(ConfigError, match=r"pebbles:pebbel.*did you mean pebbles:pebble"):
         extract(photos, trunk="pebbles:pebbel", workspace=made.root)
-    with pytest.raises(ConfigError, match=r"--train layer4 is a ResNet's word.*head, far, near"):
+    with pytest.raises(ConfigError, match=r"train='layer4' is a ResNet's word.*head, far, near"):
         finetune(made.head.run, train="layer4", workspace=made.root)
     assert main(["trace", made.head.run.name, "--workspace", str(made.root)]) == 0
     assert "decide" in capsys.readouterr().out

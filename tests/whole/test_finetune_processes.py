@@ -283,5 +283,5 @@ def test_statistics_of_batchnorm_do_not_learn_in_several_processes(
     from pipeline.base.errors import ConfigError
 
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="--bn train with 2 processes"):
+    with pytest.raises(ConfigError, match="bn='train' with 2 processes"):
         finetune(workshop.head.run, bn="train", workspace=workshop.root)

@@ -180,7 +180,7 @@ def test_a_name_that_is_none_is_refused(photos: Path, tmp_path: Path, name: str)
 def test_a_name_is_not_taken_from_other_images(photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "other")
     made = extract(photos, **QUICK, name="mine", workspace=tmp_path)
-    with pytest.raises(PipelineError, match=f"mine.h5 is of the images at {photos}: give another --name"):
+    with pytest.raises(PipelineError, match=f"mine.h5 is of the images at {photos}: give another name"):
         extract(tmp_path / "other", **QUICK, name="mine", workspace=tmp_path)
     with pytest.raises(ConfigError, match="give one of them"):
         extract(photos, **QUICK, name="mine", out=made.cache, workspace=tmp_path)

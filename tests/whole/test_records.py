@@ -122,14 +122,14 @@ def add_run(shop: Shop) -> None:
         return export.model_card(found, about, "onnx", "a.onnx", {"1": 0.0}), runs.cache_of(found)
 
     unread = {"command", "state_sha256", "seconds", "hardware", "provenance.decode", "provenance.transform.antialias"}
-    ours = {"settings", "cache.rows", "versions"}  # objects of any names
+    ours = {"settings", "given", "cache.rows", "versions"}  # objects of any names
     inside = {f"{o}.{name}" for o in ours for name in nested(json.loads((shop.head / "config.json").read_bytes()), o)}
-    settings = {name for name in inside if name.startswith("settings.")}
+    settings = {name for name in inside if name.startswith(("settings.", "given."))}
     shop.kinds["config.json"] = of_file(
         shop.head / "config.json",
         config,
         unread=frozenset(unread | settings),
-        optional=frozenset({"learned_from", "cache.from_here", "cache.about.from_here", *inside}),
+        optional=frozenset({"learned_from", "given", "cache.from_here", "cache.about.from_here", *inside}),
     )
     metrics = shop.tuned / "metrics.json"
     read = {"temperature", "model_sha256", "seconds"}
@@ -529,6 +529,6 @@ def test_the_state_of_another_network_is_one_line(shop: Shop) -> None:
     other.write_bytes(data)
     last = {"name": other.name, "sha256": hashlib.sha256(data).hexdigest()}
     kind.put(text_of({**kind.value, "files": {**kind.value["files"], "last": last}}))
-    with pytest.raises(HeadError, match="state.json cannot be used .*--fresh"):
+    with pytest.raises(HeadError, match="state.json cannot be used .*fresh=True"):
         kind.read()
     kind.put(text_of(kind.value))

@@ -102,7 +102,7 @@ def _renew_checksums(path: Path) -> None:
 
 def test_search_without_val_rows_is_refused(photos: Path, tmp_path: Path, quick: Quick) -> None:
     made = extract(photos, workspace=tmp_path, val_fraction=0, **quick)
-    with pytest.raises(HeadError, match="no val rows.*--val-fraction"):
+    with pytest.raises(HeadError, match="no val rows.*val_fraction"):
         search(made.cache, workspace=tmp_path)
     assert train(made.cache, workspace=tmp_path).val is None
 
@@ -129,11 +129,11 @@ def test_a_run_that_fails_leaves_no_folder(workshop: SimpleNamespace, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"epochs": 0}, "--epochs is 0: it must be at least 1"),
-        ({"lr": 0.0}, "--lr is 0.0: it must be above 0"),
+        ({"epochs": 0}, "epochs is 0: it must be at least 1"),
+        ({"lr": 0.0}, "lr is 0.0: it must be above 0"),
         ({"solver": "adam"}, "did you mean adamw"),
-        ({"epochs": 3}, "--epochs says nothing to --solver exact: leave it out, or give --solver adamw or sgd"),
-        ({"solver": "sgd", "C": 1.0}, "--C says nothing to --solver sgd"),
+        ({"epochs": 3}, "epochs says nothing to solver='exact': leave it out, or give solver='adamw' or solver='sgd'"),
+        ({"solver": "sgd", "C": 1.0}, "C says nothing to solver='sgd'"),
         ({"augment": True}, "unknown setting 'augment'"),
     ],
 )

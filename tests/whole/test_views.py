@@ -60,7 +60,7 @@ def test_a_head_learns_from_the_views_it_is_given(photos: Path, tmp_path: Path, 
     plain = train(solver="adamw", epochs=3, workspace=tmp_path)
     more = train(solver="adamw", epochs=3, views=1, workspace=tmp_path)
     assert (plain.run / "head.safetensors").read_bytes() != (more.run / "head.safetensors").read_bytes()
-    with pytest.raises(CacheError, match="no view 2"):
+    with pytest.raises(CacheError, match="no augmented copies number 2 of its train images"):
         train(made.cache, views=2, workspace=tmp_path)
 
 

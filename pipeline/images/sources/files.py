@@ -87,7 +87,7 @@ def read_file(path: bytes) -> bytes:
 
 def _failure(error: OSError | ValueError) -> ImageFailure:
     if isinstance(error, FileNotFoundError):
-        return ImageFailure("vanished", "no such file")
+        return ImageFailure("vanished", "there is no such file")
     if not isinstance(error, OSError):  # a NUL byte in the name
         return ImageFailure("unreadable", f"the file cannot be read: {error}")
     if error.errno == errno.EFBIG:

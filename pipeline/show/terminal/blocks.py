@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from pipeline.base.values import Bar, Cell, Column, Curve, Heading, Matrix, Part, Role, Step, Steps, Table, Value
+from pipeline.base.values import Bar, Cell, Column, Curve, Heading, Matrix, Part, Role, Steps, Table, Value
 from pipeline.base.words import visible
 from pipeline.show.terminal.curves import DrawnCurve
 from pipeline.show.terminal.matrix import DrawnMatrix
 
 NAME_WIDTH = 36  # of a column whose long names are cut
+LEAST = {"cut": 8, "fold": 16, "wrap": 12}  # characters that a column of names or texts gets at least
+GAP, GRID_GAP = 3, 2  # between two columns: of a table with headings, of one without
+STEP_INDENT = 3
 BAR_WIDTH = 24
 STYLES: dict[Role, str] = {
     "": "",
@@ -37,9 +42,9 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 def block(value: Value) -> RenderableType:
     """A value as rich prints it, as wide as it needs to be and no wider than there is room."""
     if isinstance(value, Table):
-        return _titled(value.title, _table(value), value.caption)
+        return _titled(value.title, DrawnTable(value), value.caption)
     if isinstance(value, Steps):
-        return Group(*_steps(value))
+        return DrawnSteps(value)
     if isinstance(value, Curve):
         return _titled(value.title, DrawnCurve(value))
     if isinstance(value, Matrix):
@@ -56,48 +61,125 @@ def _titled(title: str, body: RenderableType, caption: str = "") -> RenderableTy
     return Group(*above, body, *(Text(visible(line), "dim") for line in caption.splitlines()))
 
 
-def _table(value: Table) -> RichTable:
-    """A rule under the headings, no frame; without headings columns alone."""
-    if any(column.heading for column in value.columns):
+@dataclass(frozen=True)
+class DrawnTable:
+    """A table as a renderable: no frame, a rule under the headings; where too narrow, its rows as a list.
+
+    No figure is ever cut: what gives way first are headings, which are broken between words, then names and texts.
+    """
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the table, or the list."""
+        columns = self.table.columns
+        rows = list(_texts(self.table.rows, options.max_width))
+        headed = any(column.heading for column in columns)
+        widths = _widths(columns, rows, options.max_width - (GAP if headed else GRID_GAP) * (len(columns) - 1))
+        if widths is None:
+            yield from _listed(columns, rows)
+        else:
+            yield _laid_out(columns, rows, widths, headed)
+
+
+def _laid_out(
+    columns: Sequence[Column], rows: Sequence[Sequence[Text]], widths: Sequence[int], headed: bool
+) -> RichTable:
+    table = RichTable.grid(padding=(0, GRID_GAP))
+    if headed:
         table = RichTable(
             header_style="dim", border_style="dim", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1)
         )
-    else:
-        table = RichTable.grid(padding=(0, 2))
-    for column in value.columns:
-        _add_column(table, column)
-    for row in _texts(value.rows):
-        for cell, column in zip(row, value.columns, strict=True):
-            cell.no_wrap = column.fit == "cut" or None
+    for column, width in zip(columns, widths, strict=True):
+        _add_column(table, column, width)
+    for row in rows:
+        for cell, column in zip(row, columns, strict=True):
+            cell.no_wrap = column.fit in ("whole", "cut") or None
         table.add_row(*row)
     return table
 
 
-def _add_column(table: RichTable, column: Column, width: int | None = None) -> None:
+def _widths(columns: Sequence[Column], rows: Sequence[Sequence[Text]], room: int) -> list[int] | None:
+    """How wide each column is, that all of them have room; None where they would not."""
+    cells = [max((row[i].cell_len for row in rows), default=0) for i in range(len(columns))]
+    headings = [visible(column.heading) for column in columns]
+    natural = [
+        max(min(n, NAME_WIDTH) if c.fit == "cut" else n, cell_len(h))
+        for c, h, n in zip(columns, headings, cells, strict=True)
+    ]
+    least = [
+        min(most, max(n if c.fit == "whole" else LEAST[c.fit], *(cell_len(word) for word in h.split() or [""]), 1))
+        for c, h, n, most in zip(columns, headings, cells, natural, strict=True)
+    ]
+    if sum(least) > room:
+        return None
+    found = least
+    for _ in range(room - sum(least)):  # to whom most is missing, figures and their headings first
+        missing = [(c.fit == "whole", n - w) for c, n, w in zip(columns, natural, found, strict=True)]
+        wanting = max((m for m in missing if m[1] > 0), default=None)
+        if wanting is None:
+            break
+        found[missing.index(wanting)] += 1
+    return found
+
+
+def _listed(columns: Sequence[Column], rows: Sequence[Sequence[Text]]) -> Iterator[RenderableType]:
+    """Each row's name, and below it the other cells after their headings, none of which is broken where it fits."""
+    named = next((i for i, c in enumerate(columns) if not c.right and c.heading), None)
+    for row in rows:
+        if named is not None and row[named].plain:
+            yield row[named]
+        pairs = []
+        for i, (column, cell) in enumerate(zip(columns, row, strict=True)):
+            if i != named and cell.plain:
+                heading = f"{visible(column.heading)} " if column.heading else ""
+                pairs.append(Text.assemble((heading, "dim"), cell))
+        yield Padding(_Flow(pairs), (0, 0, 0, 0 if named is None else 2))
+
+
+@dataclass(frozen=True)
+class _Flow:
+    """Pieces one after the other, as many in a line as there is room for; one that is longer than a line is folded."""
+
+    pieces: Sequence[Text]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        line = Text()
+        for piece in self.pieces:
+            if line and line.cell_len + GAP + piece.cell_len > options.max_width:
+                yield line
+                line = Text()
+            line = Text.assemble(line, " " * GAP, piece) if line else piece.copy()
+        if line:
+            yield line
+
+
+def _add_column(table: RichTable, column: Column, width: int) -> None:
     table.add_column(
         Text(visible(column.heading), no_wrap=column.fit == "cut" or None),
         justify="right" if column.right else "left",
-        no_wrap=column.fit == "whole" or (column.fit == "cut" and not column.right),  # a long heading may be cut more
-        overflow="fold" if column.fit in ("fold", "wrap") else "ellipsis",
-        max_width=NAME_WIDTH if column.fit == "cut" else None,
+        overflow="ellipsis" if column.fit == "cut" else "fold",
         style=STYLES[column.role],
         width=width,
     )
 
 
-def _texts(rows: Sequence[Sequence[Cell]]) -> Iterator[list[Text]]:
-    """The rows' cells; the bars of a column behind names of one width."""
-    names = [
-        max((cell_len(visible(cell.name)) for cell in column if isinstance(cell, Bar)), default=0)
-        for column in zip(*rows, strict=True)
-    ]
+def _texts(rows: Sequence[Sequence[Cell]], width: int) -> Iterator[list[Text]]:
+    """The rows' cells; the bars of a column behind names of one width, shorter where all of them have little room."""
+    columns = list(zip(*rows, strict=True))
+    names = [max((cell_len(visible(c.name)) for c in column if isinstance(c, Bar)), default=0) for column in columns]
+    plain = [max((_text(c, 0, 0).cell_len for c in column if not isinstance(c, Bar)), default=0) for column in columns]
     for row in rows:
-        yield [_text(cell, width) for cell, width in zip(row, names, strict=True)]
+        texts = []
+        for i, (cell, name) in enumerate(zip(row, names, strict=True)):
+            others = sum(plain) - plain[i] + GRID_GAP * len(columns)
+            texts.append(_text(cell, name, max(4, min(BAR_WIDTH, width - others - name - 2))))
+        yield texts
 
 
-def _text(cell: Cell, name_width: int) -> Text:
+def _text(cell: Cell, name_width: int, bar_width: int) -> Text:
     if isinstance(cell, Bar):
-        name, eighths = visible(cell.name), round(8 * BAR_WIDTH * cell.share)
+        name, eighths = visible(cell.name), round(8 * bar_width * cell.share)
         bar = "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
         return Text.assemble(name, " " * (name_width - cell_len(name) + 2), (bar, "blue"))
     parts = cell if isinstance(cell, tuple) else (cell,)
@@ -107,24 +189,23 @@ def _text(cell: Cell, name_width: int) -> Text:
     return Text.assemble(*((visible(part.text), STYLES[part.role]) for part in found))
 
 
-def _steps(value: Steps) -> Iterator[RenderableType]:
-    """Each step's title above its rows, the columns of all steps as wide as each other, but for the last."""
-    heads = tuple(Part(column.heading, "dim") for column in value.columns)
-    tables = [list(_texts([heads, *step.rows])) for step in value.steps]
-    every = [row for table in tables for row in table]
-    widths = [max(cell.cell_len for cell in column) for column in zip(*every, strict=True)]
-    for number, (step, rows) in enumerate(zip(value.steps, tables, strict=True), start=1):
-        if number > 1:
-            yield Text("")
-        yield _title(number, step)
-        grid = RichTable.grid(padding=(0, 2))
-        grid.add_column(width=1)
-        for column, width in zip(value.columns, [*widths[:-1], None], strict=True):
-            _add_column(grid, dataclasses.replace(column, heading=""), width)
-        for row in rows:
-            grid.add_row("", *row)
-        yield grid
+@dataclass(frozen=True)
+class DrawnSteps:
+    """Each step's title above its rows, the columns of all steps as wide as each other."""
 
+    steps: Steps
 
-def _title(number: int, step: Step) -> Text:
-    return Text.assemble((f"{number}  {visible(step.title)}", "bold"), f"   {visible(step.detail)}")
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the steps."""
+        columns = self.steps.columns
+        heads = tuple(Part(column.heading, "dim") for column in columns)
+        room = options.max_width - STEP_INDENT
+        tables = [list(_texts([heads, *step.rows], room)) for step in self.steps.steps]
+        plain = [dataclasses.replace(column, heading="") for column in columns]
+        widths = _widths(plain, [row for table in tables for row in table], room - GRID_GAP * (len(columns) - 1))
+        for number, (step, rows) in enumerate(zip(self.steps.steps, tables, strict=True), start=1):
+            if number > 1:
+                yield Text("")
+            yield Text.assemble((f"{number}  {visible(step.title)}", "bold"), f"   {visible(step.detail)}")
+            body = Group(*_listed(columns, rows[1:])) if widths is None else _laid_out(plain, rows, widths, False)
+            yield Padding(body, (0, 0, 0, STEP_INDENT))

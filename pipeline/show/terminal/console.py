@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import dataclasses
 import io
 import os
 import sys
@@ -55,8 +56,14 @@ def fail(message: str) -> None:
     _console(stderr=True).print(Text.assemble(("error:", "bold red"), " ", visible(message)), soft_wrap=True)
 
 
+def stopped(message: str) -> None:
+    """The one line on standard error of a job that was asked to stop, and what is kept of it."""
+    _console(stderr=True).print(Text(visible(message), "yellow"), soft_wrap=True)
+
+
 class Console(Watch):
-    """Shows a stage's words on standard output (``stderr=True``: on standard error); ``quiet`` leaves warnings only.
+    """Shows a stage's words on standard output (``stderr=True``: on standard error); ``quiet`` leaves out what is
+    neither a result nor a warning: notes, progress, traces.
 
     Warnings are on standard error, so that output for other programs holds nothing else.
     """
@@ -69,6 +76,9 @@ class Console(Watch):
         self._depth = 0  # jobs being followed, one inside the other
         self._rows: list[TraceRow] = []
         self._step = "Epoch"
+        self._places: frozenset[int] = frozenset()  # of the rows that are shown
+        self._shown: list[TraceRow] = []
+        self._remarks = trace.Remarks()
         self._after: Literal["nothing", "line", "block"] = "nothing"  # what was printed last
 
     def say(self, text: str) -> None:
@@ -96,27 +106,57 @@ class Console(Watch):
             stream.write(text.encode("utf-8", "surrogateescape"))
             stream.flush()
 
+    def confirm(self, question: str) -> bool:
+        """Ask on standard error where somebody sits at the terminal."""
+        if not (sys.stdin.isatty() and self._err.is_terminal):
+            return False
+        self._line(Text.assemble(visible(question), " [y/N]"), to=self._err)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
     def show(self, value: Value) -> None:
         """A table, a curve or the like, with an empty line before and after it."""
         if not self._quiet:
-            self._open_block()
-            self._print(block(value))
-            self._after = "block"
+            self._block(value)
 
-    def trace(self, row: TraceRow, *, step: str = "Epoch") -> None:
-        """Print a row of the trace, the header before the first one; a new best val accuracy is bold."""
+    def result(self, told: str | Value) -> None:
+        """A line or a table of what was asked for; shown even when quiet."""
+        if isinstance(told, str):
+            self._line(Text(visible(told)))
+        else:
+            self._block(told)
+
+    def _block(self, value: Value) -> None:
+        self._open_block()
+        self._print(block(value))
+        self._after = "block"
+
+    def trace(self, row: TraceRow, *, of: int, step: str = "Epoch") -> None:
+        """Print a row of the trace if it is one of the few that are shown, the header before the first one.
+
+        A new best val accuracy is bold; an observation stands there once.
+        """
         if self._quiet:
             return
         if not self._rows:
-            self._step = step
+            self._step, self._shown, self._remarks = step, [], trace.Remarks()
+            self._places = frozenset(trace.places(of, trace.ROWS[step]))
             self._open_block()
-            self._print(Text(trace.header(step), "dim"), soft_wrap=True)
+            self._print(Text(trace.header(step, self._out.width), "dim"), soft_wrap=True)
             self._after = "block"
-        self._print(_trace_line(row, self._rows, step), soft_wrap=True)
         self._rows.append(row)
+        if len(self._rows) - 1 in self._places or not row.loss < float("inf"):
+            self._trace_row(row)
+
+    def _trace_row(self, row: TraceRow) -> None:
+        told = dataclasses.replace(row, observation=self._remarks.new(row.observation))
+        for line in _trace_lines(told, self._rows[:-1], self._step, self._out.width):
+            self._print(line, soft_wrap=True)
+        self._shown.append(row)
 
     def end_trace(self) -> None:
-        """Draw the loss curve of the rows since the last call, where there are at least two."""
+        """Print the last row, and draw the loss curve of all rows since the last call, where there are at least two."""
+        if self._rows and self._rows[-1] is not self._shown[-1]:
+            self._trace_row(self._rows[-1])
         rows, self._rows = self._rows, []
         if len(rows) > 1:
             series = {"train": [r.loss for r in rows]}
@@ -185,7 +225,8 @@ class Console(Watch):
         to.file.flush()
 
 
-def _trace_line(row: TraceRow, before: list[TraceRow], step: str) -> Text:
+def _trace_lines(row: TraceRow, before: list[TraceRow], step: str, width: int) -> list[Text]:
+    """The row as a line; as two where the observation has no room beside the figures."""
     number, loss, accuracy, val, observation = trace.cells(row, step)
     known = [r.val_accuracy for r in before if r.val_accuracy is not None]
     best = row.val_accuracy is not None and (not known or row.val_accuracy > max(known))
@@ -194,4 +235,7 @@ def _trace_line(row: TraceRow, before: list[TraceRow], step: str) -> Text:
     line = Text()
     for part, style in parts:
         line.append(part, style).append(trace.GAP)
-    return line.append(visible(observation), "red" if bad else "")
+    said = Text(visible(observation), "red" if bad else "")
+    if line.cell_len + said.cell_len > width:
+        return [line, Text.assemble(" " * len(number), trace.GAP, said)]
+    return [line.append(said)]

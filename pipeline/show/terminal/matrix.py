@@ -38,7 +38,7 @@ class DrawnMatrix:
         rows = [[int(n) for n in row] for row in self.matrix.counts]
         names = [_short(visible(c)) for c in self.matrix.classes]
         lines = _matrix(rows, names, options.max_width) if len(rows) <= LARGEST_MATRIX else None
-        yield from lines if lines is not None else _pairs(rows, names)
+        yield from lines if lines is not None else _pairs(rows, names, options.max_width)
 
 
 def _short(name: str) -> str:
@@ -80,13 +80,15 @@ def _shade(n: int, total: int, diagonal: bool) -> str:
     return ""
 
 
-def _pairs(rows: list[list[int]], names: list[str]) -> list[Text]:
+def _pairs(rows: list[list[int]], names: list[str], width: int) -> list[Text]:
     """The pairs most often confused, with the share of the true class that went astray."""
     wrong = [(n, i, j) for i, row in enumerate(rows) for j, n in enumerate(row) if n and i != j]
     wrong.sort(key=lambda w: (-w[0], w[1], w[2]))
     if not wrong:
         return [Text("no image was given a wrong class")]
     top = wrong[:PAIRS]
+    half = max(4, (width - len("images   share     → ")) // 2)
+    names = [name if cell_len(name) <= half else set_cell_size(name, half - 1) + "…" for name in names]
     digits = max(len("images"), *(len(count(n)) for n, _, _ in top))
     margin = max(len("true class"), *(cell_len(names[i]) for _, i, _ in top))
     lines = [Text("images".rjust(digits) + "   share  " + "true class".ljust(margin) + "   predicted as", "dim")]

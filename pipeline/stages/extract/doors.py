@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pipeline.base.doors import command
+from pipeline.base.interrupt import GOES_ON
 from pipeline.base.workspace import Workspace
 from pipeline.stages.extract.results import ExtractResult
 from pipeline.stages.extract.settings import ExtractSettings
 
 
-@command(ExtractSettings)
+@command(ExtractSettings, f"finished blocks are kept: {GOES_ON}")
 def extract(settings: ExtractSettings, desk: Workspace) -> ExtractResult:
     """Run images through the frozen trunk once, into a feature cache (stage one).
 

@@ -18,6 +18,7 @@ from pipeline.base.errors import CacheError, DataError
 from pipeline.base.files import remove
 from pipeline.base.items import GOOD
 from pipeline.base.ranks import Ranks
+from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.images import View, open_images
 from pipeline.runs import folder as runs
@@ -37,8 +38,8 @@ def extract(settings: ExtractSettings, desk: Workspace) -> ExtractResult:
         plain = _one_file(settings, desk, ranks, None)
         views = []
         for number in range(1, settings.views + 1):
-            there = dataclasses.replace(settings, out=view_path(plain.cache, number))
-            desk.watch.say(f"view {number} of {settings.views} of the train images")
+            there = dataclasses.replace(settings, name=None, out=view_path(plain.cache, number))
+            desk.watch.say(f"augmented copy {number} of {settings.views} of the train images")
             views.append(_one_file(there, desk, ranks, View(number, settings.view_seed)))
         return dataclasses.replace(
             plain,
@@ -101,7 +102,7 @@ def _nothing_to_do(plan: Plan, there: store.Cache, began: float) -> ExtractResul
         plan.desk.watch.warn(str(error))
     make_latest(there.path)
     result = _result(plan, there, began, new=0, reused=len(there) - failed)
-    plan.desk.watch.say(words.nothing_to_do(result, failures))
+    plan.desk.watch.result(words.nothing_to_do(result, failures))
     return result
 
 
@@ -117,7 +118,7 @@ def _work_and_publish(plan: Plan, ranks: Ranks, began: float) -> ExtractResult:
     if work.forwards:
         watch.say(words.bottleneck(work.shares))
         result = _with_speed(result, work)
-    watch.say(words.done(result, store.failures_path(plan.out)))
+    watch.result(words.done(result, store.failures_path(plan.out)))
     if stale := runs.learned_from_other(plan.out, cache.content, plan.desk):
         watch.warn(words.outdated(plan.out, stale))
     return result
@@ -147,8 +148,8 @@ def _refuse_too_many_failures(plan: Plan, failed: int, listed: Path) -> None:
     first = next((reasons[i] for i in plan.contents.ids if i in reasons), None)
     example = f"; the first: {os.fsdecode(first.id)!a}: {first.reason}" if first else ""
     raise DataError(
-        f"{failed} of {rows} images failed, more than --max-failures {limit:g}{example}; all are listed in {listed}; "
-        "the good rows are kept: mend the files or raise --max-failures, and run again"
+        f"{failed} of {rows} images failed, more than {option('max_failures', limit)} allows{example}; all are "
+        f"listed in {listed}; the good rows are kept: mend the files or raise {option('max_failures')}, and run again"
     )
 
 

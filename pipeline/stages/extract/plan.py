@@ -20,6 +20,7 @@ from pipeline import images, store
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.items import GOOD, TRAIN
 from pipeline.base.machine import cores, resolve_device
+from pipeline.base.spelling import option
 from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
 from pipeline.runs.recipe import About, Recipe, about_of, from_here, images_from
@@ -91,7 +92,8 @@ class Plan:
             begun = store.open_partial(partial)
             if begun.key != store.key_of(self.contents.provenance):
                 raise CacheError(
-                    f"{partial} was begun with other settings: finish it with those, remove it, or give another --out"
+                    f"{partial} was begun with other settings: finish it with those, remove it, or give "
+                    f"another {option('out')}"
                 )
             # A file that could not even be read is tried again: nothing tells whether it has been mended since.
             unread = (begun.states > GOOD) & ~begun.digests.any(axis=1)
@@ -192,7 +194,7 @@ def _named_path(desk: Workspace, listing: images.Listing, name: str) -> Path:
     if there.exists():
         taken = store.open_partial(there)
         if about_of(taken)["root"] != listing.images.place and (home := images_from(taken)).there():
-            raise CacheError(f"{path} is of the images at {home.place}: give another --name")
+            raise CacheError(f"{path} is of the images at {home.place}: give another {option('name')}")
     return path
 
 
@@ -210,7 +212,7 @@ def _default_path(desk: Workspace, listing: images.Listing, info: WeightsInfo, k
         taken = store.open_partial(there)
         if about_of(taken)["root"] == listing.images.place or not images_from(taken).there():
             return path
-    raise CacheError(f"{desk.features} has 999 caches named {stem}: name one with --out")
+    raise CacheError(f"{desk.features} has 999 caches named {stem}: name one with {option('out')}")
 
 
 def _existing(out: Path, recipe: Recipe) -> store.Cache | None:
@@ -223,7 +225,9 @@ def _existing(out: Path, recipe: Recipe) -> store.Cache | None:
             f"{name}: {theirs!r} there, {mine!r} asked for"
             for name, theirs, mine in store.difference(cache.provenance, asked)
         )
-        raise CacheError(f"{out} was made with other settings ({fields}): give another --out, or these settings")
+        raise CacheError(
+            f"{out} was made with other settings ({fields}): give another {option('out')}, or these settings"
+        )
     return cache
 
 
@@ -261,7 +265,7 @@ def _contents(
     if recipe.view is not None:  # val and test are never augmented
         order = order[splits[order] == TRAIN]
         if not len(order):
-            raise ConfigError("--views needs train images, and the source has none")
+            raise ConfigError(f"{option('views')} needs train images, and the source has none")
     info = recipe.trunk.info
     about: About = {
         "source": listing.source,

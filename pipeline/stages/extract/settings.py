@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
+from pipeline.base.spelling import option
 from pipeline.trunk.identity import INTERPOLATIONS, Changes
 
 
@@ -23,6 +24,7 @@ class ExtractSettings:
     trunk: str = st.option(
         "resnet50",
         "the network whose features are kept: a classification network of torchvision's, or timm:NAME or timm:NAME.TAG",
+        group="the trunk",
     )
     weights: str = st.option(
         "DEFAULT",
@@ -36,7 +38,10 @@ class ExtractSettings:
         "say which is its own",
     )
     image_size: int | None = st.option(
-        None, "side of the square the trunk sees, the resize in proportion; by default the weights' own", minimum=32
+        None,
+        "side of the square the trunk sees, the resize in proportion; by default the weights' own",
+        minimum=32,
+        group="the transform",
     )
     resize: int | None = st.option(None, "the image's short side before it is cropped", minimum=32)
     crop: int | None = st.option(None, "side of the square cut out of its centre", minimum=32)
@@ -49,6 +54,7 @@ class ExtractSettings:
         "last",
         "which features: what goes into the classifier (a ResNet's avgpool), or the mean of the stage before the last "
         "(previous; a ResNet's layer3)",
+        group="the features, and how they are computed",
     )
     dtype: str = st.option("float16", "type of the stored features", choices=("float16", "float32"))
     engine: str = st.option(
@@ -68,25 +74,31 @@ class ExtractSettings:
         None, "rows written and checksummed together; by default 128 on a CPU, 1024 on a GPU", minimum=1
     )
     val_fraction: float = st.option(
-        0.15, "share of train set aside as val where the source has none", minimum=0, below=1
+        0.15, "share of train set aside as val where the source has none", minimum=0, below=1, group="splits"
     )
     test_fraction: float = st.option(
         0.15, "share of train set aside as test where the source has none", minimum=0, below=1
     )
     split_seed: int = st.option(0, "seed of the split")
-    views: int = st.option(0, "augmented views of each train image to store beside (crop and flip)", minimum=0)
-    view_seed: int = st.option(0, "seed of the views", minimum=0)
-    max_failures: float = st.option(0.01, "share of images that may fail before the job ends with an error", minimum=0)
+    views: int = st.option(
+        0, "augmented copies of each train image to store beside (crop and flip)", minimum=0, group="augmented copies"
+    )
+    view_seed: int = st.option(0, "seed of the copies", minimum=0)
+    max_failures: float = st.option(
+        0.01,
+        "share of images that may fail before the job ends with an error",
+        minimum=0,
+        group="images that fail or change",
+    )
     rehash: bool = st.option(False, "read every image again instead of trusting unchanged sizes and times")
 
     def __post_init__(self) -> None:
         st.check(self)
-        if self.out is not None and self.out.suffix != ".h5":
-            raise ConfigError(f"--out {self.out} must end in .h5")
+        st.check_out(self.out)
         if self.name is not None:
             st.check_name(self.name)
             if self.out is not None:
-                raise ConfigError(f"--name {self.name} and --out {self.out}: give one of them")
+                raise ConfigError(f"{option('name', self.name)} and {option('out', self.out)}: give one of them")
 
     def changes(self) -> Changes:
         """What the weights' own transform is to be changed in."""

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.base.spelling import option
 from pipeline.base.words import seconds
 from pipeline.stages.extract.results import ExtractResult, Shares
 from pipeline.trunk.identity import WeightsInfo
@@ -22,7 +23,7 @@ def guessed(info: WeightsInfo) -> str:
     sizes = f"short side {t.resize} ({t.interpolation}), centre {t.crop}, mean {numbers(t.mean)}, std {numbers(t.std)}"
     return (
         f"the transform of {info.path} is a guess, that of {info.preset}: {sizes}; where it learned with another give "
-        "--preset, or --resize --crop --interpolation --mean --std"
+        f"{option('preset')}, or {', '.join(map(option, ('resize', 'crop', 'interpolation', 'mean', 'std')))}"
     )
 
 
@@ -63,5 +64,5 @@ def bottleneck(shares: Shares) -> str:
     if waiting <= max(0.5, 0.1 * (shares.forward + waiting)):  # a start-up pause is no bottleneck
         return f"{text}: the trunk is the bottleneck"
     slow = max(("read", "decode", "transform"), key=lambda n: parts[n])
-    cure = {"read": "a faster disk", "decode": "more --workers", "transform": "more --workers"}[slow]
+    cure = "a faster disk" if slow == "read" else f"more {option('workers')}"
     return f"{text}: {slow} is the bottleneck (the trunk waited {waiting:.1f} s; {cure} would help)"

@@ -32,6 +32,7 @@ from pipeline.base.errors import HeadError
 from pipeline.base.files import locked, make_folder, remove, write_bytes, write_json, writing
 from pipeline.base.records import parse, read_file, reason
 from pipeline.base.schema import Count, Malformed, Rule, Sha256
+from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 
 Tensors = Mapping[str, torch.Tensor]
@@ -150,7 +151,7 @@ class Checkpoint:
 
     def damaged(self, why: object, name: str = STATE) -> HeadError:
         """The error of a file of the state that is not what it was."""
-        return HeadError(f"{self.folder / name} cannot be used ({why}): start over with --fresh")
+        return HeadError(f"{self.folder / name} cannot be used ({why}): start over with {option('fresh', True)}")
 
     def digest(self) -> str | None:
         """The SHA-256 of what ``state.json`` says, None where there is none: the run that comes of it keeps it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.base.doors import command
+from pipeline.base.interrupt import GOES_ON
 from pipeline.base.workspace import Workspace
 from pipeline.stages.finetune.settings import FinetuneSettings
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from pipeline.stages.finetune.job import FinetuneResult
 
 
-@command(FinetuneSettings)
+@command(FinetuneSettings, f"finished maps, epochs and checkpoints are kept: {GOES_ON}")
 def finetune(settings: FinetuneSettings, desk: Workspace) -> FinetuneResult:
     """Reattach a trained head and train end to end (stage three).
 

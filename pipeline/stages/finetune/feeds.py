@@ -20,6 +20,7 @@ from torch import nn
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.ranks import Ranks
+from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.images import Augmentation
 from pipeline.runs.network import normalised
@@ -201,13 +202,15 @@ def inputs_of(settings: FinetuneSettings, attached: Attached, ranks: Ranks, desk
     try:
         front, back = halves(attached.network, attached.anatomy)
     except ConfigError as error:
-        raise ConfigError(f"{error}: give --no-prefix to go through the whole trunk in each epoch") from error
+        raise ConfigError(
+            f"{error}: give {option('prefix', False)} to go through the whole trunk in each epoch"
+        ) from error
     prefix = PrefixMaps(front, attached, rows, desk)
     axis = width_axis(prefix.shape) if settings.augment == "flip" else None
     if settings.augment == "flip" and axis is None:
         raise ConfigError(
-            f"--augment flip needs maps that are laid out as an image, and before the last stage they are "
-            f"{prefix.shape}: give --no-prefix to go through the whole trunk in each epoch"
+            f"{option('augment', 'flip')} needs maps that are laid out as an image, and before the last stage they are "
+            f"{prefix.shape}: give {option('prefix', False)} to go through the whole trunk in each epoch"
         )
     prefix.announce(desk, confirmed=settings.yes)
     maps = prefix.make(ranks=ranks, device=attached.device, workers=settings.threads, desk=desk)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from pipeline.base.errors import ConfigError
+from pipeline.base.spelling import option
 from pipeline.stages.finetune.settings import LEARNING_RATES, PARTS, FinetuneSettings
 from pipeline.trunk.families.family import Anatomy
 
@@ -99,7 +100,8 @@ def trained_stages(anatomy: Anatomy, train: str) -> dict[str, tuple[str, ...]]:
     every = stages(anatomy)
     if train not in (HEAD, "last", "all") and train.removesuffix("+") not in every:
         raise ConfigError(
-            f"--train {train} is a ResNet's word, and this network's stages are {', '.join(every)}: give all, last or "
+            f"{option('train', train)} is a ResNet's word, and this network's stages are {', '.join(every)}: "
+            "give all, last or "
             "head"
         )
     return dict(list(every.items())[: PARTS[train]])

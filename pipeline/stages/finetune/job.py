@@ -22,7 +22,7 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.interrupt import stop_requests
 from pipeline.base.ranks import Ranks
 from pipeline.base.schema import made
-from pipeline.base.settings import record
+from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.heads.scores.calibration import fit_temperature
 from pipeline.runs.folder import kept_from, new_run, result_of
@@ -74,7 +74,8 @@ def finetune(settings: FinetuneSettings, desk: Workspace) -> FinetuneResult:
     ranks = Ranks()
     if ranks.world > 1 and settings.bn == "train":
         raise ConfigError(
-            f"--bn train with {ranks.world} processes: each would learn statistics of its own; leave it out, or train "
+            f"{option('bn', 'train')} with {ranks.world} processes: each would learn statistics of its own; "
+            "leave it out, or train "
             "in one process"
         )
     ranks.join()
@@ -93,7 +94,7 @@ def _finetune(settings: FinetuneSettings, ranks: Ranks, desk: Workspace) -> Fine
     checkpoint = Checkpoint(state_folder(desk, attached.identity(settings)))
     with _held(checkpoint, ranks, desk, fresh=settings.fresh) as kept:
         if kept is not None:
-            desk.watch.say(words.kept_before(kept.run))
+            desk.watch.result(words.kept_before(kept.run))
             return kept
         clock = Clock()
         task = Task.of(settings, attached, ranks, desk)
@@ -101,7 +102,7 @@ def _finetune(settings: FinetuneSettings, ranks: Ranks, desk: Workspace) -> Fine
         certificate, step0 = _begin(task, state)
         if state.resume(checkpoint):
             for row in state.progress.rows:
-                desk.watch.trace(row)
+                desk.watch.trace(row, of=settings.epochs + 1)
             desk.watch.say(words.going_on(state.progress, task.schedule))
         else:
             state.progress.seconds = clock.seconds
@@ -143,7 +144,7 @@ def _begin(task: Task, state: State) -> tuple[Certificate, Score]:
     """
     attached, settings, watch = task.attached, task.settings, task.desk.watch
     way = images_of(settings, attached) if isinstance(task.inputs, CachedFeatures) else task.inputs
-    logits = scoring.logits(task, attached.val, "certificate", way)
+    logits = scoring.logits(task, attached.val, "check of the logits", way)
     rounding = partial(scoring.rounding, task, attached.val, logits, way)
     certificate = attached.certificate(logits, maps=isinstance(way, Maps), rounding=rounding)
     watch.say(words.certified(certificate))
@@ -183,9 +184,11 @@ def _publish(
         sha256 = publish.write_network(attached, chosen)
         temperature, source = _temperature(attached, val_logits)
         found = verdict.reach(task, state.progress, choice, val_logits, temperature, chosen)
-        name, asked = attached.cache.path.name.removesuffix(".h5"), record(task.settings)
+        name = attached.cache.path.name.removesuffix(".h5")
         about = {**attached.record, "state_sha256": checkpoint.digest()}
-        with new_run(task.desk, stage="finetune", name=name, settings=asked, about=about) as (draft, folder):
+        with new_run(
+            task.desk, stage="finetune", name=name, settings=task.settings, about=about, run=attached.run.folder
+        ) as (draft, folder):
             result = FinetuneResult(
                 run=folder,
                 before=scoring.score(task, attached.val, attached.cached_logits(attached.val)).accuracy,
@@ -208,7 +211,7 @@ def _publish(
             draft.write_json("metrics.json", {**result.to_json(), "model_sha256": sha256})
         checkpoint.remove()
         announce(result.to_json())
-    task.desk.watch.show(words.worth_it(found))
+    task.desk.watch.result(words.worth_it(found))
     for line in words.ended(found, result.run):
-        task.desk.watch.say(line)
+        task.desk.watch.result(line)
     return result

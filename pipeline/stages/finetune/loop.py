@@ -18,6 +18,7 @@ import torch
 
 from pipeline.base.errors import ConfigError, HeadError, Interrupted
 from pipeline.base.interrupt import StopRequest
+from pipeline.base.spelling import option
 from pipeline.stages.finetune import scoring, words
 from pipeline.stages.finetune.checkpoint import Checkpoint
 from pipeline.stages.finetune.feeds import ORDER, chunks, draw, mixed, share
@@ -57,7 +58,7 @@ class Loop:
             # Gradients alone travel: what they are added to must be the same everywhere.
             raise HeadError(
                 "the processes of this fine-tuning do not begin with the same weights and state: give all of them one "
-                "--workspace that they share, and the same files"
+                f"{option('workspace')} that they share, and the same files"
             )
         # cuDNN chooses among algorithms, some of which add in another order each time.
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
@@ -155,8 +156,9 @@ class Loop:
                 raise
             s = self.task.settings
             raise ConfigError(
-                f"out of memory in a step of {s.batch_size} images: give --accumulate {2 * s.accumulate} (the step in "
-                "so many pieces: the same figures), or a smaller --batch-size"
+                f"out of memory in a step of {s.batch_size} images: give "
+                f"{option('accumulate', 2 * s.accumulate)} (the step in "
+                f"so many pieces: the same figures), or a smaller {option('batch_size')}"
             ) from error
         return losses.detach(), right
 
@@ -204,4 +206,4 @@ def tell(task: Task, progress: Progress, epoch: int, train: Score, val: Score) -
     """Add an epoch's row (0: the start's) to the trace, and show it."""
     row = words.trace_row(progress.rows, epoch, train, val, n_classes=len(task.attached.cache.classes))
     progress.rows.append(row)
-    task.desk.watch.trace(row)
+    task.desk.watch.trace(row, of=task.settings.epochs + 1)

@@ -22,6 +22,7 @@ from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.files import make_folder, writing
 from pipeline.base.items import GOOD
 from pipeline.base.ranks import Ranks
+from pipeline.base.spelling import option
 from pipeline.base.words import count, shape, size
 from pipeline.base.workspace import Workspace
 from pipeline.runs.network import normalised
@@ -83,9 +84,9 @@ class PrefixMaps:
 
         images = f"{count(len(self.rows))} images, {shape(self.shape)} each"
         what = f"the maps before the last stage of {images}, take {size(self.size)}"
-        way_out = "or --no-prefix to go through the whole trunk in each epoch"
+        way_out = f"or {option('prefix', False)} to go through the whole trunk in each epoch"
         if self.size > CONFIRMED_BYTES and not confirmed:
-            raise ConfigError(f"{what} in {self.path.parent}: give --yes to keep them there, {way_out}")
+            raise ConfigError(f"{what} in {self.path.parent}: give {option('yes', True)} to keep them there, {way_out}")
         with writing(self.path.parent):
             make_folder(self.path.parent)
             free = shutil.disk_usage(self.path.parent).free

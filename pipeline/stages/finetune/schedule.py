@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from pipeline.base.errors import ConfigError
+from pipeline.base.spelling import option
 from pipeline.stages.finetune.feeds import share
 from pipeline.stages.finetune.settings import FinetuneSettings
 
@@ -54,10 +55,11 @@ def check_pieces(images: int, batch_size: int, accumulate: int) -> None:
 
     if leaves_one(batch_size):
         larger = next((size for size in range(batch_size + 1, images + 1) if not leaves_one(size)), None)
-        cure = "--accumulate 1" if larger is None else f"--batch-size {larger}"
+        cure = option("accumulate", 1) if larger is None else option("batch_size", larger)
         raise ConfigError(
-            f"--bn train with --batch-size {batch_size} and --accumulate {accumulate}: {images:,} train images leave a "
-            f"piece of one, which has no variance; give {cure}, or leave out --bn train"
+            f"{option('bn', 'train')} with {option('batch_size', batch_size)} and {option('accumulate', accumulate)}: "
+            f"{images:,} train images leave a "
+            f"piece of one, which has no variance; give {cure}, or leave out {option('bn', 'train')}"
         )
 
 
@@ -65,5 +67,5 @@ def _warm_steps(warmup: float, total: int) -> int:
     """A share of all steps below 1, a number of steps from 1 on."""
     steps = int(warmup) if warmup >= 1 else round(warmup * total)
     if steps >= total and warmup >= 1:
-        raise ConfigError(f"--warmup {warmup:g} is not below the {total} steps of this training: lower it")
+        raise ConfigError(f"{option('warmup', warmup)} is not below the {total} steps of this training: lower it")
     return steps

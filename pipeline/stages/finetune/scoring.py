@@ -98,7 +98,7 @@ def rounding(task: Task, rows: NDArray[np.int64], found: NDArray[np.float32], in
     else:
         factor, other = NOISE + 1, copy.copy(inputs)
         other.module = _Exact(inputs.module)
-    return factor * float(np.abs(logits(task, rows, "certificate", other) - found).max())
+    return factor * float(np.abs(logits(task, rows, "check of the logits", other) - found).max())
 
 
 def score(task: Task, rows: NDArray[np.int64], logits: NDArray[np.float32]) -> Score:

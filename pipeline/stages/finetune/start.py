@@ -16,6 +16,7 @@ from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.items import SPLITS
 from pipeline.base.machine import resolve_device
+from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import Head, require_key
 from pipeline.runs import folder as runs
@@ -180,7 +181,7 @@ def attach(settings: FinetuneSettings, desk: Workspace) -> Attached:
         raise HeadError(f"the features are of {recipe.trunk.layer}: only the last stage's can be fine-tuned end to end")
     device = resolve_device(settings.device)
     if settings.precision == "bfloat16" and device == "cpu":
-        raise ConfigError("--precision bfloat16 needs a GPU: leave it out on a CPU")
+        raise ConfigError(f"{option('precision', 'bfloat16')} needs a GPU: leave it out on a CPU")
     require_images(cache, np.concatenate(list(rows.values())), workers=settings.threads)
     cache.verify(np.concatenate([rows["train"], rows["val"]]))
     network = load_model(recipe.trunk.info)

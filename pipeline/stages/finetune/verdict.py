@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.base.spelling import option
 from pipeline.base.words import percent, points, points_between
 from pipeline.base.workspace import Workspace
 from pipeline.heads.scores.paired import Word, paired_difference, word
@@ -224,7 +225,7 @@ def _worth(val: Change, test: Change | None, course: Course) -> str:
     if test is None:
         how = "`pipeline compare` the head's run with this one: that scores both on the test images"
         if not course.test_rows:
-            how = "extract with --test-fraction above 0, and train and fine-tune again"
+            how = f"extract with {option('test_fraction')} above 0, and train and fine-tune again"
         return (
             f"not tested: val chose the epoch, so its figures are no proof ({percent(val.before)} before, "
             f"{percent(val.after)} after); to know, {how}"
@@ -247,23 +248,29 @@ def _worth(val: Change, test: Change | None, course: Course) -> str:
 def _next(val: Change, drift: dict[str, float], course: Course) -> list[str]:
     """What a user would do next, the most promising first; from train and val alone."""
     advice = []
+    augment, mixup, interpolate = option("augment"), option("mixup"), option("interpolate", True)
+    lr_trunk = option("lr_trunk")
     if course.diverged:
-        return ["lower --lr-trunk and --lr-head: the loss did not stay finite"]
+        return [f"lower {lr_trunk} and {option('lr_head')}: the loss did not stay finite"]
     if course.kept == 0:
         if course.accuracy >= SATURATED:
-            advice.append("every train image is right already: more images, --augment or --mixup give more to learn")
-        advice.append("try other learning rates (--lr-trunk, --lr-head), or leave it at the head: it costs nothing")
+            advice.append(f"every train image is right already: more images, {augment} or {mixup} give more to learn")
+        advice.append(
+            f"try other learning rates ({lr_trunk}, {option('lr_head')}), or leave it at the head: it costs nothing"
+        )
         if course.train == "all":
-            advice.append("--train last moves less and costs less")
+            advice.append(f"{option('train', 'last')} moves less and costs less")
         return advice
     if val.word == "worse":
-        return ["keep the head: val is worse than with it; lower --lr-trunk or try --interpolate before training again"]
+        return [
+            f"keep the head: val is worse than with it; lower {lr_trunk} or try {interpolate} before training again"
+        ]
     if course.kept == course.epochs:
-        advice.append("the last epoch was the best: more --epochs may give more")
+        advice.append(f"the last epoch was the best: more {option('epochs')} may give more")
     if course.accuracy >= SATURATED:
-        advice.append("every train image is right: --augment or --mixup, or more images")
+        advice.append(f"every train image is right: {augment} or {mixup}, or more images")
     if drift and min(drift.values()) < FAR and not course.interpolated:
-        advice.append("features moved far from the cached ones: --interpolate may give the better of both")
+        advice.append(f"features moved far from the cached ones: {interpolate} may give the better of both")
     if val.word == "not told":
         advice.append("so small a difference on val takes more images to tell; until then the head is the cheaper")
     if not advice:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pipeline.base.spelling import option
 from pipeline.base.values import Column, Curve, Part, Table, figures
 from pipeline.base.watch import TraceRow
 from pipeline.base.words import ABSENT, count, percent, points, points_between, seconds, setting, significant
@@ -25,13 +26,16 @@ def seen_val(run: Path) -> str:
     """Before and after are compared on images that the head knows."""
     return (
         f"the head of {run.name} has learned from val, too, on which before and after are compared: "
-        "search with --no-refit for a head to fine-tune"
+        f"search with {option('refit', False)} for a head to fine-tune"
     )
 
 
 def certified(certificate: Certificate) -> str:
     """The certificate holds."""
-    return f"certificate: the reattached network gives the cached logits{certificate.way} ({certificate.figures})"
+    return (
+        f"checked: the reattached network gives the same logits as the head on cached features{certificate.way} "
+        f"({certificate.figures})"
+    )
 
 
 def what_learns(task: Task, groups: Sequence[ParameterGroup], frozen: Mapping[str, int]) -> Table:

@@ -17,6 +17,7 @@ from typing import Any
 from pipeline.base.errors import ConfigError
 from pipeline.base.records import parse
 from pipeline.base.schema import Malformed, made
+from pipeline.base.spelling import option
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch
 from pipeline.heads.minibatch.passes import Epoch, FitResult
@@ -41,7 +42,7 @@ def optuna_trials(task: Task[SearchSettings], space: Mapping[str, Any], base: Mi
     try:
         import optuna
     except ImportError as error:
-        raise ConfigError("--optuna needs Optuna: pip install 'probe-pipeline[optuna]'") from error
+        raise ConfigError(f"{option('optuna')} needs Optuna: pip install 'probe-pipeline[optuna]'") from error
     settings, watch = task.settings, task.desk.watch
     sample_configs(space, settings.trials, settings.seed, base)  # names what is wrong with the space
     study = _study(settings, name)
@@ -84,7 +85,9 @@ def _line_of(trial: Any, file: Path | None) -> Line:
     try:
         return parse(made(trial.user_attrs.get(LINE), str), Line)
     except Malformed as why:
-        raise ConfigError(f"--optuna {file}: trial {trial.number} is none of ours ({why}): give a new file") from why
+        raise ConfigError(
+            f"{option('optuna', file)}: trial {trial.number} is none of ours ({why}): give a new file"
+        ) from why
 
 
 def _study(settings: SearchSettings, name: str) -> Any:
@@ -96,20 +99,22 @@ def _study(settings: SearchSettings, name: str) -> Any:
     file = settings.optuna
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if file.exists() and not file.is_file():  # a pipe would be waited for
-        raise ConfigError(f"--optuna {file} cannot be written (it is no file): give a file")
+        raise ConfigError(f"{option('optuna', file)} cannot be written (it is no file): give a file")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("ab"):
             pass
     except OSError as error:
-        raise ConfigError(f"--optuna {file} cannot be written ({error.strerror}): give a file") from error
+        raise ConfigError(f"{option('optuna', file)} cannot be written ({error.strerror}): give a file") from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", category=optuna.exceptions.ExperimentalWarning)
         try:
             storage = JournalStorage(JournalFileBackend(str(file)))
         # What Optuna raises at a line that it did not write.
         except (ValueError, LookupError, TypeError, RecursionError) as error:
-            raise ConfigError(f"--optuna {file} is no journal of Optuna, or a damaged one: give a new file") from error
+            raise ConfigError(
+                f"{option('optuna', file)} is no journal of Optuna, or a damaged one: give a new file"
+            ) from error
         return optuna.create_study(
             storage=storage,
             study_name=name,

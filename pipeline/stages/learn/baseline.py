@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
 from pipeline.base.machine import cores
+from pipeline.base.spelling import option
 from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
 from pipeline.heads.baselines import SHUFFLED, BaselineResult, run_baselines
@@ -64,8 +64,8 @@ def baseline(settings: BaselineSettings, desk: Workspace) -> BaselineReport:
     pixels = {}
     if settings.floors:
         pixels = {split: _image_statistics(cache, split, labelled(cache, split), desk) for split in features}
-    name = cache.path.name.removesuffix(".h5")
-    with runs.new_run(desk, stage="baseline", name=name, settings=st.record(settings), about=cache_record(cache)) as (
+    name, about = cache.path.name.removesuffix(".h5"), cache_record(cache)
+    with runs.new_run(desk, stage="baseline", name=name, settings=settings, about=about) as (
         draft,
         folder,
     ):
@@ -77,7 +77,7 @@ def baseline(settings: BaselineSettings, desk: Workspace) -> BaselineReport:
                 pixels["test"] = _image_statistics(cache, "test", test.at, desk)
         record = [dataclasses.asdict(r) for r in _results(cache, features, pixels, settings, desk)]
         draft.write_json("metrics.json", {"results": record, "scored_before": before})
-    desk.watch.show(results_table(record, "Baselines, trained on the same rows"))
+    desk.watch.result(results_table(record, "Baselines, trained on the same rows"))
     return BaselineReport(run=folder, results=record, scored_before=before)
 
 
@@ -94,8 +94,9 @@ def _features(cache: Cache, settings: BaselineSettings, desk: Workspace) -> dict
         require_test(cache)
     elif not len(found["val"]):
         raise HeadError(
-            f"{cache.path.name} has no labelled val rows to score on: extract with --val-fraction above 0, or give "
-            "--test"
+            f"{cache.path.name} has no labelled val rows to score on: extract with {option('val_fraction')} "
+            "above 0, or "
+            f"give {option('test', True)}"
         )
     counts = ", ".join(f"{len(rows):,} {split}" for split, rows in found.items())
     desk.watch.say(f"{cache.path.name}: {counts} rows")

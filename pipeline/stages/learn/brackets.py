@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.base.errors import ConfigError, HeadError
+from pipeline.base.spelling import option
 from pipeline.heads.kinds import KINDS
 from pipeline.heads.kinds.kind import kind_of
 from pipeline.heads.minibatch.config import MinibatchConfig
@@ -76,9 +77,9 @@ def minibatch_search(task: Task[SearchSettings]) -> Ranking:
         key=lambda t: (bool(t.note), *t.order(settings.metric)),
     )
     if not trials:
-        raise HeadError("the search ended before the first epoch: give a longer --budget")
+        raise HeadError(f"the search ended before the first epoch: give a longer {option('budget')}")
     if trials[0].note:
-        raise HeadError("every head diverged: lower the learning rates of --space")
+        raise HeadError(f"every head diverged: lower the learning rates of {option('space')}")
     config = MinibatchConfig(**trials[0].record["config"])
     learned = task.both if settings.refit else task.train
     fit, held_out = _final_fit(task, learned, config), _held_out(task, config) if settings.refit else None
@@ -134,14 +135,14 @@ def read_space(space: str) -> Mapping[str, Any]:
     path = Path(space)
     if path.suffix != ".toml":
         raise ConfigError(
-            f"--space {space!r} is not known: choose from exact, {', '.join(spaces)}, or give a .toml file"
+            f"{option('space', space)} is not known: choose from exact, {', '.join(spaces)}, or give a .toml file"
         )
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"--space {space} cannot be read ({error.strerror}): give a .toml file") from error
+        raise ConfigError(f"{option('space', space)} cannot be read ({error.strerror}): give a .toml file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--space {space} is not TOML: {error}") from error
+        raise ConfigError(f"{option('space', space)} is not TOML: {error}") from error
 
 
 def _bracket(task: Task[SearchSettings], configs: Sequence[MinibatchConfig], ends: float | None) -> list[Line]:
@@ -162,7 +163,9 @@ def _final_fit(task: Task[SearchSettings], learned: Rows, config: MinibatchConfi
     problem = task.problem(learned, val=None if refit else task.val)
     found = fit_minibatch(problem, [dataclasses.replace(config, patience=None) if refit else config])[0]
     if found.diverged:
-        raise HeadError("the chosen head diverged on train + val: search with --no-refit, or lower learning rates")
+        raise HeadError(
+            f"the chosen head diverged on train + val: search with {option('refit', False)}, or lower learning rates"
+        )
     return minibatch_fit(found, observed([trace_row(e) for e in found.trace], len(task.cache.classes)))
 
 

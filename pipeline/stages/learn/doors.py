@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.base.doors import command
+from pipeline.base.interrupt import NO_HALF_RUN
 from pipeline.base.workspace import Workspace
 from pipeline.stages.learn.settings import BaselineSettings, SearchSettings, TrainSettings
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.stages.learn.kept import TrainResult
 
 
-@command(TrainSettings)
+@command(TrainSettings, NO_HALF_RUN)
 def train(settings: TrainSettings, desk: Workspace) -> TrainResult:
     """Train one head on a cache (stage two).
 
@@ -28,7 +29,7 @@ def train(settings: TrainSettings, desk: Workspace) -> TrainResult:
     return work(settings, desk)
 
 
-@command(SearchSettings)
+@command(SearchSettings, NO_HALF_RUN)
 def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotResult:
     """Try many heads, choose on val, refit, test once.
 
@@ -43,7 +44,7 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
     return work(settings, desk)
 
 
-@command(BaselineSettings)
+@command(BaselineSettings, NO_HALF_RUN)
 def baseline(settings: BaselineSettings, desk: Workspace) -> BaselineReport:
     """Fit simple methods on the same rows.
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.base import settings as st
 from pipeline.base.errors import HeadError
+from pipeline.base.spelling import option
 from pipeline.heads.baselines import cosine_centroids, nearest_by_cosine
 from pipeline.heads.exact.path import ExactFit, fit_exact
 from pipeline.runs import folder as runs
@@ -64,7 +64,9 @@ def few_shot(task: Task[SearchSettings]) -> FewShotResult:
     """
     settings, cache, desk = task.settings, task.cache, task.desk
     if not len(task.val):
-        raise HeadError(f"{cache.path.name} has no val rows to choose on: extract with --val-fraction above 0")
+        raise HeadError(
+            f"{cache.path.name} has no val rows to choose on: extract with {option('val_fraction')} above 0"
+        )
     assert settings.shots is not None
     began = time.perf_counter()
     plan = [(k, draw) for k in sorted(set(settings.shots)) for draw in range(settings.draws)]
@@ -76,8 +78,8 @@ def few_shot(task: Task[SearchSettings]) -> FewShotResult:
             heads.append((k, draw, *_choose(task, rows), centroids))
             tracker.advance()
     seconds = time.perf_counter() - began
-    name = cache.path.name.removesuffix(".h5")
-    with runs.new_run(desk, stage="fewshot", name=name, settings=st.record(settings), about=cache_record(cache)) as (
+    name, about = cache.path.name.removesuffix(".h5"), cache_record(cache)
+    with runs.new_run(desk, stage="fewshot", name=name, settings=settings, about=about) as (
         draft,
         folder,
     ):
@@ -102,8 +104,8 @@ def few_shot(task: Task[SearchSettings]) -> FewShotResult:
         found = FewShotResult(folder, results, seconds, test.scored_before if test else None)
         draft.write_lines("draws.jsonl", draws)
         draft.write_json("metrics.json", {n: v for n, v in found.to_json().items() if n != "run"})
-    desk.watch.show(words.few_shot(results, settings))
-    desk.watch.say(f"{len(plan)} draws -> {folder}")
+    desk.watch.result(words.few_shot(results, settings))
+    desk.watch.result(f"{len(plan)} draws -> {folder}")
     return found
 
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.base.errors import HeadError
+from pipeline.base.spelling import option
 from pipeline.heads import folds as dealt
 from pipeline.runs.pixels import labelled
 from pipeline.stages.learn.task import Task
@@ -78,11 +79,14 @@ def fold_numbers(task: Task[Any], folds: int) -> NDArray[np.int64]:
     fewest = dealt.fewest_groups(y, images)
     if fewest < 2:
         raise HeadError(
-            f"--cv {folds}: a class has fewer than 2 images of its own, and no fold may leave out all of them: add "
-            "images of it, or leave out --cv"
+            f"{option('cv', folds)}: a class has fewer than 2 images of its own, and no fold may leave out all "
+            "of them: add "
+            f"images of it, or leave out {option('cv')}"
         )
     if fewest < folds:
-        raise HeadError(f"--cv {folds}: the smallest class has {fewest} different images; give at most {fewest} folds")
+        raise HeadError(
+            f"{option('cv', folds)}: the smallest class has {fewest} different images; give at most {fewest} folds"
+        )
     return dealt.fold_numbers(y, images, folds, task.settings.seed)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.base import settings as st
 from pipeline.base.watch import TraceRow
 from pipeline.heads.artifact import Head, save_head
 from pipeline.heads.exact.path import ExactFit
@@ -167,7 +166,7 @@ def keep(task: Task[Any], stage: str, choice: Choice) -> tuple[runs.Run, TrainRe
         temperature, source = fit_temperature(held_out.logits, held_out.y), f"{held_out.folds} folds of {learned}"
     head = make_head(cache, fit, temperature)
     about = {**cache_record(cache), "learned_from": list(choice.learned_from), "state_sha256": choice.state_sha256}
-    settings, name = st.record(task.settings), cache.path.name.removesuffix(".h5")
+    settings, name = task.settings, cache.path.name.removesuffix(".h5")
     with runs.new_run(task.desk, stage=stage, name=name, settings=settings, about=about) as (draft, folder):
         result = TrainResult(
             run=folder,

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import HeadError
+from pipeline.base.interrupt import on_interrupt
+from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.heads.choice import at_the_end
 from pipeline.heads.exact.path import ExactFit, fit_exact
@@ -42,15 +44,16 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
         return few_shot(task)
     if not len(task.val) and not settings.cv:
         raise HeadError(
-            f"{task.cache.path.name} has no val rows to choose on: extract with --val-fraction above 0, or give --cv 5"
+            f"{task.cache.path.name} has no val rows to choose on: extract with {option('val_fraction')} above 0, or "
+            f"give {option('cv', 5)}"
         )
     state = state_of(task)
-    with nullcontext() if state is None else state.held():
+    with on_interrupt(words.kept_of(settings)), nullcontext() if state is None else state.held():
         digest = None if state is None else state.digest()
         if (run := kept_from(digest, desk)) is None:
             run, result = _searched(task, state)
         else:  # it was killed before it could tidy up
-            desk.watch.say(words.kept_before(run.folder))
+            desk.watch.result(words.kept_before(run.folder))
             result = result_of(run, TrainResult)
         if settings.evaluate and has_test(task.cache):
             score(run, desk, device=settings.device)
@@ -65,7 +68,7 @@ def _searched(task: Task[SearchSettings], state: SearchState | None) -> tuple[Ru
     began = time.perf_counter()
     found = _exact_search(task) if settings.space == EXACT else minibatch_search(task)
     seconds = time.perf_counter() - began
-    desk.watch.show(words.ranking(found.trials, settings))
+    desk.watch.result(words.ranking(found.trials, settings))
     choice = Choice(
         found.fit,
         found.learned,
@@ -80,7 +83,7 @@ def _searched(task: Task[SearchSettings], state: SearchState | None) -> tuple[Ru
         state_sha256=None if state is None else state.digest(),
     )
     run, result = keep(task, SEARCH, choice)
-    desk.watch.say(words.head(result, found.fit))
+    desk.watch.result(words.head(result, found.fit))
     if settings.space == EXACT and (end := at_the_end(settings.penalties, found.trials[0].settings["C"])):
         desk.watch.warn(words.end_of_path(settings, end))
     return run, result

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
+from pipeline.base.spelling import option
 from pipeline.heads.choice import DEFAULT_C, METRIC, METRICS, PENALTIES
 from pipeline.heads.kinds import KINDS
 from pipeline.heads.minibatch.config import LEARNING_RATES, SCHEDULES, SOLVERS, WIDE, MinibatchConfig
@@ -16,7 +17,7 @@ from pipeline.heads.minibatch.config import LEARNING_RATES, SCHEDULES, SOLVERS, 
 EXACT = "exact"
 _RATES = ", ".join(f"{rate:g} with {solver}" for solver, rate in LEARNING_RATES.items())
 _MINIBATCH = {f.name for f in dataclasses.fields(MinibatchConfig)}
-VIEWS_HELP = "learn from so many augmented views of each train image, too (made by `pipeline extract --views`)"
+VIEWS_HELP = "learn from so many augmented copies of each train image, too (made by `pipeline extract --views`)"
 
 
 @dataclass(frozen=True)
@@ -48,45 +49,49 @@ class HeadSettings:
 
 @dataclass(frozen=True)
 class TrainSettings(HeadSettings):
-    """Settings of one head. C is of the exact solver; what follows it, of the minibatch ones."""
+    """Settings of one head."""
 
     solver: str = st.option(
         EXACT, "exact: the optimum of penalised logistic regression; adamw, sgd: minibatches", choices=(EXACT, *SOLVERS)
     )
-    C: float = st.option(DEFAULT_C, "exact: inverse of the penalty, as scikit-learn's", above=0)
-    kind: str = st.option(MinibatchConfig.kind, "minibatch: the head", choices=KINDS)
+    C: float = st.option(DEFAULT_C, "inverse of the penalty, as scikit-learn's", above=0, group="the exact head")
+    kind: str = st.option(
+        MinibatchConfig.kind, "the head", choices=KINDS, group=f"minibatch heads (--solver {' or '.join(SOLVERS)})"
+    )
     lr: float | None = st.option(
         MinibatchConfig.lr,
-        f"minibatch: learning rate at the start; by default {_RATES}, on {WIDE:,} features (more on fewer)",
+        f"learning rate at the start; by default {_RATES}, on {WIDE:,} features (more on fewer)",
         above=0,
     )
     weight_decay: float = st.option(
-        MinibatchConfig.weight_decay, "minibatch: decoupled decay of weights, not of biases", minimum=0
+        MinibatchConfig.weight_decay, "decoupled decay of weights, not of biases", minimum=0
     )
-    epochs: int = st.option(MinibatchConfig.epochs, "minibatch: passes over the train rows", minimum=1)
-    batch_size: int = st.option(MinibatchConfig.batch_size, "minibatch: rows in one step", minimum=1)
-    schedule: str = st.option(MinibatchConfig.schedule, "minibatch: of the learning rate", choices=SCHEDULES)
-    momentum: float = st.option(MinibatchConfig.momentum, "sgd: momentum", minimum=0, below=1)
-    label_smoothing: float = st.option(
-        MinibatchConfig.label_smoothing, "minibatch: share of each label spread over all classes", minimum=0, below=1
-    )
-    mixup: float = st.option(MinibatchConfig.mixup, "minibatch: alpha of mixed rows, 0 = off", minimum=0)
-    width: int = st.option(MinibatchConfig.width, "mlp: units of a hidden layer", minimum=1)
-    depth: int = st.option(MinibatchConfig.depth, "mlp: hidden layers", minimum=1)
-    dropout: float = st.option(MinibatchConfig.dropout, "mlp: share of hidden units dropped", minimum=0, below=1)
+    epochs: int = st.option(MinibatchConfig.epochs, "passes over the train rows", minimum=1)
     patience: int | None = st.option(
-        MinibatchConfig.patience, "minibatch: epochs without a better val figure before it stops", minimum=1
+        MinibatchConfig.patience, "epochs without a better val figure before it stops; by default none", minimum=1
     )
+    batch_size: int = st.option(MinibatchConfig.batch_size, "rows in one step", minimum=1)
+    schedule: str = st.option(MinibatchConfig.schedule, "how the learning rate falls", choices=SCHEDULES)
+    momentum: float = st.option(MinibatchConfig.momentum, "of sgd", minimum=0, below=1)
+    label_smoothing: float = st.option(
+        MinibatchConfig.label_smoothing, "share of each label spread over all classes", minimum=0, below=1
+    )
+    mixup: float = st.option(MinibatchConfig.mixup, "alpha of mixed rows, 0 = off", minimum=0)
+    width: int = st.option(
+        MinibatchConfig.width, "units of a hidden layer", minimum=1, group="hidden layers (--kind mlp)"
+    )
+    depth: int = st.option(MinibatchConfig.depth, "hidden layers", minimum=1)
+    dropout: float = st.option(MinibatchConfig.dropout, "share of hidden units dropped", minimum=0, below=1)
 
     def __post_init__(self) -> None:
         st.check(self)
         of_minibatch = {f.name for f in dataclasses.fields(TrainSettings)} & _MINIBATCH - {"solver", "seed"}
-        mine, solvers = (of_minibatch, "adamw or sgd") if self.solver == EXACT else ({"C"}, EXACT)
+        mine, solvers = (of_minibatch, SOLVERS) if self.solver == EXACT else ({"C"}, (EXACT,))
         for field in dataclasses.fields(self):
             if field.name in mine and getattr(self, field.name) != field.default:
                 raise ConfigError(
-                    f"{st.flag_name(field.name)} says nothing to --solver {self.solver}: leave it out, or give "
-                    f"--solver {solvers}"
+                    f"{option(field.name)} says nothing to {option('solver', self.solver)}: leave it out, or give "
+                    f"{' or '.join(option('solver', name) for name in solvers)}"
                 )
         if self.solver != EXACT:
             self.config()
@@ -110,50 +115,63 @@ class SearchSettings(HeadSettings):
     """Settings of a search."""
 
     space: str = st.option(EXACT, SPACE_HELP, metavar="SPACE", identity=False)
-    Cs: tuple[float, ...] | None = st.option(
-        None,
-        f"exact: inverse penalties to try; by default {len(PENALTIES)} from {PENALTIES[0]:g} to {PENALTIES[-1]:g}",
-        above=0,
-    )
     metric: str = st.option(
         METRIC, "what is chosen by; of equals the lower log-loss, then the stronger penalty", choices=METRICS
     )
-    cv: int = st.option(0, CV_HELP, minimum=0)
-    trials: int = st.option(54, "minibatch: configurations to try, with --optuna by all processes together", minimum=1)
-    epochs: int = st.option(MinibatchConfig.epochs, "minibatch: epochs that the best ones get", minimum=1)
-    budget: float | None = st.option(None, "minibatch: seconds after which no more are tried", above=0, identity=False)
-    optuna: Path | None = st.option(
-        None,
-        "minibatch: adaptive search by Optuna, its journal in FILE, which several processes or machines may share",
-        metavar="FILE",
-        identity=False,
-    )
     refit: bool = st.option(True, "learn from train + val once the choice is made", identity=False)
     evaluate: bool = st.option(True, "score the chosen head on test, once", identity=False)
+    Cs: tuple[float, ...] | None = st.option(
+        None,
+        f"inverse penalties to try; by default {len(PENALTIES)} from {PENALTIES[0]:g} to {PENALTIES[-1]:g}",
+        above=0,
+        group=f"exact heads (--space {EXACT})",
+    )
+    cv: int = st.option(0, CV_HELP, minimum=0)
     shots: tuple[int, ...] | None = st.option(
         None, "few-shot: learn from so many images of each class instead, drawn --draws times", minimum=1
     )
     draws: int = st.option(5, "few-shot: how often", minimum=1)
+    trials: int = st.option(
+        54,
+        "configurations to try, with --optuna by all processes together",
+        minimum=1,
+        group="minibatch heads (--space mlp or a TOML file)",
+    )
+    epochs: int = st.option(MinibatchConfig.epochs, "epochs that the best ones get", minimum=1)
+    budget: float | None = st.option(None, "seconds after which no more are tried", above=0, identity=False)
+    optuna: Path | None = st.option(
+        None,
+        "adaptive search by Optuna, its journal in FILE, which several processes or machines may share",
+        metavar="FILE",
+        identity=False,
+    )
 
     def __post_init__(self) -> None:
         st.check(self)
         if self.cv == 1:
-            raise ConfigError("--cv is 1: it must be 0 (choose on val) or at least 2 folds")
+            raise ConfigError(f"{option('cv')} is 1: it must be 0 (choose on val) or at least 2 folds")
         if self.space != EXACT:
-            for name, value in (("--cv", self.cv), ("--Cs", self.Cs), ("--shots", self.shots)):
+            for name, value in (("cv", self.cv), ("Cs", self.Cs), ("shots", self.shots)):
                 if value:
-                    raise ConfigError(f"{name} is for the exact heads: leave it out, or give --space {EXACT}")
+                    raise ConfigError(
+                        f"{option(name)} is for the exact heads: leave it out, or give {option('space', EXACT)}"
+                    )
         else:
             fields = {f.name: f.default for f in dataclasses.fields(self)}
             for name in ("optuna", "budget", "trials", "epochs"):
                 if getattr(self, name) != fields[name]:
                     raise ConfigError(
-                        f"{st.flag_name(name)} is for minibatch heads: give --space mlp or a .toml file with it"
+                        f"{option(name)} is for minibatch heads: give {option('space', 'mlp')} or a .toml file with it"
                     )
         if self.shots and (self.cv or self.views):
-            raise ConfigError("--shots draws from the train images: leave out --cv and --views")
+            raise ConfigError(
+                f"{option('shots')} draws from the train images: leave out {option('cv')} and {option('views')}"
+            )
         if self.cv and self.views:
-            raise ConfigError("--cv would learn from views of the images that it holds out: leave out --cv or --views")
+            raise ConfigError(
+                f"{option('cv')} would learn from augmented copies of the images that it holds out: leave out "
+                f"{option('cv')} or {option('views')}"
+            )
 
     @property
     def val_metric(self) -> Literal["accuracy", "log_loss"]:

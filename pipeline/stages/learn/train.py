@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
 
 from pipeline.base.errors import HeadError
+from pipeline.base.spelling import option
 from pipeline.base.watch import TraceRow
 from pipeline.base.workspace import Workspace
 from pipeline.heads.exact.path import Step, fit_exact
@@ -32,8 +32,6 @@ from pipeline.stages.learn.kept import (
 from pipeline.stages.learn.settings import EXACT, TrainSettings
 from pipeline.stages.learn.task import Task, task_of
 
-SHOWN_STEPS = 20  # of an exact head's iterations; all of them are kept
-
 
 def train(settings: TrainSettings, desk: Workspace) -> TrainResult:
     """Train one head with settings made."""
@@ -43,12 +41,16 @@ def train(settings: TrainSettings, desk: Workspace) -> TrainResult:
     seconds = time.perf_counter() - began
     desk.watch.end_trace()
     if fit.converged is False:
-        desk.watch.warn(f"not converged: gradient {fit.record['grad_norm']:.1e}; a lower --C converges sooner")
+        desk.watch.warn(
+            f"not converged: gradient {fit.record['grad_norm']:.1e}; a lower {option('C')} converges sooner"
+        )
     choice = Choice(fit, task.train, seconds)
     if settings.solver != EXACT and len(task.val):
         choice = dataclasses.replace(choice, chosen_by="val", chosen_from=len(fit.trace))  # of its epochs
     _, result = keep(task, "train", choice)
-    desk.watch.say(words.head(result, fit))
+    desk.watch.result(words.head(result, fit))
+    if result.temperature_from is None:
+        desk.watch.say(words.no_temperature())
     return result
 
 
@@ -66,17 +68,9 @@ def _exact(task: Task[TrainSettings]) -> Fit:
 
     found = fit_exact(task.problem(task.train), [task.settings.C], on_step=tell)[0]
     rows = observed(rows, len(task.cache.classes), "iteration")
-    for row in thinned(rows):
-        task.desk.watch.trace(row, step="Iteration")
+    for row in rows:
+        task.desk.watch.trace(row, of=len(rows), step="Iteration")
     return exact_fit(found, rows)
-
-
-def thinned(rows: Sequence[TraceRow]) -> list[TraceRow]:
-    """At most SHOWN_STEPS of the rows, evenly spaced, the first and the last among them."""
-    if len(rows) <= SHOWN_STEPS:
-        return list(rows)
-    places = sorted({round(i * (len(rows) - 1) / (SHOWN_STEPS - 1)) for i in range(SHOWN_STEPS)})
-    return [rows[i] for i in places]
 
 
 def _minibatch(task: Task[TrainSettings]) -> Fit:
@@ -86,12 +80,14 @@ def _minibatch(task: Task[TrainSettings]) -> Fit:
     def tell(_: int, epoch: Epoch) -> None:
         row = trace_row(epoch)
         rows.append(dataclasses.replace(row, observation=observe([*rows, row], len(task.cache.classes))))
-        watch.trace(rows[-1])
+        watch.trace(rows[-1], of=settings.epochs)
 
     found = fit_minibatch(task.problem(task.train, val=task.val), [settings.config()], on_epoch=tell)[0]
     if found.diverged:
         watch.end_trace()
         rate = found.config.lr
         assert rate is not None
-        raise HeadError(f"training diverged after {found.n_iter} steps: --lr {rate:g} is too high; try {rate / 10:g}")
+        raise HeadError(
+            f"training diverged after {found.n_iter} steps: {option('lr', rate)} is too high; try {rate / 10:g}"
+        )
     return minibatch_fit(found, rows)

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.interrupt import GOES_ON, NO_HALF_RUN
+from pipeline.base.spelling import option
 from pipeline.base.values import Column, Curve, Part, Table, figures
 from pipeline.base.words import ABSENT, chosen_of, count, percent, seconds, setting, significant
 from pipeline.heads.choice import at_the_end
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.stages.learn.kept import Fit, TrainResult
-from pipeline.stages.learn.settings import SearchSettings
+from pipeline.stages.learn.settings import EXACT, SearchSettings
 from pipeline.stages.learn.trials import Trial
 
 SEARCH_ROWS = 10
@@ -34,9 +36,29 @@ def head(result: TrainResult, fit: Fit) -> str:
     return f"{what} ({config}): {val}train {percent(result.train)}, in {seconds(result.seconds)} -> {result.run}"
 
 
+def no_temperature() -> str:
+    """Said of a head for which there are no rows that it did not learn from."""
+    return (
+        f"no val rows: the head's probabilities are not calibrated (no temperature); extract with "
+        f"{option('val_fraction')} above 0 for that"
+    )
+
+
 def kept_before(run: Path) -> str:
     """The search was killed when all was done but for tidying up."""
     return f"{run} was kept before the search was stopped: nothing is left to do"
+
+
+def kept_of(settings: SearchSettings) -> str:
+    """What is kept of a search when Ctrl-C comes."""
+    if settings.space == EXACT:
+        return NO_HALF_RUN
+    where = (
+        "heads that were tried to the end are kept"
+        if settings.optuna is None
+        else f"finished trials are in {settings.optuna}"
+    )
+    return f"{where}: {GOES_ON}"
 
 
 def ranking(trials: Sequence[Trial], settings: SearchSettings, limit: int = SEARCH_ROWS) -> Table:
@@ -76,7 +98,10 @@ def end_of_path(settings: SearchSettings, end: str) -> str:
     """The chosen C is the ``lowest`` or ``highest`` of the path."""
     Cs = settings.penalties
     C, beyond = (Cs[0], Cs[0] / 10) if end == "lowest" else (Cs[-1], Cs[-1] * 10)
-    return f"the best C, {C:.3g}, is the {end} that was tried: a better one may lie beyond, try --Cs with {beyond:.3g}"
+    return (
+        f"the best C, {C:.3g}, is the {end} that was tried: a better one may lie beyond, try "
+        f"{option('Cs')} with {beyond:.3g}"
+    )
 
 
 def _varied(value: Any) -> str:

@@ -73,6 +73,6 @@ def score_rows(cache: Cache, splits: tuple[str, ...], logits_of: LogitsOf) -> Sc
         rows = cache.rows(split)
         rows = rows[cache.labels[rows] >= 0]
         if not len(rows):
-            raise HeadError(f"{cache.path.name} has no labelled {split} rows: extract with --{split}-fraction above 0")
+            raise HeadError(f"{cache.path.name} has no labelled {split} rows: extract with labels of that split")
         parts.append(ScoredRows(logits_of(split), rows, cache.labels[rows]))
     return ScoredRows(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(ScoredRows)))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.base.errors import HeadError
+from pipeline.base.words import named
 from pipeline.base.workspace import Workspace
 from pipeline.heads.scores.metrics import classification_report
 from pipeline.heads.scores.paired import PairedDifference, paired_difference
@@ -64,9 +65,9 @@ def compare(settings: CompareSettings, desk: Workspace) -> CompareResult:
         difference=difference,
         verdict=words.verdict(names, difference),
     )
-    desk.watch.show(words.comparison(names, result.figures, difference))
-    desk.watch.say(words.chance(names, difference))
-    desk.watch.say(result.verdict)
+    desk.watch.result(words.comparison(names, result.figures, difference))
+    desk.watch.result(words.chance(names, difference))
+    desk.watch.result(result.verdict)
     return result
 
 
@@ -81,7 +82,7 @@ def _require_same_content(first: runs.Run, second: runs.Run) -> None:
     if a["content"] == b["content"]:
         return
     if first.config["classes"] != second.config["classes"]:
-        what = f"other classes ({len(first.config['classes'])} and {len(second.config['classes'])})"
+        what = f"other classes ({_apart(first, second)})"
     elif a["rows"] != b["rows"]:
         what = f"other rows ({a['rows']} and {b['rows']})"
     else:
@@ -90,6 +91,14 @@ def _require_same_content(first: runs.Run, second: runs.Run) -> None:
         f"{first.folder.name} and {second.folder.name} learned from caches of {what}, {Path(a['path']).name} and "
         f"{Path(b['path']).name}: only runs tested on the same rows can be compared"
     )
+
+
+def _apart(first: runs.Run, second: runs.Run) -> str:
+    """The classes that one of two runs has alone, by name; or that they are the same in another order."""
+    pairs = ((first, second), (second, first))
+    alone = [[c for c in one.config["classes"] if c not in other.config["classes"]] for one, other in pairs]
+    told = [f"{named(found)} in {run.folder.name} alone" for found, (run, _) in zip(alone, pairs, strict=True) if found]
+    return "; ".join(told) or "the same in another order"
 
 
 def _require_same_rows(first: runs.Run, second: runs.Run, a: ScoredRows, b: ScoredRows) -> None:

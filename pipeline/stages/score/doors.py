@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from pipeline.stages.score.compare import CompareResult
     from pipeline.stages.score.figures import EvaluateResult
 
+ONE_LOOK = "figures on test are kept whole or not at all: the same command goes on, and counts as the same look"
 
-@command(EvaluateSettings)
+
+@command(EvaluateSettings, ONE_LOOK)
 def evaluate(settings: EvaluateSettings, desk: Workspace) -> EvaluateResult:
     """Score a run on the test split, once.
 
@@ -33,7 +35,7 @@ def evaluate(settings: EvaluateSettings, desk: Workspace) -> EvaluateResult:
     return work(settings, desk)
 
 
-@command(CompareSettings)
+@command(CompareSettings, ONE_LOOK)
 def compare(settings: CompareSettings, desk: Workspace) -> CompareResult:
     """Compare two runs on the same test rows: better, or chance?
 

@@ -14,6 +14,7 @@ from pipeline import images
 from pipeline.base.errors import CacheError, DataError, HeadError
 from pipeline.base.items import SPLITS, TEST
 from pipeline.base.machine import cores
+from pipeline.base.spelling import option
 from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import match_classes
@@ -67,7 +68,9 @@ def other_cache(run: runs.Run, data: str, settings: EvaluateSettings, desk: Work
     """The run's figures on rows of another cache; None where these are the run's own test rows."""
     require_head(run)
     began, cache = time.perf_counter(), find_cache(data, desk)
-    require_run_key(run, cache, f"has another key than {run.folder.name}", "extract it with the run's settings")
+    require_run_key(
+        run, cache, f"has another settings fingerprint than {run.folder.name}", "extract it with the run's settings"
+    )
     split, chosen = splits_of(cache, settings.split)
     if split == "test" and cache.content == run.config["cache"]["content"]:
         return None
@@ -107,7 +110,7 @@ def splits_of(cache: Cache, asked: str | None) -> tuple[str, tuple[str, ...]]:
 
 def _cure(there: Collection[str]) -> str:
     legal = ", ".join([*(name for name in there if name != "none"), "all"]) if there else ""
-    return f"choose --split from {legal}" if there else "extract it with labels"
+    return f"choose {option('split')} from {legal}" if there else "extract it with labels"
 
 
 def _own(run: runs.Run, desk: Workspace) -> Cache | None:
@@ -183,7 +186,7 @@ def _chosen(listing: Listing, asked: str | None, desk: Workspace) -> tuple[str, 
         return split, labelled[listing.splits[labelled] == SPLITS.index(split)]
     if len(there) > 1:
         named = " and ".join([", ".join(there[:-1]), there[-1]])
-        desk.watch.say(f"{named} are taken together: --split names one of them")
+        desk.watch.say(f"{named} are taken together: {option('split')} names one of them")
     return split, labelled
 
 

@@ -134,7 +134,7 @@ def _known(folder: Path, desk: Workspace) -> EvaluateResult | None:
     if known is None:
         return None
     which = words.as_which(known.scored_before)
-    desk.watch.say(
+    desk.watch.result(
         f"{folder.name} was scored on {known.scored}{which}: the test split is used once, these are its figures"
     )
     return known
@@ -170,8 +170,8 @@ def _write_logits(folder: Path, scored: ScoredRows) -> None:
 
 def _show(result: EvaluateResult, desk: Workspace) -> None:
     for value in words.classes_of(result.test, result.split, result.elsewhere):
-        desk.watch.show(value)
+        desk.watch.result(value)
     first, *others = words.figures_lines(result.test, words.rows_of(result.split, result.elsewhere))
-    desk.watch.say(f"{first} -> {result.file}")
+    desk.watch.result(f"{first} -> {result.file}")
     for line in others:
-        desk.watch.say(line)
+        desk.watch.result(line)

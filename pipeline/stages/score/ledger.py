@@ -29,6 +29,7 @@ from pipeline.base.errors import HeadError
 from pipeline.base.files import append_line, locked, make_folder, writing
 from pipeline.base.records import parse_lines, read_file, reason
 from pipeline.base.schema import Count
+from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import TENSORS_FILE
 from pipeline.runs.network import MODEL_FILE
@@ -104,7 +105,7 @@ def places_of(cache: Cache) -> NDArray[np.int64]:
     """
     rows = labelled(cache, "test")
     if not len(rows):
-        raise HeadError(f"{cache.path.name} has no labelled test rows: extract with --test-fraction above 0")
+        raise HeadError(f"{cache.path.name} has no labelled test rows: extract with {option('test_fraction')} above 0")
     return rows
 
 
@@ -132,7 +133,7 @@ def count_content(content: str, rows: int, scorer: Scorer, desk: Workspace) -> i
             line: Line = {"content": content, "rows": rows, "run": scorer.name, "mark": scorer.mark, "when": when}
             append_line(desk.tested, json.dumps(line))
     before = len(known - {scorer.mark})
-    desk.watch.say(words.scored(before, rows))
+    desk.watch.result(words.scored(before, rows))
     return before
 
 
@@ -172,5 +173,5 @@ def _written(path: Path) -> bytes:
     except OSError as error:
         raise HeadError(
             f"{path}, where looks at test rows are counted, cannot be read ({reason(error)}): no test row has been "
-            "read; put it right, or choose --workspace"
+            f"read; put it right, or choose {option('workspace')}"
         ) from error

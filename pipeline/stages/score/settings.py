@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
 from pipeline.base.settings import CACHE_HELP
+from pipeline.base.spelling import option
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class EvaluateSettings:
 
     run: str = st.run()
     data: str | None = st.option(
-        None, f"evaluate on {CACHE_HELP}; of the run's key, classes matched by name", metavar="CACHE"
+        None, f"evaluate on {CACHE_HELP}; of the run's settings fingerprint, classes matched by name", metavar="CACHE"
     )
     images: str | None = st.option(
         None,
@@ -41,7 +42,9 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         st.check(self)
         if self.data is not None and self.images is not None:
-            raise ConfigError("--data is a cache and --images are images that have none: give one of them")
+            raise ConfigError(
+                f"{option('data')} is a cache, and {option('images')} are images that have none: give one of them"
+            )
         _require_ending("errors", self.errors, (".csv", ".jsonl"))
         _require_ending("confusion", self.confusion, (".png", ".svg"))
 
@@ -53,7 +56,7 @@ class EvaluateSettings:
 
 def _require_ending(name: str, file: Path | None, endings: tuple[str, ...]) -> None:
     if file is not None and file.suffix not in endings:
-        raise ConfigError(f"{st.flag_name(name)} {file} must end in {' or '.join(endings)}")
+        raise ConfigError(f"{option(name, file)} must end in {' or '.join(endings)}")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.base.spelling import option
 from pipeline.base.values import Column, Matrix, Table, figures
 from pipeline.base.words import ABSENT, count, many, percent, points, points_between, significant
 from pipeline.heads.scores.intervals import FEWEST_OF_A_CLASS
@@ -56,7 +57,7 @@ def wrong(found: Sequence[WrongImage], rows: str) -> Table:
 def learned(run: str, splits: Sequence[str], alone: bool) -> str:
     """A warning where a head is scored on rows that it has learned from; ``alone`` says that there are no others."""
     rows = f"these {' and '.join(splits)} rows" if alone else f"the {' and '.join(splits)} rows among these"
-    return f"{run} has learned from {rows}: on new images it is wrong more often (--split test)"
+    return f"{run} has learned from {rows}: on new images it is wrong more often ({option('split', 'test')})"
 
 
 def scored(before: int, rows: int) -> str:

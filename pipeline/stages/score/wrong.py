@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.files import make_folder, try_writing, write_bytes, writing
+from pipeline.base.spelling import option
 from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
 from pipeline.heads.scores.metrics import softmax
@@ -66,11 +67,11 @@ def write_errors(found: Sequence[WrongImage], n: int, rows: str, file: Path, des
         ConfigError: the file cannot be written.
     """
     text = _csv(found) if file.suffix == ".csv" else "".join(json.dumps(vars(one)) + "\n" for one in found)
-    with writing(file.parent, ConfigError, "give another --errors"):
+    with writing(file.parent, ConfigError, f"give another {option('errors')}"):
         write_bytes(file, text.encode("utf-8", "surrogateescape"))  # a path's bytes come out as they were
     if found:
-        desk.watch.show(words.wrong(found, rows))
-    desk.watch.say(f"{len(found):,} of {many(n, 'image')} {'is' if len(found) == 1 else 'are'} wrong -> {file}")
+        desk.watch.result(words.wrong(found, rows))
+    desk.watch.result(f"{len(found):,} of {many(n, 'image')} {'is' if len(found) == 1 else 'are'} wrong -> {file}")
 
 
 def _csv(found: Sequence[WrongImage]) -> str:
@@ -89,6 +90,6 @@ def write_confusion(result: EvaluateResult, rows: str, file: Path, desk: Workspa
     """
     matrix = words.matrix_of(result.test)
     title = f"{result.run.name}, {rows}: {many(result.test['n'], 'image')}"
-    with writing(file.parent, ConfigError, "give another --confusion"):
+    with writing(file.parent, ConfigError, f"give another {option('confusion')}"):
         write_bytes(file, confusion_picture(matrix, title, file.suffix.lower().removeprefix(".")))
-    desk.watch.say(f"confusion matrix -> {file}")
+    desk.watch.result(f"confusion matrix -> {file}")

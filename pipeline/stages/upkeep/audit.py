@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import DataError
 from pipeline.base.items import GOOD, NONE, SPLITS, STATE_NAMES, TEST, TRAIN, VAL
-from pipeline.base.values import Table
 from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
 from pipeline.runs.recipe import rebased
@@ -40,14 +39,11 @@ def audit(settings: AuditSettings, desk: Workspace) -> AuditReport:
         cache, dropped = _drop_leaks(cache, settings, desk)
     report = _report(cache, settings, dropped, desk)
     for told in words.audited(report):
-        if isinstance(told, Table):
-            desk.watch.show(told)
-        else:
-            desk.watch.say(told)
+        desk.watch.result(told)
     for finding in report.findings:
         desk.watch.warn(finding)
     if not report.findings:
-        desk.watch.say(f"{cache.path}: nothing found")
+        desk.watch.result(f"{cache.path}: nothing found")
     if report.findings and settings.strict:
         raise DataError(f"{cache.path}: {many(len(report.findings), 'finding')}; the first: {report.findings[0]}")
     return report
@@ -149,7 +145,7 @@ def _drop_leaks(found: Cache, settings: AuditSettings, desk: Workspace) -> tuple
         if len(leaking) and len(leaking) == int((cache.splits[rows] == TRAIN).sum()):
             raise DataError(f"{cache.path}: every train image is also in val or test: nothing of train would be left")
         if not len(leaking) and settings.out is None:
-            desk.watch.say(f"{cache.path}: no train image is also in val or test: nothing to drop")
+            desk.watch.result(f"{cache.path}: no train image is also in val or test: nothing to drop")
             return cache, []
         names = [os.fsdecode(cache.ids[row]) for row in leaking.tolist()]
         keep = np.setdiff1d(np.arange(len(cache)), leaking)
@@ -158,7 +154,7 @@ def _drop_leaks(found: Cache, settings: AuditSettings, desk: Workspace) -> tuple
         about = rebased(contents.about, cache.path.parent, target.parent)
         contents = dataclasses.replace(contents, about=about)
         made = rewrite(cache, keep, contents, target, desk)
-    desk.watch.say(
+    desk.watch.result(
         f"{len(names):,} of {len(cache):,} rows dropped from train -> {target}; while the images lie in the source, "
         "the next `pipeline extract` of it brings them back"
     )

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from pipeline.base.doors import command
 from pipeline.base.workspace import Workspace
-from pipeline.stages.upkeep.results import AuditReport, InspectReport, RelabelResult, VerifyReport
-from pipeline.stages.upkeep.settings import AuditSettings, InspectSettings, RelabelSettings, VerifySettings
+from pipeline.stages.upkeep.results import AuditReport, CatalogReport, InspectReport, RelabelResult, VerifyReport
+from pipeline.stages.upkeep.settings import (
+    AuditSettings,
+    CatalogSettings,
+    InspectSettings,
+    RelabelSettings,
+    VerifySettings,
+)
+
+AS_IT_WAS = "the cache is whole, as it was or as it was to be: the same command finds out which"
 
 
 @command(InspectSettings)
@@ -35,7 +43,7 @@ def verify(settings: VerifySettings, desk: Workspace) -> VerifyReport:
     return work(settings, desk)
 
 
-@command(AuditSettings)
+@command(AuditSettings, AS_IT_WAS)
 def audit(settings: AuditSettings, desk: Workspace) -> AuditReport:
     """Look for copies across splits, label conflicts, small classes, failed images.
 
@@ -48,7 +56,7 @@ def audit(settings: AuditSettings, desk: Workspace) -> AuditReport:
     return work(settings, desk)
 
 
-@command(RelabelSettings)
+@command(RelabelSettings, AS_IT_WAS)
 def relabel(settings: RelabelSettings, desk: Workspace) -> RelabelResult:
     """Give a cache new labels or splits, without the trunk.
 
@@ -59,5 +67,17 @@ def relabel(settings: RelabelSettings, desk: Workspace) -> RelabelResult:
         DataError: the source cannot be understood.
     """
     from pipeline.stages.upkeep.relabel import relabel as work
+
+    return work(settings, desk)
+
+
+@command(CatalogSettings, name="list")
+def catalog(settings: CatalogSettings, desk: Workspace) -> CatalogReport:
+    """List the runs, or the caches; keep a note on one, rename or delete it.
+
+    Raises:
+        HeadError, CacheError: nothing of such a name, or it cannot be changed.
+    """
+    from pipeline.stages.upkeep.catalog import catalog as work
 
     return work(settings, desk)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.base.items import SPLITS
+from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.runs.recipe import about_of
 from pipeline.stages.upkeep import words
@@ -26,13 +27,18 @@ def inspect(settings: InspectSettings, desk: Workspace) -> InspectReport:
     opened = [find_cache(c, desk) for c in settings.caches]
     plain = [_contents(c) for c in opened]
     if len(opened) == 1:
-        desk.watch.show(words.contents(plain[0]))
+        for table in (words.contents, *([words.per_class] if plain[0]["classes"] else ())):
+            desk.watch.result(table(plain[0]))
+        if settings.full:
+            desk.watch.result(words.details(plain[0]))
+        else:
+            desk.watch.say(f"every setting, the split's notes and versions: {option('full', True)}")
         return InspectReport(plain, None)
     fields = difference(_comparable(opened[0]), _comparable(opened[1]))
     if fields:
-        desk.watch.show(words.differences(fields, [str(c.path) for c in opened]))
+        desk.watch.result(words.differences(fields, [str(c.path) for c in opened]))
     else:
-        desk.watch.say("the two caches hold the same rows, labels and splits, made with the same settings")
+        desk.watch.result("the two caches hold the same rows, labels and splits, made with the same settings")
     return InspectReport(plain, {name: [left, right] for name, left, right in fields})
 
 

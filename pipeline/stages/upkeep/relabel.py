@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline import images
 from pipeline.base.errors import CacheError
 from pipeline.base.machine import cores
+from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.images import Listing
 from pipeline.runs.recipe import from_here
@@ -44,13 +45,13 @@ def relabel(settings: RelabelSettings, desk: Workspace) -> RelabelResult:
         written = settings.out is not None or not _as_it_is(cache, contents)
         result = _result(cache, contents, rows, missing, copied=copied, written=written)
         if not written:
-            desk.watch.say(f"nothing to do: {cache.path} has these labels, splits and paths already")
+            desk.watch.result(f"nothing to do: {cache.path} has these labels, splits and paths already")
             return result
         for note in result.notes:
             desk.watch.say(note)
         made = rewrite(cache, rows, contents, target, desk)
     result = dataclasses.replace(result, cache=made.path, counts=made.counts())
-    desk.watch.say(words.relabelled(result))
+    desk.watch.result(words.relabelled(result))
     return result
 
 
@@ -108,7 +109,7 @@ def _refuse(
     if not any(kinds.values()):
         return
     title = f"{settings.source} against {cache.path}"
-    desk.watch.show(words.kinds({kind: names for kind, names in kinds.items() if names}, title))
+    desk.watch.result(words.kinds({kind: names for kind, names in kinds.items() if names}, title))
     if lacking:
         raise CacheError(
             f"{len(lacking):,} images of {settings.source} are not in {cache.path} (the first: "
@@ -116,7 +117,7 @@ def _refuse(
         )
     raise CacheError(
         f"{len(missing):,} images of {cache.path} are not in {settings.source} (the first: {missing[0]!a}): give them "
-        "there, or --drop-missing to drop their rows"
+        f"there, or {option('drop_missing', True)} to drop their rows"
     )
 
 

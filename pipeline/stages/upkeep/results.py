@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 Place = tuple[str, str, str]
 """An image in a report: its split, its class or "", its path."""
@@ -122,3 +122,62 @@ class RelabelResult:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {**dataclasses.asdict(self), "cache": str(self.cache)}
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """A run in a list; ``settings`` are those that are not the defaults.
+
+    ``val`` is the accuracy on val, of which ``val_chosen_from`` candidates were chosen from; ``test`` the accuracy on
+    ``test_rows`` test images, on which ``scored_before`` other runs had been scored: all None where not known.
+    ``damaged`` says why it cannot be used.
+    """
+
+    run: Path
+    number: int
+    stage: str
+    data: str
+    settings: dict[str, Any]
+    val: float | None = None
+    val_chosen_from: int = 1
+    test: float | None = None
+    test_rows: int | None = None
+    scored_before: int | None = None
+    seconds: float | None = None
+    when: str = ""
+    note: str = ""
+    damaged: str = ""
+
+
+@dataclass(frozen=True)
+class ListedCache:
+    """A cache in a list; ``size`` is in bytes, ``runs`` are the names of those that learned from it.
+
+    ``damaged`` says why it cannot be used.
+    """
+
+    cache: Path
+    name: str
+    source: str
+    trunk: str
+    rows: int
+    splits: dict[str, int]
+    classes: int
+    size: int
+    runs: tuple[str, ...] = ()
+    when: str = ""
+    note: str = ""
+    damaged: str = ""
+
+
+@dataclass(frozen=True)
+class CatalogReport:
+    """What was listed, in its order; after a change, what it is now."""
+
+    of: Literal["runs", "caches"]
+    rows: tuple[ListedRun | ListedCache, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        plain = [dataclasses.asdict(row) for row in self.rows]
+        return {self.of: [{k: str(v) if isinstance(v, Path) else v for k, v in row.items()} for row in plain]}

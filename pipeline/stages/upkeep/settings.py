@@ -9,8 +9,8 @@ from pathlib import Path
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
 from pipeline.base.settings import CACHE_HELP, LATEST
+from pipeline.base.spelling import option
 from pipeline.stages.extract.settings import ExtractSettings
-from pipeline.store.rewrite import check_out
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class InspectSettings:
     caches: tuple[str, ...] = st.argument(
         f"{CACHE_HELP}; two to see their difference", default=(LATEST,), metavar="CACHE", made=True
     )
+    full: bool = st.option(False, "also all that decides a row's numbers, the split's notes, and versions")
 
     def __post_init__(self) -> None:
         st.check(self)
@@ -60,11 +61,13 @@ class AuditSettings:
 
     def __post_init__(self) -> None:
         st.check(self)
-        check_out(self.out)
+        st.check_out(self.out)
         if self.near is not None and self.near > 1:
-            raise ConfigError(f"--near is {self.near}: a cosine is at most 1")
+            raise ConfigError(f"{option('near')} is {self.near}: a cosine is at most 1")
         if self.out is not None and not self.drop_leaks:
-            raise ConfigError(f"--out {self.out} without --drop-leaks: an audit alone writes nothing")
+            raise ConfigError(
+                f"{option('out', self.out)} without {option('drop_leaks', True)}: an audit alone writes nothing"
+            )
 
 
 @dataclass(frozen=True)
@@ -85,4 +88,50 @@ class RelabelSettings:
 
     def __post_init__(self) -> None:
         st.check(self)
-        check_out(self.out)
+        st.check_out(self.out)
+
+
+RUN_ORDERS = ("number", "stage", "data", "val", "seconds", "when", "note")
+CACHE_ORDERS = ("name", "source", "trunk", "rows", "size", "when", "note")
+
+
+@dataclass(frozen=True)
+class CatalogSettings:
+    """Settings of the list."""
+
+    names: tuple[str, ...] | None = st.argument(
+        "runs (with --caches: caches) to list, or to do something with, named as for every command; by default all",
+        default=None,
+        metavar="NAME",
+        made=True,
+    )
+    caches: bool = st.option(False, "list feature caches instead of runs")
+    sort: str | None = st.option(
+        None,
+        f"order: {', '.join(RUN_ORDERS)}; of caches {', '.join(CACHE_ORDERS)}; test is not among them, since nothing "
+        "is to be chosen by it",
+        metavar="COLUMN",
+    )
+    csv: bool = st.option(False, "print CSV, all columns in full")
+    note: str | None = st.option(None, "keep these words on what is named; empty to remove them", metavar="TEXT")
+    rename: str | None = st.option(None, "the new name of the one that is named; a run keeps its number and stage")
+    delete: bool = st.option(False, "delete what is named, after a question")
+    yes: bool = st.option(False, "delete without the question")
+
+    def __post_init__(self) -> None:
+        st.check(self)
+        legal = CACHE_ORDERS if self.caches else RUN_ORDERS
+        if self.sort is not None and self.sort not in legal:
+            raise ConfigError(f"{option('sort', self.sort)}: choose from {', '.join(legal)}")
+        changes = {"note": self.note is not None, "rename": self.rename is not None, "delete": self.delete}
+        for change in (name for name, asked in changes.items() if asked):
+            if not self.names:
+                raise ConfigError(f"{option(change)} without a name: say which {'cache' if self.caches else 'run'}")
+        if self.rename is not None:
+            st.check_name(self.rename)
+            if len(self.names or ()) > 1:
+                raise ConfigError(f"{option('rename', self.rename)} with {len(self.names or ())} names: give one")
+        if self.delete and (self.note is not None or self.rename is not None):
+            raise ConfigError(f"{option('delete', True)} with a note or a new name: what is deleted has neither")
+        if self.yes and not self.delete:
+            raise ConfigError(f"{option('yes', True)} without {option('delete', True)}: nothing else asks")

@@ -21,6 +21,7 @@ from pipeline import images
 from pipeline.base.errors import CacheError
 from pipeline.base.items import GOOD, NONE, PENDING, TRAIN
 from pipeline.base.machine import cores, resolve_device
+from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.images import Images, Listing
 from pipeline.runs.recipe import Recipe
@@ -61,18 +62,18 @@ def verify(settings: VerifySettings, desk: Workspace) -> VerifyReport:
     cache = find_cache(settings.cache, desk)
     wrong = [*_contradictions(cache), *_damage(cache, desk)]
     if wrong:
-        desk.watch.show(words.kinds({"wrong": wrong}, str(cache.path)))
+        desk.watch.result(words.kinds({"wrong": wrong}, str(cache.path)))
         raise CacheError(
             f"{cache.path} is not sound ({len(wrong)} wrong; the first: {wrong[0]}): remove it and extract again"
         )
     report = VerifyReport(cache.path, len(cache), len(cache.done), sum(cache.failed().values()))
     if settings.source is None:
-        desk.watch.say(words.sound(report))
+        desk.watch.result(words.sound(report))
         return report
     changes, sample = _compare(cache, settings, desk)
     found = changes.kinds()
     if found:
-        desk.watch.show(words.kinds(found, f"{settings.source} against {cache.path}", SHOWN))
+        desk.watch.result(words.kinds(found, f"{settings.source} against {cache.path}", SHOWN))
     _refuse(cache, settings, found, sample)
     report = dataclasses.replace(
         report,
@@ -80,7 +81,7 @@ def verify(settings: VerifySettings, desk: Workspace) -> VerifyReport:
         changes={name: {"count": len(p), "first": p[:SHOWN]} for name, p in vars(changes).items()},
         sample=sample,
     )
-    desk.watch.say(words.sound(report))
+    desk.watch.result(words.sound(report))
     if found:
         desk.watch.warn(f"{words.counted(found)} in {settings.source}; `pipeline extract` brings the cache up to date")
     return report
@@ -97,7 +98,7 @@ def _refuse(cache: Cache, settings: VerifySettings, found: Mapping[str, list[str
         cure = f"`pipeline {'relabel' if relabel else 'extract'}` brings it up to date without computing a row twice"
         raise CacheError(
             f"{cache.path} is sound but not what {settings.source} holds now: {words.counted(found)}; {cure}; "
-            "--allow-changes only lists them"
+            f"{option('allow_changes', True)} only lists them"
         )
 
 

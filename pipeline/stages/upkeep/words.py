@@ -6,11 +6,14 @@ Pure functions of what was found, to lines and tables.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from pipeline.base.spelling import option
 from pipeline.base.values import Cell, Column, Part, Table, figures
-from pipeline.base.words import ABSENT, count, many, percent, setting, size
-from pipeline.stages.upkeep.results import AuditReport, Place, RelabelResult, VerifyReport
+from pipeline.base.words import ABSENT, count, many, named, percent, seconds, setting, size
+from pipeline.stages.upkeep.results import AuditReport, ListedCache, ListedRun, Place, RelabelResult, VerifyReport
 from pipeline.stages.upkeep.settings import AuditSettings
 from pipeline.store import difference
 
@@ -23,29 +26,48 @@ CLASSES_NAMED = 20
 
 
 def contents(plain: Mapping[str, Any]) -> Table:
-    """A cache's contents, as the report of inspect has them, name by name."""
+    """What a cache is, and what of, as the report of inspect has it: what matters first."""
+    classes, about, made_by = plain["classes"], plain["about"], plain["provenance"]
     splits = ", ".join(f"{count(n)} {name}" for name, n in plain["splits"].items() if n)
-    failed = ", ".join(f"{n} {kind}" for kind, n in plain["failed"].items()) or "none"
+    failed = ", ".join(f"{n} {kind}" for kind, n in plain["failed"].items())
+    weights = made_by["weights"]["name"] + ("" if about["pretrained"] else " (random or unknown: not pretrained)")
+    pairs = {
+        "features": f"{count(plain['rows'])} rows of {plain['dim']} {plain['dtype']}, {size(plain['bytes'])}",
+        "splits": splits,
+        **({"failed": f"{failed} (no features)"} if failed else {}),
+        "classes": count(len(classes)) if classes else "none: images without labels",
+        "source": about["source"],
+        "trunk": f"{made_by['trunk']['name']}, {made_by['trunk']['layer']}; weights {weights}",
+        "created": plain["created"],
+        "settings fingerprint": plain["key"],
+    }
+    return _pairs(pairs, plain["path"])
+
+
+def per_class(plain: Mapping[str, Any], limit: int = CLASSES_NAMED) -> Table:
+    """How many images of each class each split has; of many classes the first."""
     classes = plain["classes"]
-    named = [f"{name} ({sum(per.values()):,})" for name, per in classes.items()][:CLASSES_NAMED]
-    more = f", and {len(classes) - CLASSES_NAMED} more" if len(classes) > CLASSES_NAMED else ""
+    splits = [name for name, n in plain["splits"].items() if n and name != "none"]
+    rows = [[name, *(count(per.get(split, 0)) for split in splits)] for name, per in list(classes.items())[:limit]]
+    more = f"the first {limit} of {count(len(classes))} classes" if len(classes) > limit else ""
+    return Table([Column("Class", fit="cut"), *figures(*(s.capitalize() for s in splits))], rows, caption=more)
+
+
+def details(plain: Mapping[str, Any]) -> Table:
+    """The rest of what is known of a cache, name by name: all that decides a row's numbers, and how it came about."""
     about = plain["about"]
     pairs = {
-        "rows": f"{count(plain['rows'])} x {plain['dim']} {plain['dtype']}, {size(plain['bytes'])}",
-        "splits": splits,
-        "failed": failed,
-        "classes": f"{len(classes)}: {', '.join(named)}{more}",
-        "source": about["source"],
         "root": about["root"],
         "split notes": "; ".join(about["notes"]) or "as the source gives them",
-        "pretrained": "yes" if about["pretrained"] else "no: random or unknown weights",
         **{name: value for name, value, _ in difference(plain["provenance"], {})},
-        "key": plain["key"],
-        "created": plain["created"],
         "versions": ", ".join(f"{k} {v}" for k, v in plain["versions"].items()),
     }
+    return _pairs(pairs, "All that decides a row, and where it comes from")
+
+
+def _pairs(pairs: Mapping[str, Any], title: str) -> Table:
     rows = [[name.replace("_", " "), setting(value)] for name, value in pairs.items()]
-    return Table([Column(role="dim"), Column(fit="fold")], rows, plain["path"])
+    return Table([Column(role="dim"), Column(fit="fold")], rows, title)
 
 
 def differences(fields: Sequence[tuple[str, object, object]], names: Sequence[str]) -> Table:
@@ -172,7 +194,7 @@ def findings(report: AuditReport, settings: AuditSettings) -> list[str]:
     copies, near = report.copies, report.near
     across, conflicting = (near.across_splits, near.conflicting) if near else (0, 0)
     droppable = sum(any(p[0] == "train" for p in group) for group in copies.leaks)
-    cure = " (--drop-leaks takes them out of train)" if droppable else ""
+    cure = f" ({option('drop_leaks', True)} takes them out of train)" if droppable else ""
     found = [
         (len(copies.leaks), f"{many(len(copies.leaks), 'image')} in more than one split{cure}"),
         (len(copies.conflicts), f"{many(len(copies.conflicts), 'image')} under different labels"),
@@ -188,13 +210,101 @@ def findings(report: AuditReport, settings: AuditSettings) -> list[str]:
             conflicting,
             f"{many(conflicting, 'pair')} of near duplicates with different labels",
         ),
-        *((1, f"no {split} images of {_some(names)}") for split, names in report.empty.items()),
-        *((1, f"fewer than {settings.tiny} {split} images of {_some(names)}") for split, names in report.tiny.items()),
+        *((1, f"no {split} images of {named(names)}") for split, names in report.empty.items()),
+        *((1, f"fewer than {settings.tiny} {split} images of {named(names)}") for split, names in report.tiny.items()),
         (len(report.failed), f"{many(len(report.failed), 'failed image')} without features"),
     ]
     return [words for n, words in found if n]
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-    return ", ".join(map(repr, names[:5])) + more
+# -- list -------------------------------------------------------------------------------------------------------------
+
+
+def run_table(rows: Sequence[ListedRun]) -> Table:
+    """Runs side by side."""
+    cells: list[list[Cell]] = []
+    for row in rows:
+        chosen = "*" if row.val is not None and row.val_chosen_from > 1 else ""
+        told = " ".join(f"{name}={_short(value)}" for name, value in row.settings.items())
+        val = "" if row.val is None else percent(row.val) + chosen
+        test = "" if row.test is None else percent(row.test)
+        took = "" if row.seconds is None else seconds(row.seconds)
+        note = Part(f"damaged: {row.damaged}", "bad") if row.damaged else Part(row.note)
+        cells.append([str(row.number), row.stage, row.data, told, val, test, took, _when(row.when), note])
+    columns = [
+        *figures("Run"),
+        Column("Stage"),
+        Column("Data", fit="fold"),
+        Column("Settings", fit="wrap"),
+        *figures("Val", "Test", "Time"),
+        Column("When", role="dim"),
+        Column("Note", fit="wrap"),
+    ]
+    starred = any(row.val_chosen_from > 1 and row.val is not None for row in rows)
+    return _filled(columns, cells, "* chosen by this figure: optimistic" if starred else "")
+
+
+def cache_table(rows: Sequence[ListedCache]) -> Table:
+    """Caches side by side."""
+    cells: list[list[Cell]] = []
+    for row in rows:
+        splits = ", ".join(f"{count(n)} {split}" for split, n in row.splits.items() if n)
+        note = Part(f"damaged: {row.damaged}", "bad") if row.damaged else Part(row.note)
+        runs = "" if not row.runs else str(len(row.runs))
+        cells.append(
+            [row.name, row.source, splits, str(row.classes or ""), size(row.size), runs, _when(row.when), note]
+        )
+    columns = [
+        Column("Cache", fit="fold"),
+        Column("Source", fit="fold"),
+        Column("Rows", fit="wrap"),
+        *figures("Classes", "Size", "Runs"),
+        Column("When", role="dim"),
+        Column("Note", fit="wrap"),
+    ]
+    return _filled(columns, cells, "")
+
+
+def _filled(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], caption: str) -> Table:
+    """The table without its columns in which nothing stands."""
+    told = [any(cell not in ("", Part("")) for cell in column) for column in zip(*rows, strict=True)]
+    kept = [[cell for cell, there in zip(row, told, strict=True) if there] for row in rows]
+    return Table([column for column, there in zip(columns, told, strict=bool(rows)) if there], kept, "", caption)
+
+
+def _short(value: object) -> str:
+    return ",".join(map(setting, value)) if isinstance(value, list) else setting(value)
+
+
+def _when(utc: str) -> str:
+    """A time of a record, to the minute, as the clock here showed it; as it is where it is none."""
+    try:
+        return datetime.fromisoformat(utc).astimezone().strftime("%Y-%m-%d %H:%M")
+    except ValueError:
+        return utc
+
+
+def listed(paths: Sequence[Path]) -> str:
+    """The names of files or folders, the first few."""
+    more = f" and {count(len(paths) - LISTED)} more" if len(paths) > LISTED else ""
+    return ", ".join(path.name for path in paths[:LISTED]) + more
+
+
+def delete(paths: Sequence[Path], n_bytes: int) -> str:
+    """The question before something is deleted."""
+    return f"delete {listed(paths)} ({size(n_bytes)})?"
+
+
+def still_needed(cache: str, runs: Sequence[str]) -> str:
+    """What is lost with a cache."""
+    shown = ", ".join(runs[:LISTED]) + (f" and {count(len(runs) - LISTED)} more" if len(runs) > LISTED else "")
+    return (
+        f"{many(len(runs), 'run')} learned from {cache} ({shown}): without it they predict, but cannot be evaluated or "
+        "fine-tuned"
+    )
+
+
+def nothing_yet(place: Path, of: str) -> str:
+    """That there is nothing to list."""
+    how = "pipeline extract SOURCE" if of == "caches" else "pipeline train"
+    return f"no {of} in {place} yet: make one with `{how}`"

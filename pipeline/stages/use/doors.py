@@ -8,7 +8,7 @@ from pipeline.stages.use.results import ExportResult, Predictions, TraceReport
 from pipeline.stages.use.settings import ExportSettings, PredictSettings, TraceSettings
 
 
-@command(PredictSettings)
+@command(PredictSettings, "what was printed stands: the same command begins anew")
 def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
     """Name the classes of images, with probabilities.
 
@@ -23,7 +23,7 @@ def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
     return work(settings, desk)
 
 
-@command(ExportSettings)
+@command(ExportSettings, "no half file is left: the same command begins anew")
 def export(settings: ExportSettings, desk: Workspace) -> ExportResult:
     """Write a run's classifier as a file for other programs.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import nn
 
 from pipeline.base.errors import ConfigError, HeadError, PipelineError
 from pipeline.base.files import try_writing, whole, write_text, writing
+from pipeline.base.spelling import option
 from pipeline.base.words import percent, significant
 from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
@@ -49,11 +50,11 @@ def export(settings: ExportSettings, desk: Workspace) -> ExportResult:
         raise HeadError(f"{run.folder.name} is a {run.stage} run: give one of train, search or finetune")
     out = settings.out or run.folder / f"exported{SUFFIXES[settings.format]}"
     if out.exists():
-        raise ConfigError(f"{out} is there already: remove it, or give another --out")
+        raise ConfigError(f"{out} is there already: remove it, or give another {option('out')}")
     card = out.parent / CARD
     if card.exists() and not card.read_text(encoding="utf-8", errors="replace").startswith(_title(run)):
-        raise ConfigError(f"{card} is the card of another model: give an --out in another folder")
-    with writing(out.parent, ConfigError, "give another --out"):
+        raise ConfigError(f"{card} is the card of another model: give an {option('out')} in another folder")
+    with writing(out.parent, ConfigError, f"give another {option('out')}"):
         try_writing(out.parent)
     model, recipe = whole_network(run, settings.format, desk)
     about = description(run, recipe)
@@ -61,7 +62,7 @@ def export(settings: ExportSettings, desk: Workspace) -> ExportResult:
     rng = np.random.default_rng(0)
     size = recipe.trunk.info.transform.crop
     images = rng.normal(size=(max(BATCHES), 3, size, size)).astype(np.float32)
-    with writing(out.parent, ConfigError, "give another --out"), whole(out) as draft:
+    with writing(out.parent, ConfigError, f"give another {option('out')}"), whole(out) as draft:
         write(model, images, draft, about)
         parity = compare(model, open_again(draft, about), images)
         worst = max(parity.values())
@@ -72,8 +73,8 @@ def export(settings: ExportSettings, desk: Workspace) -> ExportResult:
             )
         # Before the model has its name: what is there has its card, and what was stopped goes on with another one.
         write_text(card, model_card(run, about, settings.format, out.name, parity))
-    desk.watch.show(words.parity(parity, TOLERANCE, settings.format))
-    desk.watch.say(f"{out} and {card}")
+    desk.watch.result(words.parity(parity, TOLERANCE, settings.format))
+    desk.watch.result(f"{out} and {card}")
     return ExportResult(out, card, settings.format, parity)
 
 
@@ -94,7 +95,8 @@ def whole_network(run: runs.Run, format: str, desk: Workspace) -> tuple[nn.Modul
         whole = reattach(model, anatomy, *head.layer)
     elif format == "state_dict":
         raise ConfigError(
-            f"a {head.kind} head on {layer} has no place in a plain {info.trunk}: give --format onnx or torch_export"
+            f"a {head.kind} head on {layer} has no place in a plain {info.trunk}: give "
+            f"{option('format', 'onnx')} or {option('format', 'torch_export')}"
         )
     else:
         whole = nn.Sequential(trunk_at(model, anatomy, layer, info.transform.crop)[0], head.module())
@@ -150,7 +152,8 @@ def _open_state_dict(path: Path, about: Mapping[str, Any]) -> Callable[[Images],
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
-            f"a plain {about['trunk']} has no place for this classifier ({reason}): give --format onnx or torch_export"
+            f"a plain {about['trunk']} has no place for this classifier ({reason}): give "
+            f"{option('format', 'onnx')} or {option('format', 'torch_export')}"
         ) from error
 
     def again(images: Images) -> Images:
@@ -162,7 +165,7 @@ def _open_state_dict(path: Path, about: Mapping[str, Any]) -> Callable[[Images],
 
 
 @contextmanager
-def _exporting(about: Mapping[str, Any], format: str, others: str) -> Iterator[None]:
+def _exporting(about: Mapping[str, Any], format: str, others: Sequence[str]) -> Iterator[None]:
     """What PyTorch's exporters cannot follow is refused by name; their remarks are of no use to a reader."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -173,15 +176,15 @@ def _exporting(about: Mapping[str, Any], format: str, others: str) -> Iterator[N
         except Exception as error:  # what they raise cannot be listed
             reason = " ".join(str(error).split())[:200]
             raise HeadError(
-                f"{about['trunk']} cannot be exported as {format} ({type(error).__name__}: {reason}): give --format "
-                f"{others}"
+                f"{about['trunk']} cannot be exported as {format} ({type(error).__name__}: {reason}): give "
+                f"{' or '.join(option('format', other) for other in others)}"
             ) from error
 
 
 def _write_onnx(model: nn.Module, images: Images, path: Path, about: dict[str, Any]) -> None:
     """With the batch left open, class names and transform in the metadata."""
     _need_onnx()
-    with _exporting(about, "onnx", "state_dict or torch_export"):
+    with _exporting(about, "onnx", ("state_dict", "torch_export")):
         program = torch.onnx.export(
             model,
             (torch.from_numpy(images[:2]),),
@@ -211,11 +214,11 @@ def _open_onnx(path: Path, _about: Mapping[str, Any]) -> Callable[[Images], Imag
 def _need_onnx() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"--format onnx needs {', '.join(missing)}: pip install 'probe-pipeline[onnx]'")
+        raise ConfigError(f"{option('format', 'onnx')} needs {', '.join(missing)}: pip install 'probe-pipeline[onnx]'")
 
 
 def _write_torch_export(model: nn.Module, images: Images, path: Path, about: dict[str, Any]) -> None:
-    with _exporting(about, "torch_export", "state_dict or onnx"):
+    with _exporting(about, "torch_export", ("state_dict", "onnx")):
         program = torch.export.export(
             model, (torch.from_numpy(images[:2]),), dynamic_shapes=({0: torch.export.Dim("batch")},)
         )
@@ -275,7 +278,7 @@ def model_card(run: runs.Run, about: dict[str, Any], format: str, file: str, par
         _figures(run),
         "\n## Provenance\n",
         f"- trunk weights: {weights}",
-        f"- key of the features: `{about['key']}`",
+        f"- settings fingerprint of the features (their key): `{about['key']}`",
         f"- made {run.config['started']} with " + ", ".join(f"{k} {v}" for k, v in run.config["versions"].items()),
         "\n## Limits\n",
         "- It knows these classes only, and names one of them for any image.",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline import images
 from pipeline.base.errors import DataError
 from pipeline.base.machine import cores
+from pipeline.base.spelling import option
 from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
 from pipeline.images import Geometry, Loaded
@@ -32,8 +33,9 @@ SHOWN = 50  # predictions of a table; a file or --format has all
 
 def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
     """Predict with settings made."""
-    run = runs.find_run(settings.run, desk)
-    asked = find_images(settings.images, desk, tell=settings.format == "table")
+    aside = desk if settings.format == "table" else desk.silent()  # else standard output is another program's
+    run = runs.find_run(settings.run, aside)
+    asked = find_images(settings.images, aside)
     classifier = load_classifier(run, desk, device=settings.device)
     found = Predictions()
     columns = csv_columns(classifier.classes, settings)
@@ -52,9 +54,12 @@ def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
         more = f" ({len(bad)} images; this is the first)" if len(bad) > 1 else ""
         raise DataError(f"{bad[0].path!a} cannot be used: {bad[0].error}{more}")
     if settings.format == "table" and not settings.trace:
-        desk.watch.show(words.predictions(found[:SHOWN]))
+        desk.watch.result(words.predictions(found[:SHOWN]))
         if len(found) > SHOWN:
-            desk.watch.say(f"the first {SHOWN} of {len(found):,}; --format csv, jsonl or --json give all")
+            desk.watch.result(
+                f"the first {SHOWN} of {len(found):,}; {option('format', 'csv')} or "
+                f"{option('format', 'jsonl')} gives all"
+            )
     if bad:
         desk.watch.warn(f"{len(bad)} of {len(found)} images cannot be used")
     return found
@@ -91,7 +96,7 @@ def _of_batch(  # noqa: PLR0913
         yield _ranked(name, answer.probabilities[rows[place]], classifier.classes, settings)
         if settings.trace:
             passage = _passage(name, item, answer, rows[place], classifier)
-            desk.watch.show(words.way(passage, classifier.classes, settings.top))
+            desk.watch.result(words.way(passage, classifier.classes, settings.top))
 
 
 def csv_columns(classes: Sequence[str], settings: PredictSettings) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
+from pipeline.base.spelling import option
 
 if TYPE_CHECKING:
     import numpy
@@ -43,7 +44,9 @@ class PredictSettings:
     def __post_init__(self) -> None:
         st.check(self)
         if self.trace and self.format != "table":
-            raise ConfigError(f"--trace is for people: leave it out with --format {self.format}")
+            raise ConfigError(
+                f"{option('trace', True)} is for people: leave it out with {option('format', self.format)}"
+            )
 
 
 @dataclass(frozen=True)

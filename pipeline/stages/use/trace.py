@@ -22,7 +22,7 @@ def trace(settings: TraceSettings, desk: Workspace) -> TraceReport:
     """
     trunk, size, classes = _subject(settings, desk)
     steps = _steps(trunk, size, classes)
-    desk.watch.show(words.steps(steps))
+    desk.watch.result(words.steps(steps))
     return TraceReport(trunk, size, classes, steps)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.base.errors import EngineError
+from pipeline.base.spelling import option
 from pipeline.trunk.engines.base import TOLERANCE, Engine, exact_convolutions
 from pipeline.trunk.identity import WeightsInfo
 
@@ -56,8 +57,8 @@ def check_engine(
     if not worst <= tolerance:
         raise EngineError(
             f"engine {engine.name} {engine.version} on {engine.device} in {engine.precision} differs from plain "
-            f"PyTorch by {worst:.1e} of the largest feature, {tolerance:.1e} is allowed: give another --engine, or "
-            "--precision float32"
+            f"PyTorch by {worst:.1e} of the largest feature, {tolerance:.1e} is allowed: give another "
+            f"{option('engine')}, or {option('precision', 'float32')}"
         )
     return worst
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import WeightsError
 from pipeline.base.files import draft_in, make_folder, move, sync, writing
+from pipeline.base.spelling import option
 from pipeline.trunk.engines.base import fill
 from pipeline.trunk.engines.fold import FoldedTrunk
 from pipeline.trunk.identity import engine_version
@@ -92,10 +93,11 @@ def _export(net: FoldedTrunk, example: NDArray[np.uint8], folder: Path, prefix: 
     except Exception as error:  # what the exporter raises for a network that it cannot follow cannot be listed
         reason = " ".join(str(error).split())[:160]
         raise WeightsError(
-            f"{trunk} cannot be exported for onnxruntime ({type(error).__name__}: {reason}): give --engine torch"
+            f"{trunk} cannot be exported for onnxruntime ({type(error).__name__}: {reason}): give "
+            f"{option('engine', 'torch')}"
         ) from error
     assert program is not None
-    with writing(folder, WeightsError, "give --engine torch, which exports nothing"):
+    with writing(folder, WeightsError, f"give {option('engine', 'torch')}, which exports nothing"):
         make_folder(folder)
         with draft_in(folder) as own:
             draft = own / "draft.onnx"

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from pipeline.base.errors import ConfigError
+from pipeline.base.spelling import option
 from pipeline.trunk.engines.base import TOLERANCE, Engine
 from pipeline.trunk.engines.fold import FoldedTrunk
 from pipeline.trunk.engines.torch import TorchEngine
@@ -31,11 +32,11 @@ def open_engine(spec: TrunkSpec, trunk: nn.Module, dim: int, *, batch: int, work
     info, device, precision = spec.info, spec.device, spec.precision
     choose_engine(spec.engine, device=device, n_images=batch)
     if precision not in TOLERANCE:
-        raise ConfigError(f"--precision {precision!r} is not known: choose from {', '.join(TOLERANCE)}")
+        raise ConfigError(f"{option('precision', precision)} is not known: choose from {', '.join(TOLERANCE)}")
     if precision != "float32" and device == "cpu":
-        raise ConfigError(f"--precision {precision} needs a GPU: give --precision float32")
+        raise ConfigError(f"{option('precision', precision)} needs a GPU: give {option('precision', 'float32')}")
     if batch < 1:
-        raise ConfigError(f"--batch-size is {batch}: it must be at least 1")
+        raise ConfigError(f"{option('batch_size')} is {batch}: it must be at least 1")
     net = FoldedTrunk(trunk, info, dim)
     if spec.engine == "onnxruntime":
         from pipeline.trunk.engines.onnx import OnnxEngine  # an optional dependency

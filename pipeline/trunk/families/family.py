@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pipeline.base.errors import ConfigError
+from pipeline.base.spelling import option
 from pipeline.trunk.families import FAMILIES, parted
 from pipeline.trunk.identity import Transform
 
@@ -129,8 +130,8 @@ def family_of(trunk: str) -> tuple[Family, str]:
     except ModuleNotFoundError as error:
         package = FAMILIES[prefix]
         raise ConfigError(
-            f"--trunk {trunk} needs the package {error.name}: pip install 'probe-pipeline[{package}]', or give a name "
-            "of torchvision's"
+            f"{option('trunk', trunk)} needs the package {error.name}: pip install "
+            f"'probe-pipeline[{package}]', or give a name of torchvision's"
         ) from error
     if not family.known(name):
         names = [p + n for p, n in ((prefix, n) for n in family.names())]
@@ -138,8 +139,8 @@ def family_of(trunk: str) -> tuple[Family, str]:
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         where = "torchvision" if not prefix else prefix.rstrip(":")
         raise ConfigError(
-            f"--trunk {trunk!r} is not known: {hint}{where} has {len(names)} networks, such as {', '.join(names[:3])}; "
-            f"other libraries by their prefix: {', '.join(p for p in FAMILIES if p)}"
+            f"{option('trunk', trunk)} is not known: {hint}{where} has {len(names)} networks, such as "
+            f"{', '.join(names[:3])}; other libraries by their prefix: {', '.join(p for p in FAMILIES if p)}"
         )
     return family, name
 
@@ -173,7 +174,8 @@ def require_linear(trunk: str, found: object, where: str | Path) -> nn.Linear:
     if not isinstance(found, nn.Linear):
         kind = "none" if found is None or isinstance(found, nn.Identity) else f"{where}, a {type(found).__name__}"
         raise ConfigError(
-            f"--trunk {trunk} has no linear classifier that a head could take the place of (it has {kind}): give "
+            f"{option('trunk', trunk)} has no linear classifier that a head could take the place of (it has "
+            f"{kind}): give "
             "another network"
         )
     return found

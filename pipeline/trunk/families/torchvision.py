@@ -12,14 +12,18 @@ from functools import cache
 from typing import Any, cast
 
 import torch
-import torchvision
 from torch import nn
-from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from pipeline.base.errors import ConfigError
+from pipeline.base.spelling import option
 from pipeline.trunk.families.family import CLASSES, Anatomy, Entry, Family, WeightsFile, require_linear, skeleton
+from pipeline.trunk.families.light import compiler_left_out
 from pipeline.trunk.families.tree import is_weight, stages_of
 from pipeline.trunk.identity import Transform
+
+with compiler_left_out():
+    import torchvision
+    from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 
 @cache
@@ -76,7 +80,7 @@ def build(name: str, *, num_classes: int, image_size: int, pretrained: bool) -> 
         model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **given)
     except (ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"--image-size {image_size} is none that {name} can take: {reason}") from error
+        raise ConfigError(f"{option('image_size', image_size)} is none that {name} can take: {reason}") from error
     return model
 
 

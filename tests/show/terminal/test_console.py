@@ -41,7 +41,7 @@ def test_words_go_to_standard_error_where_standard_output_carries_json(capsys):
     console = Console(stderr=True)
     console.say("397 images")
     console.show(results_table([{"name": "head", "val": 0.9}]))
-    console.trace(TraceRow(1, 1.0, 0.5, None))
+    console.trace(TraceRow(1, 1.0, 0.5, None), of=5)
     out, err = capsys.readouterr()
     assert out == ""
     assert "397 images" in err and "90.0 %" in err and "Observation" in err
@@ -51,13 +51,39 @@ def test_quiet_leaves_warnings_only(capsys):
     console = Console(quiet=True)
     console.say("397 images")
     console.show(Heading("table"))
-    console.trace(TraceRow(1, 1.0, 0.5, None))
-    console.trace(TraceRow(2, 1.0, 0.5, None))
+    console.trace(TraceRow(1, 1.0, 0.5, None), of=5)
+    console.trace(TraceRow(2, 1.0, 0.5, None), of=5)
     console.end_trace()
     with console.track("extract", 3) as tracker:
         tracker.advance(3)
     console.warn("3 failed")
     assert capsys.readouterr() == ("", "warning: 3 failed\n")
+
+
+def test_quiet_keeps_results(capsys):
+    console = Console(quiet=True)
+    console.say("397 images")
+    console.result("head: val 95.3 %")
+    console.result(results_table([{"name": "head", "val": 0.9}]))
+    out, err = capsys.readouterr()
+    assert out.startswith("head: val 95.3 %\n\nMethod") and "90.0 %" in out
+    assert not err
+
+
+def test_a_watch_that_makes_no_difference_hears_results_as_lines_and_tables():
+    heard = []
+
+    class Listening(Watch):
+        def say(self, text):
+            heard.append(text)
+
+        def show(self, value):
+            heard.append(value)
+
+    watch = Listening()
+    watch.result("a line")
+    watch.result(Heading("a table"))
+    assert heard == ["a line", Heading("a table")]
 
 
 def test_a_long_line_is_not_broken(capsys):
@@ -124,7 +150,7 @@ def test_blocks_are_set_apart_by_one_empty_line(capsys):
 def test_the_trace_has_one_header_and_a_line_for_each_row(capsys):
     console = Console()
     for epoch in (1, 2):
-        console.trace(TraceRow(epoch, 1 / epoch, 0.953, None, observation="loss halved"))
+        console.trace(TraceRow(epoch, 1 / epoch, 0.953, None, observation="loss halved"), of=5)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["Epoch", "1", "2"]
     assert lines[1].split("  ")[-1] == "loss halved"
@@ -133,14 +159,45 @@ def test_the_trace_has_one_header_and_a_line_for_each_row(capsys):
 
 def test_each_row_of_the_trace_appears_as_it_comes(capsys):
     console = Console()
-    console.trace(TraceRow(1, 1.0, 0.5, None))
+    console.trace(TraceRow(1, 1.0, 0.5, None), of=5)
     assert "1.000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("step", "most"), [("Epoch", 12), ("Iteration", 8)])
+def test_of_a_long_trace_few_rows_are_shown_the_first_and_the_last_among_them(capsys, step, most):
+    console = Console()
+    for number in range(1, 101):
+        console.trace(
+            TraceRow(number, 1 / number, 0.5, 0.5, observation=f"val flat for {number} steps"), of=100, step=step
+        )
+    console.end_trace()
+    out = capsys.readouterr().out
+    table = out.split("\n\n")[0].splitlines()[1:]
+    numbers = [int(line.split()[0]) for line in table]
+    assert len(numbers) == most and numbers[0] == 1 and numbers[-1] == 100
+    assert out.count("val flat") == 1, "what was said once is not said again"
+
+
+def test_the_last_row_of_a_trace_that_ends_early_is_shown(capsys):
+    console = Console()
+    for number in range(1, 72):
+        console.trace(TraceRow(number, 1 / number, 0.5, 0.5), of=100)
+    assert "\n   71 " not in capsys.readouterr().out
+    console.end_trace()
+    assert capsys.readouterr().out.startswith("   71 ")
+
+
+def test_a_row_whose_loss_is_no_number_is_shown_wherever_it_stands(capsys):
+    console = Console()
+    for number in range(1, 60):
+        console.trace(TraceRow(number, math.nan if number == 59 else 1.0, 0.5, 0.5), of=100)
+    assert "nan" in capsys.readouterr().out
 
 
 def test_the_end_of_a_trace_draws_train_and_val_loss(capsys):
     console = Console()
     for epoch in (1, 2, 3):
-        console.trace(TraceRow(epoch, 1 / epoch, 0.5, 0.5, val_loss=1.1 / epoch if epoch > 1 else None))
+        console.trace(TraceRow(epoch, 1 / epoch, 0.5, 0.5, val_loss=1.1 / epoch if epoch > 1 else None), of=5)
     capsys.readouterr()
     console.end_trace()
     out = capsys.readouterr().out
@@ -150,9 +207,9 @@ def test_the_end_of_a_trace_draws_train_and_val_loss(capsys):
 
 def test_a_second_trace_gets_its_own_header_and_step(capsys):
     console = Console()
-    console.trace(TraceRow(1, 1.0, 0.5, None))
+    console.trace(TraceRow(1, 1.0, 0.5, None), of=5)
     console.end_trace()
-    console.trace(TraceRow(1, 1.0, 0.5, None), step="Iteration")
+    console.trace(TraceRow(1, 1.0, 0.5, None), of=5, step="Iteration")
     out = capsys.readouterr().out
     assert out.count("Observation") == 2
     assert "Iteration" in out
@@ -161,7 +218,7 @@ def test_a_second_trace_gets_its_own_header_and_step(capsys):
 def test_a_new_best_val_is_bold_and_a_broken_loss_red(capsys, terminal):
     console = Console()
     for epoch, (loss, val) in enumerate([(1.0, 0.5), (0.9, 0.4), (math.nan, 0.4)], start=1):
-        console.trace(TraceRow(epoch, loss, 0.5, val))
+        console.trace(TraceRow(epoch, loss, 0.5, val), of=5)
     rows = capsys.readouterr().out.splitlines()[1:]
     assert ["\x1b[1m" in row for row in rows] == [True, False, False]
     assert ["\x1b[31m" in row for row in rows] == [False, False, True]
@@ -250,7 +307,7 @@ def test_a_silent_watch_prints_nothing(capsys):
     watch.say("a")
     watch.warn("b")
     watch.show(Heading("c"))
-    watch.trace(TraceRow(1, 1.0, 0.5, None))
+    watch.trace(TraceRow(1, 1.0, 0.5, None), of=5)
     watch.end_trace()
     with watch.track("extract", 3) as tracker:
         tracker.advance(3)

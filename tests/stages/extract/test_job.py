@@ -182,7 +182,7 @@ def test_an_existing_file_of_other_settings_is_refused_field_by_field(
     out = tmp_path / "mine.h5"
     extract(photos, out=out, workspace=tmp_path, **quick)
     before = out.read_bytes()
-    with pytest.raises(CacheError, match=r"transform.crop: 32 there, 48 asked for.*another --out"):
+    with pytest.raises(CacheError, match=r"transform.crop: 32 there, 48 asked for.*another out"):
         extract(photos, out=out, workspace=tmp_path, **{**quick, "image_size": 48})
     assert out.read_bytes() == before
 
@@ -201,7 +201,7 @@ def test_bad_images_are_named_and_too_many_end_the_job_with_the_good_rows_kept(
 ) -> None:
     (mine / "ant" / "00.png").write_text("this is text")
     (mine / "bee" / "00.png").write_bytes((mine / "bee" / "01.png").read_bytes()[:700])
-    with pytest.raises(DataError, match=r"2 of 60 images failed, more than --max-failures 0.01.*ant/00.png"):
+    with pytest.raises(DataError, match=r"2 of 60 images failed, more than max_failures=0.01.*ant/00.png"):
         extract(mine, workspace=tmp_path, **quick)
     assert not list((tmp_path / "features").glob("*.h5"))
     made = extract(mine, workspace=tmp_path, max_failures=0.05, **quick)
@@ -306,7 +306,7 @@ def test_blocks_of_an_engine_that_was_shown_wrong_are_made_again(
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"image_size": 8}, ConfigError, "--image-size is 8: it must be at least 32"),
+        ({"image_size": 8}, ConfigError, "image_size is 8: it must be at least 32"),
         ({"dtype": "float64"}, ConfigError, "choose from float16, float32"),
         ({"weights": "random:x"}, WeightsError, "whole number"),
         ({"trunk": "resnet51"}, ConfigError, "resnet50"),

@@ -131,7 +131,7 @@ def test_a_files_guessed_transform_is_said_once_with_its_cure(
     (said,) = [line for line in listener.text.splitlines() if "is a guess" in line]
     assert str(weights_file) in said and "that of IMAGENET1K_V1" in said
     assert "short side 37 (bilinear), centre 32, mean 0.485 0.456 0.406, std 0.229 0.224 0.225" in said
-    for cure in ("--preset", "--resize", "--crop", "--interpolation", "--mean", "--std"):
+    for cure in ("preset", "resize", "crop", "interpolation", "mean", "std"):
         assert cure in said
 
 
@@ -168,16 +168,16 @@ def test_random_weights_learned_with_nothing(photos: Path, tmp_path: Path, quick
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"crop": 32}, "--image-size says what --resize and --crop say"),
-        ({"mean": (0.5, 0.5)}, "--mean has 2 values: give one, or three"),
-        ({"std": 0.0}, "--std is 0.0: it must be above 0"),
-        ({"interpolation": "nearest"}, "--interpolation 'nearest' is not known: choose from bilinear, bicubic"),
-        ({"preset": "IMAGENET1K_V9"}, "--preset 'IMAGENET1K_V9' is not known: choose from IMAGENET1K_V1, or"),
-        ({"trunk": "resnet19"}, "--trunk 'resnet19' is not known: did you mean .*resnet18"),
-        ({"layer": "layer2"}, "--layer layer2 is none of resnet18's: choose from last, previous, avgpool, layer3"),
+        ({"crop": 32}, "image_size says what resize and crop say"),
+        ({"mean": (0.5, 0.5)}, "mean has 2 values: give one, or three"),
+        ({"std": 0.0}, "std is 0.0: it must be above 0"),
+        ({"interpolation": "nearest"}, "interpolation 'nearest' is not known: choose from bilinear, bicubic"),
+        ({"preset": "IMAGENET1K_V9"}, "preset='IMAGENET1K_V9' is not known: choose from IMAGENET1K_V1, or"),
+        ({"trunk": "resnet19"}, "trunk='resnet19' is not known: did you mean .*resnet18"),
+        ({"layer": "layer2"}, "layer='layer2' is none of resnet18's: choose from last, previous, avgpool, layer3"),
         pytest.param(
             {"preset": "timm:convnext_base.clip_laion2b_augreg_ft_in12k_in1k_384"},
-            "want crop mode squash.*--resize, --crop and --interpolation",
+            "want crop mode squash.*resize, crop and interpolation",
             marks=needs_timm,
         ),
     ],
@@ -206,7 +206,7 @@ def test_a_trunk_of_a_library_that_is_not_installed_is_refused_with_the_cure(
     photos: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch, without: Callable[[str], None]
 ) -> None:
     without("timm")
-    with pytest.raises(ConfigError, match=r"--trunk timm:resnet18 needs the package timm: pip install"):
+    with pytest.raises(ConfigError, match=r"trunk='timm:resnet18' needs the package timm: pip install"):
         extract(photos, workspace=tmp_path, **{**quick, "trunk": "timm:resnet18"})
 
 

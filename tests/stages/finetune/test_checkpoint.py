@@ -68,7 +68,7 @@ def test_a_damaged_state_is_refused_with_the_cure(
     blob = bytearray(last.read_bytes())
     blob[-5] ^= 1
     last.write_bytes(bytes(blob))
-    with pytest.raises(HeadError, match="cannot be used.*--fresh"):
+    with pytest.raises(HeadError, match="cannot be used.*fresh=True"):
         finetune(workshop.head.run, workspace=root, **by_head)
     finetune(workshop.head.run, workspace=root, fresh=True, **by_head)
 

@@ -96,7 +96,7 @@ def test_too_little_memory_is_a_clear_error_with_the_cure(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     monkeypatch.setattr(Loop, "_losses", full)
-    with pytest.raises(ConfigError, match="out of memory in a step of 16 images: give --accumulate 2 .*same figures"):
+    with pytest.raises(ConfigError, match="out of memory in a step of 16 images: give accumulate=2 .*same figures"):
         finetune(workshop.head.run, workspace=root, **by_head)
 
 
@@ -118,7 +118,7 @@ def test_processes_that_do_not_begin_alike_are_refused(
     ):
         change()
         state.progress.ended = True  # nothing is trained
-        with nullcontext() if not told else pytest.raises(HeadError, match="do not begin with the same .*--workspace"):
+        with nullcontext() if not told else pytest.raises(HeadError, match="do not begin with the same .*workspace"):
             Loop(task, state).run(Checkpoint(root), StopRequest())
     assert len(set(told)) == 4
 

@@ -46,7 +46,7 @@ def test_maps_of_more_than_ten_gigabytes_need_a_yes(
     workshop: SimpleNamespace, root: Path, monkeypatch: pytest.MonkeyPatch, fast: Quick
 ) -> None:
     monkeypatch.setattr("pipeline.stages.finetune.maps.CONFIRMED_BYTES", 1000)
-    with pytest.raises(ConfigError, match=r"take 102.0 KiB in .*maps: give --yes.*or --no-prefix"):
+    with pytest.raises(ConfigError, match=r"take 102.0 KiB in .*maps: give yes=True.*or prefix=False"):
         finetune(workshop.head.run, train="layer4", workspace=root, **fast)
     assert not list(root.glob("maps/*.h5*"))
     finetune(workshop.head.run, train="layer4", yes=True, workspace=root, **fast)

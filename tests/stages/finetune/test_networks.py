@@ -100,7 +100,7 @@ def test_a_resnets_words_are_refused_with_the_stages_that_there_are(
     made: SimpleNamespace, part: str, fast: Quick
 ) -> None:
     last = "stage4" if made.trunk == "shufflenet_v2_x0_5" else "blocks.11"
-    with pytest.raises(ConfigError, match=rf"--train {part.replace('+', '.')} is a ResNet's word.*head, {last},.*stem"):
+    with pytest.raises(ConfigError, match=rf"train='{part.replace('+', '.')}' is a ResNet's word.*head, {last},.*stem"):
         finetune(made.head.run, train=part, workspace=made.root, **fast)
 
 
@@ -109,7 +109,7 @@ def test_tokens_cannot_be_mirrored(made: SimpleNamespace, fast: Quick) -> None:
     if made.trunk == "shufflenet_v2_x0_5":
         assert finetune(made.head.run, workspace=made.root, **options).steps
         return
-    with pytest.raises(ConfigError, match=r"--augment flip needs maps that are laid out.*\(5, 192\).*--no-prefix"):
+    with pytest.raises(ConfigError, match=r"augment='flip' needs maps that are laid out.*\(5, 192\).*prefix=False"):
         finetune(made.head.run, workspace=made.root, **options)
     assert finetune(made.head.run, workspace=made.root, prefix=False, **options).steps
 
@@ -121,7 +121,7 @@ def test_a_network_that_cannot_be_cut_goes_through_the_whole_trunk(
         raise ConfigError("a Net cannot be cut before its last stage: it cannot be traced")
 
     monkeypatch.setattr(feeds, "halves", refuse)
-    with pytest.raises(ConfigError, match="a Net cannot be cut .*: give --no-prefix"):
+    with pytest.raises(ConfigError, match="a Net cannot be cut .*: give prefix=False"):
         finetune(made.head.run, train="last", workspace=made.root, **fast)
     assert finetune(made.head.run, train="last", prefix=False, workspace=made.root, **{**fast, "epochs": 1}).steps
 

@@ -14,7 +14,7 @@ Quick = dict[str, Any]
 
 @pytest.mark.parametrize(
     ("images", "batch", "accumulate", "cure"),
-    [(33, 16, 1, "--batch-size 17"), (32, 16, 8, None), (10, 3, 2, "--batch-size 4"), (5, 2, 3, "--accumulate 1")],
+    [(33, 16, 1, "batch_size=17"), (32, 16, 8, None), (10, 3, 2, "batch_size=4"), (5, 2, 3, "accumulate=1")],
 )
 def test_batchnorm_never_learns_from_a_piece_of_one(images: int, batch: int, accumulate: int, cure: str | None) -> None:
     if cure is None:

@@ -140,7 +140,7 @@ def test_an_image_that_has_changed_or_gone_or_become_text_is_found_before_traini
     with pytest.raises(DataError, match="the file holds text, not an image"):
         finetune(head.run, workspace=tmp_path)
     victim.unlink()
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="there is no such file"):
         finetune(head.run, workspace=tmp_path)
     victim.write_bytes(blob)  # another time, the same bytes: all is well
     assert finetune(head.run, epochs=1, workspace=tmp_path).steps

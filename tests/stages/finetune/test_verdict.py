@@ -92,7 +92,7 @@ def test_a_test_that_is_worse_where_val_is_not_is_said_so() -> None:
     assert found.worth_it.endswith(", though val, which chose, is not")
 
 
-@pytest.mark.parametrize(("rows", "cure"), [(0, "extract with --test-fraction above 0"), (1000, "`pipeline compare`")])
+@pytest.mark.parametrize(("rows", "cure"), [(0, "extract with test_fraction above 0"), (1000, "`pipeline compare`")])
 def test_without_a_test_nothing_is_proven_however_much_better_val_is(rows: int, cure: str) -> None:
     found = judged(make_change("val", 0, 100), None, make_course(test_rows=rows))
     assert found.worth_it.startswith(
@@ -108,9 +108,9 @@ def test_without_a_test_nothing_is_proven_however_much_better_val_is(rows: int, 
         (make_course(2), (0, 20), 0.99, "nothing stands out"),
         (make_course(2), (5, 9), 0.99, "so small a difference on val takes more images"),
         (make_course(2), (20, 0), 0.99, "keep the head: val is worse than with it"),
-        (make_course(2), (0, 20), 0.5, "--interpolate may give the better of both"),
+        (make_course(2), (0, 20), 0.5, "interpolate=True may give the better of both"),
         (make_course(2, accuracy=1.0), (0, 20), 0.99, "every train image is right"),
-        (make_course(0), (0, 0), 0.99, "--train last moves less"),
+        (make_course(0), (0, 0), 0.99, "train='last' moves less"),
     ],
 )
 def test_what_to_do_next_follows_from_train_and_val_and_never_from_test(
@@ -124,7 +124,7 @@ def test_what_to_do_next_follows_from_train_and_val_and_never_from_test(
 def test_the_verdict_on_a_training_that_diverged_says_so() -> None:
     found = judged(make_change("val", 0, 0), None, make_course(0, diverged=True))
     assert found.worth_it.endswith("and the loss did not stay finite")
-    assert found.next == ("lower --lr-trunk and --lr-head: the loss did not stay finite",)
+    assert found.next == ("lower lr_trunk and lr_head: the loss did not stay finite",)
 
 
 @pytest.mark.slow

@@ -184,11 +184,11 @@ def test_a_journal_that_cannot_be_is_one_line(cache: Path, tmp_path: Path, optio
     with pytest.raises(ConfigError, match="cannot be written.*give a file"):
         search(cache, optuna=tmp_path, **options)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ConfigError, match="pipe cannot be written .it is no file.: give a file"):
+    with pytest.raises(ConfigError, match="pipe' cannot be written .it is no file.: give a file"):
         search(cache, optuna=tmp_path / "pipe", **options)
     for text in ("[" * 100_000 + "\n", "notes\nof mine\n", '{"loss": 0.5}\n{"loss": 0.4}\n', "\xff\xfe\n\n"):
         (tmp_path / "notes.txt").write_text(text)
-        with pytest.raises(ConfigError, match="notes.txt is no journal of Optuna.*give a new file") as caught:
+        with pytest.raises(ConfigError, match="notes.txt' is no journal of Optuna.*give a new file") as caught:
             search(cache, optuna=tmp_path / "notes.txt", **options)
         assert "\n" not in str(caught.value)
         assert (tmp_path / "notes.txt").read_text() == text

@@ -47,7 +47,7 @@ def test_a_cache_without_test_rows_has_no_figures_on_test(photos: Path, tmp_path
     made = extract(photos, test_fraction=0.0, workspace=tmp_path, dtype="float32", **quick)
     report = baseline(made.cache, names=("knn10", "ridge", "logreg"), workspace=tmp_path)
     assert all(r["val"] > 0.5 for r in report.results)
-    with pytest.raises(HeadError, match="no labelled test rows: extract with --test-fraction above 0"):
+    with pytest.raises(HeadError, match="no labelled test rows: extract with test_fraction above 0"):
         baseline(made.cache, names=FEW, test=True, workspace=tmp_path)
     assert not (tmp_path / "tested.jsonl").exists()
 
@@ -56,7 +56,7 @@ def test_without_val_rows_there_is_nothing_to_score_but_test(
     photos: Path, tmp_path: Path, quick: dict[str, Any]
 ) -> None:
     made = extract(photos, val_fraction=0.0, workspace=tmp_path, dtype="float32", **quick)
-    with pytest.raises(HeadError, match="no labelled val rows to score on: extract with --val-fraction .*--test"):
+    with pytest.raises(HeadError, match="no labelled val rows to score on: extract with val_fraction .*test=True"):
         baseline(made.cache, names=FEW, workspace=tmp_path)
     report = baseline(made.cache, names=FEW, test=True, workspace=tmp_path)
     assert all(r["val"] is None and r["test"] is not None for r in report.results)

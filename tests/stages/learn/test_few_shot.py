@@ -127,7 +127,7 @@ def test_one_draw_has_no_deviation(cache: Path, tmp_path: Path) -> None:
 
 def test_few_shot_without_val_rows_is_refused(photos: Path, tmp_path: Path, quick: dict[str, Any]) -> None:
     made = extract(photos, workspace=tmp_path, val_fraction=0, **quick)
-    with pytest.raises(HeadError, match="no val rows to choose on: extract with --val-fraction"):
+    with pytest.raises(HeadError, match="no val rows to choose on: extract with val_fraction"):
         search(made.cache, shots=(1,), workspace=tmp_path)
 
 

@@ -168,7 +168,7 @@ def test_folds_hold_each_row_out_once_and_are_stratified() -> None:
     with pytest.raises(HeadError, match="smallest class has 5 different images; give at most 5"):
         fold_numbers(task, 6)
     lonely: Any = SimpleNamespace(both=task.both, images=np.where(y == 0, 0, np.arange(60)), settings=task.settings)
-    with pytest.raises(HeadError, match="fewer than 2 images of its own, .* or leave out --cv"):
+    with pytest.raises(HeadError, match="fewer than 2 images of its own, .* or leave out cv"):
         fold_numbers(lonely, 2)
     folds = fold_numbers(task, 5)
     assert (folds[::2] == folds[1::2]).all()  # copies of an image are left out together
@@ -178,19 +178,19 @@ def test_folds_hold_each_row_out_once_and_are_stratified() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"cv": 1}, "--cv is 1"),
-        ({"space": "mlp", "cv": 3}, "--cv is for the exact heads"),
-        ({"space": "mlp", "Cs": (1.0,)}, "--Cs is for the exact heads"),
-        ({"space": "mlp", "shots": (1,)}, "--shots is for the exact heads"),
-        ({"shots": (1,), "cv": 3}, "leave out --cv"),
-        ({"cv": 3, "views": 1}, "--cv would learn from views of the images that it holds out"),
-        ({"budget": 60.0}, "--budget is for minibatch heads"),
-        ({"trials": 9}, "--trials is for minibatch heads"),
-        ({"epochs": 9}, "--epochs is for minibatch heads"),
-        ({"optuna": "study.log"}, "--optuna is for minibatch heads"),
+        ({"cv": 1}, "cv is 1"),
+        ({"space": "mlp", "cv": 3}, "cv is for the exact heads"),
+        ({"space": "mlp", "Cs": (1.0,)}, "Cs is for the exact heads"),
+        ({"space": "mlp", "shots": (1,)}, "shots is for the exact heads"),
+        ({"shots": (1,), "cv": 3}, "leave out cv"),
+        ({"cv": 3, "views": 1}, "cv would learn from augmented copies of the images that it holds out"),
+        ({"budget": 60.0}, "budget is for minibatch heads"),
+        ({"trials": 9}, "trials is for minibatch heads"),
+        ({"epochs": 9}, "epochs is for minibatch heads"),
+        ({"optuna": "study.log"}, "optuna is for minibatch heads"),
         ({"space": "tree"}, "'tree' is not known: choose from exact, mlp, or give a .toml file"),
-        ({"space": "missing.toml"}, "missing.toml cannot be read"),
-        ({"metric": "auc"}, "--metric 'auc' is not known"),
+        ({"space": "missing.toml"}, "missing.toml' cannot be read"),
+        ({"metric": "auc"}, "metric 'auc' is not known"),
     ],
 )
 def test_wrong_settings_name_the_legal_ones(cache: Path, tmp_path: Path, options: Quick, words: str) -> None:
@@ -338,7 +338,7 @@ def test_brackets_that_a_budget_left_time_for_are_not_done_again(
 
 
 def test_a_budget_over_before_the_first_epoch_is_named(cache: Path, tmp_path: Path) -> None:
-    with pytest.raises(HeadError, match="give a longer --budget"):
+    with pytest.raises(HeadError, match="give a longer budget"):
         search(cache, space="mlp", trials=3, budget=1e-9, workspace=tmp_path)
 
 

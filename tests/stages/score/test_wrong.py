@@ -132,8 +132,8 @@ def test_the_picture_is_of_the_figures_that_are_told(run: Path, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"errors": "w.txt"}, "--errors w.txt must end in .csv or .jsonl"),
-        ({"confusion": "c.jpg"}, "--confusion c.jpg must end in .png or .svg"),
+        ({"errors": "w.txt"}, "errors='w.txt' must end in .csv or .jsonl"),
+        ({"confusion": "c.jpg"}, "confusion='c.jpg' must end in .png or .svg"),
         ({"data": "latest", "images": "photos"}, "give one of them"),
     ],
 )

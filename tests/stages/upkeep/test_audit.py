@@ -71,7 +71,7 @@ def test_copies_across_splits_and_under_two_labels_are_found(
     assert report.copies.conflicts == [[("train", "cat", "train/cat/liar.png"), ("test", "bee", "test/bee/18.png")]]
     assert (report.copies.within, report.copies.in_train) == (1, 1)
     assert "1 surplus train row: copies of another train image, which they weigh more often" in listener.text
-    assert "3 images in more than one split (--drop-leaks takes them out of train)" in listener.text
+    assert "3 images in more than one split (drop_leaks=True takes them out of train)" in listener.text
     json.dumps(report.to_json())
 
 
@@ -217,5 +217,5 @@ def test_findings_exit_0_and_with_strict_2(
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ConfigError, match="a cosine is at most 1"):
         audit("latest", near=1.5)
-    with pytest.raises(ConfigError, match="without --drop-leaks"):
+    with pytest.raises(ConfigError, match="without drop_leaks=True"):
         audit("latest", out="x.h5")

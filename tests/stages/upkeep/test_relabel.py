@@ -135,7 +135,7 @@ def test_a_changed_image_is_refused_though_its_path_stays(cache: Path, mine: Pat
 
 def test_rows_that_the_source_has_not_are_dropped_only_when_asked_for(cache: Path, mine: Path) -> None:
     (mine / "ant" / "03.png").unlink()
-    with pytest.raises(CacheError, match=r"1 images .*'ant/03.png'.*--drop-missing"):
+    with pytest.raises(CacheError, match=r"1 images .*'ant/03.png'.*drop_missing=True"):
         relabel(cache, mine, workspace=mine.parent)
     result = relabel(cache, mine, drop_missing=True, workspace=mine.parent)
     assert (result.dropped, result.rows) == (["ant/03.png"], 59)
@@ -161,7 +161,7 @@ def test_an_unreadable_file_takes_the_row_of_its_path(cache: Path, mine: Path, m
 
     def vanished(path: bytes) -> bytes:
         if path.endswith(b"ant/00.png"):
-            raise ImageFailure("vanished", "the file is no longer there")
+            raise ImageFailure("vanished", "there is no such file")
         return real(path)
 
     monkeypatch.setattr(files, "read_file", vanished)

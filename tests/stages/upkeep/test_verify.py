@@ -168,5 +168,5 @@ def test_the_command_exits_2_on_damage_and_0_without(
 
 
 def test_a_negative_sample_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--sample is -1"):
+    with pytest.raises(ConfigError, match="sample is -1"):
         verify("latest", sample=-1)

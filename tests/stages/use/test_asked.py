@@ -78,7 +78,7 @@ def test_a_manifest_is_its_images_in_its_order_and_a_missing_one_is_a_row(
     assert [(os.path.basename(p.path), p.class_name) for p in found] == [
         ("bee.png", "bee"), ("gone.png", None), ("ant.png", "ant")
     ]  # fmt: skip
-    assert found[1].error == "no such file"
+    assert found[1].error == "there is no such file"
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(DataError, match=r"empty.csv"):
         predict(workshop.head.run, tmp_path / "empty.csv", workspace=workshop.root)
@@ -131,7 +131,7 @@ def test_images_in_memory_go_with_files_in_the_order_given(workshop: SimpleNames
         ),
         (np.zeros((5, 4, 2), np.uint8), r"image 0 is an array \(5, 4, 2\) uint8: .*several as a list"),
         (np.zeros((0, 4, 3), np.uint8), r"image 0 is an array \(0, 4, 3\)"),
-        ([np.zeros((4, 4), np.uint8), 7], "image 1 is a int: give a path, a PIL image or an array"),
+        ([np.zeros((4, 4), np.uint8), 7.5], "image 1 is a float: give a path, a PIL image or an array"),
     ],
 )
 def test_what_is_no_image_is_refused_with_its_shape(workshop: SimpleNamespace, given: Any, told: str) -> None:

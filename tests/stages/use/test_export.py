@@ -167,7 +167,7 @@ def test_a_folder_that_cannot_be_written_is_found_out_before_the_network_is_made
         raise AssertionError("the network was made first")
 
     monkeypatch.setattr("pipeline.stages.use.export.whole_network", made)
-    with pytest.raises(ConfigError, match="cannot write in .*none.*give another --out"):
+    with pytest.raises(ConfigError, match="cannot write in .*none.*give another out"):
         export(workshop.head.run, out=tmp_path / "none" / "m.safetensors", workspace=workshop.root)
 
 

@@ -101,6 +101,14 @@ def test_csv_and_json_lines_hold_the_same_as_json(
     assert float(rows[0]["probability2"]) == pytest.approx(expected[0]["top"][1]["probability"], abs=1e-6)
 
 
+def test_what_is_printed_for_programs_is_nothing_else(
+    workshop: SimpleNamespace, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not which run is the latest, nor what was left out of a folder."""
+    assert main(["predict", "latest", str(folder), "--format", "csv", "--workspace", str(workshop.root)]) == 0
+    assert capsys.readouterr().out.startswith("path,class,")
+
+
 def test_all_classes_have_a_column_of_their_name(
     workshop: SimpleNamespace, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,7 +156,7 @@ def test_a_path_on_standard_input_that_is_gone_is_a_row_with_its_reason(
     there, gone = predict(workshop.head.run, "-", workspace=workshop.root)
     assert there.class_name in ("ant", "bee", "cat") and there.error is None
     assert (gone.path, gone.class_name) == (f"{folder}/gone.png", None)
-    assert gone.error == "no such file"
+    assert gone.error == "there is no such file"
 
 
 def test_paths_come_from_standard_input(
@@ -164,7 +172,7 @@ def test_paths_come_from_standard_input(
 
 
 def test_a_trace_is_not_for_programs(workshop: SimpleNamespace, folder: Path) -> None:
-    with pytest.raises(ConfigError, match="leave it out with --format csv"):
+    with pytest.raises(ConfigError, match="leave it out with format='csv'"):
         predict(workshop.head.run, folder, trace=True, format="csv", workspace=workshop.root)
 
 

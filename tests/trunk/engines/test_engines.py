@@ -311,8 +311,8 @@ def test_a_network_that_makes_much_of_rounding_may_be_several_times_its_own_nois
         ("tensorrt", {}, "'tensorrt'.*auto, torch, onnxruntime"),
         ("onnxruntime", {"device": "cuda"}, "CPU only"),
         ("torch", {"precision": "float8"}, "'float8'.*float32, bfloat16"),
-        ("torch", {"precision": "bfloat16"}, "bfloat16 needs a GPU"),
-        ("torch", {"batch": 0}, "--batch-size is 0"),
+        ("torch", {"precision": "bfloat16"}, "bfloat16' needs a GPU"),
+        ("torch", {"batch": 0}, "batch_size is 0"),
     ],
 )
 def test_what_cannot_be_opened_is_refused_with_the_cure(
@@ -420,7 +420,7 @@ def test_a_folder_that_cannot_be_written_is_named(
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: Program())
-    with pytest.raises(WeightsError, match="cannot write in .*No space left on device.*--engine torch"):
+    with pytest.raises(WeightsError, match="cannot write in .*No space left on device.*engine='torch'"):
         spec = TrunkSpec(info, "layer3", "onnxruntime", "float32", "cpu")
         open_engine(spec, *trunk_of(model, "layer3"), batch=1, work_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []

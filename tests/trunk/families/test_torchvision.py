@@ -154,7 +154,7 @@ def test_what_is_no_weight_of_a_product_is_known() -> None:
 def test_a_classifier_of_another_kind_is_refused_by_name() -> None:
     for name in ("squeezenet1_0", "squeezenet1_1"):
         model = skeleton(*family_of(name), num_classes=10, image_size=64)
-        with pytest.raises(ConfigError, match=rf"--trunk {name} has no linear classifier .*classifier.1, a Conv2d"):
+        with pytest.raises(ConfigError, match=rf"trunk='{name}' has no linear classifier .*classifier.1, a Conv2d"):
             family.anatomy(name, model)
 
 
@@ -171,7 +171,7 @@ def test_auxiliary_classifiers_are_left_out() -> None:
 
 @pytest.mark.parametrize("name", ["maxvit_t", "vit_b_32"])
 def test_a_size_that_a_network_cannot_take_is_refused_by_name(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"--image-size 100 is none that {name} can take"):
+    with pytest.raises(ConfigError, match=rf"image_size=100 is none that {name} can take"):
         build(name, num_classes=10, image_size=100)
 
 

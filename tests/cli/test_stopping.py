@@ -1,0 +1,139 @@
+"""Ctrl-C at any moment: one line that says what is kept and what the same command will do, exit 130, no traceback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import pipeline.stages.extract.job
+import pipeline.stages.finetune.job
+import pipeline.stages.learn.search
+import pipeline.stages.learn.train
+import pipeline.stages.score.evaluate
+import pipeline.stages.upkeep.audit
+import pipeline.stages.upkeep.inspect
+import pipeline.stages.use.export
+import pipeline.stages.use.predict
+from pipeline.base.interrupt import on_interrupt, told
+from pipeline.cli.main import main
+from pipeline.stages import extract, finetune, learn, score, upkeep, use
+
+MOMENTS = {
+    "extract": (extract.job, "plan_file", "finished blocks are kept: the same command goes on from there"),
+    "train": (learn.train, "fit_exact", "no half run is left: the same command begins anew"),
+    "train --solver sgd": (learn.train, "fit_minibatch", "no half run is left: the same command begins anew"),
+    "search": (learn.search, "fit_exact", "no half run is left: the same command begins anew"),
+    "search --space mlp": (learn.search, "minibatch_search", "heads that were tried to the end are kept: the same"),
+    "search --space mlp --optuna j.log": (learn.search, "minibatch_search", "finished trials are in j.log: the same"),
+    "evaluate": (
+        score.evaluate.runs,
+        "find_run",
+        "figures on test are kept whole or not at all: the same command goes on",
+    ),
+    "finetune": (finetune.job, "attach", "finished maps, epochs and checkpoints are kept: the same command goes on"),
+    "predict": (use.predict.runs, "find_run", "what was printed stands: the same command begins anew"),
+    "export": (use.export.runs, "find_run", "no half file is left: the same command begins anew"),
+    "inspect": (upkeep.inspect, "find_cache", "nothing was changed: the same command begins anew"),
+    "audit": (upkeep.audit, "find_cache", "the cache is whole, as it was or as it was to be"),
+}
+
+
+@pytest.mark.parametrize("command", MOMENTS)
+def test_a_stopped_command_says_what_is_kept(
+    command: str, workshop: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, name, kept = MOMENTS[command]
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, name, stop)
+    words = command.split()
+    words += {"extract": ["digits"], "predict": ["latest", "a.png"]}.get(words[0], [])
+    words += [str(workshop.cache.cache)] if words[0] in ("train", "search") else []
+    assert main([*words, "--workspace", str(workshop.root)]) == 130
+    err = capsys.readouterr().err
+    assert err.startswith(f"stopped; {kept}") and err.count("\n") == 1
+
+
+def test_of_several_who_say_what_is_kept_the_innermost_is_heard() -> None:
+    with pytest.raises(KeyboardInterrupt) as stop, on_interrupt("outer"), on_interrupt("inner"):
+        raise KeyboardInterrupt
+    assert told(stop.value) == "stopped; inner"
+    assert told(KeyboardInterrupt()) == "stopped; nothing was changed: the same command begins anew"
+
+
+def interrupted(words: list[str], root: Path, after: float) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline", *words, "--workspace", str(root)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
+    time.sleep(after)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=120)
+    return subprocess.CompletedProcess(command, child.returncode, out, err)
+
+
+def lines_but_progress(text: str) -> list[str]:
+    return [line for line in text.splitlines() if not line.startswith(("warning:", "hash:", "extract:"))]
+
+
+def test_while_the_program_is_being_loaded_it_is_one_line_too(tmp_path: Path) -> None:
+    """The moment is made sure: the first import of the program waits for the signal."""
+    slow = tmp_path / "sitecustomize.py"
+    slow.write_text(
+        "import sys, time\n"
+        "class Slow:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'pipeline.cli.parser':\n"
+        "            sys.stdout.write('loading\\n'); sys.stdout.flush(); time.sleep(60)\n"
+        "sys.meta_path.insert(0, Slow())\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(pipeline.__file__).parents[1])])
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "inspect"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert child.stdout is not None and child.stdout.readline() == "loading\n"
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert (child.returncode, err) == (130, "stopped; nothing was begun\n")
+
+
+COMMANDS = [
+    ["train", "latest"],
+    ["train", "latest", "--solver", "adamw", "--epochs", "100000"],
+    ["search", "latest", "--space", "mlp", "--trials", "500", "--epochs", "60"],
+    ["finetune", "1", "--epochs", "100"],
+    ["predict", "1", "PHOTOS"],
+    ["export", "1"],
+    ["audit", "latest", "--near", "0.9"],
+    ["extract", "PHOTOS", "--trunk", "resnet18", "--weights", "random:1", "--image-size", "224", "--engine", "torch"],
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [0.6, 1.5, 3.0, 6.0])
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_signal_at_any_moment_is_one_line(
+    words: list[str], after: float, workshop: SimpleNamespace, tmp_path: Path
+) -> None:
+    shutil.copytree(workshop.root / "features", tmp_path / "features")
+    shutil.copytree(workshop.root / "runs", tmp_path / "runs")
+    words = [str(workshop.photos) if word == "PHOTOS" else word for word in words]
+    done = interrupted(words, tmp_path, after)
+    if done.returncode == 0:
+        return  # it was quicker
+    assert done.returncode == 130
+    (line,) = lines_but_progress(done.stderr)
+    assert line.startswith("stopped")
+    assert "the same command" in line or "nothing was begun" in line
