@@ -41,11 +41,11 @@ class Asked(NamedTuple):
         return os.fsdecode(self.item) if self.images is None else self.images.name(self.item)
 
 
-def find_images(asked: Sequence[Any], desk: Workspace, *, tell: bool = True) -> list[Asked]:
+def find_images(asked: Sequence[Any], desk: Workspace) -> list[Asked]:
     """The images meant: files as they are, those below folders in the order of their names, standard input's, sources'.
 
     A CSV file is a manifest; what is no file's name is a pattern where it has ``*``, ``?`` or ``[``. What a folder
-    holds besides is told, unless ``tell`` is False: standard output is then another program's.
+    holds besides is told.
 
     Raises:
         DataError: a path on the command line that is not there, a pattern that fits nothing, a folder or source without
@@ -61,21 +61,19 @@ def find_images(asked: Sequence[Any], desk: Workspace, *, tell: bool = True) -> 
             # A list goes stale while it is made: what is gone becomes a row with its reason, as a corrupt image does.
             lines = [line for line in sys.stdin.buffer.read().splitlines() if line.strip()]
             for line in lines:
-                found += (
-                    find_images([os.fsdecode(line)], desk, tell=tell) if os.path.isdir(line) else [Asked(FILES, line)]
-                )
+                found += _named(os.fsdecode(line), desk) if os.path.isdir(line) else [Asked(FILES, line)]
         else:
-            found += _named(one, desk, tell)
+            found += _named(one, desk)
     if not found:
         raise DataError("no images: standard input named none")
     return found
 
 
-def _named(name: str, desk: Workspace, tell: bool) -> list[Asked]:
+def _named(name: str, desk: Workspace) -> list[Asked]:
     path = os.fsencode(name)
     if os.path.isdir(path):
         below = images.walk(path)
-        if tell and (skipped := images.skip_summary(below.skipped)):
+        if skipped := images.skip_summary(below.skipped):
             desk.watch.say(f"{images.shown(path)}: {skipped}")
         for warning in images.passed_over(below.skipped):
             desk.watch.warn(f"{images.shown(path)}: {warning}")
@@ -83,7 +81,7 @@ def _named(name: str, desk: Workspace, tell: bool) -> list[Asked]:
             raise DataError(f"{name!a} holds no images: give a folder with {', '.join(sorted(IMAGE_EXTENSIONS))}")
         return [Asked(FILES, os.path.join(path, file)) for file in sorted(f.path for f in below.files)]
     if os.path.isfile(path):
-        return _of_manifest(path, desk, tell) if path.lower().endswith(MANIFEST) else [Asked(FILES, path)]
+        return _of_manifest(path, desk) if path.lower().endswith(MANIFEST) else [Asked(FILES, path)]
     if images.is_source(name):
         listing = images.list_source(name, desk)
         return [Asked(listing.images, item) for item in listing.ids]
@@ -93,10 +91,10 @@ def _named(name: str, desk: Workspace, tell: bool) -> list[Asked]:
     raise DataError(f"{name!a} {what}: give image files or folders")
 
 
-def _of_manifest(path: bytes, desk: Workspace, tell: bool) -> list[Asked]:
+def _of_manifest(path: bytes, desk: Workspace) -> list[Asked]:
     """The images of its rows, in their order; one whose file is not there becomes a row with its reason."""
     manifest = images.read_manifest(path, wanted=("path",))
-    for line in manifest.said if tell else ():
+    for line in manifest.said:
         desk.watch.say(line)
     return [Asked(manifest.images, row.path) for row in manifest.rows]
 

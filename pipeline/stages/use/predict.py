@@ -33,8 +33,9 @@ SHOWN = 50  # predictions of a table; a file or --format has all
 
 def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
     """Predict with settings made."""
-    run = runs.find_run(settings.run, desk)
-    asked = find_images(settings.images, desk, tell=settings.format == "table")
+    aside = desk if settings.format == "table" else desk.silent()  # else standard output is another program's
+    run = runs.find_run(settings.run, aside)
+    asked = find_images(settings.images, aside)
     classifier = load_classifier(run, desk, device=settings.device)
     found = Predictions()
     columns = csv_columns(classifier.classes, settings)

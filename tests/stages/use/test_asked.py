@@ -131,7 +131,7 @@ def test_images_in_memory_go_with_files_in_the_order_given(workshop: SimpleNames
         ),
         (np.zeros((5, 4, 2), np.uint8), r"image 0 is an array \(5, 4, 2\) uint8: .*several as a list"),
         (np.zeros((0, 4, 3), np.uint8), r"image 0 is an array \(0, 4, 3\)"),
-        ([np.zeros((4, 4), np.uint8), 7], "image 1 is a int: give a path, a PIL image or an array"),
+        ([np.zeros((4, 4), np.uint8), 7.5], "image 1 is a float: give a path, a PIL image or an array"),
     ],
 )
 def test_what_is_no_image_is_refused_with_its_shape(workshop: SimpleNamespace, given: Any, told: str) -> None:

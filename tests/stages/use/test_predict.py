@@ -101,6 +101,14 @@ def test_csv_and_json_lines_hold_the_same_as_json(
     assert float(rows[0]["probability2"]) == pytest.approx(expected[0]["top"][1]["probability"], abs=1e-6)
 
 
+def test_what_is_printed_for_programs_is_nothing_else(
+    workshop: SimpleNamespace, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not which run is the latest, nor what was left out of a folder."""
+    assert main(["predict", "latest", str(folder), "--format", "csv", "--workspace", str(workshop.root)]) == 0
+    assert capsys.readouterr().out.startswith("path,class,")
+
+
 def test_all_classes_have_a_column_of_their_name(
     workshop: SimpleNamespace, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
