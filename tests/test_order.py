@@ -34,6 +34,7 @@ DEFERRED = {
     "__main__.py": {"pipeline.cli.main"},
     "base/machine.py": {"torch"},
     "base/ranks.py": {"numpy", "numpy.typing", "torch", "torch.distributed"},
+    "base/system.py": {"fcntl", "msvcrt"},
     "bench/doors.py": {"pipeline.bench.run"},
     "cli/config.py": {"pipeline.runs.folder"},
     "heads/__init__.py": {"pipeline.heads.estimators"},

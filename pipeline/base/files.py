@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.base import system
 from pipeline.base.errors import HeadError, PipelineError
 from pipeline.base.spelling import option
 
@@ -84,11 +84,11 @@ def _new_draft(beside: Path) -> tuple[Path, int]:
         own = beside / f".{_host()}-{os.getpid()}-{secrets.token_hex(4)}.draft"
         own.mkdir()
         try:
-            fd = os.open(own, os.O_RDONLY | os.O_DIRECTORY)
+            fd = os.open(own, os.O_RDONLY | system.FOLDER)
         except FileNotFoundError:
             continue  # swept before it was locked
         with contextlib.suppress(OSError):  # a file system without locks: then host and process tell who is at it
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            system.lock(fd)
         if _is_at(own, fd):
             return own, fd
         os.close(fd)
@@ -111,7 +111,7 @@ def sweep(beside: Path) -> None:
     """Remove what killed writers left in a folder; what belongs to others who may not be disturbed stays."""
     for draft in drafts(beside):
         with contextlib.suppress(OSError):  # gone meanwhile, or another user's
-            fd = os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            fd = os.open(draft, os.O_RDONLY | system.FOLDER | system.NO_LINKS)
             try:
                 if _is_dead(draft, fd):
                     shutil.rmtree(draft, ignore_errors=True)
@@ -121,7 +121,7 @@ def sweep(beside: Path) -> None:
 
 def _is_dead(draft: Path, fd: int) -> bool:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        system.lock(fd)
     except BlockingIOError:
         return False
     except OSError:
@@ -135,17 +135,7 @@ def _is_dead(draft: Path, fd: int) -> bool:
         return True
     # Another machine's locks may not reach this one, and some file systems have none at all: then it must be old, too,
     # and where its process could be asked for, gone.
-    return time.time() - os.fstat(fd).st_mtime > OLD and not (ours and _is_running(int(named["pid"])))
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's
-    return True
+    return time.time() - os.fstat(fd).st_mtime > OLD and not (ours and system.is_running(int(named["pid"])))
 
 
 def _host() -> str:
@@ -173,10 +163,10 @@ def append_line(path: Path, line: str) -> None:
 
     A kill or a full disk can cut the line; the next one is written behind a line's end of its own.
     """
-    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | system.NO_LINKS, 0o666)
     try:
         size = os.fstat(fd).st_size
-        cut = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+        cut = size > 0 and system.read_at(fd, 1, size - 1) != b"\n"
         write_all(fd, (("\n" if cut else "") + line + "\n").encode("utf-8"))
         os.fsync(fd)
     finally:
@@ -189,7 +179,7 @@ def write_all(fd: int, data: bytes, offset: int | None = None) -> None:
     """Write all of it, at ``offset`` or at the file's own place; the system may take a part at a time."""
     view = memoryview(data)
     while view:
-        count = os.write(fd, view) if offset is None else os.pwrite(fd, view, offset)
+        count = os.write(fd, view) if offset is None else system.write_at(fd, view, offset)
         if count == 0:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         view, offset = view[count:], None if offset is None else offset + count
@@ -201,7 +191,7 @@ def open_regular(path: str | bytes | os.PathLike[str]) -> int:
     Raises:
         OSError: it is not there, may not be read, or is a folder, a pipe, a device.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would otherwise wait for one
+    fd = os.open(path, os.O_RDONLY | system.NO_WAIT)  # a pipe without a writer would otherwise wait for one
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
         os.close(fd)
@@ -269,7 +259,7 @@ def locked(path: Path, *, patience: float = 0, busy: PipelineError | None = None
         Busy: another process, or another part of this one, holds it; where ``busy`` is given, that instead.
         OSError: the file cannot be opened, or its file system has no locks.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | system.NO_LINKS, 0o666)
     try:
         ends = time.monotonic() + patience
         while not _taken(fd):
@@ -283,7 +273,7 @@ def locked(path: Path, *, patience: float = 0, busy: PipelineError | None = None
 
 def _taken(fd: int) -> bool:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        system.lock(fd)
     except BlockingIOError:
         return False
     except OSError as error:
@@ -302,30 +292,6 @@ def sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def sync_data(fd: int) -> None:
-    """Have an open file's bytes on the disk; where the system can, without its times."""
-    getattr(os, "fdatasync", os.fsync)(fd)  # macOS has fsync alone
-
-
-def reserve(fd: int, offset: int, length: int) -> None:
-    """Have room on the disk for ``length`` bytes of an open file, so that a full one is found before long work.
-
-    Raises:
-        OSError: there is no such room.
-    """
-    if not hasattr(os, "posix_fallocate"):  # macOS: ask how much is free, without claiming it
-        about = os.fstatvfs(fd)
-        if about.f_bavail * about.f_frsize < length:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return
-    try:
-        os.posix_fallocate(fd, offset, length)
-    except OSError as error:
-        # File systems without reservation say so; the bytes then claim their room as they are written.
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            raise
 
 
 def try_writing(folder: Path) -> None:

@@ -91,27 +91,69 @@ def hardware() -> dict[str, Any]:
     return {"processor": processor(), "cores": cores(), "memory_bytes": memory_bytes(), "gpu": gpu}
 
 
-DEVICES = ("auto", "cpu", "cuda")
+DEVICE_HELP = "auto (the GPU where there is one, else the CPU), cpu, cuda, cuda:1 (the second GPU), mps (Apple's)"
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
+
+
+def require_device_name(requested: str) -> None:
+    """Check the name of a device; whether it is there is for :func:`resolve_device`.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not _DEVICE.fullmatch(requested):
+        raise ConfigError(f"{option('device', requested)} is not known: choose from {DEVICE_HELP}")
 
 
 def resolve_device(requested: str) -> str:
-    """``cpu`` or ``cuda``; ``auto`` takes the GPU where PyTorch sees one.
+    """PyTorch's name of a device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    ``auto`` takes a GPU that CUDA or ROCm drives, where PyTorch sees one. Apple's is only taken by its name: it has no
+    float64, by which a trunk is checked where float32 leaves doubts, and nobody has run this program there yet.
 
     Raises:
-        ConfigError: an unknown name, or ``cuda`` where there is none.
+        ConfigError: an unknown name, or a device that is not there.
     """
-    if requested not in DEVICES:
-        raise ConfigError(f"{option('device', requested)} is not known: choose from {', '.join(DEVICES)}")
+    require_device_name(requested)
     if requested == "cpu":
         return "cpu"
-    if _sees_gpu():
-        return "cuda"
-    if requested == "cuda":
+    if requested == "mps":
+        return _apple_gpu()
+    if not _sees_gpu():
+        if requested == "auto":
+            return "cpu"
         raise ConfigError(
-            f"{option('device', 'cuda')}: PyTorch sees no GPU here; take {option('device', 'cpu')}, or a PyTorch built "
-            "for the GPU"
+            f"{option('device', requested)}: PyTorch sees no GPU here; take {option('device', 'cpu')}, or a PyTorch "
+            "built for the GPU"
         )
-    return "cpu"
+    if requested == "auto":
+        return "cuda"
+    _require_number(requested)
+    return requested
+
+
+def kind_of_device(device: str) -> str:
+    """``cpu``, ``cuda`` or ``mps``: what decides features. Which of several GPUs does not."""
+    return device.split(":", 1)[0]
+
+
+def _require_number(device: str) -> None:
+    import torch
+
+    there = torch.cuda.device_count()
+    if ":" in device and int(device.split(":")[1]) >= there:
+        named = ", ".join(f"cuda:{number}" for number in range(there))
+        raise ConfigError(f"{option('device', device)} is not there: choose from {named}")
+
+
+def _apple_gpu() -> str:
+    import torch
+
+    if not torch.backends.mps.is_available():
+        raise ConfigError(
+            f"{option('device', 'mps')}: PyTorch sees no GPU of Apple's here; take {option('device', 'cpu')}"
+        )
+    return "mps"
 
 
 def _sees_gpu() -> bool:

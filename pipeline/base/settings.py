@@ -13,13 +13,13 @@ import os
 import re
 import types
 import typing
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pipeline.base import spelling
 from pipeline.base.errors import ConfigError
-from pipeline.base.machine import DEVICES
+from pipeline.base.machine import DEVICE_HELP, require_device_name
 
 T = TypeVar("T")
 
@@ -55,12 +55,13 @@ def option(  # noqa: PLR0913 (the one place where all that an option can be is n
     below: float | None = None,
     identity: bool = True,
     group: str = "",
+    rule: Callable[[Any], None] | None = None,
 ) -> Any:
     """A named option with its default and help; the bounds and choices are checked by :func:`check`.
 
     ``minimum`` is inclusive, ``above`` and ``below`` are exclusive. ``identity`` False says that the result is the same
     whatever the option is: see :func:`identity`. ``group`` is the heading in the help under which this option and those
-    after it stand, until another begins.
+    after it stand, until another begins. ``rule`` raises ConfigError for a value that is not legal.
     """
     metadata = {
         "help": help,
@@ -72,6 +73,7 @@ def option(  # noqa: PLR0913 (the one place where all that an option can be is n
         "below": below,
         "identity": identity,
         "group": group,
+        "rule": rule,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -118,7 +120,7 @@ def check_name(name: str) -> None:
 
 def device() -> Any:
     """The option of whatever runs a network; ``pipeline.base.machine.resolve_device`` says which device it means."""
-    return option("auto", "where the network runs", choices=DEVICES)
+    return option("auto", f"where the network runs: {DEVICE_HELP}", metavar="DEVICE", rule=require_device_name)
 
 
 def column(kind: str, *, none: bool = False, group: str = "") -> Any:
@@ -151,6 +153,8 @@ def _check_one(named: str, value: Any, rule: Mapping[str, Any]) -> None:
     choices = rule.get("choices")
     if choices and value not in choices:
         raise ConfigError(f"{named} {value!r} is not known: choose from {', '.join(choices)}{meant(value, choices)}")
+    if rule.get("rule") is not None:
+        rule["rule"](value)
     if rule.get("minimum") is not None and not value >= rule["minimum"]:
         raise ConfigError(f"{named} is {value}: it must be at least {rule['minimum']}")
     if rule.get("above") is not None and not value > rule["above"]:

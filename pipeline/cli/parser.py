@@ -43,7 +43,7 @@ class _Help(argparse.HelpFormatter):
 
     def __init__(self, prog: str) -> None:
         width = min(WIDEST, shutil.get_terminal_size((100, 24)).columns)
-        super().__init__(prog, max_help_position=30 if width >= 90 else 12, width=width)
+        super().__init__(prog, max_help_position=30 if width >= 90 else 14, width=width)
 
 
 def parse(arguments: Sequence[str], commands: Commands) -> argparse.Namespace:

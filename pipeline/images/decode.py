@@ -27,6 +27,7 @@ from PIL import (
 )
 
 from pipeline.base.errors import ConfigError
+from pipeline.base.spelling import option
 from pipeline.images.colour import to_rgb
 from pipeline.images.formats import CURES, readable
 from pipeline.images.orientation import upright
@@ -214,8 +215,8 @@ def _early_size(name: str, blob: bytes) -> tuple[int, int]:
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
-        cure = "pipeline extract --max-pixels"
-        raise ImageFailure("too_large", f"{width} x {height} pixels, the limit is {max_pixels:,} in all ({cure})")
+        limit = f"the limit is {max_pixels:,} in all ({option('max_pixels')} of extract)"
+        raise ImageFailure("too_large", f"{width} x {height} pixels, {limit}")
     if max(width, height) > MAX_SIDE:
         raise ImageFailure("too_large", f"{width} x {height} pixels, the limit is {MAX_SIDE:,} in a line")
 

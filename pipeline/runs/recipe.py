@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 
 from pipeline.base.errors import CacheError, WeightsError
+from pipeline.base.machine import kind_of_device
 from pipeline.base.schema import Malformed, PathText, Rule, Sha256, Size, made
 from pipeline.base.workspace import Workspace
 from pipeline.images import DECODE_POLICY, MAX_PIXELS, Columns, Geometry, Images, View, open_images
@@ -67,7 +68,7 @@ class _Weights(TypedDict):
 class _Engine(TypedDict):
     name: Literal["torch", "onnxruntime"]
     version: str
-    device: Literal["cpu", "cuda"]
+    device: Literal["cpu", "cuda", "mps"]
 
 
 class _View(TypedDict):
@@ -218,7 +219,11 @@ class Recipe:
             "decode": dict(DECODE_POLICY),
             "dtype": self.dtype,
             "precision": spec.precision,
-            "engine": {"name": spec.engine, "version": identity.engine_version(spec.engine), "device": spec.device},
+            "engine": {
+                "name": spec.engine,
+                "version": identity.engine_version(spec.engine),
+                "device": kind_of_device(spec.device),
+            },
         }
 
     def geometry(self) -> Geometry:

@@ -19,8 +19,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base import system
 from pipeline.base.errors import CacheError
-from pipeline.base.files import move, reserve, sync, sync_data, whole, write_all
+from pipeline.base.files import move, sync, whole, write_all
 from pipeline.base.items import GOOD, ITEM_STATES, PENDING
 from pipeline.base.spelling import option
 from pipeline.store.check import read_structure
@@ -84,7 +85,7 @@ def create_partial(cache: Path, contents: Contents) -> Path:
         structure = read_structure(draft)
         with draft.open("r+b") as file:
             # The file is sparse until now: a full disk is found before the first forward.
-            reserve(file.fileno(), structure.offset("/features"), structure.nbytes("/features"))
+            system.reserve(file.fileno(), structure.offset("/features"), structure.nbytes("/features"))
     return partial
 
 
@@ -222,11 +223,11 @@ class Writer:
             self._write("/features", start, stop, payload)
             self._write("/items/digest", start, stop, items[0])
             self._write("/items/state", start, stop, items[1])
-            sync_data(self._fd)
+            system.sync_data(self._fd)
             for name, sealed in (("crc32", payload), ("items_crc32", b"".join(items))):
                 self._write(f"/blocks/{name}", block, block + 1, np.array([zlib.crc32(sealed)], "<u4").tobytes())
             self._write("/blocks/state", block, block + 1, b"\x01")
-            sync_data(self._fd)
+            system.sync_data(self._fd)
         self.done[block] = True
 
     def take_back(self, blocks: Sequence[int]) -> None:
@@ -238,7 +239,7 @@ class Writer:
         with writing_beside(self.cache):
             for block in blocks:
                 self._write("/blocks/state", block, block + 1, b"\x00")
-            sync_data(self._fd)
+            system.sync_data(self._fd)
         self.done[list(blocks)] = False
 
     def states(self) -> NDArray[np.uint8]:
@@ -291,7 +292,7 @@ class Writer:
 def _pread(fd: int, length: int, offset: int) -> bytes:
     parts = []
     while length:
-        part = os.pread(fd, min(length, 1 << 30), offset)
+        part = system.read_at(fd, min(length, 1 << 30), offset)
         if not part:
             raise CacheError(f"the file ends {length} bytes early: it was cut while in use")
         parts.append(part)
@@ -315,4 +316,4 @@ def update_stats(cache: Path, sizes: NDArray[np.int64], mtimes_ns: NDArray[np.in
         )
         for name, values, kind in named:
             write_all(file.fileno(), np.ascontiguousarray(values, kind).tobytes(), structure.offset(name))
-        sync_data(file.fileno())
+        system.sync_data(file.fileno())

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.base.errors import ConfigError, EngineError, WeightsError
+from pipeline.base.machine import kind_of_device
 from pipeline.base.spelling import option
 from pipeline.trunk.cut import shape_of
 from pipeline.trunk.engines.base import Engine, is_out_of_memory
@@ -23,7 +24,7 @@ from pipeline.trunk.identity import TrunkSpec
 from pipeline.trunk.surgery import fingerprint, trunk_at
 from pipeline.trunk.weights import load_model
 
-DEFAULT_BATCH = {"cpu": 16, "cuda": 128}
+DEFAULT_BATCH = {"cpu": 16, "cuda": 128, "mps": 64}
 
 
 class FrozenTrunk:
@@ -50,7 +51,7 @@ class FrozenTrunk:
                 f"{spec.info.trunk} cannot take images of {size} px ({reason}): give another {option('image_size')}"
             ) from error
         self._fingerprint = fingerprint(self.trunk)
-        self.engine = self.open(batch or DEFAULT_BATCH[spec.device])
+        self.engine = self.open(batch or DEFAULT_BATCH[kind_of_device(spec.device)])
 
     def open(self, batch: int) -> Engine:
         """An engine of this trunk with another batch size; it becomes the one in use."""

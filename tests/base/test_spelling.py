@@ -58,7 +58,8 @@ def test_no_message_holds_a_flag_of_its_own() -> None:
                 said |= {id(n) for n in ast.walk(node)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
-                found += [f"{path.name}: {node.value}"] if re.search(r"(^|[\s(`'])--([a-z]{2}|C)", node.value) else []
+                text = re.sub("`pip install [^`]*`", "", node.value)  # another program's
+                found += [f"{path.name}: {node.value}"] if re.search(r"(^|[\s(`'])--([a-z]{2}|C)", text) else []
     assert found == []
 
 

@@ -19,8 +19,10 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.machine import resolve_device
 from pipeline.base.schema import made
 from pipeline.base.workspace import Workspace
+from pipeline.runs.recipe import Recipe
+from pipeline.stages.extract.settings import ExtractSettings
 from pipeline.trunk import identity
-from pipeline.trunk.identity import Changes, Transform, WeightsInfo
+from pipeline.trunk.identity import Changes, Transform, TrunkSpec, WeightsInfo
 from pipeline.trunk.weights import resolve_weights
 
 
@@ -351,5 +353,43 @@ def test_auto_takes_the_gpu_that_pytorch_sees(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_an_unknown_device_is_refused_with_the_legal_ones() -> None:
-    with pytest.raises(ConfigError, match="'tpu'.*auto, cpu, cuda"):
+    with pytest.raises(ConfigError, match="'tpu' is not known: choose from auto .*cpu, cuda"):
         resolve_device("tpu")
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_has_driver", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+def test_one_of_several_gpus_is_named_by_its_number(two_gpus: None) -> None:
+    assert resolve_device("auto") == resolve_device("cuda") == "cuda"
+    assert (resolve_device("cuda:0"), resolve_device("cuda:1")) == ("cuda:0", "cuda:1")
+    with pytest.raises(ConfigError, match="device='cuda:2' is not there: choose from cuda:0, cuda:1"):
+        resolve_device("cuda:2")
+
+
+@pytest.mark.parametrize("name", ["cuda:", "cuda:x", "cuda:-1", "mps:0", "gpu", ""])
+def test_what_is_no_devices_name_is_refused_before_anything_is_asked(name: str) -> None:
+    with pytest.raises(ConfigError, match="is not known: choose from auto"):
+        ExtractSettings(source="x", device=name)
+
+
+def test_apples_gpu_is_taken_by_its_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="device='mps': PyTorch sees no GPU of Apple's here"):
+        resolve_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(machine, "_has_driver", lambda: False)
+    assert (resolve_device("mps"), resolve_device("auto")) == ("mps", "cpu")
+    assert identity.available_engines("mps") == ["torch"]
+
+
+def test_which_of_several_gpus_is_not_in_the_fingerprint() -> None:
+    told = [
+        Recipe(TrunkSpec(info_of(None), "avgpool", "torch", "float32", device), "float16").provenance()
+        for device in ("cuda", "cuda:1", "mps", "cpu")
+    ]
+    assert told[0] == told[1]
+    assert [t["engine"]["device"] for t in told] == ["cuda", "cuda", "mps", "cpu"]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline import images, store
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.items import GOOD, TRAIN
-from pipeline.base.machine import cores, resolve_device
+from pipeline.base.machine import cores, kind_of_device, resolve_device
 from pipeline.base.spelling import option
 from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
@@ -31,7 +31,7 @@ from pipeline.trunk import identity
 from pipeline.trunk.identity import TrunkSpec, WeightsInfo
 from pipeline.trunk.lookup import find_weights
 
-BLOCK_ROWS = {"cpu": 128, "cuda": 1024}  # a few seconds of work each: what a kill can lose at most
+BLOCK_ROWS = {"cpu": 128, "cuda": 1024, "mps": 512}  # a few seconds of work each: what a kill can lose at most
 
 
 @dataclass(frozen=True)
@@ -297,7 +297,7 @@ def _contents(
         classes=listing.classes,
         dim=info.dim(recipe.trunk.layer),
         dtype=s.dtype,
-        block_rows=s.block_rows or BLOCK_ROWS[recipe.trunk.device],
+        block_rows=s.block_rows or BLOCK_ROWS[kind_of_device(recipe.trunk.device)],
         provenance=recipe.provenance(),
         about={**about, **identity.library_version(info.trunk)},
         columns={name: [cells[i] for i in order.tolist()] for name, cells in listing.columns.items()},

@@ -67,11 +67,11 @@ class ExtractSettings:
     )
     device: str = st.device()
     batch_size: int | None = st.option(
-        None, "images in one forward pass; by default 16 on a CPU, 128 on a GPU", minimum=1
+        None, "images in one forward pass; by default 16 on a CPU, 128 on a GPU (64 on mps)", minimum=1
     )
     workers: int | None = st.option(None, "decoding threads; by default one per core", minimum=1)
     block_rows: int | None = st.option(
-        None, "rows written and checksummed together; by default 128 on a CPU, 1024 on a GPU", minimum=1
+        None, "rows written and checksummed together; by default 128 on a CPU, 1024 on a GPU (512 on mps)", minimum=1
     )
     val_fraction: float = st.option(
         0.15, "share of train set aside as val where the source has none", minimum=0, below=1, group="splits"

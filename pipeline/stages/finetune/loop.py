@@ -18,6 +18,7 @@ import torch
 
 from pipeline.base.errors import ConfigError, HeadError, Interrupted
 from pipeline.base.interrupt import StopRequest
+from pipeline.base.machine import kind_of_device
 from pipeline.base.spelling import option
 from pipeline.stages.finetune import scoring, words
 from pipeline.stages.finetune.checkpoint import Checkpoint
@@ -169,7 +170,7 @@ class Loop:
         partner, own = None, None
         if s.mixup:
             x, partner, own = mixed(x, rows, alpha=s.mixup, seed=s.seed, epoch=self.state.progress.epoch)
-        with torch.autocast(attached.device, torch.bfloat16, enabled=s.precision == "bfloat16"):
+        with torch.autocast(kind_of_device(attached.device), torch.bfloat16, enabled=s.precision == "bfloat16"):
             logits = self.task.inputs.module(x)
         logits = logits.float()
 

@@ -21,6 +21,7 @@ from pipeline import store
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.files import make_folder, writing
 from pipeline.base.items import GOOD
+from pipeline.base.machine import kind_of_device
 from pipeline.base.ranks import Ranks
 from pipeline.base.spelling import option
 from pipeline.base.words import count, shape, size
@@ -205,5 +206,9 @@ def maps_provenance(recipe: Recipe, before: str, shape: tuple[int, ...]) -> Mapp
         "trunk": {**told["trunk"], "layer": before, "pooling": "none", "shape": list(shape)},
         "dtype": DTYPE.name,
         "precision": "float32",
-        "engine": {"name": library, "version": identity.engine_version("torch"), "device": recipe.trunk.device},
+        "engine": {
+            "name": library,
+            "version": identity.engine_version("torch"),
+            "device": kind_of_device(recipe.trunk.device),
+        },
     }

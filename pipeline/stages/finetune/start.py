@@ -15,7 +15,7 @@ from torch import nn
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.items import SPLITS
-from pipeline.base.machine import resolve_device
+from pipeline.base.machine import kind_of_device, resolve_device
 from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import Head, require_key
@@ -105,7 +105,7 @@ class Attached:
             "key": self.cache.key,
             "content": self.cache.content,
             "head": head,
-            "device": self.device,
+            "device": kind_of_device(self.device),
         }
 
     def cached_logits(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -180,6 +180,11 @@ def attach(settings: FinetuneSettings, desk: Workspace) -> Attached:
     if recipe.trunk.layer != recipe.trunk.info.layer("last"):
         raise HeadError(f"the features are of {recipe.trunk.layer}: only the last stage's can be fine-tuned end to end")
     device = resolve_device(settings.device)
+    if device == "mps":
+        raise ConfigError(
+            f"{option('device', device)} runs the trunk alone: fine-tuning counts in float64 as well, which it does "
+            f"not have; take {option('device', 'cpu')}"
+        )
     if settings.precision == "bfloat16" and device == "cpu":
         raise ConfigError(f"{option('precision', 'bfloat16')} needs a GPU: leave it out on a CPU")
     require_images(cache, np.concatenate(list(rows.values())), workers=settings.threads)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import images
-from pipeline.base.errors import CacheError
+from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.items import GOOD, NONE, PENDING, TRAIN
 from pipeline.base.machine import cores, resolve_device
 from pipeline.base.spelling import option
@@ -244,7 +244,9 @@ def _recipe_here(cache: Cache, desk: Workspace) -> tuple[Recipe, float]:
     """
     made = Recipe.of_cache(cache, desk)
     recipe = made
-    if made.trunk.device == "cuda" and resolve_device("auto") == "cpu":
+    try:
+        resolve_device(made.trunk.device)
+    except ConfigError:  # this machine has no such GPU
         recipe = recipe.computed(device="cpu", precision="float32", engine="torch")
     if recipe.trunk.engine not in identity.available_engines(recipe.trunk.device):
         recipe = recipe.computed(engine="torch")

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pipeline.base.machine import kind_of_device
+
 # Largest difference of a feature from plain eager torchvision in float32, as a share of the largest feature of the same
 # image. float32 leaves about 1e-6 after 50 to 150 layers; bfloat16 has 8 significant bits.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2.0**-5}
@@ -45,8 +47,8 @@ class Engine(Protocol):
 
 
 def exact_convolutions(device: str) -> AbstractContextManager[Any]:
-    """Convolutions of a GPU in IEEE float32, by algorithms that add in the same order each time."""
-    if device == "cpu":
+    """Convolutions of a CUDA GPU in IEEE float32, by algorithms that add in the same order each time."""
+    if kind_of_device(device) != "cuda":
         return contextlib.nullcontext()
     # TF32 keeps 10 bits of float32's 23, and benchmark mode picks algorithms by the clock.
     flags: AbstractContextManager[Any] = torch.backends.cudnn.flags(

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from pipeline.base.errors import ConfigError
+from pipeline.base.machine import kind_of_device
 from pipeline.base.spelling import option
 from pipeline.trunk.engines.base import TOLERANCE, Engine
 from pipeline.trunk.engines.fold import FoldedTrunk
@@ -33,7 +34,7 @@ def open_engine(spec: TrunkSpec, trunk: nn.Module, dim: int, *, batch: int, work
     choose_engine(spec.engine, device=device, n_images=batch)
     if precision not in TOLERANCE:
         raise ConfigError(f"{option('precision', precision)} is not known: choose from {', '.join(TOLERANCE)}")
-    if precision != "float32" and device == "cpu":
+    if precision != "float32" and kind_of_device(device) != "cuda":
         raise ConfigError(f"{option('precision', precision)} needs a GPU: give {option('precision', 'float32')}")
     if batch < 1:
         raise ConfigError(f"{option('batch_size')} is {batch}: it must be at least 1")

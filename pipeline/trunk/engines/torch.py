@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.base.machine import kind_of_device
 from pipeline.trunk.engines.base import exact_convolutions, fill
 from pipeline.trunk.engines.fold import FoldedTrunk
 from pipeline.trunk.identity import engine_version
@@ -26,20 +27,22 @@ class TorchEngine:
         net.net.to(_DTYPES[precision])
         self.net = net.to(device).to(memory_format=torch.channels_last)
         # Page-locked memory is what a GPU can copy from while the CPU goes on.
-        self._host = torch.zeros(batch, 3, image_size, image_size, dtype=torch.uint8, pin_memory=device == "cuda")
+        self._locked = kind_of_device(device) == "cuda"
+        self._host = torch.zeros(batch, 3, image_size, image_size, dtype=torch.uint8, pin_memory=self._locked)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features (n, dim) float32 of pixels (n, 3, S, S) uint8, n <= batch."""
         fill(self._host.numpy(), pixels)
         try:
             with torch.inference_mode(), exact_convolutions(self.device):
-                x = self._host.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+                x = self._host.to(self.device, non_blocking=self._locked).contiguous(memory_format=torch.channels_last)
                 # .cpu() waits for the GPU, so the host buffer is free again when this returns.
                 features = self.net(x)[: len(pixels)].cpu()
         except torch.OutOfMemoryError as error:
             # The frames of the failed forward hold its maps: without them a smaller batch finds room.
             traceback.clear_frames(error.__traceback__)
-            torch.cuda.empty_cache()
+            if self._locked:
+                torch.cuda.empty_cache()
             raise
         found: NDArray[np.float32] = features.numpy()
         return found
