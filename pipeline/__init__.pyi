@@ -102,7 +102,7 @@ def evaluate(
 def export(
     run: str | PathLike[str] = "latest",
     *,
-    format: str | PathLike[str] = "onnx",
+    format: str | PathLike[str] | None = None,
     out: str | PathLike[str] | None = None,
     workspace: str | PathLike[str] | None = None,
     watch: Watch | None = None,

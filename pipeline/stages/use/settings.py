@@ -21,7 +21,8 @@ else:
     Picture = Any  # not imported for help
 
 FORMATS = ("table", "csv", "jsonl")
-SUFFIXES = {"state_dict": ".safetensors", "onnx": ".onnx", "torch_export": ".pt2"}
+PICKLED = (".pth", ".pt")
+SUFFIXES = {"state_dict": (".safetensors", *PICKLED), "onnx": (".onnx",), "torch_export": (".pt2",)}
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,36 @@ class ExportSettings:
     """Settings of an export."""
 
     run: str = st.run()
-    format: str = st.option("onnx", "what to write", choices=tuple(SUFFIXES))
-    out: Path | None = st.option(None, "the file; by default exported.* in the run's folder")
+    format: str | None = st.option(
+        None, "what to write; by default what the file's ending says, or onnx", choices=tuple(SUFFIXES)
+    )
+    out: Path | None = st.option(
+        None,
+        "the file: .safetensors, .pth or .pt (state_dict), .onnx, .pt2 (torch_export); by default exported.* in the "
+        "run's folder",
+        metavar="FILE",
+    )
 
     def __post_init__(self) -> None:
         st.check(self)
+        if self.out is None:
+            return
+        said = next((format for format, endings in SUFFIXES.items() if self.out.suffix in endings), None)
+        if said is None:
+            legal = ", ".join(f"{' '.join(endings)} ({format})" for format, endings in SUFFIXES.items())
+            raise ConfigError(f"{option('out', self.out)}: the ending says what is written: give {legal}")
+        if self.format not in (None, said):
+            raise ConfigError(
+                f"{option('out', self.out)} is a {said} by its ending, and {option('format', self.format)} is another: "
+                "leave one of them out"
+            )
+
+    @property
+    def asked(self) -> str:
+        """The format that is meant."""
+        if self.out is None:
+            return self.format or "onnx"
+        return next(format for format, endings in SUFFIXES.items() if self.out.suffix in endings)
 
 
 @dataclass(frozen=True)
