@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
+from pipeline.base.settings import LATEST
 from pipeline.base.spelling import option
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ else:
     Picture = Any  # not imported for help
 
 FORMATS = ("table", "csv", "jsonl")
+TABLES = (".npz", ".csv", ".parquet")
 PICKLED = (".pth", ".pt")
 SUFFIXES = {"state_dict": (".safetensors", *PICKLED), "onnx": (".onnx",), "torch_export": (".pt2",)}
 
@@ -85,6 +87,34 @@ class ExportSettings:
         if self.out is None:
             return self.format or "onnx"
         return next(format for format, endings in SUFFIXES.items() if self.out.suffix in endings)
+
+
+@dataclass(frozen=True)
+class RowsSettings:
+    """Settings of a table of rows."""
+
+    target: str = st.argument(
+        "a cache, for its features, or a run, for its probabilities on its cache's rows; `latest` is the cache",
+        metavar="CACHE|RUN",
+        default=LATEST,
+        made=True,
+    )
+    out: Path | None = st.option(None, "the file to write: FILE.npz, FILE.csv or FILE.parquet", metavar="FILE")
+    split: tuple[str, ...] | None = st.option(
+        None,
+        "which rows; by default all, but of a run not those of test, since its answers there are a look at the test "
+        "split",
+        choices=("train", "val", "test", "none", "all"),
+        metavar="SPLIT",
+    )
+    device: str = st.device()
+
+    def __post_init__(self) -> None:
+        st.check(self)
+        if self.out is None or self.out.suffix not in TABLES:
+            given = option("out") if self.out is None else option("out", self.out)
+            what = "is missing" if self.out is None else "has another ending"
+            raise ConfigError(f"{given} {what}: give a file that ends in {', '.join(TABLES)}")
 
 
 @dataclass(frozen=True)
