@@ -15,7 +15,7 @@ _HOMES = {
     "pipeline.stages.learn.doors": ("train", "search", "baseline"),
     "pipeline.stages.score.doors": ("evaluate", "compare"),
     "pipeline.stages.finetune.doors": ("finetune",),
-    "pipeline.stages.use.doors": ("predict", "export", "trace"),
+    "pipeline.stages.use.doors": ("predict", "export", "rows", "trace"),
     "pipeline.stages.upkeep.doors": ("catalog", "inspect", "verify", "audit", "relabel"),
     "pipeline.store.find": ("open_cache",),
 }

@@ -12,7 +12,7 @@ from pipeline.stages.learn.kept import TrainResult
 from pipeline.stages.score.compare import CompareResult
 from pipeline.stages.score.figures import EvaluateResult
 from pipeline.stages.upkeep.results import AuditReport, CatalogReport, InspectReport, RelabelResult, VerifyReport
-from pipeline.stages.use.results import ExportResult, Predictions, TraceReport
+from pipeline.stages.use.results import ExportResult, Predictions, RowsResult, TraceReport
 from pipeline.stages.use.settings import Picture
 from pipeline.store import Cache
 
@@ -29,6 +29,7 @@ __all__ = [
     "open_cache",
     "predict",
     "relabel",
+    "rows",
     "search",
     "trace",
     "train",
@@ -102,7 +103,7 @@ def evaluate(
 def export(
     run: str | PathLike[str] = "latest",
     *,
-    format: str | PathLike[str] = "onnx",
+    format: str | PathLike[str] | None = None,
     out: str | PathLike[str] | None = None,
     workspace: str | PathLike[str] | None = None,
     watch: Watch | None = None,
@@ -219,6 +220,15 @@ def relabel(
     workspace: str | PathLike[str] | None = None,
     watch: Watch | None = None,
 ) -> RelabelResult: ...
+def rows(
+    target: str | PathLike[str] = "latest",
+    *,
+    out: str | PathLike[str] | None = None,
+    split: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
+    device: str | PathLike[str] = "auto",
+    workspace: str | PathLike[str] | None = None,
+    watch: Watch | None = None,
+) -> RowsResult: ...
 def search(
     cache: str | PathLike[str] = "latest",
     *,

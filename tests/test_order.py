@@ -64,8 +64,9 @@ DEFERRED = {
     "stages/upkeep/doors.py": {
         f"pipeline.stages.upkeep.{verb}" for verb in ("audit", "catalog", "inspect", "relabel", "verify")
     },
-    "stages/use/doors.py": {f"pipeline.stages.use.{verb}" for verb in ("export", "predict", "trace")},
+    "stages/use/doors.py": {f"pipeline.stages.use.{verb}" for verb in ("export", "predict", "rows", "trace")},
     "stages/use/export.py": {"onnxruntime"},
+    "stages/use/tables.py": {"pyarrow", "pyarrow.parquet"},
     "stages/use/settings.py": {"PIL.Image", "numpy", "numpy.typing"},
     "trunk/engines/open.py": {"pipeline.trunk.engines.onnx"},
     "trunk/families/light.py": {"torch._dynamo.utils"},

@@ -12,7 +12,7 @@ from pipeline.stages.finetune.doors import finetune
 from pipeline.stages.learn.doors import baseline, search, train
 from pipeline.stages.score.doors import compare, evaluate
 from pipeline.stages.upkeep.doors import audit, catalog, inspect, relabel, verify
-from pipeline.stages.use.doors import export, predict, trace
+from pipeline.stages.use.doors import export, predict, rows, trace
 
 DOORS: tuple[Door[Any], ...] = (
     extract,
@@ -24,6 +24,7 @@ DOORS: tuple[Door[Any], ...] = (
     finetune,
     predict,
     export,
+    rows,
     trace,
     catalog,
     inspect,

@@ -199,7 +199,7 @@ def _add_option(group: argparse._ArgumentGroup, field: Any, type_: Declared, def
         )
         return
     words = "{" + ",".join(choices or ()) + "}"
-    named = choices and len(words) <= LONGEST_CHOICE
+    named = choices and len(words) * (2 if type_.many else 1) <= LONGEST_CHOICE  # of many values it stands there twice
     group.add_argument(
         flag,
         type=_converter(type_.one),

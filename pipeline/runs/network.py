@@ -29,7 +29,7 @@ from pipeline.images import Geometry, Loaded
 from pipeline.runs import folder as runs
 from pipeline.runs.pixels import labelled, pixel_batches
 from pipeline.runs.recipe import Recipe
-from pipeline.store import Cache
+from pipeline.store import Cache, Features
 from pipeline.trunk.families.family import anatomy_of
 from pipeline.trunk.frozen import FrozenTrunk
 from pipeline.trunk.identity import WeightsInfo
@@ -188,6 +188,35 @@ def logits_of_split(run: runs.Run, cache: Cache, split: str, desk: Workspace, *,
     recipe = runs.recipe_of(run, desk)
     network = load_network(run, recipe.trunk.info).to(device)
     return network_logits(network, recipe, cache, split, desk)
+
+
+def logits_of_rows(
+    run: runs.Run, cache: Cache, rows: NDArray[np.int64], size: int, desk: Workspace, *, device: str
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Logits (m, C) float32 of good rows of the run's cache, ``size`` of them or fewer at a time, in their order.
+
+    Raises:
+        HeadError, WeightsError: the run's head or network is not to be had.
+        CacheError: a block is damaged.
+        DataError: an image that a fine-tuned network needs is gone or has changed.
+    """
+    if run.stage != "finetune":
+        head = head_of(run)
+        start = 0
+        for X, y in Features(cache, rows).batches(size):
+            part = rows[start : start + len(y)]
+            cache.verify(part)
+            yield part, head.logits(X)
+            start += len(y)
+        return
+    recipe = runs.recipe_of(run, desk)
+    network = load_network(run, recipe.trunk.info).to(resolve_device(device))
+    classifier = classifier_of(network, recipe.trunk.info)
+    batches = pixel_batches(
+        cache, rows.tolist(), geometry=recipe.geometry(), size=min(size, 4 * PREDICT_BATCH), workers=cores()
+    )
+    for at, pixels in batches:
+        yield np.array(at, np.int64), network_forward(network, classifier, pixels, recipe.trunk.info)[1]
 
 
 def network_logits(

@@ -69,6 +69,10 @@ class Pebbles:
         return Pebble(num_classes)
 
     @staticmethod
+    def code(name: str, *, num_classes: int, image_size: int, pretrained: bool) -> tuple[str, str]:
+        return "pebbles", f"pebbles.Pebble({num_classes})"
+
+    @staticmethod
     def load(
         name: str, state: Mapping[str, torch.Tensor], *, image_size: int
     ) -> tuple[nn.Module, Mapping[str, torch.Tensor]]:

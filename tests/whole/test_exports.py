@@ -13,9 +13,9 @@ import pytest
 import pipeline
 from pipeline.cli.commands import DOORS
 
-STAGES = {"extract", "train", "search", "baseline", "evaluate", "compare", "finetune", "predict", "export", "trace"}
-UPKEEP = {"catalog", "inspect", "verify", "audit", "relabel"}
-VERBS = sorted(STAGES | UPKEEP | {"open_cache"})
+STAGES = {"extract", "train", "search", "baseline", "evaluate", "compare", "finetune"}
+USE_AND_UPKEEP = {"predict", "export", "rows", "trace", "catalog", "inspect", "verify", "audit", "relabel"}
+VERBS = sorted(STAGES | USE_AND_UPKEEP | {"open_cache"})
 COMMAND_LINE_ONLY = {"bench", "demo"}
 
 

@@ -47,7 +47,7 @@ from pipeline.stages.score.evaluate import _show
 from pipeline.stages.score.figures import recorded
 from pipeline.stages.upkeep.inspect import inspect
 from pipeline.stages.upkeep.settings import InspectSettings
-from pipeline.stages.use import export
+from pipeline.stages.use import card, export
 from pipeline.store import Failure, append_failures, open_cache, read_failures
 from pipeline.store.format import canonical_json
 from pipeline.store.lock import _describe, writing_lock
@@ -119,7 +119,7 @@ def add_run(shop: Shop) -> None:
         found = runs.load_run(shop.head)
         compare._require_same_content(found, run)
         about = export.description(found, recipe)
-        return export.model_card(found, about, "onnx", "a.onnx", {"1": 0.0}), runs.cache_of(found)
+        return card.model_card(found, about, "onnx", "a.onnx", {"1": 0.0}), runs.cache_of(found)
 
     unread = {"command", "state_sha256", "seconds", "hardware", "provenance.decode", "provenance.transform.antialias"}
     ours = {"settings", "given", "cache.rows", "versions"}  # objects of any names
@@ -164,7 +164,7 @@ def add_evaluation(shop: Shop) -> None:
         found = recorded(shop.head)
         assert found is not None
         _show(found, shop.desk)
-        return export._figures(SimpleNamespace(folder=shop.head))  # type: ignore[arg-type]
+        return card._figures(SimpleNamespace(folder=shop.head))  # type: ignore[arg-type]
 
     later = {"balanced_accuracy", "top5", "auroc", "ece", "ece_expected", "intervals", "calibrated"}
     inside = {"per_class[0].auroc", "calibrated.ece_expected", *(f"intervals.{n}" for n in export_intervals(shop))}

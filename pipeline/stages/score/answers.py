@@ -6,7 +6,7 @@ Looks at test rows go through here, and are counted before they are taken (``led
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import HeadError
 from pipeline.base.files import try_writing, writing
+from pipeline.base.items import SPLITS
 from pipeline.base.machine import resolve_device
 from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import require_key
 from pipeline.runs import folder as runs
 from pipeline.runs.network import head_of, logits_of_split
+from pipeline.runs.pixels import labelled
 from pipeline.stages.score import ledger
 from pipeline.stages.score.figures import ScoredRows
 from pipeline.stages.score.ledger import Scorer
@@ -47,6 +49,27 @@ def look(scorer: Scorer, folder: Path, cache: Cache, desk: Workspace) -> int:
     with writing(folder):
         try_writing(folder)
     return ledger.count(cache, scorer, desk)
+
+
+def opened_rows(
+    run: runs.Run | None, cache: Cache, asked: Collection[str] | None, desk: Workspace
+) -> tuple[dict[str, NDArray[np.int64]], int | None]:
+    """The good rows (n,) int64 of the splits asked for; without a word all, but of a run those of test.
+
+    What a run says of test rows is a look at them: it is counted, and how many other runs had been scored on them is
+    given, too.
+
+    Raises:
+        HeadError: the look cannot be put on record.
+    """
+    wanted = set(asked or SPLITS) if asked is None or "all" not in asked else set(SPLITS)
+    if run is not None and asked is None:
+        wanted.discard("test")
+    found = {split: cache.rows(split) for split in SPLITS if split in wanted}
+    before = None
+    if run is not None and "test" in wanted and len(labelled(cache, "test")):
+        before = look(Scorer.of(run.folder), run.folder, cache, desk)
+    return {split: rows for split, rows in found.items() if len(rows)}, before
 
 
 def by_run(run: runs.Run, cache: Cache, desk: Workspace, device: str) -> LogitsOf:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pipeline.base.doors import command
 from pipeline.base.workspace import Workspace
-from pipeline.stages.use.results import ExportResult, Predictions, TraceReport
-from pipeline.stages.use.settings import ExportSettings, PredictSettings, TraceSettings
+from pipeline.stages.use.results import ExportResult, Predictions, RowsResult, TraceReport
+from pipeline.stages.use.settings import ExportSettings, PredictSettings, RowsSettings, TraceSettings
 
 
 @command(PredictSettings, "what was printed stands: the same command begins anew")
@@ -34,6 +34,21 @@ def export(settings: ExportSettings, desk: Workspace) -> ExportResult:
         HeadError: the exported model does not give the model's logits; no file is left.
     """
     from pipeline.stages.use.export import export as work
+
+    return work(settings, desk)
+
+
+@command(RowsSettings, "no half file is left: the same command begins anew")
+def rows(settings: RowsSettings, desk: Workspace) -> RowsResult:
+    """Write a cache's features, or a run's probabilities, as a table.
+
+    With ids, labels, classes and splits; a million rows are never held at once.
+
+    Raises:
+        ConfigError: neither a cache nor a run, a file that is there already or cannot be written.
+        HeadError, CacheError: the run's head or cache is not to be had, or a block is damaged.
+    """
+    from pipeline.stages.use.rows import rows as work
 
     return work(settings, desk)
 

@@ -21,17 +21,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.base.errors import ConfigError, HeadError, PipelineError
-from pipeline.base.files import try_writing, whole, write_text, writing
+from pipeline.base.files import make_folder, try_writing, whole, write_text, writing
 from pipeline.base.spelling import option
-from pipeline.base.words import percent, significant
 from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 from pipeline.runs.network import head_of, load_network, temperature_of
 from pipeline.runs.recipe import Recipe
-from pipeline.stages.score.figures import recorded
 from pipeline.stages.use import words
+from pipeline.stages.use.card import model_card, title
 from pipeline.stages.use.results import ExportResult
-from pipeline.stages.use.settings import SUFFIXES, ExportSettings
+from pipeline.stages.use.settings import PICKLED, SUFFIXES, ExportSettings
 from pipeline.trunk.families.family import anatomy_of
 from pipeline.trunk.surgery import build, freeze, load_tensors, reattach, trunk_at
 from pipeline.trunk.weights import load_model
@@ -40,7 +39,6 @@ Images = NDArray[np.float32]
 
 BATCHES = (1, 2, 7)  # that every export is run on: one image, and sizes it was not traced with
 TOLERANCE = 1e-4  # of the largest logit; other kernels add in another order
-CARD = "model-card.md"
 
 
 def export(settings: ExportSettings, desk: Workspace) -> ExportResult:
@@ -48,17 +46,18 @@ def export(settings: ExportSettings, desk: Workspace) -> ExportResult:
     run = runs.find_run(settings.run, desk)
     if not (run.folder / "head.json").exists() and run.stage != "finetune":
         raise HeadError(f"{run.folder.name} is a {run.stage} run: give one of train, search or finetune")
-    out = settings.out or run.folder / f"exported{SUFFIXES[settings.format]}"
+    format, out = settings.asked, settings.out or run.folder / f"exported{SUFFIXES[settings.asked][0]}"
     if out.exists():
         raise ConfigError(f"{out} is there already: remove it, or give another {option('out')}")
-    card = out.parent / CARD
-    if card.exists() and not card.read_text(encoding="utf-8", errors="replace").startswith(_title(run)):
-        raise ConfigError(f"{card} is the card of another model: give an {option('out')} in another folder")
+    card = out.with_name(out.name + ".md")
+    if card.exists() and not card.read_text(encoding="utf-8", errors="replace").startswith(title(run)):
+        raise ConfigError(f"{card} is there already, of another model: remove it, or give another {option('out')}")
     with writing(out.parent, ConfigError, f"give another {option('out')}"):
+        make_folder(out.parent)
         try_writing(out.parent)
-    model, recipe = whole_network(run, settings.format, desk)
+    model, recipe = whole_network(run, format, desk)
     about = description(run, recipe)
-    write, open_again = _FORMATS[settings.format]
+    write, open_again = _FORMATS[format] if out.suffix not in PICKLED else (_write_pickled, _open_state_dict)
     rng = np.random.default_rng(0)
     size = recipe.trunk.info.transform.crop
     images = rng.normal(size=(max(BATCHES), 3, size, size)).astype(np.float32)
@@ -68,14 +67,14 @@ def export(settings: ExportSettings, desk: Workspace) -> ExportResult:
         worst = max(parity.values())
         if not worst <= TOLERANCE:
             raise HeadError(
-                f"the exported {settings.format} differs from the model by {worst:.1e} of its logits, "
+                f"the exported {format} differs from the model by {worst:.1e} of its logits, "
                 f"{TOLERANCE:.0e} is allowed: nothing was written; report this"
             )
         # Before the model has its name: what is there has its card, and what was stopped goes on with another one.
-        write_text(card, model_card(run, about, settings.format, out.name, parity))
-    desk.watch.result(words.parity(parity, TOLERANCE, settings.format))
+        write_text(card, model_card(run, about, format, out.name, parity))
+    desk.watch.result(words.parity(parity, TOLERANCE, format))
     desk.watch.result(f"{out} and {card}")
-    return ExportResult(out, card, settings.format, parity)
+    return ExportResult(out, card, format, parity)
 
 
 def whole_network(run: runs.Run, format: str, desk: Workspace) -> tuple[nn.Module, Recipe]:
@@ -143,12 +142,19 @@ def _write_state_dict(model: nn.Module, _images: Images, path: Path, about: dict
     path.write_bytes(safetensors.torch.save(tensors, metadata={name: json.dumps(v) for name, v in about.items()}))
 
 
+def _write_pickled(model: nn.Module, _images: Images, path: Path, _about: dict[str, Any]) -> None:
+    """As PyTorch itself saves a state dict: tensors alone, which it reads with ``weights_only``."""
+    with path.open("wb") as file:
+        torch.save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, file)
+
+
 def _open_state_dict(path: Path, about: Mapping[str, Any]) -> Callable[[Images], Images]:
     """Into the library's own network, strictly."""
     size, classes = about["transform"]["crop"], len(about["classes"])
     plain = build(about["trunk"], num_classes=classes, image_size=size, pretrained=about["pretrained"])
     try:
-        load_tensors(plain, safetensors.torch.load_file(path))
+        pickled = path.suffix in PICKLED
+        load_tensors(plain, torch.load(path, weights_only=True) if pickled else safetensors.torch.load_file(path))
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
@@ -245,57 +251,3 @@ _FORMATS: dict[str, tuple[Callable[..., None], Callable[..., Callable[[Images], 
     "onnx": (_write_onnx, _open_onnx),
     "torch_export": (_write_torch_export, _open_torch_export),
 }
-
-
-def _title(run: runs.Run) -> str:
-    return f"# {run.folder.name}\n"
-
-
-def model_card(run: runs.Run, about: dict[str, Any], format: str, file: str, parity: dict[str, float]) -> str:
-    """The card as Markdown: what the model is, what it learned from, how well it does, and where it ends."""
-    cache, transform = run.config["cache"], about["transform"]
-    weights = about["weights"] if about["pretrained"] else f"{about['weights']} (NOT known to be pretrained)"
-    counts = ", ".join(f"{n:,} {split}" for split, n in cache["rows"].items() if n)
-    lines = [
-        _title(run),
-        f"An image classifier of {len(about['classes'])} classes: the network {about['trunk']} and a head from "
-        f"`pipeline {run.stage}`.\n",
-        "## Use\n",
-        f"`{file}` ({format}) takes float32 images (n, 3, {transform['crop']}, {transform['crop']}), RGB, short side "
-        f"resized to {transform['resize']} ({transform['interpolation']}), centre {transform['crop']} cropped, divided "
-        f"by 255, less the mean {transform['mean']}, divided by {transform['std']}; it gives logits "
-        f"(n, {len(about['classes'])}); probabilities are softmax(logits / {significant(about['temperature'])}), the "
-        "temperature that rows which it had not learned from have given (1: none).\n",
-        "Checked against the model after it was written: largest difference as a share of the largest logit, "
-        + ", ".join(f"batch {size}: {value:.0e}" for size, value in parity.items())
-        + ".\n",
-        "## Classes\n",
-        *(f"{i}. {json.dumps(name, ensure_ascii=False)}" for i, name in enumerate(about["classes"])),
-        "\n## Data\n",
-        f"{json.dumps(cache['about']['source'])}: {counts} images; learned from "
-        f"{' + '.join(run.config.get('learned_from', ['train']))}.\n",
-        "## Figures\n",
-        _figures(run),
-        "\n## Provenance\n",
-        f"- trunk weights: {weights}",
-        f"- settings fingerprint of the features (their key): `{about['key']}`",
-        f"- made {run.config['started']} with " + ", ".join(f"{k} {v}" for k, v in run.config["versions"].items()),
-        "\n## Limits\n",
-        "- It knows these classes only, and names one of them for any image.",
-        "- Its figures hold for images like those above; other cameras, places or times need a test of their own.",
-        "- Probabilities are calibrated for images like those above, only as far as the figures say.",
-    ]
-    if not about["pretrained"]:
-        lines.append("- Its trunk's weights are random or of unknown origin: good for trying things, not for results.")
-    return "\n".join(lines) + "\n"
-
-
-def _figures(run: runs.Run) -> str:
-    known = recorded(run.folder)
-    if known is None:
-        return f"Not tested yet (`pipeline evaluate {run.folder.name}`)."
-    test = known.test
-    return (
-        f"Test split, {test['n']:,} images: accuracy {percent(test['accuracy'])}, "
-        f"macro-F1 {percent(test['macro_f1'])}, log-loss {significant(test['log_loss'])}."
-    )

@@ -68,6 +68,24 @@ class ExportResult:
 
 
 @dataclass(frozen=True)
+class RowsResult:
+    """The file, whether it holds ``features`` or ``probabilities``, how many rows of each split, and how many values.
+
+    ``scored_before``: how many other runs had been scored on these test rows; None where none were looked at.
+    """
+
+    file: Path
+    kind: str
+    rows: dict[str, int]
+    width: int
+    scored_before: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**dataclasses.asdict(self), "file": str(self.file)}
+
+
+@dataclass(frozen=True)
 class Layer:
     """One line of a step: ``output`` is the shape for one image; ``state`` is ``frozen``, ``trained`` or ``""``."""
 

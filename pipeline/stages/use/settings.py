@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
+from pipeline.base.settings import LATEST
 from pipeline.base.spelling import option
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ else:
     Picture = Any  # not imported for help
 
 FORMATS = ("table", "csv", "jsonl")
-SUFFIXES = {"state_dict": ".safetensors", "onnx": ".onnx", "torch_export": ".pt2"}
+TABLES = (".npz", ".csv", ".parquet")
+PICKLED = (".pth", ".pt")
+SUFFIXES = {"state_dict": (".safetensors", *PICKLED), "onnx": (".onnx",), "torch_export": (".pt2",)}
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,64 @@ class ExportSettings:
     """Settings of an export."""
 
     run: str = st.run()
-    format: str = st.option("onnx", "what to write", choices=tuple(SUFFIXES))
-    out: Path | None = st.option(None, "the file; by default exported.* in the run's folder")
+    format: str | None = st.option(
+        None, "what to write; by default what the file's ending says, or onnx", choices=tuple(SUFFIXES)
+    )
+    out: Path | None = st.option(
+        None,
+        "the file: .safetensors, .pth or .pt (state_dict), .onnx, .pt2 (torch_export); by default exported.* in the "
+        "run's folder",
+        metavar="FILE",
+    )
 
     def __post_init__(self) -> None:
         st.check(self)
+        if self.out is None:
+            return
+        said = next((format for format, endings in SUFFIXES.items() if self.out.suffix in endings), None)
+        if said is None:
+            legal = ", ".join(f"{' '.join(endings)} ({format})" for format, endings in SUFFIXES.items())
+            raise ConfigError(f"{option('out', self.out)}: the ending says what is written: give {legal}")
+        if self.format not in (None, said):
+            raise ConfigError(
+                f"{option('out', self.out)} is a {said} by its ending, and {option('format', self.format)} is another: "
+                "leave one of them out"
+            )
+
+    @property
+    def asked(self) -> str:
+        """The format that is meant."""
+        if self.out is None:
+            return self.format or "onnx"
+        return next(format for format, endings in SUFFIXES.items() if self.out.suffix in endings)
+
+
+@dataclass(frozen=True)
+class RowsSettings:
+    """Settings of a table of rows."""
+
+    target: str = st.argument(
+        "a cache, for its features, or a run, for its probabilities on its cache's rows; `latest` is the cache",
+        metavar="CACHE|RUN",
+        default=LATEST,
+        made=True,
+    )
+    out: Path | None = st.option(None, "the file to write: FILE.npz, FILE.csv or FILE.parquet", metavar="FILE")
+    split: tuple[str, ...] | None = st.option(
+        None,
+        "which rows; by default all, but of a run not those of test, since its answers there are a look at the test "
+        "split",
+        choices=("train", "val", "test", "none", "all"),
+        metavar="SPLIT",
+    )
+    device: str = st.device()
+
+    def __post_init__(self) -> None:
+        st.check(self)
+        if self.out is None or self.out.suffix not in TABLES:
+            given = option("out") if self.out is None else option("out", self.out)
+            what = "is missing" if self.out is None else "has another ending"
+            raise ConfigError(f"{given} {what}: give a file that ends in {', '.join(TABLES)}")
 
 
 @dataclass(frozen=True)

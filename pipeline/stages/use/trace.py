@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pipeline.base.errors import CacheError, ConfigError, HeadError
 from pipeline.base.workspace import Workspace
-from pipeline.runs import folder as runs
 from pipeline.runs.recipe import provenance_of
 from pipeline.stages.use import words
 from pipeline.stages.use.results import Layer, ModelStep, TraceReport
 from pipeline.stages.use.settings import TraceSettings
-from pipeline.store.find import find_cache
+from pipeline.stages.use.target import find_target
+from pipeline.store import Cache
 from pipeline.trunk.families.family import CLASSES, anatomy_of
 from pipeline.trunk.surgery import behead, build, describe
 
@@ -29,18 +28,11 @@ def trace(settings: TraceSettings, desk: Workspace) -> TraceReport:
 def _subject(settings: TraceSettings, desk: Workspace) -> tuple[str, int, int]:
     if settings.target is None:
         return settings.trunk, settings.image_size, settings.classes
-    try:
-        cache = find_cache(settings.target, desk)
-    except CacheError:
-        try:
-            run = runs.find_run(settings.target, desk)
-        except HeadError:
-            raise ConfigError(
-                f"{settings.target!r} is neither a feature cache nor a run: give one, or nothing"
-            ) from None
-        made_by, classes = run.made_by, len(run.config["classes"])
+    found = find_target(settings.target, desk)
+    if isinstance(found, Cache):
+        made_by, classes = provenance_of(found), len(found.classes)
     else:
-        made_by, classes = provenance_of(cache), len(cache.classes)
+        made_by, classes = found.made_by, len(found.config["classes"])
     return made_by["trunk"]["name"], made_by["transform"].crop, classes
 
 

@@ -101,6 +101,9 @@ class Family(Protocol):
         ``pretrained`` says that weights will be loaded that were trained: they may want another forward pass.
         """
 
+    def code(self, name: str, *, num_classes: int, image_size: int, pretrained: bool) -> tuple[str, str]:
+        """The module to import, and the expression that gives what :meth:`build` gives, without this package."""
+
     def load(
         self, name: str, state: Mapping[str, torch.Tensor], *, image_size: int
     ) -> tuple[nn.Module, Mapping[str, torch.Tensor]]:

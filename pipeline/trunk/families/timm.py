@@ -72,6 +72,13 @@ def build(name: str, *, num_classes: int, image_size: int, pretrained: bool) -> 
     return _created(name, num_classes, image_size)
 
 
+def code(name: str, *, num_classes: int, image_size: int, pretrained: bool) -> tuple[str, str]:
+    """By ``create_model``."""
+    told = [repr(name), "pretrained=False", f"num_classes={num_classes}"]
+    told += [f"{option}={value!r}" for option, value in _sized(name, image_size).items()]
+    return "timm", f"timm.create_model({', '.join(told)})"
+
+
 def load(
     name: str, state: Mapping[str, torch.Tensor], *, image_size: int
 ) -> tuple[nn.Module, Mapping[str, torch.Tensor]]:
@@ -162,13 +169,18 @@ def _safe_first(filename: str) -> tuple[str, ...]:
 
 
 def _created(name: str, num_classes: int, image_size: int) -> nn.Module:
-    given: dict[str, Any] = {"img_size": image_size} if _config(name).fixed_input_size else {}
     try:
-        model: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, **given)
+        model: nn.Module = timm.create_model(
+            name, pretrained=False, num_classes=num_classes, **_sized(name, image_size)
+        )
     except (AssertionError, ValueError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"{PREFIX}{name} cannot be made for images of {image_size} px: {reason}") from error
     return model
+
+
+def _sized(name: str, image_size: int) -> dict[str, Any]:
+    return {"img_size": image_size} if _config(name).fixed_input_size else {}
 
 
 def _stages(model: Any, classifier: str) -> tuple[Stage, ...]:

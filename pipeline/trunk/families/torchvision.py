@@ -67,21 +67,34 @@ def build(name: str, *, num_classes: int, image_size: int, pretrained: bool) -> 
     Raises:
         ConfigError: a size that the network cannot take.
     """
-    given: dict[str, Any] = {}
-    if "transform_input" in _options(name):
-        given["transform_input"] = pretrained
-    if "aux_logits" in _options(name):
-        given |= {"aux_logits": False, "init_weights": True}
+    given = _given(name, num_classes, image_size, pretrained)
     try:
-        if issubclass(_kind(name), VisionTransformer):
-            given["image_size"] = image_size
-        elif "input_size" in _options(name):  # MaxViT, whose windows lie on a fixed grid
-            given["input_size"] = (image_size, image_size)
-        model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **given)
+        model: nn.Module = torchvision.models.get_model(name, weights=None, **given)
     except (ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{option('image_size', image_size)} is none that {name} can take: {reason}") from error
     return model
+
+
+def code(name: str, *, num_classes: int, image_size: int, pretrained: bool) -> tuple[str, str]:
+    """By ``get_model``."""
+    given = _given(name, num_classes, image_size, pretrained)
+    told = ", ".join([repr(name), "weights=None", *(f"{option}={value!r}" for option, value in given.items())])
+    return "torchvision", f"torchvision.models.get_model({told})"
+
+
+def _given(name: str, num_classes: int, image_size: int, pretrained: bool) -> dict[str, Any]:
+    """What the network's builder is told."""
+    given: dict[str, Any] = {"num_classes": num_classes}
+    if "transform_input" in _options(name):
+        given["transform_input"] = pretrained
+    if "aux_logits" in _options(name):
+        given |= {"aux_logits": False, "init_weights": True}
+    if issubclass(_kind(name), VisionTransformer):
+        given["image_size"] = image_size
+    elif "input_size" in _options(name):  # MaxViT, whose windows lie on a fixed grid
+        given["input_size"] = (image_size, image_size)
+    return given
 
 
 def load(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 
-from pipeline import export, extract, open_cache, train
+from pipeline import export, extract, open_cache, predict, train
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.cli.main import main
 from pipeline.heads.artifact import load_head
+from pipeline.stages.use.card import snippet
 
 Quick = dict[str, Any]
 
@@ -57,6 +60,57 @@ def test_the_state_dict_loads_strictly_into_plain_torchvision(
         assert json.loads(file.metadata()["classes"]) == ["ant", "bee", "cat"]
         assert json.loads(file.metadata()["transform"])["crop"] == 32
     assert set(made.parity) == {"1", "2", "7"}
+
+
+@pytest.mark.parametrize("ending", ["pth", "pt"])
+def test_a_pth_is_what_torch_saves_and_loads_without_pickles(
+    workshop: SimpleNamespace, tmp_path: Path, images: np.ndarray, ending: str
+) -> None:
+    out = tmp_path / "new" / "folder" / f"model.{ending}"
+    made = export(workshop.head.run, out=out, workspace=workshop.root)
+    state = torch.load(out, weights_only=True)
+    assert all(type(tensor) is torch.Tensor for tensor in state.values()) and made.format == "state_dict"
+    model = torchvision.models.resnet18(num_classes=3)
+    model.load_state_dict(state, strict=True)
+    with torch.inference_mode():
+        found = model.eval()(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(found, plain(workshop.head.run, images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("file", ["m.safetensors", "m.pth", "m.pt2", pytest.param("m.onnx", marks=pytest.mark.slow)])
+def test_the_code_of_the_card_loads_the_file_and_says_what_predict_says(
+    workshop: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, file: str
+) -> None:
+    made = export(workshop.tuned.run, out=tmp_path / file, workspace=workshop.root)
+    assert made.card == tmp_path / f"{file}.md"
+    (code,) = re.findall(r"```python\n(.*?)```", made.card.read_text(), re.DOTALL)
+    assert "pipeline" not in code
+    with Image.open(workshop.photos / "bee" / "03.png") as image:
+        image.resize((67, 45)).save(tmp_path / "photo.jpg", quality=95)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "card", "exec"), {})
+    name, probability = capsys.readouterr().out.split()
+    (expected,) = predict(workshop.tuned.run, "photo.jpg", workspace=workshop.root)
+    assert name == expected.class_name and float(probability) == pytest.approx(expected.probability, abs=1e-4)
+
+
+def test_two_forms_beside_each_other_have_a_card_each(workshop: SimpleNamespace, tmp_path: Path) -> None:
+    cards = [export(workshop.head.run, out=tmp_path / f, workspace=workshop.root).card for f in ("m.pth", "m.pt2")]
+    assert [card.name for card in cards] == ["m.pth.md", "m.pt2.md"]
+    (tmp_path / "n.pth.md").write_text("# my notes\n")
+    with pytest.raises(ConfigError, match="n.pth.md is there already, of another model"):
+        export(workshop.head.run, out=tmp_path / "n.pth", workspace=workshop.root)
+    assert (tmp_path / "n.pth.md").read_text() == "# my notes\n"
+
+
+def test_the_code_names_classes_of_any_kind() -> None:
+    names = ["```", "漢", "a\nb", "'\"", "\\"]
+    about = {
+        "classes": names, "trunk": "resnet18", "pretrained": False, "temperature": 1.0,
+        "transform": {"resize": 8, "crop": 8, "interpolation": "bilinear", "mean": [0.0] * 3, "std": [1.0] * 3},
+    }  # fmt: skip
+    (line,) = [line for line in snippet("m.pth", about) if line.startswith("classes = ")]
+    assert line.isascii() and eval(line.removeprefix("classes = ")) == names
 
 
 @pytest.mark.slow
@@ -167,6 +221,7 @@ def test_a_folder_that_cannot_be_written_is_found_out_before_the_network_is_made
         raise AssertionError("the network was made first")
 
     monkeypatch.setattr("pipeline.stages.use.export.whole_network", made)
+    (tmp_path / "none").write_text("a file")
     with pytest.raises(ConfigError, match="cannot write in .*none.*give another out"):
         export(workshop.head.run, out=tmp_path / "none" / "m.safetensors", workspace=workshop.root)
 
@@ -176,8 +231,10 @@ def test_a_folder_that_cannot_be_written_is_found_out_before_the_network_is_made
     [
         (("--format", "tflite"), "did you mean"),
         (("--out", "{there}"), "is there already"),
-        (("--out", "{folder}/none/m.onnx", "--format", "onnx"), "cannot write in"),
-        (("--out", "{folder}/none/m.safetensors", "--format", "state_dict"), "cannot write in"),
+        (("--out", "{there}/m.safetensors"), "cannot write in"),
+        (("--out", "{folder}/m.bin"), "give .safetensors .pth .pt (state_dict), .onnx (onnx), .pt2 (torch_export)"),
+        (("--out", "{folder}/model"), "the ending says what is written"),
+        (("--out", "{folder}/m.pth", "--format", "onnx"), "m.pth is a state_dict by its ending, and --format onnx is"),
         (("--out", "{folder}/there.onnx/m.pt2", "--format", "torch_export"), "cannot write in"),
     ],
 )
