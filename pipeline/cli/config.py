@@ -78,6 +78,9 @@ def values_in(path: Path, command: str, kind: type[Any]) -> dict[str, Any]:
     if recorded and "cache" in values:
         values["cache"] = Recorded(values["cache"])
         values["cache"].record = path
+    if recorded and values.get("run"):  # the one that it went on from: where all has moved, it lies beside
+        beside = path.absolute().parent.parent / Path(values["run"]).name
+        values["run"] = str(beside) if beside.is_dir() else values["run"]
     return values
 
 
