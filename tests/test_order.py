@@ -37,6 +37,7 @@ DEFERRED = {
     "bench/doors.py": {"pipeline.bench.run"},
     "cli/config.py": {"pipeline.runs.folder"},
     "heads/__init__.py": {"pipeline.heads.estimators"},
+    "images/decode.py": {"PIL", "pillow_heif"},
     "images/sources/digits.py": {"sklearn.datasets"},
     "images/sources/torchvision.py": {"torchvision.datasets"},
     "show/pictures.py": {
@@ -58,7 +59,7 @@ DEFERRED = {
         "pipeline.stages.learn.search",
         "pipeline.stages.learn.train",
     },
-    "stages/score/doors.py": {f"pipeline.stages.score.{file}" for file in ("compare", "evaluate", "figures")},
+    "stages/score/doors.py": {f"pipeline.stages.score.{verb}" for verb in ("compare", "evaluate", "figures")},
     "stages/upkeep/doors.py": {
         f"pipeline.stages.upkeep.{verb}" for verb in ("audit", "catalog", "inspect", "relabel", "verify")
     },

@@ -121,6 +121,12 @@ def device() -> Any:
     return option("auto", "where the network runs", choices=DEVICES)
 
 
+def column(kind: str, *, none: bool = False, group: str = "") -> Any:
+    """The option that names a column of a CSV manifest; ``none`` says that there may be no such one."""
+    words = f"a CSV manifest's column of {kind}s, where its name is not one that people use"
+    return option(None, f"{words}; none: it has no such column" if none else words, metavar="NAME", group=group)
+
+
 def check(settings: Any) -> None:
     """Check every field's choices and bounds; to be called from ``__post_init__``.
 
@@ -173,7 +179,16 @@ def build(kind: type[T], options: Mapping[str, Any]) -> T:
     if missing:
         raise ConfigError(f"missing setting {missing[0]!r}: {fields[missing[0]].metadata['help']}")
     fitting = declared(kind)
-    return kind(**{n: _as_declared(fitting[n], v) for n, v in options.items()})
+    made = {name for name, f in fields.items() if f.metadata.get("made")}
+    plain = {n: _as_declared(fitting[n], _numbers_as_names(v) if n in made else v) for n, v in options.items()}
+    return kind(**plain)
+
+
+def _numbers_as_names(value: Any) -> Any:
+    """A run's number, or some of them, as the name that it is."""
+    if isinstance(value, (tuple, list)):
+        return [_numbers_as_names(one) for one in value]
+    return str(value) if type(value) is int else value
 
 
 class Declared(NamedTuple):
@@ -197,12 +212,12 @@ def _declared(hint: Any) -> Declared:
 
 
 def _as_declared(type_: Declared, value: Any) -> Any:
-    """Accept str for Path fields, numbers for names, one value for a tuple; leave the rest alone."""
+    """Accept str for Path fields, one value for a tuple; leave the rest alone."""
     if value is None:
         return None
     if type_.many:
-        alone = isinstance(value, (str, os.PathLike, int, float)) or _is_picture(value)
-        return tuple(_one_as_declared(type_.one, v) for v in ((value,) if alone else value))
+        items = (value,) if isinstance(value, (str, os.PathLike, int, float)) or _is_picture(value) else tuple(value)
+        return tuple(_one_as_declared(type_.one, v) for v in items)
     return _one_as_declared(type_.one, value)
 
 
@@ -211,8 +226,6 @@ def _one_as_declared(type_: type[Any], value: Any) -> Any:
         return Path(value)
     if type_ is str and isinstance(value, os.PathLike):
         return os.fspath(value)
-    if type_ is str and type(value) is int:  # a run's number
-        return str(value)
     return value
 
 

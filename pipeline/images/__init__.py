@@ -6,15 +6,15 @@ Knows where images come from and pixels, nothing of networks, nothing of the fea
 from pipeline.images.augment import Augmentation
 from pipeline.images.decode import DECODE_POLICY, FAILURE_KINDS, MAX_PIXELS, ImageFailure, decode
 from pipeline.images.digests import digest_many
-from pipeline.images.formats import IMAGE_EXTENSIONS, passed_over
+from pipeline.images.formats import IMAGE_EXTENSIONS, passed_over, readable
 from pipeline.images.listing import Images, Listing, shown, skip_summary
-from pipeline.images.loader import Loaded, Loader
+from pipeline.images.loader import Limits, Loaded, Loader
 from pipeline.images.resize import Geometry, to_pixels
 from pipeline.images.sources.columns import Columns
 from pipeline.images.sources.files import Files, read_file
 from pipeline.images.sources.manifest import Manifest
 from pipeline.images.sources.manifest import read as read_manifest
-from pipeline.images.sources.named import is_source, list_source, open_images
+from pipeline.images.sources.named import is_manifest, is_source, list_source, open_images
 from pipeline.images.sources.walk import walk
 from pipeline.images.splits import SplitPlan, assign_splits, needs_carving
 from pipeline.images.views import View
@@ -30,6 +30,7 @@ __all__ = [
     "Geometry",
     "ImageFailure",
     "Images",
+    "Limits",
     "Listing",
     "Loaded",
     "Loader",
@@ -39,6 +40,7 @@ __all__ = [
     "assign_splits",
     "decode",
     "digest_many",
+    "is_manifest",
     "is_source",
     "list_source",
     "needs_carving",
@@ -46,6 +48,7 @@ __all__ = [
     "passed_over",
     "read_file",
     "read_manifest",
+    "readable",
     "shown",
     "skip_summary",
     "to_pixels",

@@ -28,6 +28,7 @@ from PIL import (
 
 from pipeline.base.errors import ConfigError
 from pipeline.images.colour import to_rgb
+from pipeline.images.formats import CURES, readable
 from pipeline.images.orientation import upright
 from pipeline.images.room import ALONE
 
@@ -87,6 +88,13 @@ _FORMATS: tuple[tuple[str, tuple[bytes, ...], type[ImageFile.ImageFile]], ...] =
     ("WebP", (b"RIFF",), WebPImagePlugin.WebPImageFile),
 )
 
+# AVIF and HEIC lie in the same boxes (ISO/IEC 14496-12): which of them it is say the brands of the first one.
+_BRANDS = {
+    "AVIF": {b"avif", b"avis"},
+    "HEIC": {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"},
+}
+_MOST_BRANDS = 64
+
 _retry = threading.Lock()
 _ROOM = 12  # bytes a pixel that a decoder may want: a progressive JPEG's coefficients and the pixels
 
@@ -104,14 +112,16 @@ def decode(blob: bytes) -> Image.Image:
     return examine(blob)[0]
 
 
-def examine(blob: bytes, sized: Callable[[int], object] | None = None) -> tuple[Image.Image, Found]:
+def examine(
+    blob: bytes, sized: Callable[[int], object] | None = None, max_pixels: int = MAX_PIXELS
+) -> tuple[Image.Image, Found]:
     """The image in mode RGB: upright, over white, 8 bits a channel, first frame, fully decoded; and what was found.
 
     A plain 8-bit RGB or grey image gives exactly the pixels of ``PIL.Image.open(...).convert("RGB")``. ``sized`` is
     called with the number of pixels before any of them is decoded.
 
     Raises:
-        ImageFailure: not an image of a format that we read, cut short, damaged, of more than MAX_PIXELS pixels or
+        ImageFailure: not an image of a format that we read, cut short, damaged, of more than ``max_pixels`` pixels or
             MAX_SIDE in a line, or a JPEG of more scans than a picture needs.
         MemoryError: there is no room for its pixels.
         ConfigError: another library told Pillow to pass truncated images as whole.
@@ -119,22 +129,22 @@ def examine(blob: bytes, sized: Callable[[int], object] | None = None) -> tuple[
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ConfigError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True: set it to False, or cut images count as whole")
     try:
-        return _decode(blob, sized)
+        return _decode(blob, sized, max_pixels)
     except Warning:
         # Pillow complains of odd metadata in good images, and the caller's filters turn warnings into errors. Filters
         # are the whole process's, so they are touched only in this rare case and by one thread at a time.
         with ALONE, _retry, warnings.catch_warnings():  # in this order: who is alone may come to need the other lock
             warnings.simplefilter("ignore")
-            return _decode(blob, sized)
+            return _decode(blob, sized, max_pixels)
 
 
-def _decode(blob: bytes, sized: Callable[[int], object] | None) -> tuple[Image.Image, Found]:
+def _decode(blob: bytes, sized: Callable[[int], object] | None, max_pixels: int) -> tuple[Image.Image, Found]:
     name, opener = _format(blob)
-    _check_size(_early_size(name, blob))
+    _check_size(_early_size(name, blob), max_pixels)
     image: ImageFile.ImageFile | None = None
     try:
         image = opener(io.BytesIO(blob))
-        _check_size(image.size)
+        _check_size(image.size, max_pixels)
         if name == "JPEG":
             _check_scans(blob, image.size)
         if sized is not None:
@@ -146,7 +156,7 @@ def _decode(blob: bytes, sized: Callable[[int], object] | None) -> tuple[Image.I
     except (ImageFailure, MemoryError, Warning):
         raise
     except Image.DecompressionBombError as error:
-        raise ImageFailure("too_large", f"more than {MAX_PIXELS:,} pixels") from error
+        raise ImageFailure("too_large", "more pixels than Pillow takes of such a file") from error
     except Exception as error:  # decoders meet hostile bytes: whatever they raise, this one image is what is wrong
         if image is not None:
             # A codec that finds no memory calls the file broken: asked here, it is MemoryError.
@@ -157,16 +167,41 @@ def _decode(blob: bytes, sized: Callable[[int], object] | None) -> tuple[Image.I
         raise ImageFailure("unreadable", f"the {name} data are damaged or of an unsupported kind ({words})") from error
 
 
-def _format(blob: bytes) -> tuple[str, type[ImageFile.ImageFile]]:
+def _format(blob: bytes) -> tuple[str, Callable[[io.BytesIO], ImageFile.ImageFile]]:
     if not blob:
         raise ImageFailure("unreadable", "the file is empty")
     for name, signatures, opener in _FORMATS:
         if blob.startswith(signatures) and (name != "WebP" or blob[8:12] == b"WEBP"):
             return name, opener
-    legal = ", ".join(name for name, _, _ in _FORMATS)
+    if boxed := _boxed(blob):
+        if boxed not in readable():
+            raise ImageFailure("unreadable", f"a {boxed} image: reading it needs {CURES[boxed]}")
+        return boxed, _boxed_opener(boxed)
+    legal = ", ".join(readable())
     if not any(byte < 9 for byte in blob[:512]):
         raise ImageFailure("unreadable", f"the file holds text, not an image (readable: {legal})")
     raise ImageFailure("unreadable", f"not an image of a readable format ({legal})")
+
+
+def _boxed(blob: bytes) -> str | None:
+    """AVIF or HEIC, where the bytes begin as one of them does."""
+    if blob[4:8] != b"ftyp":
+        return None
+    end = min(int.from_bytes(blob[:4], "big"), len(blob), 16 + 4 * _MOST_BRANDS)
+    brands = {blob[8:12], *(blob[at : at + 4] for at in range(16, end, 4))}
+    return next((name for name, ours in _BRANDS.items() if brands & ours), None)
+
+
+def _boxed_opener(name: str) -> Callable[[io.BytesIO], ImageFile.ImageFile]:
+    # here: an older Pillow has no AVIF, and pillow-heif need not be installed
+    if name == "AVIF":
+        from PIL import AvifImagePlugin
+
+        return AvifImagePlugin.AvifImageFile
+    from pillow_heif import HeifImageFile
+
+    opener: Callable[[io.BytesIO], ImageFile.ImageFile] = HeifImageFile
+    return opener
 
 
 def _early_size(name: str, blob: bytes) -> tuple[int, int]:
@@ -176,10 +211,11 @@ def _early_size(name: str, blob: bytes) -> tuple[int, int]:
     return int.from_bytes(blob[6:8], "little"), int.from_bytes(blob[8:10], "little")
 
 
-def _check_size(size: tuple[int, int]) -> None:
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
-    if width * height > MAX_PIXELS:
-        raise ImageFailure("too_large", f"{width} x {height} pixels, the limit is {MAX_PIXELS:,} in all")
+    if width * height > max_pixels:
+        cure = "pipeline extract --max-pixels"
+        raise ImageFailure("too_large", f"{width} x {height} pixels, the limit is {max_pixels:,} in all ({cure})")
     if max(width, height) > MAX_SIDE:
         raise ImageFailure("too_large", f"{width} x {height} pixels, the limit is {MAX_SIDE:,} in a line")
 
@@ -225,4 +261,19 @@ def _is_cut_short(name: str, blob: bytes) -> bool:
         return len(blob) < int.from_bytes(blob[4:8], "little") + 8
     if name == "BMP":
         return len(blob) < int.from_bytes(blob[2:6], "little")
+    if name in _BRANDS:
+        return _boxes_end(blob) > len(blob)
     return False
+
+
+def _boxes_end(blob: bytes) -> int:
+    """Where the last of a file's outer boxes ends, as it says itself; the file's end where it says nothing of it."""
+    at = 0
+    while at + 16 <= len(blob):
+        size = int.from_bytes(blob[at : at + 4], "big")
+        if size == 1:
+            size = int.from_bytes(blob[at + 8 : at + 16], "big")
+        if size < 8:
+            return len(blob)
+        at += size
+    return at

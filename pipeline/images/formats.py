@@ -17,10 +17,10 @@ from pipeline.base.words import many
 _ENDINGS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png",),
+    "GIF": (".gif",),
     "BMP": (".bmp",),
     "TIFF": (".tif", ".tiff"),
     "WebP": (".webp",),
-    "GIF": (".gif",),
     "AVIF": (".avif",),
     "HEIC": (".heic", ".heif", ".hif"),
 }
@@ -78,7 +78,7 @@ def passed_over(skipped: Mapping[str, Sequence[bytes]]) -> list[str]:
         lines.append(f"{many(number, f'{name} image')} passed over: reading them needs {CURES[str(name)]}")
     endings = Counter(ending_of(path).decode("ascii") for path in skipped.get(NOT_READ, ()))
     if endings:
-        listed = ", ".join(f"{number:,} {ending}" for ending, number in endings.most_common())
+        listed = ", ".join(f"{number:,} {ending}" for ending, number in sorted(endings.items()))
         lines.append(
             f"{many(endings.total(), 'image')} passed over, of formats that are not read ({listed}): convert them to "
             "JPEG, PNG or TIFF"

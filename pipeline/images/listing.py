@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import DataError
 from pipeline.base.items import SPLITS, TEST, TRAIN, VAL
+from pipeline.images.formats import NOT_HERE, NOT_READ, passed_over
 
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), TRAIN),
@@ -74,7 +75,8 @@ class Listing:
     source does not say; ``sizes`` in bytes and ``mtimes_ns`` are (N,) int64, a time of -1 is unknown: the file is so
     new that a later change could leave the same time. ``images`` reads them. ``skipped`` maps a reason to the paths, as
     ids are, that were left out for it; ``missing`` are ids that the source names though they are not there (an image
-    without bytes: it fails when it is read); ``warnings`` are for the user to look at.
+    without bytes: it fails when it is read); ``warnings`` are for the user to look at; ``columns`` are those of a
+    manifest that have no meaning here, each with N cells.
     """
 
     source: str
@@ -90,6 +92,7 @@ class Listing:
     notes: tuple[str, ...]
     missing: tuple[bytes, ...] = ()
     warnings: tuple[str, ...] = ()
+    columns: Mapping[str, list[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -112,9 +115,10 @@ def assemble(
     """
     ordered = sorted(items)
     if not ordered:
-        raise DataError(
-            f"{shown_source(source)}: no images found ({skip_summary(skipped) or 'the folder is empty'}): {LEGAL_FORMS}"
-        )
+        unread = passed_over(skipped)
+        found = skip_summary(skipped) or ("the folder is empty" if not unread else "")
+        why = "; ".join(part for part in (found, *unread) if part)
+        raise DataError(f"{shown_source(source)}: no images found ({why}): {LEGAL_FORMS}")
     classes = tuple(sorted({item.label for item in ordered if item.label is not None}))
     number = {label: i for i, label in enumerate(classes)}
     labels = [UNLABELLED if item.label is None else number[item.label] for item in ordered]
@@ -157,8 +161,11 @@ def shown_source(source: str) -> str:
 
 
 def skip_summary(skipped: Mapping[str, list[bytes]]) -> str:
-    """What was left out, as words: ``3 skipped as hidden, 1 as not an image``; empty when nothing was."""
-    counts = [(len(paths), reason) for reason, paths in sorted(skipped.items()) if paths]
+    """What was left out, as words: ``3 skipped as hidden, 1 as not an image``; empty when nothing was.
+
+    But for images that cannot be read: of these ``formats.passed_over`` says more.
+    """
+    counts = [(len(paths), why) for why, paths in sorted(skipped.items()) if paths and why not in (NOT_HERE, NOT_READ)]
     return ", ".join(f"{n} {'skipped as' if i == 0 else 'as'} {reason}" for i, (n, reason) in enumerate(counts))
 
 

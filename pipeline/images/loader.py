@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import ConfigError
-from pipeline.images.decode import Found, ImageFailure, examine
+from pipeline.images.decode import MAX_PIXELS, MAX_SIDE, Found, ImageFailure, examine
 from pipeline.images.digests import NO_DIGEST
 from pipeline.images.listing import Images
 from pipeline.images.resize import Geometry, to_pixels
@@ -43,13 +43,34 @@ class Loaded:
     transform_s: float
 
 
+@dataclass(frozen=True, eq=False)
+class Limits:
+    """How large an image may be: of ``max_pixels``, or of any number where it was let in before.
+
+    ``known`` (N, 32) uint8 are the digests of images by their index: the same bytes were decoded once.
+    """
+
+    max_pixels: int = MAX_PIXELS
+    known: NDArray[np.uint8] | None = None
+
+    def of(self, index: int, digest: bytes) -> int:
+        """The most pixels that the image may have."""
+        again = self.known is not None and self.known[index].tobytes() == digest
+        return MAX_SIDE * MAX_SIDE if again else self.max_pixels
+
+
+LIMITS = Limits()
+
+
 class Loader:
     """Loads images in ``workers`` threads, at most ``ahead`` before they are asked for; results in the jobs' order."""
 
-    def __init__(self, images: Images, geometry: Geometry, *, workers: int, ahead: int) -> None:
+    def __init__(
+        self, images: Images, geometry: Geometry, *, workers: int, ahead: int, limits: Limits = LIMITS
+    ) -> None:
         if workers < 1 or ahead < 1:
             raise ConfigError(f"a loader needs at least 1 worker and 1 image ahead, not {workers} and {ahead}")
-        self._images, self._geometry = images, geometry
+        self._images, self._geometry, self._limits = images, geometry, limits
         self._ahead = ahead
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
 
@@ -62,7 +83,7 @@ class Loader:
         waiting: deque[Future[Loaded]] = deque()
         try:
             for index, item in jobs:
-                waiting.append(self._pool.submit(load_one, index, item, self._images, self._geometry))
+                waiting.append(self._pool.submit(load_one, index, item, self._images, self._geometry, self._limits))
                 if len(waiting) >= self._ahead:
                     yield waiting.popleft().result()
             while waiting:
@@ -86,25 +107,25 @@ class Loader:
         self.close()
 
 
-def load_one(index: int, item: bytes, images: Images, geometry: Geometry) -> Loaded:
+def load_one(index: int, item: bytes, images: Images, geometry: Geometry, limits: Limits = LIMITS) -> Loaded:
     """Read, hash, decode and resize one image; what is wrong with it is told, not raised.
 
     Where memory does not do, it is tried once more when no other big image is at work. Without a digest, an image that
     failed for that is tried again by the next job: the machine was too small, and not the image at fault.
     """
     try:
-        return _load_one(index, item, images, geometry)
+        return _load_one(index, item, images, geometry, limits)
     except MemoryError:
         pass  # outside: the error holds on to the image through its frames
     with ALONE:
         try:
-            return _load_one(index, item, images, geometry)
+            return _load_one(index, item, images, geometry, limits)
         except MemoryError:
             failure = ImageFailure("too_large", "there is not enough memory to decode it")
             return Loaded(index, None, NO_DIGEST, None, failure, 0.0, 0.0, 0.0)
 
 
-def _load_one(index: int, item: bytes, images: Images, geometry: Geometry) -> Loaded:
+def _load_one(index: int, item: bytes, images: Images, geometry: Geometry, limits: Limits) -> Loaded:
     digest, pixels, found, failure = NO_DIGEST, None, None, None
     marks = [time.perf_counter()] * 4  # start, read, decoded, transformed
     try:
@@ -113,7 +134,8 @@ def _load_one(index: int, item: bytes, images: Images, geometry: Geometry) -> Lo
             blob = images.read(item)
             digest = hashlib.sha256(blob).digest()
             marks[1:] = [time.perf_counter()] * 3
-            image, found = examine(blob, lambda pixels: room.enter_context(alone_if(pixels > BIG_PIXELS)))
+            most = limits.of(index, digest)
+            image, found = examine(blob, lambda pixels: room.enter_context(alone_if(pixels > BIG_PIXELS)), most)
             marks[2:] = [time.perf_counter()] * 2
             pixels = to_pixels(image, geometry, digest)
             marks[3] = time.perf_counter()

@@ -30,7 +30,7 @@ _XMP = re.compile(rb"tiff:Orientation(?:=[\"']|>)([1-8])")
 
 def upright(pixels: Image.Image, loaded: Image.Image) -> Image.Image:
     """``pixels`` turned by the orientation that the ``loaded`` image file names."""
-    if loaded.format == "TIFF":  # Pillow has turned it while loading
+    if loaded.format in ("TIFF", "HEIF"):  # turned while it was loaded
         return pixels
     undo = _UNDO.get(recorded_orientation(loaded))
     return pixels if undo is None else pixels.transpose(undo)
@@ -40,8 +40,8 @@ def recorded_orientation(image: Image.Image) -> int:
     """1 to 8: EXIF's orientation, else XMP's, else 1."""
     exif = image.info.get("exif")
     found = _from_exif(exif) if isinstance(exif, bytes) else None
-    if found is not None:
-        return found
+    if found is not None or image.format == "AVIF":  # which keeps its own; Pillow gives it as EXIF's
+        return found or 1
     xmp = image.info.get("xmp", image.info.get("XML:com.adobe.xmp", b""))
     match = _XMP.search(xmp.encode() if isinstance(xmp, str) else xmp)
     return int(match[1]) if match else 1

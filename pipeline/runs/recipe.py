@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 from pipeline.base.errors import CacheError, WeightsError
 from pipeline.base.schema import Malformed, PathText, Rule, Sha256, Size, made
 from pipeline.base.workspace import Workspace
-from pipeline.images import DECODE_POLICY, Geometry, Images, View, open_images
+from pipeline.images import DECODE_POLICY, MAX_PIXELS, Columns, Geometry, Images, View, open_images
 from pipeline.store import Cache
 from pipeline.trunk import identity
 from pipeline.trunk.identity import INTERPOLATIONS, Transform, TrunkSpec
@@ -38,7 +38,20 @@ class About(TypedDict):
     notes: list[str]  # on its splits
     weights: PathText  # an explicit name, a file's absolute path, or random:SEED
     pretrained: bool
+    columns: NotRequired[dict[str, str]]  # of a manifest, by kind: those that were named and not guessed
+    readable: NotRequired[Readable]
     from_here: NotRequired[FromHere]
+
+
+class Readable(TypedDict):
+    """Which images could be read. It decides which rows there are and no row's numbers, so it is not in the key."""
+
+    max_pixels: Size
+    formats: list[str]
+
+
+_FIRST: Readable = {"max_pixels": MAX_PIXELS, "formats": ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WebP"]}
+"""Of caches that do not say it: what could be read before they said it."""
 
 
 class _Trunk(TypedDict):
@@ -86,6 +99,17 @@ def about_of(cache: Cache) -> About:
         CacheError: it does not say it as one of ours does.
     """
     return _of(cache, cache.about, About, "about")
+
+
+def columns_of(cache: Cache) -> Columns:
+    """The columns of the cache's manifest, if it was one, as the user named them."""
+    told = about_of(cache).get("columns", {})
+    return Columns(told.get("path"), told.get("label"), told.get("split"))
+
+
+def readable_of(cache: Cache) -> Readable:
+    """Which images could be read when a cache was made."""
+    return about_of(cache).get("readable", _FIRST)
 
 
 def from_here(root: str, weights: str, folder: Path) -> FromHere:

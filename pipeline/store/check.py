@@ -45,7 +45,11 @@ _FIXED = {
 }
 CLASSES = "/labels/classes"
 _OF_TEXT = ("text", "end")
-_TEXT_ATTRIBUTES = ("format", "provenance", "key", "versions", "created", "about", "ids_sha256", "labels_sha256")
+OF_COLUMNS = "columns_sha256"  # where there are any
+_TEXT_ATTRIBUTES = (
+    *("format", "provenance", "key", "versions", "created", "about", "ids_sha256", "labels_sha256"),
+    OF_COLUMNS,
+)
 
 
 class _About(TypedDict):
@@ -180,7 +184,8 @@ class _Examiner:
             if version > FORMAT_VERSION:
                 raise self.refuse(f"format version {version} is newer than {FORMAT_VERSION}, which this program reads")
             raise self.refuse(f"format version {version} was never released: remove it, and `pipeline extract` again")
-        found = {name: self._attribute_text(name) for name in _TEXT_ATTRIBUTES}
+        there = [name for name in _TEXT_ATTRIBUTES if name != OF_COLUMNS or name in attrs]
+        found = {name: self._attribute_text(name) for name in there}
         if hashlib.sha256(found["provenance"].encode()).hexdigest() != found["key"]:
             raise self.refuse(
                 "its settings fingerprint (key) is not that of its settings (provenance): the file is damaged"

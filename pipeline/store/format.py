@@ -15,15 +15,15 @@ Knows what a cache file must contain; opens nothing. The layout, in full::
     /blocks/crc32      (B,)   uint32: zlib.crc32 of the block's feature bytes
     /blocks/items_crc32  (B,) uint32: of its digests, then its states
     /blocks/stats_crc32  (B,) uint32: of its sizes, then its times
+    /items/columns/NAME  texts, N: a column of the manifest that has no meaning here; absent where there is none
     attributes of /    format, format_version, provenance, key, block_rows, versions, created,
-                       about, ids_sha256, labels_sha256
+                       about, ids_sha256, labels_sha256, columns_sha256 (where there are columns)
 
 Texts are a group of two: ``text`` (L,) uint8, all of them one after another, and ``end`` (n,) int64, where each ends.
 What a file may hold besides, known to the reader and used by nothing yet::
 
     /items/group       (N,)   int64, -1 = none: rows of one group belong on one side of a split
     /labels/targets    (N, C) uint8: several labels an image
-    /items/columns/NAME  texts, N: a column of the manifest
     /blocks/batch      (B,)   int64: images in one forward pass
 
 Rows are ordered by (split, id), so that a split is one run of rows and is served as a view of the memory map.
@@ -35,9 +35,10 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +74,7 @@ class Contents:
 
     ``ids`` are unique bytes in row order; ``labels`` (N,) int64; ``splits`` (N,) uint8; ``sizes`` and ``mtimes_ns``
     (N,) int64; ``digests`` (N, 32) uint8, all-zero where not known yet; ``about`` is for people (source, split
-    notes) and decides nothing.
+    notes) and decides nothing; nor do ``columns``, each of N texts.
     """
 
     ids: Sequence[bytes]
@@ -88,6 +89,7 @@ class Contents:
     block_rows: int
     provenance: Mapping[str, Any]
     about: Mapping[str, Any]
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def canonical_json(value: Any) -> str:
@@ -153,6 +155,28 @@ def labels_sha256(labels: NDArray[np.int64], splits: NDArray[np.uint8], classes:
     digest.update(np.ascontiguousarray(labels, "<i8").tobytes())
     digest.update(np.ascontiguousarray(splits, "u1").tobytes())
     return digest.hexdigest()
+
+
+def column_path(name: str) -> str:
+    """Where a column lies; a name may have any letters, and HDF5's may have no slash and not be a dot."""
+    plain = name.replace("%", "%25").replace("/", "%2F")
+    return f"{COLUMNS}/{'%2E' if plain == '.' else plain}"
+
+
+def column_name(path: str) -> str:
+    """The column that lies there."""
+    return unquote(path.removeprefix(f"{COLUMNS}/"))
+
+
+def columns_sha256(columns: Mapping[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]) -> str:
+    """SHA-256 of columns: their names in order, and :func:`texts_sha256` of each as it is packed."""
+    told = [[name, texts_sha256(*columns[name])] for name in sorted(columns)]
+    return hashlib.sha256(canonical_json(told).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def packed_column(cells: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """:func:`pack` of texts; bytes that are no UTF-8 are surrogates in them."""
+    return pack([cell.encode("utf-8", "surrogateescape") for cell in cells])
 
 
 def difference(mine: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -19,8 +19,17 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import CacheError
 from pipeline.base.items import GOOD, SPLITS, STATE_NAMES
-from pipeline.store.check import CURE, Structure, read_structure
-from pipeline.store.format import block_sums, labels_sha256, repeated, texts_sha256, unpack
+from pipeline.store.check import CURE, OF_COLUMNS, Structure, read_structure
+from pipeline.store.format import (
+    COLUMNS,
+    block_sums,
+    column_name,
+    columns_sha256,
+    labels_sha256,
+    repeated,
+    texts_sha256,
+    unpack,
+)
 
 Matrix = NDArray[np.floating[Any]]
 
@@ -133,6 +142,18 @@ class Cache:
             )
         # A block that a kill has cut short in an unfinished file: of its images nothing is known.
         return np.where(np.repeat(wrong, self.block_rows)[: len(digests), None], np.uint8(0), digests)
+
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """Name of a column of the manifest that has no meaning here -> N texts; read when asked for, and checked."""
+        within = [name for name in self._structure.places if name.startswith(f"{COLUMNS}/")]
+        paths = sorted({name.rpartition("/")[0] for name in within})
+        packed = {column_name(path): self._texts(path) for path in paths}
+        if packed and columns_sha256(packed) != self._structure.attributes.get(OF_COLUMNS):
+            raise CacheError(f"{self.path}: the manifest's columns do not match their checksum: damaged; {CURE}")
+        return {
+            name: [cell.decode("utf-8", "surrogateescape") for cell in unpack(*texts)] for name, texts in packed.items()
+        }
 
     @property
     def stats(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

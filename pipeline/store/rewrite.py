@@ -77,6 +77,7 @@ def kept(cache: Cache, rows: NDArray[np.int64], step: str) -> Contents:
         dtype=cache.dtype.name,
         block_rows=cache.block_rows,
         provenance=cache.provenance,
+        columns={name: [cells[row] for row in rows.tolist()] for name, cells in cache.columns.items()},
         about={**cache.about, "history": [*cache.about.get("history", []), before]},
     )
 

@@ -26,6 +26,7 @@ from pipeline.base.spelling import option
 from pipeline.store.check import read_structure
 from pipeline.store.format import (
     ALIGNMENT,
+    COLUMNS,
     FORMAT,
     FORMAT_VERSION,
     GROUPS,
@@ -34,10 +35,13 @@ from pipeline.store.format import (
     block_count,
     block_sums,
     canonical_json,
+    column_path,
+    columns_sha256,
     ids_sha256,
     key_of,
     labels_sha256,
     pack,
+    packed_column,
     partial_path,
 )
 from pipeline.store.lock import writing_beside
@@ -104,6 +108,12 @@ def _write_container(path: Path, c: Contents) -> None:
         for place, (texts, end) in zip(TEXTS, (pack(c.ids), pack(names)), strict=True):
             _fixed(file, f"{place}/text", texts.shape, np.dtype("u1"), texts)
             _fixed(file, f"{place}/end", end.shape, np.dtype("<i8"), end)
+        columns = {name: packed_column(cells) for name, cells in c.columns.items()}
+        for group in (COLUMNS, *sorted(map(column_path, columns))) if columns else ():
+            h5py.h5g.create(file.id, group.encode(), gcpl=timeless)
+        for name, (texts, end) in sorted(columns.items()):
+            _fixed(file, f"{column_path(name)}/text", texts.shape, np.dtype("u1"), texts)
+            _fixed(file, f"{column_path(name)}/end", end.shape, np.dtype("<i8"), end)
         state = h5py.enum_dtype(ITEM_STATES, basetype="u1")
         _fixed(file, "/items/digest", (n, 32), np.dtype("u1"), c.digests)
         _fixed(file, "/items/size", (n,), np.dtype("<i8"), c.sizes)
@@ -125,6 +135,7 @@ def _write_container(path: Path, c: Contents) -> None:
             "created": _creation_time(),
             "ids_sha256": ids_sha256(c.ids),
             "labels_sha256": labels_sha256(c.labels, c.splits, c.classes),
+            **({"columns_sha256": columns_sha256(columns)} if columns else {}),
         }
         for name, value in text.items():
             blob = value.encode("utf-8", "surrogateescape")

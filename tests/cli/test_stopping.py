@@ -133,7 +133,8 @@ def test_a_signal_at_any_moment_is_one_line(
     done = interrupted(words, tmp_path, after)
     if done.returncode == 0:
         return  # it was quicker
-    assert done.returncode == 130
+    # Where it fell into code that a C library runs, Python ends by the signal itself: to a shell it is 130, too.
+    assert done.returncode in (130, -signal.SIGINT)
     (line,) = lines_but_progress(done.stderr)
     assert line.startswith("stopped")
     assert "the same command" in line or "nothing was begun" in line

@@ -59,6 +59,8 @@ def encode() -> Callable[..., bytes]:
 
     def make(image: Image.Image, kind: str, **options: Any) -> bytes:
         buffer = io.BytesIO()
+        if kind == "HEIF":
+            pytest.importorskip("pillow_heif").register_heif_opener()  # Pillow's save knows the format from then on
         image.save(buffer, kind, **options)
         return buffer.getvalue()
 

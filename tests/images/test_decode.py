@@ -15,11 +15,21 @@ import pytest
 from PIL import Image, ImageFile
 
 from pipeline.base.errors import ConfigError, PipelineError
-from pipeline.images import DECODE_POLICY, FAILURE_KINDS, MAX_PIXELS, ImageFailure, decode, read_file
+from pipeline.images import (
+    DECODE_POLICY,
+    FAILURE_KINDS,
+    MAX_PIXELS,
+    ImageFailure,
+    decode,
+    formats,
+    read_file,
+    readable,
+)
 from pipeline.images.decode import MAX_SIDE
 
 decoding = sys.modules["pipeline.images.decode"]  # the room gives the function that name
-FORMATS = ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]
+HEIF = pytest.param("HEIF", marks=pytest.mark.skipif("HEIC" not in readable(), reason="pillow-heif is not installed"))
+FORMATS = ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", HEIF]
 
 
 def failure(blob: bytes) -> ImageFailure:
@@ -63,7 +73,7 @@ def test_a_progressive_jpeg_cut_short_is_truncated(noise, encode):
         (b"", "empty"),
         (b"this is a note, not an image\n" * 9, "text"),
         (b"<html><body>404</body></html>", "text"),
-        (bytes(range(256)) * 4, "not an image of a readable format (JPEG, PNG, GIF, BMP, TIFF, WebP)"),
+        (bytes(range(256)) * 4, "not an image of a readable format (JPEG, PNG, GIF, BMP, TIFF, WebP, AVIF"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "PNG"),
         (b"RIFF\x10\0\0\0WAVEfmt ", "not an image"),
     ],
@@ -237,3 +247,82 @@ def test_the_two_locks_of_decoding_are_always_taken_in_one_order(noise, encode, 
     monkeypatch.setattr(decoding, "_retry", Told("retry", decoding._retry))
     assert np.array_equal(np.asarray(decode(blob)), noise(64, 64))
     assert taken == ["alone", "retry"]
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    """(H, W, 3) uint8: a picture of slow changes, which every lossy format keeps to a few levels."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([255 * y // height, 255 * x // width, 255 * (x + y) // (width + height)], axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", HEIF])
+def test_avif_and_heic_are_read(encode, kind):
+    pixels = smooth(48, 80)
+    seen = np.asarray(decode(encode(Image.fromarray(pixels), kind, quality=90))).astype(int)
+    assert seen.shape == pixels.shape and np.abs(seen - pixels).max() <= 16
+
+
+@pytest.mark.parametrize("kind", ["AVIF", HEIF])
+def test_transparent_avif_and_heic_are_over_white(encode, kind):
+    clear = np.zeros((32, 32, 4), np.uint8)
+    clear[16:, :, 3] = 255
+    seen = np.asarray(decode(encode(Image.fromarray(clear), kind, quality=90)))
+    assert seen[:12].min() >= 250 and seen[20:].max() <= 5
+
+
+def test_of_an_animated_avif_the_first_frame_is_read(encode):
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue", "lime")]
+    blob = encode(frames[0], "AVIF", save_all=True, append_images=frames[1:], duration=100)
+    red, green, blue = np.asarray(decode(blob)).reshape(-1, 3).mean(axis=0)
+    assert red > 240 and green < 15 and blue < 15
+
+
+def test_a_heic_of_ten_bits_is_scaled_to_eight():
+    heif = pytest.importorskip("pillow_heif")
+    wide = smooth(32, 32).astype(np.uint16) * 257
+    buffer = io.BytesIO()
+    heif.from_bytes("RGB;16", (32, 32), wide.tobytes()).save(buffer, quality=90)
+    seen = np.asarray(decode(buffer.getvalue())).astype(int)
+    assert np.abs(seen - smooth(32, 32)).max() <= 16
+
+
+def test_without_its_package_a_heic_says_what_it_needs(monkeypatch):
+    monkeypatch.setattr(decoding, "readable", lambda: formats.FORMATS[:-1])
+    for major, brands in ((b"heic", b"mif1heic"), (b"mif1", b"mif1heix"), (b"msf1", b"hevc")):
+        blob = struct.pack(">I4s4sI", 16 + len(brands), b"ftyp", major, 0) + brands + bytes(100)
+        bad = failure(blob)
+        assert bad.kind == "unreadable" and "a HEIC image" in bad.reason and "pip install pillow-heif" in bad.reason
+
+
+def test_a_film_in_the_same_boxes_is_no_image():
+    blob = struct.pack(">I4s4sI", 24, b"ftyp", b"isom", 0) + b"isommp42" + bytes(100)
+    assert "not an image of a readable format" in failure(blob).reason
+
+
+def test_an_avif_that_is_called_heif_is_an_avif(encode):
+    """Its first brand is that of the boxes alone."""
+    blob = encode(Image.new("RGB", (16, 16), "red"), "AVIF")
+    assert blob[8:12] == b"avif"
+    other = blob[:8] + b"mif1" + blob[12:]
+    assert np.array_equal(np.asarray(decode(other)), np.asarray(decode(blob)))
+
+
+def test_the_limit_of_pixels_can_be_another():
+    small = encode_png(30, 30)
+    assert decoding.examine(small, None, 900)[1].size == (30, 30)
+    with pytest.raises(ImageFailure, match=r"30 x 30 pixels, the limit is 899 in all \(pipeline extract --max-pixels"):
+        decoding.examine(small, None, 899)
+    side = math.isqrt(MAX_PIXELS) + 1
+    with pytest.raises(ImageFailure, match="stop before the image is complete"):
+        decoding.examine(png_header(side, side), None, side * side)
+
+
+def encode_png(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_new_format_changes_no_key():
+    """What the policy says is in every cache's key; formats that could not be read before gave no rows."""
+    assert DECODE_POLICY["version"] == 2 and not any("avif" in str(value).lower() for value in DECODE_POLICY.values())

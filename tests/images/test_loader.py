@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pipeline.base.errors import ConfigError
-from pipeline.images import Files, Geometry, ImageFailure, Loader, decode, read_file, to_pixels
+from pipeline.images import Files, Geometry, ImageFailure, Limits, Loader, decode, read_file, to_pixels
 from pipeline.images import loader as loader_module
 from pipeline.images.decode import examine
 from pipeline.images.room import ALONE
@@ -139,11 +139,11 @@ def test_a_decoder_that_runs_out_of_memory_is_tried_once_more_alone_and_then_a_f
     """Without a digest, so that a larger machine, or an emptier one, tries it again."""
     calls = []
 
-    def short(blob, sized):
+    def short(blob, sized, max_pixels):
         calls.append(ALONE._is_owned())
         if len(calls) <= lacking:
             raise MemoryError
-        return examine(blob, sized)
+        return examine(blob, sized, max_pixels)
 
     monkeypatch.setattr(loader_module, "examine", short)
     lacking = 2
@@ -172,3 +172,16 @@ def test_big_images_are_at_work_one_at_a_time(images, monkeypatch, limit):
     with Loader(FILES, GEOMETRY, workers=4, ahead=8) as loader:
         assert all(r.failure is None for r in loader.load(enumerate(images)))
     assert max(most) == 1
+
+
+def test_an_image_above_the_limit_fails_unless_the_same_bytes_were_let_in_before(images):
+    """Rows of a cache are loaded again whatever limit their extraction had; another image in their place is not."""
+    limit = 25 * 30
+    jobs = list(enumerate(images))
+    with Loader(FILES, GEOMETRY, workers=2, ahead=4, limits=Limits(limit)) as loader:
+        kinds = [loaded.failure and loaded.failure.kind for loaded in loader.load(jobs)]
+    assert kinds == [None] * 6 + ["too_large"] * 6
+    known = np.stack([np.frombuffer(hashlib.sha256(read_file(path)).digest(), np.uint8) for path in images])
+    known[11] = 0
+    with Loader(FILES, GEOMETRY, workers=2, ahead=4, limits=Limits(limit, known)) as loader:
+        assert [loaded.failure is None for loaded in loader.load(jobs)] == [True] * 11 + [False]

@@ -112,7 +112,10 @@ HOSTILE = {
     "a column of fewer texts than rows": (lambda p: column(p, 49), "/items/columns/camera/end"),
     "groups of another shape": (lambda p: add(p, "/items/group"), "/items/group"),
     "targets of another shape": (lambda p: add(p, "/labels/targets"), "/labels/targets"),
-    "provenance changed": (lambda p: attribute(p, "provenance", "{}"), "key is not the hash"),
+    "provenance changed": (
+        lambda p: attribute(p, "provenance", "{}"),
+        "settings fingerprint .key. is not that of its settings",
+    ),
 }
 
 

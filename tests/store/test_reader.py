@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pipeline.base.errors import CacheError
-from pipeline.store import Cache, Contents, open_cache
+from pipeline.store import Cache, Contents, Writer, create_partial, open_cache
 from pipeline.store.format import block_sums
 
 Make = Callable[..., Path]
@@ -208,3 +208,42 @@ def test_features_hand_over_to_torch_and_scikit_learn_without_a_copy(make_cache:
     with pytest.warns(UserWarning, match="not writable"):
         tensor = torch.from_numpy(train.X)
     assert tensor.data_ptr() == train.X.ctypes.data
+
+
+COLUMNS = {"width": ["8"] * 50, "a/b %2F": [f"\u4e2d{i}" for i in range(50)], ".": [""] * 50, "\xe4": ["\udcff"] * 50}
+
+
+def with_columns(folder: Path, made: Contents, X: np.ndarray, columns: dict[str, list[str]]) -> Path:
+    path = folder / "c.h5"
+    create_partial(path, dataclasses.replace(made, columns=columns))
+    with Writer(path) as writer:
+        for block in range(len(writer.done)):
+            start, stop = writer.span(block)
+            writer.write_block(block, X[start:stop], made.digests[start:stop], np.ones(stop - start, np.uint8))
+        writer.publish()
+    return path
+
+
+def test_columns_of_any_name_and_text_come_back(tmp_path: Path, made: Contents, X: np.ndarray) -> None:
+    path = with_columns(tmp_path, made, X, COLUMNS)
+    assert open_cache(path, verify=True).columns == COLUMNS
+    with h5py.File(path) as file:
+        assert "a%2Fb %252F" in file["/items/columns"]
+
+
+def test_a_cache_without_columns_is_what_it_was(make_cache: Make) -> None:
+    path = make_cache()
+    assert open_cache(path).columns == {}
+    with h5py.File(path) as file:
+        assert "columns_sha256" not in file.attrs and "columns" not in file["/items"]
+
+
+@pytest.mark.parametrize("name", ["text", "end"])
+def test_a_damaged_column_is_found_when_it_is_asked_for(
+    tmp_path: Path, made: Contents, X: np.ndarray, name: str
+) -> None:
+    path = with_columns(tmp_path, made, X, {"width": ["18"] * 50})
+    with h5py.File(path, "r+") as file:
+        file[f"/items/columns/width/{name}"][7] += 1
+    with pytest.raises(CacheError, match="columns do not match their checksum: damaged"):
+        open_cache(path).columns

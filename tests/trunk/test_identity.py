@@ -81,7 +81,7 @@ def test_a_layer_is_known_by_its_own_name_and_by_the_word_of_every_network() -> 
 
 
 def test_an_unknown_layer_is_refused_with_the_legal_ones() -> None:
-    with pytest.raises(ConfigError, match=r"layer9' is none of resnet18's: choose from last, previous, avgpool"):
+    with pytest.raises(ConfigError, match="layer9' is none of resnet18's: choose from last, previous, avgpool, layer3"):
         info_of(None).layer("layer9")
     with pytest.raises(ConfigError, match=r"previous' is none of vit's: choose from last$"):
         dataclasses.replace(info_of(None), trunk="vit", layers=(("last", 192),)).layer("previous")

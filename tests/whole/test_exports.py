@@ -14,14 +14,15 @@ import pipeline
 from pipeline.cli.commands import COMMANDS
 
 STAGES = {"extract", "train", "search", "baseline", "evaluate", "compare", "finetune"}
-USE_AND_UPKEEP = {"predict", "export", "rows", "trace", "inspect", "verify", "audit", "relabel"}
+USE_AND_UPKEEP = {"predict", "export", "rows", "trace", "catalog", "inspect", "verify", "audit", "relabel"}
 VERBS = sorted(STAGES | USE_AND_UPKEEP | {"open_cache"})
 COMMAND_LINE_ONLY = {"bench", "demo"}
 
 
 def test_every_verb_is_public_and_nothing_else() -> None:
     assert sorted(pipeline.__all__) == VERBS
-    assert set(VERBS) - {"open_cache"} == set(COMMANDS) - COMMAND_LINE_ONLY
+    commands = {"list" if verb == "catalog" else verb for verb in VERBS}  # `list` is a word of Python's own
+    assert commands - {"open_cache"} == set(COMMANDS) - COMMAND_LINE_ONLY
 
 
 @pytest.mark.parametrize("name", VERBS)

@@ -31,7 +31,7 @@ from pipeline.heads.minibatch.fit import fit_minibatch
 from pipeline.runs import folder as runs
 from pipeline.runs.network import head_of
 from pipeline.runs.pixels import images_of
-from pipeline.runs.recipe import Recipe, about_of, provenance_of
+from pipeline.runs.recipe import Recipe, about_of, columns_of, provenance_of, readable_of
 from pipeline.stages.finetune.checkpoint import Checkpoint
 from pipeline.stages.finetune.settings import FinetuneSettings
 from pipeline.stages.finetune.start import attach
@@ -129,7 +129,9 @@ def add_run(shop: Shop) -> None:
         shop.head / "config.json",
         config,
         unread=frozenset(unread | settings),
-        optional=frozenset({"learned_from", "given", "cache.from_here", "cache.about.from_here", *inside}),
+        optional=frozenset(
+            {"learned_from", "given", "cache.from_here", "cache.about.from_here", "cache.about.readable", *inside}
+        ),
     )
     metrics = shop.tuned / "metrics.json"
     read = {"temperature", "model_sha256", "seconds"}
@@ -288,15 +290,16 @@ def add_cache(shop: Shop) -> None:
         cache = open_cache(path)
         inspect(InspectSettings(caches=(str(path),)), shop.desk)
         kept(cache, cache.rows("train"), "a step")
+        columns_of(cache), readable_of(cache)
         return images_of(cache)
 
-    about = {**made.about, "history": [{"step": "relabel"}]}
+    about = {**made.about, "history": [{"step": "relabel"}], "columns": {"path": "Bild"}}
     shop.kinds["attribute about"] = Kind(
         about,
         lambda data: set_text(about=data),
         read,
         unread=frozenset({*(made.about.keys() - about_fields()), "history[0].step"}),
-        optional=frozenset({"history", "from_here"}),
+        optional=frozenset({"history", "from_here", "readable", "columns", "columns.path"}),
     )
     shop.kinds["attribute versions"] = Kind(
         made.versions, lambda data: set_text(versions=data), read, optional=frozenset(made.versions)
@@ -312,7 +315,7 @@ def add_cache(shop: Shop) -> None:
 
 
 def about_fields() -> set[str]:
-    return {"source", "root", "notes", "weights", "pretrained", "from_here"}
+    return {"source", "root", "notes", "weights", "pretrained", "from_here", "columns", "readable"}
 
 
 KINDS = (

@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from pipeline.base.errors import DataError
 from pipeline.base.items import NONE, SPLITS
+from pipeline.base.spelling import option
 from pipeline.images.formats import format_of
 from pipeline.images.listing import SPLIT_WORDS
 from pipeline.images.sources.table import Table
@@ -34,6 +36,17 @@ _NO_SPLIT = ("", SPLITS[NONE], "unassigned")
 _INDEX = re.compile(r"(unnamed: \d+)?", re.IGNORECASE)  # as pandas writes and reads it
 
 
+class NamesColumns(Protocol):
+    """Settings that name columns."""
+
+    @property
+    def path_column(self) -> str | None: ...  # noqa: D102
+    @property
+    def label_column(self) -> str | None: ...  # noqa: D102
+    @property
+    def split_column(self) -> str | None: ...  # noqa: D102
+
+
 @dataclass(frozen=True)
 class Columns:
     """The columns that the user has named; None is guessed, NO_COLUMN is not there."""
@@ -42,8 +55,13 @@ class Columns:
     label: str | None = None
     split: str | None = None
 
+    @classmethod
+    def of(cls, settings: NamesColumns) -> Columns:
+        """Those that settings name."""
+        return cls(settings.path_column, settings.label_column, settings.split_column)
+
     def named(self) -> dict[str, str]:
-        """Those that are not guessed."""
+        """Those that are not guessed, by kind."""
         return {kind: name for kind in KINDS if (name := getattr(self, kind)) is not None}
 
 
@@ -84,8 +102,8 @@ def choose(where: str, table: Table, columns: Columns, wanted: Collection[str]) 
     others = [i for i, name in enumerate(header) if i not in taken and not _INDEX.fullmatch(name)]
     if "label" in wanted and "label" not in places and columns.label is None and others:
         raise DataError(
-            f"{where}: no column is known to be the label (columns: {_list(header)}): name it with --label-column, or "
-            f"say --label-column {NO_COLUMN} for images without labels"
+            f"{where}: no column is known to be the label (columns: {_list(header)}): name it with "
+            f"{option('label_column')}, or say {option('label_column', NO_COLUMN)} for images without labels"
         )
     return Chosen(places, others)
 
@@ -103,7 +121,7 @@ def _named(where: str, header: Sequence[str], kind: str, name: str) -> int | Non
         return found[0]
     if not found and name == NO_COLUMN and kind != "path":
         return None
-    raise DataError(f"{where} has no column {name!r} (--{kind}-column): its columns are {_list(header)}")
+    raise DataError(f"{where} has no column {name!r} ({option(f'{kind}_column')}): its columns are {_list(header)}")
 
 
 def _guessed(where: str, table: Table, header: Sequence[str], kind: str, taken: dict[str, int]) -> int | None:
@@ -116,12 +134,13 @@ def _guessed(where: str, table: Table, header: Sequence[str], kind: str, taken: 
         found = [i for i in found if _plain(header[i]) == "split" or any(split_of(r[i]) for _, r in table.rows)]
     if len(found) > 1:
         raise DataError(
-            f"{where}: {_list([header[i] for i in found])} could each be the {kind}: say which with --{kind}-column"
+            f"{where}: {_list([header[i] for i in found])} could each be the {kind}: say which with "
+            f"{option(f'{kind}_column')}"
         )
     if not found and kind == "path":
         raise DataError(
             f"{where}: no column is known to be the image's path (columns: {_list(header)}): name it with "
-            "--path-column, or head it path"
+            f"{option('path_column')}, or head it path"
         )
     return found[0] if found else None
 

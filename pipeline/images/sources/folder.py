@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.base.errors import DataError
 from pipeline.base.items import NONE, SPLITS
 from pipeline.base.workspace import Workspace
+from pipeline.images.formats import passed_over
 from pipeline.images.listing import FOLDER_FORM, SPLIT_WORDS, Images, Item, Listing, assemble, shown, shown_source
 from pipeline.images.sources.files import Files, path_of, real_name
 from pipeline.images.sources.walk import Walk, walk
@@ -70,7 +71,8 @@ def list_folder(source: str, root: bytes, *, name: str, notes: Iterable[str] = (
     _note_empty_folders(found, tops, splits)
     if not splits and len(tops) == 1:
         _refuse_wrapper(shown_source(source), *tops.popitem())
-    return assemble(items, source=source, name=name, images=Files(root), skipped=found.skipped, notes=notes)
+    listed = assemble(items, source=source, name=name, images=Files(root), skipped=found.skipped, notes=notes)
+    return replace(listed, warnings=tuple(passed_over(found.skipped)))
 
 
 def _split_folders(source: str, tops: dict[bytes, _Top]) -> dict[bytes, int]:

@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 from pipeline.base.errors import DataError
 from pipeline.base.items import NONE
+from pipeline.base.spelling import option
+from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
 from pipeline.images.formats import format_of
 from pipeline.images.listing import (
@@ -37,6 +39,7 @@ FORM = MANIFEST_FORM
 
 ENDING = ".csv"
 
+KEPT_AT_MOST, _SHOWN = 256, 12  # columns
 _DEPTH = 3  # folders below the manifest's own in which images are looked for
 _GUESSED = Columns()
 
@@ -113,7 +116,10 @@ def listing(spec: str, desk: Workspace, columns: Columns = _GUESSED) -> Listing:
     )
     missing = found.missing()
     return replace(
-        listed, missing=tuple(sorted(row.path for row in missing)), warnings=_warnings(named, found, missing)
+        listed,
+        missing=tuple(sorted(row.path for row in missing)),
+        warnings=_warnings(named, found, missing),
+        columns=_kept_aside(found, listed.ids),
     )
 
 
@@ -151,8 +157,8 @@ def read(path: bytes, columns: Columns = _GUESSED, wanted: Collection[str] = KIN
                 f"{named} line {line}: {shown(row.path)!r} is already on line {before.line} with another label or "
                 "split: list it once"
             )
-    said = _said(named, table, chosen, finder, repeated)
-    others = tuple(table.header[i].strip() for i in chosen.others)
+    others = tuple(_clean(table.header[i]) for i in chosen.others)
+    said = _said(named, table, chosen, others, [*finder.notes(), *_repeats(repeated)])
     found = Manifest(Files(folder, outside=lambda _: True), list(rows.values()), others, said)
     _refuse_empty(named, found)
     return found
@@ -162,13 +168,13 @@ class _Finder:
     """Where the paths of one manifest lead: as they are written, or by the nearest reading of them that has a file.
 
     People leave out a file's ending, write backslashes, and keep the manifest beside the folder that its paths are
-    relative to. What had to be read so is kept in ``notes``, in words.
+    relative to. :meth:`notes` says which of it was met.
     """
 
     def __init__(self, named: str, folder: bytes, text: Text) -> None:
-        self.named, self.notes = named, dict[str, None]()
-        self._folder, self._text = folder, text
+        self.named, self._folder, self._text = named, folder, text
         self._below: dict[str, bytes] = {}  # cell -> the folder that its path is relative to
+        self._where, self._endings, self._backslashes = "", set[str](), False
         self._stems: dict[bytes, dict[bytes, list[bytes]]] = {}
 
     def settle(self, cells: Sequence[str]) -> None:
@@ -194,7 +200,7 @@ class _Finder:
         common = counts.most_common(1)[0][0]
         self._below = {cell: next(iter(found), common) for cell, found in places.items()}
         more = f" and {len(counts) - 1} other folders" if len(counts) > 1 else ""
-        self.notes[f"the files are in {shown(common)}/{more}"] = None
+        self._where = f"the files are in {shown(common)}/{more}"
 
     def find(self, cell: str) -> tuple[bytes, os.stat_result | None]:
         """The path relative to the manifest's folder, and its status; None where nothing is there by any reading.
@@ -209,7 +215,7 @@ class _Finder:
             status = self._status(path)
             if status is not None and stat.S_ISREG(status.st_mode):
                 if path != paths[0] and b"\\" in paths[0]:
-                    self.notes["backslashes in paths are taken as separators"] = None
+                    self._backslashes = True
                 return path, status
             if status is not None:
                 folders.append((path, status))
@@ -217,9 +223,18 @@ class _Finder:
             for whole in self._with_ending(path):
                 status = self._status(whole)
                 if status is not None and stat.S_ISREG(status.st_mode):
-                    self.notes[f"{shown(whole[len(path) :])} is added to paths"] = None
+                    self._endings.add(shown(whole[len(path) :]))
                     return whole, status
         return folders[0] if folders else (paths[0], None)
+
+    def notes(self) -> list[str]:
+        """How paths had to be read, in words."""
+        found = [self._where] if self._where else []
+        if self._endings:
+            found.append(f"endings are added to paths ({', '.join(sorted(self._endings))})")
+        if self._backslashes:
+            found.append("backslashes in paths are taken as separators")
+        return found
 
     def _status(self, path: bytes) -> os.stat_result | None:
         try:
@@ -295,6 +310,8 @@ def _stems(folder: bytes) -> dict[bytes, list[bytes]]:
 def _spellings(text: Text, cell: str) -> list[bytes]:
     """What a cell can mean as a path, the most literal first; one spelling for one file, so that ./a is a."""
     stripped = cell.strip()
+    if stripped == cell and cell.isascii() and "\\" not in cell:  # nearly all
+        return [os.path.normpath(cell.encode())]
     texts = [cell, stripped, stripped.replace("\\", "/")]
     ways = [way for text_ in texts for way in (text.raw(text_), text_.encode("utf-8", "surrogateescape"))]
     return list(dict.fromkeys(os.path.normpath(way) for way in ways))
@@ -306,13 +323,12 @@ def _row(where: str, line: int, cells: Sequence[str], chosen: Chosen, finder: _F
     if split is None:
         raise DataError(
             f"{where}: unknown split {cell['split']!r}: use {', '.join(SPLIT_WORDS)}, or leave it empty (or say "
-            "--split-column none)"
+            f"{option('split_column', 'none')})"
         )
-    label = cell.get("label", "").strip().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     path, status = finder.find(cell["path"])
     if status is not None and not stat.S_ISREG(status.st_mode):
         raise DataError(f"{where}: {shown(path)!r} is not a file: give one image a line")
-    return Row(line, path, label or None, split, tuple(cells[i] for i in chosen.others), status)
+    return Row(line, path, _clean(cell.get("label", "")) or None, split, tuple(cells[i] for i in chosen.others), status)
 
 
 def _item(row: Row, began: int) -> Item:
@@ -321,23 +337,33 @@ def _item(row: Row, began: int) -> Item:
     return Item(row.path, row.label, row.split, size, when)
 
 
-def _said(named: str, table: Table, chosen: Chosen, finder: _Finder, repeated: int) -> tuple[str, ...]:
+def _repeats(number: int) -> list[str]:
+    return [f"rows that repeat an earlier one: {number:,}"] if number else []
+
+
+def _clean(cell: str) -> str:
+    """A cell as a name: without the space around it, and bytes that are no UTF-8 written out."""
+    return cell.strip().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _said(named: str, table: Table, chosen: Chosen, others: Sequence[str], notes: Sequence[str]) -> tuple[str, ...]:
     names = {kind: table.header[place].strip() for kind, place in chosen.places.items()}
     plain = all(name.lower() == kind for kind, name in names.items()) and not chosen.others
     lines = []
     if chosen.headless or not plain or table.delimiter != "," or table.text.encoding != "UTF-8":
-        is_ = {kind: f"column {place + 1}" for kind, place in chosen.places.items()} if chosen.headless else names
-        parts = [("no line of names; " if chosen.headless else "") + ", ".join(f"{k} = {v}" for k, v in is_.items())]
+        if chosen.headless:
+            names = {kind: f"column {place + 1}" for kind, place in chosen.places.items()}
+        parts = ["no line of names" if chosen.headless else "", ", ".join(f"{k} = {v}" for k, v in names.items())]
         delimiter = DELIMITERS.get(table.delimiter, repr(table.delimiter))
         form = [f"delimiter {delimiter}" if table.delimiter != "," else "", table.text.encoding]
         parts.append(", ".join(part for part in form if part and part != "UTF-8"))
-        parts.append(
-            f"kept aside: {', '.join(table.header[i].strip() for i in chosen.others)}" if chosen.others else ""
-        )
+        if others:
+            what = "kept aside" if len(others) <= KEPT_AT_MOST else "left out"
+            more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+            parts.append(f"{what}: {', '.join(others[:_SHOWN])}{more}")
         lines.append(f"{named}: {'; '.join(part for part in parts if part)}")
-    notes = [*finder.notes, f"rows that repeat an earlier one: {repeated:,}" if repeated else ""]
-    if any(notes):
-        lines.append(f"{named}: {'; '.join(note for note in notes if note)}")
+    if notes:
+        lines.append(f"{named}: {'; '.join(notes)}")
     return tuple(shown(line.encode("utf-8", "surrogateescape")) for line in lines)
 
 
@@ -346,14 +372,26 @@ def _refuse_empty(named: str, found: Manifest) -> None:
     if len(found.missing()) < len(found.rows):
         return
     first = found.rows[0]
-    one = f"{named} line {first.line}: {shown(first.path)!r}"
-    if b":/" in first.path:  # normalised
-        raise DataError(f"{one} is an address: fetch the images, and give their paths relative to the manifest")
-    endings = "" if format_of(first.path) else ", nor under the name with the ending of an image"
+    if b":/" in first.path:  # of two slashes one is left
+        address = shown(first.path.replace(b":/", b"://"))
+        raise DataError(
+            f"{named} line {first.line}: {address!r} is an address: fetch the images, and give their paths "
+            "relative to the manifest"
+        )
+    endings = "" if format_of(first.path) else ", nor with the ending of an image behind it"
     raise DataError(
-        f"{one} and all other {len(found.rows) - 1:,} files are not there: looked for in the manifest's folder and the "
-        f"folders in it{endings}: paths are relative to the manifest; another column is named with --path-column"
+        f"{named}: none of its {many(len(found.rows), 'file')} is there (line {first.line}: {shown(first.path)!r}), "
+        f"neither in the manifest's folder nor in those below it{endings}: paths are relative to the manifest; "
+        f"{option('path_column')} names another column"
     )
+
+
+def _kept_aside(found: Manifest, ids: Sequence[bytes]) -> dict[str, list[str]]:
+    """The other columns' cells in the order of ``ids``; none where there are so many that they are data themselves."""
+    if len(found.others) > KEPT_AT_MOST:
+        return {}
+    at = {row.path: row.others for row in found.rows}
+    return {name: [at[item][place] for item in ids] for place, name in enumerate(found.others)}
 
 
 def _warnings(named: str, found: Manifest, missing: Sequence[Row]) -> tuple[str, ...]:

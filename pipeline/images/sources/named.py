@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from pipeline.base.errors import DataError
+from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.images.listing import Images, Listing, shown_source
 from pipeline.images.sources import digits, folder, manifest, torchvision
@@ -39,7 +40,7 @@ def list_source(spec: str, desk: Workspace, columns: Columns | None = None) -> L
     named = columns.named() if columns else {}
     if named:
         kind, name = next(iter(named.items()))
-        raise DataError(f"--{kind}-column {name} is of a CSV manifest, and {shown_source(spec)} is none")
+        raise DataError(f"{option(f'{kind}_column', name)} names a column, and {shown_source(spec)} is no CSV manifest")
     return source.listing(spec, desk)
 
 
@@ -48,13 +49,18 @@ def is_source(spec: str) -> bool:
     return _source_of(spec) is not None
 
 
+def is_manifest(spec: str) -> bool:
+    """Whether a manifest is named, be it there or not."""
+    return spec.lower().endswith(manifest.ENDING)
+
+
 def open_images(spec: str, place: str) -> Images:
     """The images that a cache was made from, by the ``source`` and ``root`` that it keeps of them.
 
     The path of a folder or manifest may mean nothing any more where this is called: then, and wherever no source knows
     the spec, they are the files below ``place``. A manifest lies there as well.
     """
-    if spec.lower().endswith(manifest.ENDING):
+    if is_manifest(spec):
         return manifest.images(spec, place)
     source = _source_of(spec)
     return Files(place) if source is None else source.images(spec, place)

@@ -17,12 +17,12 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from pipeline.base.values import Bar, Cell, Column, Curve, Heading, Matrix, Part, Role, Steps, Table, Value
-from pipeline.base.words import visible
+from pipeline.base.words import ABSENT, visible
 from pipeline.show.terminal.curves import DrawnCurve
 from pipeline.show.terminal.matrix import DrawnMatrix
 
 NAME_WIDTH = 36  # of a column whose long names are cut
-LEAST = {"cut": 8, "fold": 16, "wrap": 12}  # characters that a column of names or texts gets at least
+LEAST = {"cut": 7, "fold": 16, "wrap": 11}  # characters that a column of names or texts gets at least
 GAP, GRID_GAP = 3, 2  # between two columns: of a table with headings, of one without
 STEP_INDENT = 3
 BAR_WIDTH = 24
@@ -107,10 +107,7 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[Text]], room: int
         max(min(n, NAME_WIDTH) if c.fit == "cut" else n, cell_len(h))
         for c, h, n in zip(columns, headings, cells, strict=True)
     ]
-    least = [
-        min(most, max(n if c.fit == "whole" else LEAST[c.fit], *(cell_len(word) for word in h.split() or [""]), 1))
-        for c, h, n, most in zip(columns, headings, cells, natural, strict=True)
-    ]
+    least = [min(_least(c, h, n), most) for c, h, n, most in zip(columns, headings, cells, natural, strict=True)]
     if sum(least) > room:
         return None
     found = least
@@ -123,18 +120,24 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[Text]], room: int
     return found
 
 
+def _least(column: Column, heading: str, cells: int) -> int:
+    """Characters that a column needs at least: a figure is whole, a heading broken between words, a name's cut."""
+    if column.fit == "cut":
+        return max(LEAST["cut"], cells if column.right else 0)
+    return max(cells if column.fit == "whole" else LEAST[column.fit], *(cell_len(w) for w in heading.split()), 1)
+
+
 def _listed(columns: Sequence[Column], rows: Sequence[Sequence[Text]]) -> Iterator[RenderableType]:
     """Each row's name, and below it the other cells after their headings, none of which is broken where it fits."""
-    named = next((i for i, c in enumerate(columns) if not c.right and c.heading), None)
+    named = next((i for i, c in enumerate(columns) if not c.right and c.heading), 0)
     for row in rows:
-        if named is not None and row[named].plain:
-            yield row[named]
+        yield row[named]
         pairs = []
         for i, (column, cell) in enumerate(zip(columns, row, strict=True)):
-            if i != named and cell.plain:
+            if i != named and cell.plain not in ("", ABSENT):
                 heading = f"{visible(column.heading)} " if column.heading else ""
                 pairs.append(Text.assemble((heading, "dim"), cell))
-        yield Padding(_Flow(pairs), (0, 0, 0, 0 if named is None else 2))
+        yield Padding(_Flow(pairs), (0, 0, 0, 2))
 
 
 @dataclass(frozen=True)

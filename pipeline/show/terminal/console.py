@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import rich.console
+from rich.cells import cell_len
 from rich.progress import Progress
 from rich.text import Text
 
@@ -53,12 +54,33 @@ def _console(stderr: bool) -> rich.console.Console:
 
 def fail(message: str) -> None:
     """The one red line ``error: ...`` on standard error, whole however long it is."""
-    _console(stderr=True).print(Text.assemble(("error:", "bold red"), " ", visible(message)), soft_wrap=True)
+    _print_line(Text.assemble(("error:", "bold red"), " ", visible(message)))
 
 
 def stopped(message: str) -> None:
     """The one line on standard error of a job that was asked to stop, and what is kept of it."""
-    _console(stderr=True).print(Text(visible(message), "yellow"), soft_wrap=True)
+    _print_line(Text(visible(message), "yellow"))
+
+
+def _print_line(text: Text) -> None:
+    """A line on standard error, whole; on a terminal broken between words where it is too narrow."""
+    console = _console(stderr=True)
+    console.print(_broken(text, console.width) if console.is_terminal else text, soft_wrap=True)
+
+
+def _broken(text: Text, width: int) -> Text:
+    """The line in lines of at most ``width``, broken between words; a longer word, such as a path, stays whole."""
+    words, breaks, filled, at = text.plain.split(" "), [], 0, 0
+    for word in words:
+        if filled and filled + 1 + cell_len(word) > width:
+            breaks.append(at)
+            filled = 0
+        filled += cell_len(word) + (1 if filled else 0)
+        at += len(word) + 1
+    lines = text.divide(breaks)
+    for line in lines[:-1]:
+        line.rstrip()
+    return Text("\n").join(lines)
 
 
 class Console(Watch):
@@ -217,7 +239,8 @@ class Console(Watch):
         # While a bar is drawn on the terminal, what else goes to that terminal must pass through the bar's console.
         to = self._err if self._progress is not None and self._out.is_terminal else to or self._out
         if to.is_terminal:
-            to.print(renderable, soft_wrap=soft_wrap)
+            lines = _broken(renderable, to.width) if soft_wrap and isinstance(renderable, Text) else renderable
+            to.print(lines, soft_wrap=soft_wrap)
             return
         with to.capture() as captured:  # cells are padded for a terminal's sake; a file has no use for it
             to.print(renderable, soft_wrap=soft_wrap)

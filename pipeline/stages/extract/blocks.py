@@ -23,7 +23,7 @@ from pipeline.base.ranks import Ranks
 from pipeline.base.watch import Tracker
 from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
-from pipeline.images import Images, Loaded, Loader
+from pipeline.images import MAX_PIXELS, Images, Limits, Loaded, Loader
 from pipeline.runs.recipe import Recipe
 from pipeline.stages.extract.donors import Origin, find_origin
 from pipeline.stages.extract.results import Shares, Work
@@ -231,7 +231,8 @@ def do_blocks(
         trunk = FrozenTrunk(recipe.trunk, batch=settings.batch_size, work_dir=desk.engines) if fresh else None
         workers = settings.workers or cores()
         ahead = 4 * workers + (trunk.engine.batch if trunk else 0)
-        loader = Loader(images, recipe.geometry(), workers=workers, ahead=ahead)
+        limits = Limits(settings.max_pixels or MAX_PIXELS)
+        loader = Loader(images, recipe.geometry(), workers=workers, ahead=ahead, limits=limits)
         follow = desk.watch.track("extract", fresh) if fresh else nullcontext(Tracker())
         with loader, follow as tracker:
             failures = partial_failures_path(out, ranks.rank)

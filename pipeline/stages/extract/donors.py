@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from pipeline import store
 from pipeline.base.errors import CacheError
-from pipeline.base.items import GOOD
+from pipeline.base.items import GOOD, ITEM_STATES
+from pipeline.runs.recipe import Readable, readable_of
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,27 @@ def find_origin(out: Path, target: store.Cache) -> Origin:
         digests, sound = donor.digests, np.repeat(donor.done, donor.block_rows)[: len(donor)]
         good = donor.states == GOOD
         # A failure is kept only from our own file; another source's failure is tried again here.
-        usable = sound & digests.any(axis=1) & (good if donor is not own else True)
+        kept = good if donor is not own else ~failed_for_a_limit(donor, readable_of(target))
+        usable = sound & digests.any(axis=1) & kept
         for row in np.flatnonzero(usable).tolist():
             places.setdefault(digests[row].tobytes(), (number, row))
     none = (-1, -1)
     found = [places.get(d.tobytes(), none) if d.any() else none for d in target.digests]
     pairs = np.array(found, np.int64).reshape(-1, 2)
     return Origin(donors, pairs[:, 0], pairs[:, 1], [store.read_failures(store.failures_path(d.path)) for d in donors])
+
+
+def failed_for_a_limit(then: store.Cache, now: Readable) -> NDArray[np.bool_]:
+    """(N,) the images of an earlier file that failed and may come out well now: larger ones are let in, or a format
+    can be read that could not be.
+    """
+    before = readable_of(then)
+    again = np.zeros(len(then), np.bool_)
+    if now["max_pixels"] > before["max_pixels"]:
+        again |= then.states == ITEM_STATES["too_large"]
+    if set(now["formats"]) - set(before["formats"]):
+        again |= then.states == ITEM_STATES["unreadable"]
+    return again
 
 
 def donor_files(out: Path, key: str) -> list[Path]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ from pipeline.stages.extract.results import ExtractResult, Work
 from pipeline.stages.extract.settings import ExtractSettings
 from pipeline.store.find import make_latest, view_path
 from pipeline.store.rewrite import tidy
+
+HANDFUL = 5
 
 
 def extract(settings: ExtractSettings, desk: Workspace) -> ExtractResult:
@@ -68,6 +71,7 @@ def _lead(settings: ExtractSettings, desk: Workspace, ranks: Ranks, view: View |
                 desk.watch.say(words.going_on(dead))
             plan = plan.looked_again()
             if (there := plan.refreshed()) is None:
+                _refuse_missing(plan)
                 plan.begin()
                 about = plan.contents.about
                 announce({"out": str(plan.out.resolve()), "source": about["source"], "root": about["root"]})
@@ -139,17 +143,39 @@ def _publish(plan: Plan) -> None:
         remove(*store.partial_failure_files(plan.out), *store.stale_partials(plan.out))
 
 
+def _may_fail(plan: Plan) -> int:
+    """How many images may fail: the share that was asked for, and of a small source a handful all the same."""
+    rows, share = len(plan.contents.ids), plan.settings.max_failures
+    return max(int(share * rows + 1e-9), min(HANDFUL, rows // 2)) if share else 0
+
+
+def _refuse_missing(plan: Plan) -> None:
+    """Raises DataError before the first image where the source names more that are not there than may fail."""
+    gone = set(plan.listing.missing)
+    missing = [item for item in plan.contents.ids if item in gone]
+    if len(missing) > _may_fail(plan):
+        listed = store.partial_failures_path(plan.out)
+        store.append_failures(
+            listed, [store.Failure(i, "vanished", "there is no such file", bytes(32)) for i in missing]
+        )
+        raise _too_many(plan, missing, listed, "nothing was computed")
+
+
 def _refuse_too_many_failures(plan: Plan, failed: int, listed: Path) -> None:
-    """Raises DataError when more than the share allowed failed (``listed`` says which); all good rows are kept."""
-    rows, limit = len(plan.contents.ids), plan.settings.max_failures
-    if failed <= limit * rows:
-        return
-    reasons = store.read_failures(listed)
-    first = next((reasons[i] for i in plan.contents.ids if i in reasons), None)
-    example = f"; the first: {os.fsdecode(first.id)!a}: {first.reason}" if first else ""
-    raise DataError(
-        f"{failed} of {rows} images failed, more than {option('max_failures', limit)} allows{example}; all are "
-        f"listed in {listed}; the good rows are kept: mend the files or raise {option('max_failures')}, and run again"
+    """Raises DataError when more failed than may (``listed`` says which); all good rows are kept."""
+    if failed > _may_fail(plan):
+        reasons = store.read_failures(listed)
+        bad = [item for item in plan.contents.ids if item in reasons]
+        raise _too_many(plan, bad, listed, "the good rows are kept", failed)
+
+
+def _too_many(plan: Plan, bad: Sequence[bytes], listed: Path, kept: str, failed: int | None = None) -> DataError:
+    limit, reasons = plan.settings.max_failures, store.read_failures(listed)
+    example = f"; the first: {os.fsdecode(bad[0])!a}: {reasons[bad[0]].reason}" if bad else ""
+    return DataError(
+        f"{len(bad) if failed is None else failed:,} of {len(plan.contents.ids):,} images failed, "
+        f"{option('max_failures', limit)} allows {_may_fail(plan):,}{example}; all are listed in {listed}; {kept}: "
+        f"mend the files or raise {option('max_failures')}, and run again"
     )
 
 
@@ -165,6 +191,7 @@ def _result(plan: Plan, cache: store.Cache, began: float, *, new: int, reused: i
         counts=cache.counts(),
         skipped={reason: len(paths) for reason, paths in plan.listing.skipped.items()},
         notes=plan.notes,
+        warnings=plan.listing.warnings,
     )
 
 

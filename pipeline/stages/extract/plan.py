@@ -23,9 +23,9 @@ from pipeline.base.machine import cores, resolve_device
 from pipeline.base.spelling import option
 from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
-from pipeline.runs.recipe import About, Recipe, about_of, from_here, images_from
+from pipeline.runs.recipe import About, Readable, Recipe, about_of, from_here, images_from, readable_of
 from pipeline.stages.extract import words
-from pipeline.stages.extract.donors import donor_files, key_at
+from pipeline.stages.extract.donors import donor_files, failed_for_a_limit, key_at
 from pipeline.stages.extract.settings import ExtractSettings
 from pipeline.trunk import identity
 from pipeline.trunk.identity import TrunkSpec, WeightsInfo
@@ -58,9 +58,14 @@ class Plan:
 
     def unchanged(self) -> store.Cache | None:
         """The file that is there, if it holds exactly what is asked for; answered without reading any image."""
-        if self.old is None or self.settings.rehash or not _holds_all(self.old, self.contents):
+        if self.old is None or self.settings.rehash or not self._answers(self.old):
             return None
         return self.old if _same_stats(self.old, self.contents.sizes, self.contents.mtimes_ns).all() else None
+
+    def _answers(self, there: store.Cache) -> bool:
+        """Whether a finished file holds what is asked for, and no image failed in it that would be read today."""
+        asked: Readable = self.contents.about["readable"]
+        return _holds_all(there, self.contents) and not failed_for_a_limit(there, asked).any()
 
     def looked_again(self) -> Plan:
         """Under the lock: the plan with all digests, where another job has published the file since it was made."""
@@ -74,7 +79,7 @@ class Plan:
     def refreshed(self) -> store.Cache | None:
         """Under the lock: the file that is there, if nothing but sizes and times had to be renewed in it."""
         there = _existing(self.out, self.recipe)  # another job may have published it while we planned
-        if there is None or not _holds_all(there, self.contents):
+        if there is None or not self._answers(there):
             return None
         store.update_stats(self.out, self.contents.sizes, self.contents.mtimes_ns)
         return there
@@ -99,7 +104,8 @@ class Plan:
             unread = (begun.states > GOOD) & ~begun.digests.any(axis=1)
             contents, touched = self._known_of(begun)
             contents = self._hashed(contents, touched)
-            if _same(begun, contents) and begun.block_rows == contents.block_rows and not unread.any():
+            same = _same(begun, contents) and readable_of(begun) == contents.about["readable"]
+            if same and begun.block_rows == contents.block_rows and not unread.any():
                 store.update_stats(partial, contents.sizes, contents.mtimes_ns)
                 return
             self.desk.watch.say("other images or settings than before the interruption: finished rows are reused")
@@ -142,9 +148,12 @@ def plan_file(settings: ExtractSettings, desk: Workspace, view: images.View | No
     Raises:
         ConfigError, DataError, WeightsError, CacheError: whatever can be known before the first image is decoded.
     """
-    listing = images.list_source(settings.source, desk)
-    if listing.skipped and view is None:
-        desk.watch.say(images.skip_summary(listing.skipped))
+    told = desk if view is None else desk.silent()
+    listing = images.list_source(settings.source, told, images.Columns.of(settings))
+    if skipped := images.skip_summary(listing.skipped):
+        told.watch.say(skipped)
+    for warning in listing.warnings:
+        told.watch.warn(warning)
     if not listing.classes and view is None:
         desk.watch.say(words.no_labels(len(listing.ids)))
     recipe, out = _recipe_and_file(settings, desk, listing, view)
@@ -236,7 +245,8 @@ def _digests(
 ) -> NDArray[np.uint8]:
     """(N, 32) digests of the images' bytes; zeros where nothing depends on them before they are decoded."""
     digests = _known_digests(listing, None if s.rehash else old)
-    unknown = np.flatnonzero(~digests.any(axis=1))
+    gone = set(listing.missing)
+    unknown = np.array([i for i in np.flatnonzero(~digests.any(axis=1)).tolist() if listing.ids[i] not in gone], int)
     key = store.key_of(recipe.provenance())
     if len(unknown) and (images.needs_carving(listing) or old is not None or donor_files(out, key)):
         # Content decides the split and what can be reused, so the bytes are read before anything is planned.
@@ -273,7 +283,10 @@ def _contents(
         "notes": list(notes),
         "weights": _lasting_spec(info),
         "pretrained": info.pretrained,
+        "readable": {"max_pixels": s.max_pixels or images.MAX_PIXELS, "formats": list(images.readable())},
     }
+    if named := images.Columns.of(s).named():
+        about["columns"] = named
     return store.Contents(
         ids=[listing.ids[i] for i in order.tolist()],
         digests=digests[order],
@@ -287,6 +300,7 @@ def _contents(
         block_rows=s.block_rows or BLOCK_ROWS[recipe.trunk.device],
         provenance=recipe.provenance(),
         about={**about, **identity.library_version(info.trunk)},
+        columns={name: [cells[i] for i in order.tolist()] for name, cells in listing.columns.items()},
     )
 
 
@@ -311,6 +325,7 @@ def _same(cache: store.Cache, contents: store.Contents) -> bool:
         or (cache.labels != contents.labels).any()
         or (cache.splits != contents.splits).any()
         or cache.ids != list(contents.ids)
+        or cache.columns != contents.columns
         or not (about_of(cache)["root"] == contents.about["root"] or images_from(cache).there())
     ):
         return False

@@ -22,6 +22,7 @@ class ExtractResult:
     counts: dict[str, int]
     skipped: dict[str, int]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
     batch: int | None = None
     shares: dict[str, float] | None = None
     images_per_second: float | None = None

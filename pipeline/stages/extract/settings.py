@@ -84,11 +84,18 @@ class ExtractSettings:
         0, "augmented copies of each train image to store beside (crop and flip)", minimum=0, group="augmented copies"
     )
     view_seed: int = st.option(0, "seed of the copies", minimum=0)
+    path_column: str | None = st.column("path", group="the columns of a manifest")
+    label_column: str | None = st.column("label", none=True)
+    split_column: str | None = st.column("split", none=True)
     max_failures: float = st.option(
         0.01,
-        "share of images that may fail before the job ends with an error",
+        "share of images that may fail before the job ends with an error; unless it is 0, five may, or half of fewer "
+        "than ten",
         minimum=0,
         group="images that fail or change",
+    )
+    max_pixels: int | None = st.option(
+        None, "an image of more pixels counts as failed; by default Pillow's limit, 89 million", minimum=1
     )
     rehash: bool = st.option(False, "read every image again instead of trusting unchanged sizes and times")
 

@@ -16,6 +16,7 @@ from pipeline.base.errors import HeadError
 from pipeline.base.files import try_writing, writing
 from pipeline.base.items import SPLITS
 from pipeline.base.machine import resolve_device
+from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import require_key
 from pipeline.runs import folder as runs
@@ -96,6 +97,7 @@ def score_rows(cache: Cache, splits: tuple[str, ...], logits_of: LogitsOf) -> Sc
         rows = cache.rows(split)
         rows = rows[cache.labels[rows] >= 0]
         if not len(rows):
-            raise HeadError(f"{cache.path.name} has no labelled {split} rows: extract with labels of that split")
+            cure = f"extract with {option(f'{split}_fraction')} above 0"
+            raise HeadError(f"{cache.path.name} has no labelled {split} rows: {cure}")
         parts.append(ScoredRows(logits_of(split), rows, cache.labels[rows]))
     return ScoredRows(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(ScoredRows)))

@@ -42,9 +42,8 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         st.check(self)
         if self.data is not None and self.images is not None:
-            raise ConfigError(
-                f"{option('data')} is a cache, and {option('images')} are images that have none: give one of them"
-            )
+            both = f"{option('data')} is a cache and {option('images')} are images that have none"
+            raise ConfigError(f"{both}: give one of them")
         _require_ending("errors", self.errors, (".csv", ".jsonl"))
         _require_ending("confusion", self.confusion, (".png", ".svg"))
 
@@ -64,7 +63,7 @@ class CompareSettings:
     """Settings of a comparison."""
 
     first: str = st.run(metavar="RUN", default=dataclasses.MISSING)
-    second: str = st.argument("the run to compare it with", metavar="RUN")
+    second: str = st.argument("the run to compare it with", metavar="RUN", made=True)
     device: str = st.device()
 
     def __post_init__(self) -> None:

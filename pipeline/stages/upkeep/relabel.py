@@ -32,9 +32,11 @@ from pipeline.store.rewrite import kept, locked, rewrite
 def relabel(settings: RelabelSettings, desk: Workspace) -> RelabelResult:
     """Relabel with settings made."""
     found = find_cache(settings.cache, desk)
-    listing = images.list_source(settings.source, desk)
-    if listing.skipped:
-        desk.watch.say(images.skip_summary(listing.skipped))
+    listing = images.list_source(settings.source, desk, images.Columns.of(settings))
+    if skipped := images.skip_summary(listing.skipped):
+        desk.watch.say(skipped)
+    for warning in listing.warnings:
+        desk.watch.warn(warning)
     with desk.watch.track("hash", len(listing)) as bar:
         digests = images.digest_many(listing.images, listing.ids, workers=cores(), progress=bar.advance)
     with locked(found, settings.out) as (cache, target):
@@ -135,13 +137,16 @@ def _contents(
     order = np.lexsort((np.arange(len(listing)), plan.splits))
     root, folder = listing.images.place, (settings.out or cache.path).parent
     contents = kept(cache, rows[order], f"relabel: {settings.source}")
+    before = {name: told for name, told in contents.about.items() if name != "columns"}
     about = {
-        **contents.about,
+        **before,
         "source": listing.source,
         "root": root,
         "notes": [*listing.notes, *plan.notes],
         "from_here": from_here(root, contents.about["weights"], folder),
     }
+    if named := images.Columns.of(settings).named():
+        about["columns"] = named
     changed = dataclasses.replace(
         contents,
         ids=[listing.ids[i] for i in order.tolist()],
@@ -151,14 +156,15 @@ def _contents(
         splits=plan.splits[order],
         classes=listing.classes,
         about=about,
+        columns={name: [cells[i] for i in order.tolist()] for name, cells in listing.columns.items()},
     )
     return changed, rows[order]
 
 
 def _as_it_is(cache: Cache, contents: Contents) -> bool:
     """Whether the cache says all of it already: items, labels, splits, and where the images lie."""
-    places = ("source", "root", "notes", "from_here")
-    if len(cache) != len(contents.ids) or any(cache.about.get(p) != contents.about[p] for p in places):
+    places = ("source", "root", "notes", "columns", "from_here")
+    if len(cache) != len(contents.ids) or any(cache.about.get(p) != contents.about.get(p) for p in places):
         return False
     pairs = (
         (cache.stats[0], contents.sizes),
@@ -170,6 +176,7 @@ def _as_it_is(cache: Cache, contents: Contents) -> bool:
     return (
         cache.classes == contents.classes
         and cache.ids == list(contents.ids)
+        and cache.columns == contents.columns
         and all(bool((mine == theirs).all()) for mine, theirs in pairs)
     )
 

@@ -39,6 +39,9 @@ class VerifySettings:
     allow_changes: bool = st.option(
         False, "list what has changed in SOURCE, but do not call it wrong: only damage and different rows are"
     )
+    path_column: str | None = st.column("path")
+    label_column: str | None = st.column("label", none=True)
+    split_column: str | None = st.column("split", none=True)
 
     def __post_init__(self) -> None:
         st.check(self)
@@ -85,6 +88,9 @@ class RelabelSettings:
         ExtractSettings.test_fraction, "share of train set aside as test where the source has none", minimum=0, below=1
     )
     split_seed: int = st.option(ExtractSettings.split_seed, "seed of the split")
+    path_column: str | None = st.column("path")
+    label_column: str | None = st.column("label", none=True)
+    split_column: str | None = st.column("split", none=True)
 
     def __post_init__(self) -> None:
         st.check(self)

@@ -24,7 +24,7 @@ from pipeline.base.machine import cores, resolve_device
 from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.images import Images, Listing
-from pipeline.runs.recipe import Recipe
+from pipeline.runs.recipe import Recipe, columns_of
 from pipeline.stages.upkeep import words
 from pipeline.stages.upkeep.results import Sample, VerifyReport
 from pipeline.stages.upkeep.settings import VerifySettings
@@ -142,7 +142,10 @@ def _damage(cache: Cache, desk: Workspace) -> list[str]:
 
 def _compare(cache: Cache, settings: VerifySettings, desk: Workspace) -> tuple[SourceChanges, Sample | None]:
     assert settings.source is not None
-    listing = images.list_source(settings.source, desk)
+    columns = images.Columns.of(settings)
+    if not columns.named() and images.is_manifest(settings.source):
+        columns = columns_of(cache)
+    listing = images.list_source(settings.source, desk, columns)
     with desk.watch.track("hash", len(listing)) as bar:
         digests = images.digest_many(listing.images, listing.ids, workers=cores(), progress=bar.advance)
     at = {item: i for i, item in enumerate(listing.ids)}
@@ -204,8 +207,9 @@ def _afresh(cache: Cache, rows: NDArray[np.int64], now: Images, desk: Workspace)
     ids, (recipe, tolerance) = cache.ids, _recipe_here(cache, desk)
     trunk = FrozenTrunk(recipe.trunk, batch=None, work_dir=desk.engines)
     worst, pending = 0.0, []
+    ahead, limits = 2 * trunk.engine.batch, images.Limits(known=cache.digests)
     with (
-        images.Loader(now, recipe.geometry(), workers=cores(), ahead=2 * trunk.engine.batch) as loader,
+        images.Loader(now, recipe.geometry(), workers=cores(), ahead=ahead, limits=limits) as loader,
         desk.watch.track("extract afresh", len(rows)) as bar,
     ):
         for loaded in loader.load((row, ids[row]) for row in rows.tolist()):

@@ -73,8 +73,10 @@ def _named(name: str, desk: Workspace) -> list[Asked]:
     path = os.fsencode(name)
     if os.path.isdir(path):
         below = images.walk(path)
-        if below.skipped:
-            desk.watch.say(f"{images.shown(path)}: {images.skip_summary(below.skipped)}")
+        if skipped := images.skip_summary(below.skipped):
+            desk.watch.say(f"{images.shown(path)}: {skipped}")
+        for warning in images.passed_over(below.skipped):
+            desk.watch.warn(f"{images.shown(path)}: {warning}")
         if not below.files:
             raise DataError(f"{name!a} holds no images: give a folder with {', '.join(sorted(IMAGE_EXTENSIONS))}")
         return [Asked(FILES, os.path.join(path, file)) for file in sorted(f.path for f in below.files)]

@@ -75,18 +75,18 @@ def test_the_root_is_the_manifests_folder_and_paths_may_leave_it(plant, tmp_path
         (" \n\n", ["holds no word"]),
         (",,\n", ["holds no word"]),
         ("path,label\n", ["line of column names", "path, label", "no row below"]),
-        ("photo,label\n1.png,a\n", ["no column is known to be the image's path", "photo, label", "--path-column"]),
-        ("path,breed\n1.png,a\n", ["no column is known to be the label", "path, breed", "--label-column none"]),
-        ("path,file,label\n1.png,1.png,a\n", ["path, file could each be the path", "--path-column"]),
-        ("path,class,target\n1.png,a,0\n", ["class, target could each be the label", "--label-column"]),
-        ("path,label,split,set\n1.png,a,train,test\n", ["split, set could each be the split", "--split-column"]),
+        ("photo,label\n1.png,a\n", ["no column is known to be the image's path", "photo, label", "path_column"]),
+        ("path,breed\n1.png,a\n", ["no column is known to be the label", "path, breed", "label_column='none'"]),
+        ("path,file,label\n1.png,1.png,a\n", ["path, file could each be the path", "path_column"]),
+        ("path,class,target\n1.png,a,0\n", ["class, target could each be the label", "label_column"]),
+        ("path,label,split,set\n1.png,a,train,test\n", ["split, set could each be the split", "split_column"]),
         ("path,label,label\n1.png,a,b\n", ["line 1", "twice"]),
         ("path,label,split\n1.png,a,train\n2.png,b,kept\n", ["line 3", "'kept'", "train, ", "val, ", "test, "]),
         ("path,label,set\n1.png,a,train\n2.png,b,tset\n", ["line 3", "'tset'"]),
         ("path,label\n1.png,a\n\n2.png,b\n./1.png,b\n", ["line 5", "already on line 2"]),
         ("path,label\n1.png,a\n1.png,b\n", ["line 3", "'1.png'", "line 2", "another label or split"]),
-        ("path,label\nno.png,a\nnone.png,b\n", ["line 2", "'no.png'", "not there", "relative to the manifest"]),
-        ("id,label\n17,a\n18,b\n", ["line 2", "'17'", "folders in it", "ending of an image"]),
+        ("path,label\nno.png,a\nnone.png,b\n", ["none of its 2 files", "line 2: 'no.png'", "relative to the manifest"]),
+        ("id,label\n17,a\n18,b\n", ["line 2: '17'", "nor in those below it", "ending of an image", "path_column"]),
         ("image,label\nhttps://x.org/1.png,a\nhttps://x.org/2.png,b\n", ["is an address", "fetch the images"]),
         ("path,label\n1,a\n", ["'1' could be 1.jpg and 1.png", "write the ending"]),
         ("path,label\n3.png,a\n", ["'3.png' could be in more/ and others/", "write the folder"]),
@@ -145,7 +145,10 @@ AS_PEOPLE_HAVE_THEM = {
     "pandas, with its index": (",filename,class\n0,1.png,cat\n1,2.png,dog\n", "path = filename, label = class"),
     "pandas, read and written again": ("Unnamed: 0,file,target\n0,1.png,cat\n1,2.png,dog\n", "path = file, label"),
     "huggingface": ("file_name,label\n1.png,cat\n2.png,dog\n", "path = file_name, label = label"),
-    "kaggle": ("image_id,label\n1,cat\n2,dog\n", "path = image_id, label = label | m.csv: .png is added to paths"),
+    "kaggle": (
+        "image_id,label\n1,cat\n2,dog\n",
+        "path = image_id, label = label | m.csv: endings are added to paths (.png)",
+    ),
     "kaggle, with more": ("Id,Species,x,y\n1,cat,0,5\n2,dog,1,6\n", "path = Id, label = Species; kept aside: x, y"),
     "fastai": ("name,label\n1.png,cat\n2.png,dog\n", "path = name, label = label"),
     "excel, german": ("Filename;Class\r\n1.png;cat\r\n2.png;dog\r\n", "path = Filename, label = Class; delimiter ';'"),
@@ -212,12 +215,12 @@ def test_a_delimiter_is_found_by_the_columns_that_are_named(understood):
 
 
 def test_a_named_column_that_is_not_there_is_refused(understood):
-    with pytest.raises(DataError, match=r"no column 'photo' \(--path-column\): its columns are path, label"):
+    with pytest.raises(DataError, match=r"no column 'photo' \(path_column\): its columns are path, label"):
         understood("path,label\n1.png,cat\n", "1.png", path="photo")
 
 
 def test_columns_of_a_folder_are_refused(plant, tmp_path):
-    with pytest.raises(DataError, match="--label-column"):
+    with pytest.raises(DataError, match="label_column"):
         list_source(str(plant("a/1.png", "b/2.png")), Workspace(tmp_path), Columns(label="class"))
 
 
@@ -238,7 +241,7 @@ def test_paths_relative_to_the_one_folder_that_has_them_are_found(understood):
     text = "image_id,label\n1,cat\n2,dog\n3,dog\n"
     rows, said = understood(text, "train_images/1.jpg", "train_images/2.jpg", "test_images/9.jpg")
     assert rows[:2] == [("train_images/1.jpg", "cat", "none"), ("train_images/2.jpg", "dog", "none")]
-    assert "the files are in train_images/" in said and ".jpg is added to paths" in said
+    assert "the files are in train_images/" in said and "endings are added to paths (.jpg)" in said
 
 
 def test_files_in_class_folders_are_found_by_their_names(understood):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pipeline.images import IMAGE_EXTENSIONS
+from pipeline.images import IMAGE_EXTENSIONS, formats
 from pipeline.images.sources.walk import walk
 
 
@@ -120,3 +120,22 @@ def test_thousands_of_files_are_listed_fast(tmp_path):
         assert len(walk(bytes(tmp_path)).files) == 3_000
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.3  # wide margin: the machine may be busy
+
+
+def test_images_that_cannot_be_read_are_told_from_what_is_none(plant, monkeypatch):
+    monkeypatch.setattr(formats, "readable", lambda: formats.FORMATS[:-1])
+    root = plant("1.HEIC", "2.heif", "a/3.hif", "4.CR2", "5.dng", "6.dng", "7.jxl", "8.txt", ".DS_Store", "9.avif")
+    found = walk(bytes(root))
+    assert [file.path for file in found.files] == [b"9.avif"]
+    assert {reason: sorted(paths) for reason, paths in found.skipped.items()} == {
+        formats.NOT_HERE: [b"1.HEIC", b"2.heif", b"a/3.hif"],
+        formats.NOT_READ: [b"4.CR2", b"5.dng", b"6.dng", b"7.jxl"],
+        "not an image": [b"8.txt"],
+        "hidden": [b".DS_Store"],
+    }
+    assert formats.passed_over(found.skipped) == [
+        "3 HEIC images passed over: reading them needs the package pillow-heif (`pip install pillow-heif`)",
+        "4 images passed over, of formats that are not read (1 .cr2, 2 .dng, 1 .jxl): convert them to JPEG, PNG or "
+        "TIFF",
+    ]
+    assert formats.passed_over({"not an image": [b"8.txt"]}) == []

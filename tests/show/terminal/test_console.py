@@ -93,6 +93,18 @@ def test_a_long_line_is_not_broken(capsys):
     assert capsys.readouterr() == (text + "\n", "error: " + text + "\n")
 
 
+def test_a_long_line_is_broken_between_words_on_a_terminal_and_a_path_never(capsys, terminal, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    path = "/somewhere/" + "very-" * 20 + "deep/head.safetensors"
+    Console().say("the head is kept, with all its figures, for whoever wants to see them again -> " + path)
+    fail("word " * 30 + path)
+    out, err = capsys.readouterr()
+    for text in (out, ESCAPE.sub("", err)):
+        lines = text.splitlines()
+        assert len(lines) > 2 and lines[-1] == path
+        assert all(len(line) <= 60 and not line.endswith(" ") for line in lines[:-1])
+
+
 def test_markup_in_the_users_text_is_printed_as_it_is(capsys):
     fail("no folder [bold]x[/bold] [/nonsense] :ant:")
     assert capsys.readouterr().err == "error: no folder [bold]x[/bold] [/nonsense] :ant:\n"

@@ -17,25 +17,40 @@ CONTENTS = {
     "classes": {f"c{i}": {"train": 40, "val": 10} for i in range(25)},
     "created": None, "versions": {"h5py": "3"},
     "about": {"source": "photos", "root": "/a", "notes": [], "pretrained": False},
-    "provenance": {"transform": {"crop": 64}, "image_size": 64, "lr": 1e-3, "layers": ["a", "b"]},
+    "provenance": {"trunk": {"name": "resnet18", "layer": "avgpool"}, "weights": {"name": "random:0"},
+                   "transform": {"crop": 64}, "image_size": 64, "lr": 1e-3, "layers": ["a", "b"]},
 }  # fmt: skip
 
 
-def test_a_caches_contents_are_pairs_with_readable_names(printed):
-    lines = printed(words.contents(CONTENTS), 400).splitlines()
-    assert lines[0].strip() == "features/x.h5"
-    pairs = dict(re.split(r" {2,}", line.strip(), maxsplit=1) for line in lines[1:])
-    assert pairs["rows"] == "1,234 x 512 float16, 2.0 KiB"
-    assert pairs["splits"] == "1,000 train, 234 val" and pairs["failed"] == "2 corrupt"
-    assert pairs["classes"].startswith("25: c0 (50), ") and pairs["classes"].endswith("c19 (50), and 5 more")
+def pairs_of(text: str) -> dict[str, str]:
+    return dict(re.split(r" {2,}", line.strip(), maxsplit=1) for line in text.splitlines()[1:])
+
+
+def test_what_matters_of_a_cache_stands_first(printed):
+    text = printed(words.contents(CONTENTS), 400)
+    pairs = pairs_of(text)
+    assert text.splitlines()[0].strip() == "features/x.h5"
+    assert list(pairs) == [
+        *("features", "splits", "failed", "classes", "source", "trunk", "created", "settings fingerprint")
+    ]
+    assert pairs["features"] == "1,234 rows of 512 float16, 2.0 KiB"
+    assert pairs["splits"] == "1,000 train, 234 val" and pairs["failed"] == "2 corrupt (no features)"
+    assert pairs["trunk"] == "resnet18, avgpool; weights random:0 (random or unknown: not pretrained)"
+    assert pairs["classes"] == "25"
+
+
+def test_each_class_is_counted_in_each_split(printed):
+    lines = printed(words.per_class(CONTENTS)).splitlines()
+    assert lines[0].split() == ["Class", "Train", "Val"]
+    assert lines[2].split()[0] == "c0" and len(lines) == 2 + 20 + 1
+    assert lines[-1] == "the first 20 of 25 classes"
+
+
+def test_the_rest_are_pairs_with_readable_names_and_values(printed):
+    pairs = pairs_of(printed(words.details(CONTENTS), 400))
     assert pairs["split notes"] == "as the source gives them"
-    assert pairs["pretrained"] == "no: random or unknown weights"
-
-
-def test_settings_are_pairs_with_readable_values(printed):
-    pairs = [re.split(r" {2,}", line.strip()) for line in printed(words.contents(CONTENTS), 400).splitlines()]
-    for pair in (["transform.crop", "64"], ["image size", "64"], ["lr", "0.001"], ["created", "–"], ["layers", "a, b"]):
-        assert pair in pairs
+    expected = {"transform.crop": "64", "image size": "64", "lr": "0.001", "layers": "a, b"}
+    assert {name: pairs[name] for name in expected} == expected
 
 
 def test_fields_that_differ_stand_under_the_names_of_the_two_and_a_missing_one_is_a_dash(printed):
