@@ -108,10 +108,10 @@ def assemble(
     skipped: Mapping[str, list[bytes]],
     notes: Iterable[str] = (),
 ) -> Listing:
-    """Sort the items, number the classes, and check that heads can be learned from what is there.
+    """Sort the items, and number the classes.
 
     Raises:
-        DataError: no image, only one class, or a class that can be tested but not trained.
+        DataError: no image.
     """
     ordered = sorted(items)
     if not ordered:
@@ -122,7 +122,7 @@ def assemble(
     classes = tuple(sorted({item.label for item in ordered if item.label is not None}))
     number = {label: i for i, label in enumerate(classes)}
     labels = [UNLABELLED if item.label is None else number[item.label] for item in ordered]
-    listing = Listing(
+    return Listing(
         source=source,
         name=safe_name(name),
         images=images,
@@ -135,8 +135,6 @@ def assemble(
         skipped={reason: sorted(paths) for reason, paths in sorted(skipped.items()) if paths},
         notes=tuple(notes),
     )
-    _check_classes(listing)
-    return listing
 
 
 FOLDER_FORM = "a folder of class folders, a folder with train/ val/ test/, a folder of images"
@@ -169,7 +167,12 @@ def skip_summary(skipped: Mapping[str, list[bytes]]) -> str:
     return ", ".join(f"{n} {'skipped as' if i == 0 else 'as'} {reason}" for i, (n, reason) in enumerate(counts))
 
 
-def _check_classes(listing: Listing) -> None:
+def require_learnable(listing: Listing) -> None:
+    """Find out before long work whether a head can be learned from what is there, where there are labels.
+
+    Raises:
+        DataError: one class only, or a class that can be tested but not trained.
+    """
     if len(listing.classes) == 1:
         only, n = listing.classes[0], int((listing.labels >= 0).sum())
         raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -173,12 +174,23 @@ def test_a_run_is_repeated_by_its_record_to_the_same_bits(
     assert tensors(second) == tensors(first.run)
     one, two = (json.loads((run / "config.json").read_text()) for run in (first.run, second))
     assert one["settings"] == two["settings"] and one["cache"] == two["cache"]
-    assert main(["train", "--config", str(first.run / "config.json"), "--C", "0.01", "--solver", "exact"]) in (0, 2)
+    words = ["train", "--config", str(first.run / "config.json"), "--seed", "8", "--workspace", str(tmp_path), "--json"]
+    assert main(words) == 0
+    third = Path(json.loads(capsys.readouterr().out)["run"])
+    told = json.loads((third / "config.json").read_text())["settings"]
+    assert told == {**one["settings"], "seed": 8}
+
+
+def test_a_fine_tunings_record_names_the_run_that_lies_beside_it(workshop: SimpleNamespace, tmp_path: Path) -> None:
+    shutil.copytree(workshop.root / "runs", tmp_path / "runs")
+    found = asked("finetune", "--config", tmp_path / "runs" / workshop.tuned.run.name)
+    assert found.run == str(tmp_path / "runs" / workshop.head.run.name)
+    shutil.rmtree(tmp_path / "runs" / workshop.head.run.name)
+    found = asked("finetune", "--config", tmp_path / "runs" / workshop.tuned.run.name)
+    assert found.run == str(workshop.head.run.resolve())
 
 
 def test_a_record_names_the_cache_and_the_run_that_latest_meant(workshop: SimpleNamespace, tmp_path: Path) -> None:
-    import shutil
-
     (tmp_path / "features").mkdir()
     shutil.copy(workshop.cache.cache, tmp_path / "features" / "photos.h5")
     head = train(workspace=tmp_path)

@@ -49,7 +49,7 @@ def list_folder(source: str, root: bytes, *, name: str, notes: Iterable[str] = (
     """The images under ``root``, with classes and splits read off the folders' names.
 
     Raises:
-        DataError: no images, one class only, or folders that can be read in two ways.
+        DataError: no images, or folders that can be read in two ways.
     """
     found = walk(root)
     tops: dict[bytes, _Top] = {}

@@ -10,7 +10,7 @@ import os
 from pipeline.base.errors import DataError
 from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
-from pipeline.images.listing import Images, Listing, shown_source
+from pipeline.images.listing import Images, Listing, require_learnable, shown_source
 from pipeline.images.sources import digits, folder, manifest, torchvision
 from pipeline.images.sources.columns import Columns
 from pipeline.images.sources.files import Files, path_of
@@ -20,16 +20,23 @@ from pipeline.images.sources.source import Source
 SOURCES: tuple[Source, ...] = (torchvision, digits, manifest, folder)
 
 
-def list_source(spec: str, desk: Workspace, columns: Columns | None = None) -> Listing:
+def list_source(spec: str, desk: Workspace, columns: Columns | None = None, *, to_learn: bool = True) -> Listing:
     """The images of a folder, a CSV manifest, ``digits`` or ``torchvision:NAME``, without opening any of them.
 
     Sets that do not lie on disk yet are written under the workspace's ``data``; ``desk`` is told how far that is.
-    ``columns`` are those of a manifest.
+    ``columns`` are those of a manifest; ``to_learn`` says that a head is to learn from what is labelled.
 
     Raises:
-        DataError: nothing there, no images, one class only, folders or a manifest that cannot be understood; columns
-            of what has none.
+        DataError: nothing there, no images, folders or a manifest that cannot be understood, columns of what has none;
+            and to learn from, one class only, or a class that can be tested but not trained.
     """
+    listing = _listed(spec, desk, columns)
+    if to_learn:
+        require_learnable(listing)
+    return listing
+
+
+def _listed(spec: str, desk: Workspace, columns: Columns | None) -> Listing:
     source = _source_of(spec)
     if source is None:
         forms = ", or ".join(source.FORM for source in reversed(SOURCES))

@@ -25,7 +25,7 @@ class Source(Protocol):
         """Its images, without opening any; what must be fetched or written first lies under ``desk.data``.
 
         Raises:
-            DataError: nothing there, no images, one class only, or what cannot be understood.
+            DataError: nothing there, no images, or what cannot be understood.
         """
 
     def images(self, spec: str, place: str) -> Images:

@@ -145,7 +145,7 @@ def new_images(run: runs.Run, source: str, settings: EvaluateSettings, desk: Wor
         HeadError: a class that the head does not know.
     """
     require_head(run)
-    began, listing = time.perf_counter(), images.list_source(source, desk)
+    began, listing = time.perf_counter(), images.list_source(source, desk, to_learn=False)
     _tell(listing, desk)
     split, items = _chosen(listing, settings.split, desk)
     place = match_classes(run.config["classes"], listing.classes)

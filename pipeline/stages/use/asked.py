@@ -83,7 +83,7 @@ def _named(name: str, desk: Workspace) -> list[Asked]:
     if os.path.isfile(path):
         return _of_manifest(path, desk) if path.lower().endswith(MANIFEST) else [Asked(FILES, path)]
     if images.is_source(name):
-        listing = images.list_source(name, desk)
+        listing = images.list_source(name, desk, to_learn=False)
         return [Asked(listing.images, item) for item in listing.ids]
     if not os.path.lexists(path) and re.search(r"[*?[]", name):
         return [Asked(FILES, file) for file in _fitting(path)]

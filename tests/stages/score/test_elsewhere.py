@@ -108,6 +108,16 @@ def test_splits_are_taken_together_or_one_is_named(run: Path, new: Path, tmp_pat
         evaluate(run, images=new, split="val", workspace=tmp_path)
 
 
+def test_new_images_may_be_of_one_class_or_of_a_test_split_alone(run: Path, tmp_path: Path) -> None:
+    """What a head could not be learned from can be scored all the same."""
+    for i in range(3):
+        draw(tmp_path / "one" / "bee" / f"{i}.png", 1, 800 + i)
+        draw(tmp_path / "held" / "test" / "cat" / f"{i}.png", 2, 810 + i)
+        draw(tmp_path / "held" / "train" / "ant" / f"{i}.png", 0, 820 + i)
+    assert evaluate(run, images=tmp_path / "one", workspace=tmp_path).test["n"] == 3
+    assert evaluate(run, images=tmp_path / "held", split="test", workspace=tmp_path).test["n"] == 3
+
+
 def test_what_cannot_be_scored_is_refused_before_any_network(
     run: Path, new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
