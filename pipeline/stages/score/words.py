@@ -101,7 +101,7 @@ def figures_lines(test: Mapping[str, Any], what: str) -> list[str]:
 
 def _of_intervals(intervals: Mapping[str, Sequence[float] | None]) -> str:
     said = (
-        "in brackets 95 % intervals: how much another draw of test images would change a figure, not what other train "
+        "in brackets 95 % intervals: how much another draw of images would change a figure, not what other train "
         "images or another seed would"
     )
     missing = [SHARES[name] for name, interval in intervals.items() if interval is None]

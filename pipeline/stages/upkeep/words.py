@@ -230,11 +230,10 @@ def run_table(rows: Sequence[ListedRun]) -> Table:
         test = "" if row.test is None else percent(row.test)
         took = "" if row.seconds is None else seconds(row.seconds)
         note = Part(f"damaged: {row.damaged}", "bad") if row.damaged else Part(row.note)
-        cells.append([str(row.number), row.stage, row.data, told, val, test, took, _when(row.when), note])
+        cells.append([f"{row.number} {row.stage}", row.data, told, val, test, took, _when(row.when), note])
     columns = [
-        *figures("Run"),
-        Column("Stage"),
-        Column("Data", fit="fold"),
+        Column("Run"),
+        Column("Data", fit="cut"),
         Column("Settings", fit="wrap"),
         *figures("Val", "Test", "Time"),
         Column("When", role="dim"),
@@ -277,11 +276,12 @@ def _short(value: object) -> str:
 
 
 def _when(utc: str) -> str:
-    """A time of a record, to the minute, as the clock here showed it; as it is where it is none."""
+    """A time of a record as the clock here showed it, to the minute, or of other years the day; else as it is."""
     try:
-        return datetime.fromisoformat(utc).astimezone().strftime("%Y-%m-%d %H:%M")
+        then = datetime.fromisoformat(utc).astimezone()
     except ValueError:
         return utc
+    return then.strftime("%m-%d %H:%M" if then.year == datetime.now().year else "%Y-%m-%d")
 
 
 def listed(paths: Sequence[Path]) -> str:

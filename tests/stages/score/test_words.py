@@ -20,9 +20,7 @@ def test_every_figure_is_said_with_its_interval() -> None:
         "test: accuracy 95.3 % (93.0 to 97.1), balanced accuracy 94.0 %, macro-F1 93.5 % (91.0 to 96.0), "
         "AUROC 0.9912, log-loss 0.2000, 1,234 images"
     )
-    assert meaning.startswith(
-        "in brackets 95 % intervals: how much another draw of test images would change a figure, not"
-    )
+    assert meaning.startswith("in brackets 95 % intervals: how much another draw of images would change a figure, not")
     assert second == (
         "calibration error 4.1 %; with all logits divided by a temperature, 1.700, fitted on val: 1.2 %, "
         "log-loss 0.1800"
