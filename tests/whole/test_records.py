@@ -473,7 +473,7 @@ def test_what_is_written_is_read(kind: Kind) -> None:
         ("dtype", "float8", "'float16' or 'float32' is needed"),
         ("precision", "int8", "'float32' or 'bfloat16' is needed"),
         ("engine.name", "abacus", "'torch' or 'onnxruntime' is needed"),
-        ("engine.device", "tpu", "'cpu' or 'cuda' is needed"),
+        ("engine.device", "tpu", "'cpu' or 'cuda' or 'mps' is needed"),
         ("weights.sha256", "0" * 63, "64 hex digits is needed"),
         ("view", {"number": 0, "seed": 1}, "provenance.view.number is 0"),
         ("trunk.layer", "layer9", "the features are of 'layer9', and resnet18 has avgpool, layer3: extract"),

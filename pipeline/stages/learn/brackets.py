@@ -24,7 +24,8 @@ from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch
 from pipeline.heads.minibatch.halving import Halving, successive_halving
 from pipeline.heads.minibatch.space import sample_configs
-from pipeline.stages.learn.held_out import HeldOut, of_folds, refit_folds
+from pipeline.runs.held_out import HeldOut
+from pipeline.stages.learn.held_out import of_folds, refit_folds
 from pipeline.stages.learn.kept import Fit, make_head, minibatch_fit, observed, trace_row
 from pipeline.stages.learn.settings import EXACT, SearchSettings
 from pipeline.stages.learn.state import SearchState

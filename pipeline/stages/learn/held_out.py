@@ -7,48 +7,22 @@ out together: a head that has learned an image's copy knows the image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 
 from pipeline.base.errors import HeadError
 from pipeline.base.spelling import option
 from pipeline.heads import folds as dealt
+from pipeline.runs.held_out import HeldOut
 from pipeline.runs.pixels import labelled
 from pipeline.stages.learn.task import Task
 
 FOLDS = 5
-FILE = "held_out.safetensors"
 REFERENCES = 8192  # rows at most among which a row's nearest is looked for
 PIECE = 2048  # rows that are compared with them at once
-
-
-@dataclass(frozen=True, eq=False)
-class HeldOut:
-    """Logits (n, C) float32 of rows by a head that did not learn from them; cache ``rows`` (n,) and labels ``y`` (n,).
-
-    ``fold`` (n,) int64 is the fold that a row was left out in, 0 for all where one head scored them. ``distance`` (n,)
-    float32 is 1 - the cosine of the raw features with those of the nearest row that the head did learn from.
-    """
-
-    logits: NDArray[np.float32]
-    rows: NDArray[np.int64]
-    y: NDArray[np.int64]
-    fold: NDArray[np.int64]
-    distance: NDArray[np.float32]
-
-    @property
-    def folds(self) -> int:
-        """How many there are."""
-        return int(self.fold.max()) + 1
-
-    def file(self) -> bytes:
-        """As a safetensors file."""
-        return safetensors.numpy.save({name: np.ascontiguousarray(tensor) for name, tensor in vars(self).items()})
 
 
 def of_folds(task: Task[Any], logits: NDArray[np.float32], folds: NDArray[np.int64]) -> HeldOut:

@@ -19,9 +19,10 @@ from pipeline.heads.scores.calibration import fit_temperature
 from pipeline.heads.scores.metrics import log_softmax
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
+from pipeline.runs.held_out import FILE, HeldOut
 from pipeline.runs.recipe import about_of
 from pipeline.show.trace import observe
-from pipeline.stages.learn.held_out import FILE, HeldOut, of_val
+from pipeline.stages.learn.held_out import of_val
 from pipeline.stages.learn.settings import EXACT
 from pipeline.stages.learn.task import Task
 from pipeline.store import Cache

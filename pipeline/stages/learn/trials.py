@@ -16,7 +16,7 @@ from pipeline.heads.exact.path import ExactFit
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.passes import FitResult
 from pipeline.heads.scores.metrics import classification_report
-from pipeline.stages.learn.held_out import HeldOut
+from pipeline.runs.held_out import HeldOut
 from pipeline.stages.learn.kept import Fit, linear_logits, make_head, minibatch_fit
 from pipeline.stages.learn.task import Task
 from pipeline.store.rows import Rows

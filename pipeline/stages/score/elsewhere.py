@@ -22,6 +22,7 @@ from pipeline.images import Listing, Loaded
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_of
 from pipeline.runs.folder import require_key as require_run_key
+from pipeline.runs.held_out import read_held_out
 from pipeline.runs.network import PREDICT_BATCH, Classifier, classified, load_classifier, temperature_of
 from pipeline.runs.recipe import images_from
 from pipeline.stages.score import ledger, words
@@ -55,13 +56,36 @@ def own_split(run: runs.Run, split: str, settings: EvaluateSettings, desk: Works
     require_head(run)
     began, cache = time.perf_counter(), cache_of(run)
     _, chosen = splits_of(cache, split)
-    learned = [name for name in run.config.get("learned_from", ["train"]) if name in chosen]
-    if learned:
-        desk.watch.warn(words.learned(run.folder.name, learned, alone=len(learned) == len(chosen)))
     scored, before = _of_cache(run, cache, chosen, settings, desk)
+    learned = [name for name in run.config.get("learned_from", ["train"]) if name in chosen]
+    scored, folds = _left_out(run, cache, learned, scored)
+    if folds is not None:
+        desk.watch.say(words.left_out(run.folder.name, learned, folds))
+    elif learned:
+        desk.watch.warn(words.learned(run.folder.name, learned, alone=len(learned) == len(chosen)))
     figures = figures_of(scored, cache.classes, temperature_of(run))
-    result = EvaluateResult(run.folder, figures, time.perf_counter() - began, now(), split, scored_before=before)
+    took = time.perf_counter() - began
+    result = EvaluateResult(run.folder, figures, took, now(), split, scored_before=before, folds=folds)
     return Scored(result, scored, named_by(cache, desk))
+
+
+def _left_out(run: runs.Run, cache: Cache, learned: list[str], scored: ScoredRows) -> tuple[ScoredRows, int | None]:
+    """The rows that the head has learned from, as heads say that left them out; and in how many folds, if it is known.
+
+    Raises:
+        HeadError: what is kept of it is damaged.
+    """
+    held = read_held_out(run.folder, len(cache.classes)) if learned else None
+    if held is None:
+        return scored, None
+    known = np.isin(cache.splits[scored.rows], [SPLITS.index(name) for name in learned])
+    place = dict(zip(held.rows.tolist(), range(len(held.rows)), strict=True))
+    at = [place.get(row, -1) for row in scored.rows[known].tolist()]
+    if -1 in at:
+        return scored, None
+    logits = scored.logits.copy()
+    logits[known] = held.logits[at]
+    return dataclasses.replace(scored, logits=logits), held.folds
 
 
 def other_cache(run: runs.Run, data: str, settings: EvaluateSettings, desk: Workspace) -> Scored | None:

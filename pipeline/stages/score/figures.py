@@ -103,8 +103,9 @@ class EvaluateResult:
     ``cache`` is another one's name, if it was, and ``images`` that of a new source. ``scored_before``: how many other
     runs of the workspace had been scored on these test rows then; None where no test rows were scored, or where that
     was before they were counted. ``shared`` is how many of another cache's or source's images the run was fitted or
-    chosen on; None where nobody looked. ``wrong``, in ``errors`` as a file, and ``confusion``, a picture, are there
-    where they were asked for.
+    chosen on; None where nobody looked. ``folds``: rows that the head has learned from were scored by so many heads of
+    its settings that had not; None where there are no such rows, or no such heads. ``wrong``, in ``errors`` as a file,
+    and ``confusion``, a picture, are there where they were asked for.
     """
 
     run: Path
@@ -116,6 +117,7 @@ class EvaluateResult:
     scored_before: int | None = None
     images: str | None = None
     shared: int | None = None
+    folds: int | None = None
     errors: Path | None = None
     wrong: tuple[WrongImage, ...] | None = None
     confusion: Path | None = None
@@ -143,7 +145,7 @@ class EvaluateResult:
         Raises:
             HeadError: it cannot be written.
         """
-        kept = ("test", "seconds", "scored", "split", "cache", "scored_before", "images", "shared")
+        kept = ("test", "seconds", "scored", "split", "cache", "scored_before", "images", "shared", "folds")
         told = {name: getattr(self, name) for name in kept}
         with writing(self.run):
             write_json(self.file, {n: v for n, v in told.items() if v is not None or n in ("cache", "scored_before")})

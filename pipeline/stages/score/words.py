@@ -54,6 +54,12 @@ def wrong(found: Sequence[WrongImage], rows: str) -> Table:
     return Table([*columns, *figures("Probability")], shown, f"Wrong, most confident first: {rows}", more)
 
 
+def left_out(run: str, splits: Sequence[str], folds: int) -> str:
+    """Whose answers the figures are where the head itself has learned from the rows."""
+    rows = " and ".join(splits)
+    return f"{run} has learned from the {rows} rows: they are scored by {folds} heads of its settings that have not"
+
+
 def learned(run: str, splits: Sequence[str], alone: bool) -> str:
     """A warning where a head is scored on rows that it has learned from; ``alone`` says that there are no others."""
     rows = f"these {' and '.join(splits)} rows" if alone else f"the {' and '.join(splits)} rows among these"

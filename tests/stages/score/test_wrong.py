@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import safetensors.torch
 import torch
 from PIL import Image
 
 from pipeline import evaluate, open_cache, search
-from pipeline.base.errors import ConfigError
+from pipeline.base.errors import ConfigError, HeadError
 from pipeline.cli.main import main
 from pipeline.heads.artifact import load_head
 
@@ -92,13 +93,32 @@ def test_an_own_split_is_scored_without_a_look_at_test(run: Path, workshop: Simp
     assert len((tmp_path / "tested.jsonl").read_text().splitlines()) == 1
 
 
-@pytest.mark.parametrize(("refit", "told"), [(True, True), (False, False)])
-def test_a_head_that_has_learned_from_val_says_so(
-    workshop: SimpleNamespace, tmp_path: Path, listener: Any, refit: bool, told: bool
+def test_rows_that_a_head_has_learned_from_are_scored_by_heads_that_left_them_out(
+    workshop: SimpleNamespace, tmp_path: Path, listener: Any
 ) -> None:
-    found = search(workshop.cache.cache, Cs=(1e-3, 1e-2), refit=refit, evaluate=False, workspace=tmp_path)
-    evaluate(found.run, errors=tmp_path / "w.csv", workspace=tmp_path, watch=listener)
-    assert ("has learned from these val rows" in listener.text) is told
+    found = search(workshop.cache.cache, Cs=(1e-3, 1e-2), evaluate=False, workspace=tmp_path)
+    kept = safetensors.numpy.load_file(found.run / "held_out.safetensors")
+    val = np.isin(kept["rows"], open_cache(workshop.cache.cache).rows("val"))
+    scored = evaluate(found.run, errors=tmp_path / "w.csv", workspace=tmp_path, watch=listener)
+    assert scored.test["accuracy"] == float((kept["logits"][val].argmax(axis=1) == kept["y"][val]).mean())
+    assert scored.folds == 5 and "has learned from the val rows: they are scored by 5 heads" in listener.text
+    assert json.loads(scored.file.read_text())["folds"] == 5
+    everything = evaluate(found.run, split="all", workspace=tmp_path)
+    assert everything.folds == 5 and everything.test["n"] == 60
+    (found.run / "held_out.safetensors").write_bytes(b"x")
+    with pytest.raises(HeadError, match="held_out.safetensors is damaged"):
+        evaluate(found.run, split="val", workspace=tmp_path)
+    (found.run / "held_out.safetensors").unlink()
+    assert evaluate(found.run, split="val", workspace=tmp_path, watch=listener).folds is None
+    assert "has learned from these val rows: on new images it is wrong more often" in listener.text
+
+
+def test_a_head_that_has_not_learned_from_val_scores_it_itself(
+    workshop: SimpleNamespace, tmp_path: Path, listener: Any
+) -> None:
+    found = search(workshop.cache.cache, Cs=(1e-3, 1e-2), refit=False, evaluate=False, workspace=tmp_path)
+    assert evaluate(found.run, split="val", workspace=tmp_path, watch=listener).folds is None
+    assert "has learned from" not in listener.text
 
 
 def test_nothing_wrong_is_a_list_without_rows(workshop: SimpleNamespace, tmp_path: Path, listener: Any) -> None:
