@@ -54,6 +54,7 @@ R = TypeVar("R")
 FORMAT = "pipeline-run"
 FORMAT_VERSION = 1
 NUMBERS_LOCK = ".numbers.lock"
+HIGHEST = ".highest"  # the number of a run that was deleted: it is not given again
 PATIENCE = 60.0  # seconds that another process may take for its number
 _CURE = "give the folder of a whole run, or train again"
 
@@ -211,7 +212,16 @@ def _next_number(runs: Path) -> int:
             names += os.listdir(draft)
     names += os.listdir(runs)
     numbers = [int(m.group(1)) for name in names if (m := re.match(r"(\d{4,})-", name))]
-    return max(numbers, default=0) + 1
+    return max([*numbers, highest(runs)]) + 1
+
+
+def highest(runs: Path) -> int:
+    """The highest number that a deleted run had; 0 where none was deleted."""
+    try:
+        written = (runs / HIGHEST).read_text(encoding="ascii", errors="replace").strip()
+    except FileNotFoundError:
+        return 0
+    return int(written) if re.fullmatch("[0-9]{1,9}", written) else 0
 
 
 def find_run(spec: str | Path, desk: Workspace) -> Run:
@@ -244,11 +254,18 @@ def run_folder(spec: str | Path, desk: Workspace) -> Path:
         desk.watch.say(f"latest run: {with_head[-1]}")
         return runs / with_head[-1]
     numbered = [n for n in known if text.isdigit() and number_of(n) == int(text)]
+    named = [n for n in known if n.split("-", 2)[2:] == [text]]
+    if len(named) == 1 and not numbered:
+        numbered = named
     for folder in (Path(text), runs / text, *(runs / n for n in numbered)):
         if (folder / "config.json").is_file():
             return folder
     shown = ", ".join(known[-5:]) or "none yet: train a head first with `pipeline train`"
-    raise HeadError(f"no run {text!r}: give a run's folder, its name or number, or {LATEST!r}; in {runs}: {shown}")
+    more = "..., " if len(known) > 5 else ""
+    file = (
+        f"{text!r} is a file, and the run stands first (`latest`, say)" if Path(text).is_file() else f"no run {text!r}"
+    )
+    raise HeadError(f"{file}: give a run's folder, its name or number, or {LATEST!r}; in {runs}: {more}{shown}")
 
 
 def learned_from_other(path: Path, content: str, desk: Workspace) -> list[str]:
@@ -288,6 +305,11 @@ def result_of(run: Run, kind: type[R]) -> R:
         return made({**run.metrics, "run": str(run.folder)}, kind)
     except Malformed as error:
         raise HeadError(f"{run.folder}/metrics.json: {error}; {_CURE}") from error
+
+
+def is_run_name(name: str) -> bool:
+    """Whether a folder is named as a workspace's runs are: NUMBER-STAGE-NAME."""
+    return re.fullmatch(r"[0-9]{4,}-[a-z]+-.+", name) is not None
 
 
 def number_of(name: str) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.base.errors import HeadError
 from pipeline.base.files import draft_in, locked, move, remove, write_text, writing
 from pipeline.base.records import read_file
-from pipeline.runs.folder import NUMBERS_LOCK, PATIENCE
+from pipeline.runs.folder import HIGHEST, NUMBERS_LOCK, PATIENCE, highest, is_run_name, number_of
 
 NOTE = "note.txt"
 _LONGEST = 1 << 16  # bytes of a note
@@ -66,5 +66,8 @@ def delete_run(folder: Path) -> None:
     Raises:
         HeadError: it cannot be removed.
     """
-    with writing(folder.parent), draft_in(folder.parent) as draft:
+    runs = folder.parent
+    with writing(runs), locked(runs / NUMBERS_LOCK, patience=PATIENCE), draft_in(runs) as draft:
+        if is_run_name(folder.name):
+            write_text(runs / HIGHEST, f"{max(highest(runs), number_of(folder.name))}\n")
         folder.replace(draft / folder.name)

@@ -55,7 +55,7 @@ def cache_path(spec: str, desk: Workspace) -> Path:
         latest = max(there, key=lambda path: path.stat().st_mtime_ns)
         desk.watch.say(f"latest cache: {latest.name}")
         return latest
-    if Path(spec).exists() or "/" in spec:
+    if Path(spec).is_file() or "/" in spec:
         return Path(spec)
     exact = [p for p in there if p.name in (spec, spec + ".h5")]
     found = exact or [p for p in there if p.name.startswith(spec)]

@@ -135,6 +135,6 @@ def test_a_signal_at_any_moment_is_one_line(
         return  # it was quicker
     # Where it fell into code that a C library runs, Python ends by the signal itself: to a shell it is 130, too.
     assert done.returncode in (130, -signal.SIGINT)
-    (line,) = lines_but_progress(done.stderr)
-    assert line.startswith("stopped")
+    # Python itself prints where a signal fell into a callback (of an import, say) that cannot pass it on.
+    (line,) = [line for line in lines_but_progress(done.stderr) if line.startswith("stopped")]
     assert "the same command" in line or "nothing was begun" in line

@@ -72,7 +72,14 @@ def _learned_from(desk: Workspace) -> Learned:
 
 
 def _changed(paths: list[Path], settings: CatalogSettings, desk: Workspace, learned: Learned) -> list[Path]:
-    """What is there when the note is written, the name given, or all of it deleted."""
+    """What is there when the note is written, the name given, or all of it deleted.
+
+    Raises:
+        CacheError, HeadError: something that is named is not one of ours: it is left alone.
+    """
+    if settings.delete or settings.note is not None or settings.rename is not None:
+        for path in paths:
+            _require_ours(path, settings.caches, desk)
     if settings.delete:
         _delete(paths, settings, desk, learned)
         return []
@@ -84,6 +91,21 @@ def _changed(paths: list[Path], settings: CatalogSettings, desk: Workspace, lear
     return paths
 
 
+def _require_ours(path: Path, caches: bool, desk: Workspace) -> None:
+    """Raises where a path is not a cache's or a run's, so that nothing else is renamed or deleted.
+
+    A damaged one is known by its place and name in the workspace; elsewhere, it must be whole.
+    """
+    if caches:
+        ours = path.is_file() and path.suffix == ".h5" and not path.is_symlink()
+        if not ours:
+            raise CacheError(f"{path} is no feature cache: nothing but caches is changed here")
+        if path.resolve().parent != desk.features.resolve():
+            about_of(open_cache(path))
+    elif path.resolve().parent != desk.runs.resolve() or not runs.is_run_name(path.name):
+        runs.load_run(path)
+
+
 def _delete(paths: Sequence[Path], settings: CatalogSettings, desk: Workspace, learned: Learned) -> None:
     size = sum(_size(file) for path in paths for file in (files_of(path) if settings.caches else [path]))
     for path in paths if settings.caches else ():
@@ -92,7 +114,8 @@ def _delete(paths: Sequence[Path], settings: CatalogSettings, desk: Workspace, l
     question = words.delete(paths, size)
     if not (settings.yes or desk.watch.confirm(question)):
         raise (CacheError if settings.caches else HeadError)(
-            f"nothing was deleted ({words.listed(paths)}): answer yes, or give {option('yes', True)}"
+            f"nothing was deleted ({words.listed(paths)}): say yes where you are asked at a terminal, or give "
+            f"{option('yes', True)}"
         )
     for path in paths:
         (delete_cache if settings.caches else delete_run)(path)

@@ -291,8 +291,9 @@ def listed(paths: Sequence[Path]) -> str:
 
 
 def delete(paths: Sequence[Path], n_bytes: int) -> str:
-    """The question before something is deleted."""
-    return f"delete {listed(paths)} ({size(n_bytes)})?"
+    """The question before something is deleted: where it lies, and how much it is."""
+    places = ", ".join(dict.fromkeys(str(path.parent) for path in paths))
+    return f"delete {listed(paths)} in {places} ({size(n_bytes)})?"
 
 
 def still_needed(cache: str, runs: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from pipeline.base.errors import DataError
 from pipeline.base.machine import cores
 from pipeline.base.spelling import option
 from pipeline.base.watch import Tracker
+from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
 from pipeline.images import Geometry, Loaded
 from pipeline.images.memory import load_picture
@@ -28,6 +29,7 @@ from pipeline.stages.use.results import Prediction, Predictions, class_columns
 from pipeline.stages.use.settings import PredictSettings
 from pipeline.stages.use.words import Passage
 
+NAMED = 3  # of the images that cannot be used
 SHOWN = 50  # predictions of a table; a file or --format has all
 
 
@@ -61,7 +63,9 @@ def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
                 f"{option('format', 'jsonl')} gives all"
             )
     if bad:
-        desk.watch.warn(f"{len(bad)} of {len(found)} images cannot be used")
+        named = "; ".join(f"{one.path!a}: {one.error}" for one in bad[:NAMED])
+        more = f"; and {len(bad) - NAMED:,} more" if len(bad) > NAMED else ""
+        desk.watch.warn(f"{len(bad):,} of {many(len(found), 'image')} cannot be used: {named}{more}")
     return found
 
 

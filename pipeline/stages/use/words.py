@@ -41,7 +41,7 @@ def predictions(found: Sequence[Prediction]) -> Table:
         rows.append(
             [p.path, _decision(p), percent(p.top[0][1]), ", ".join(f"{name} {percent(q)}" for name, q in others)]
         )
-    columns = [Column("Image", fit="fold"), Column("Class", fit="cut"), *figures("Probability")]
+    columns = [Column("Image", fit="fold"), Column("Class", fit="wrap"), *figures("Probability")]
     return Table([*columns, Column("Next" if every is None else "All", fit="fold", role="dim")], rows)
 
 
@@ -55,7 +55,7 @@ def _abreast(found: Sequence[Prediction], classes: Sequence[str]) -> Table:
         each = [ABSENT] * len(classes) if p.probabilities is None else map(percent, p.probabilities.values())
         rows.append([p.path, _decision(p), *each, p.error or ""])
     shares = [Column(name, right=True, fit="cut") for name in classes]
-    columns = [Column("Image", fit="fold"), Column("Class", fit="cut"), *shares, Column(fit="fold", role="dim")]
+    columns = [Column("Image", fit="fold"), Column("Class", fit="wrap"), *shares, Column(fit="fold", role="dim")]
     if any(p.error is not None for p in found):
         return Table(columns, rows)
     return Table(columns[:-1], [row[:-1] for row in rows])

@@ -183,7 +183,8 @@ def test_nothing_is_deleted_without_a_yes(root: Path) -> None:
     before, no = tree(root), Yes(False)
     with pytest.raises(HeadError, match=r"nothing was deleted \(0001-train-one, 0002-search-two\).*yes=True"):
         catalog(["1", "2"], delete=True, workspace=root, watch=no)
-    assert re.fullmatch(r"delete 0001-train-one, 0002-search-two \([\d.]+ [KM]iB\)\?", no.asked[0])
+    where = re.escape(str(root / "runs"))
+    assert re.fullmatch(rf"delete 0001-train-one, 0002-search-two in {where} \([\d.]+ [KM]iB\)\?", no.asked[0])
     with pytest.raises(CacheError, match="nothing was deleted"):
         catalog("one", caches=True, delete=True, workspace=root)
     assert tree(root) == before
@@ -200,6 +201,46 @@ def test_what_is_deleted_is_gone_and_its_scores_stay_counted(root: Path) -> None
     catalog(["1", "2"], delete=True, yes=True, workspace=root)
     assert names(root) == []
     assert not list((root / "runs").glob("*.draft")) + list((root / "runs").glob(".*.draft"))
+
+
+def test_nothing_but_caches_and_runs_is_renamed_noted_or_deleted(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders of photographs, other files, folders with somebody else's config.json, and the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("two", "precious"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "photo.jpg").write_bytes(b"mine")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"architectures": ["ResNet"]}')
+    (tmp_path / "table.csv").write_text("path,label\n")
+    (tmp_path / "other.h5").write_bytes(b"no cache")
+    before = {str(p): p.is_file() and p.read_bytes() for p in tmp_path.rglob("*") if root not in p.parents}
+    for change in ({"delete": True, "yes": True}, {"rename": "foo"}, {"note": "x"}):
+        for name in ("precious", str(tmp_path / "precious"), "./two", "table.csv", "./other.h5", ".", "two/photo.jpg"):
+            with pytest.raises(CacheError):
+                catalog(name, caches=True, workspace=root, **change)
+        for name in ("precious", "model", str(tmp_path / "model"), "."):
+            with pytest.raises(HeadError):
+                catalog(name, workspace=root, **change)
+    after = {str(p): p.is_file() and p.read_bytes() for p in tmp_path.rglob("*") if root not in p.parents}
+    assert after == before
+    assert open_cache("two", workspace=root).path == root / "features" / "two.h5"  # not the folder of that name
+    catalog("two", caches=True, delete=True, yes=True, workspace=root)
+    assert (tmp_path / "two" / "photo.jpg").exists() and not (root / "features" / "two.h5").exists()
+
+
+def test_a_deleted_runs_number_is_not_given_again(root: Path) -> None:
+    catalog("3", delete=True, yes=True, workspace=root)
+    catalog("2", delete=True, yes=True, workspace=root)
+    assert train("one", C=1, workspace=root).run.name == "0004-train-one"
+
+
+def test_a_renamed_run_is_found_by_its_new_name(root: Path) -> None:
+    catalog("1", rename="baseline-of-may", workspace=root)
+    assert evaluate("baseline-of-may", workspace=root).run == root / "runs" / "0001-train-baseline-of-may"
+    with pytest.raises(HeadError, match="no run 'one'|no run 'ones'"):
+        evaluate("ones", workspace=root)
 
 
 def test_a_damaged_run_or_cache_is_a_row_and_can_be_deleted(root: Path) -> None:
