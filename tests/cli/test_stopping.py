@@ -71,9 +71,16 @@ def test_of_several_who_say_what_is_kept_the_innermost_is_heard() -> None:
     assert told(KeyboardInterrupt()) == "stopped; nothing was changed: the same command begins anew"
 
 
+def heard() -> None:
+    """In the child: Ctrl-C is heard, also where the tests run in the background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def interrupted(words: list[str], root: Path, after: float) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipeline", *words, "--workspace", str(root)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root, preexec_fn=heard
+    )
     time.sleep(after)
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=120)
@@ -102,6 +109,7 @@ def test_while_the_program_is_being_loaded_it_is_one_line_too(tmp_path: Path) ->
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": path},
+        preexec_fn=heard,
     )
     assert child.stdout is not None and child.stdout.readline() == "loading\n"
     child.send_signal(signal.SIGINT)

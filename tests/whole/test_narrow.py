@@ -14,6 +14,8 @@ from pipeline.base.values import Bar, Cell, Part, Steps, Table, Value
 from pipeline.base.watch import Watch
 from pipeline.stages.use import words as use_words
 
+pytestmark = pytest.mark.slow  # it runs every command once: half a minute
+
 Shown = list[tuple[str, Value]]
 
 

@@ -6,8 +6,9 @@ Looks at test rows go through here, and are counted before they are taken (``led
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +20,14 @@ from pipeline.base.machine import resolve_device
 from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import require_key
+from pipeline.heads.scores.calibration import calibrated, expected_calibration_error
+from pipeline.heads.scores.intervals import score_intervals
+from pipeline.heads.scores.metrics import classification_report, softmax
 from pipeline.runs import folder as runs
 from pipeline.runs.network import head_of, logits_of_split
 from pipeline.runs.pixels import labelled
 from pipeline.stages.score import ledger
-from pipeline.stages.score.figures import ScoredRows
+from pipeline.stages.score.figures import Figures, ScoredRows
 from pipeline.stages.score.ledger import Scorer
 from pipeline.store import Cache
 from pipeline.store.rows import load_rows
@@ -101,3 +105,19 @@ def score_rows(cache: Cache, splits: tuple[str, ...], logits_of: LogitsOf) -> Sc
             raise HeadError(f"{cache.path.name} has no labelled {split} rows: {cure}")
         parts.append(ScoredRows(logits_of(split), rows, cache.labels[rows]))
     return ScoredRows(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(ScoredRows)))
+
+
+def figures_of(scored: ScoredRows, classes: Sequence[str], temperature: float) -> Figures:
+    """Every figure as plain JSON values, with its interval; ``calibrated``: None where the temperature is 1."""
+    scores = classification_report(scored.y, scored.logits, classes)
+    intervals = score_intervals(scores.confusion, scores.top5)
+    after = None
+    if temperature != 1:
+        after = dataclasses.asdict(calibrated(scored.logits, scored.y, temperature))
+    found = {
+        **scores.to_json(),
+        "ece_expected": expected_calibration_error(softmax(scored.logits).max(axis=1)),
+        "intervals": {name: None if ends is None else list(ends) for name, ends in intervals.items()},
+        "calibrated": after,
+    }
+    return cast(Figures, found)

@@ -26,8 +26,8 @@ from pipeline.runs.held_out import read_held_out
 from pipeline.runs.network import PREDICT_BATCH, Classifier, classified, load_classifier, temperature_of
 from pipeline.runs.recipe import images_from
 from pipeline.stages.score import ledger, words
-from pipeline.stages.score.answers import by_run, look, require_head, score_rows
-from pipeline.stages.score.figures import EvaluateResult, ScoredRows, figures_of, now
+from pipeline.stages.score.answers import by_run, figures_of, look, require_head, score_rows
+from pipeline.stages.score.figures import EvaluateResult, ScoredRows, now
 from pipeline.stages.score.ledger import Scorer
 from pipeline.stages.score.settings import EvaluateSettings
 from pipeline.store import Cache

@@ -26,9 +26,9 @@ from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_of
 from pipeline.runs.network import temperature_of
 from pipeline.stages.score import words
-from pipeline.stages.score.answers import LogitsOf, by_run, look, require_head, score_rows
+from pipeline.stages.score.answers import LogitsOf, by_run, figures_of, look, require_head, score_rows
 from pipeline.stages.score.elsewhere import Scored, named_by, new_images, other_cache, own_split
-from pipeline.stages.score.figures import EvaluateResult, ScoredRows, figures_of, now, recorded
+from pipeline.stages.score.figures import EvaluateResult, ScoredRows, now, recorded
 from pipeline.stages.score.ledger import Scorer
 from pipeline.stages.score.settings import EvaluateSettings
 from pipeline.stages.score.wrong import require_places, write_confusion, write_errors, wrong_images

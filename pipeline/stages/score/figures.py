@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict, cast
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,6 @@ from pipeline.base.errors import HeadError
 from pipeline.base.files import write_json, writing
 from pipeline.base.records import read_record
 from pipeline.base.schema import Count, NotNegative, Positive, Rule, Share, Size
-from pipeline.heads.scores.calibration import calibrated, expected_calibration_error
-from pipeline.heads.scores.intervals import score_intervals
-from pipeline.heads.scores.metrics import classification_report, softmax
 
 EVALUATION = "evaluation.json"
 SHARES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1", "top5": "top-5"}
@@ -178,22 +174,6 @@ def recorded(folder: Path) -> EvaluateResult | None:
     kept = read_record(path, Evaluation, HeadError, "bring it back from a copy, or train again")
     how = kept.get("split", "test"), kept.get("cache"), kept.get("scored_before")
     return EvaluateResult(folder, kept["test"], kept["seconds"], kept["scored"], *how)
-
-
-def figures_of(scored: ScoredRows, classes: Sequence[str], temperature: float) -> Figures:
-    """Every figure as plain JSON values, with its interval; ``calibrated``: None where the temperature is 1."""
-    scores = classification_report(scored.y, scored.logits, classes)
-    intervals = score_intervals(scores.confusion, scores.top5)
-    after = None
-    if temperature != 1:
-        after = dataclasses.asdict(calibrated(scored.logits, scored.y, temperature))
-    found = {
-        **scores.to_json(),
-        "ece_expected": expected_calibration_error(softmax(scored.logits).max(axis=1)),
-        "intervals": {name: None if ends is None else list(ends) for name, ends in intervals.items()},
-        "calibrated": after,
-    }
-    return cast(Figures, found)
 
 
 def now() -> str:
