@@ -31,7 +31,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # file -> what it imports where it is needed and not on top. The reasons: help, and an extraction that finds nothing to
 # do, must import no torch; optional packages are imported where they are asked for.
 DEFERRED = {
-    "__main__.py": {"pipeline.cli.main"},
+    "__main__.py": {"pipeline.base.interrupt", "pipeline.cli.main"},
     "base/machine.py": {"torch"},
     "base/ranks.py": {"numpy", "numpy.typing", "torch", "torch.distributed"},
     "base/system.py": {"fcntl", "msvcrt"},

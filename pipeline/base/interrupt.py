@@ -29,7 +29,12 @@ def on_interrupt(kept: str) -> Iterator[None]:
         raise
 
 
-def told(stop: KeyboardInterrupt) -> str:
+def is_stop(error: BaseException | None) -> bool:
+    """Whether it is Ctrl-C, or what Python made of it where it came while a class was made or a library imported."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or is_stop(error.__cause__))
+
+
+def told(stop: BaseException) -> str:
     """What Ctrl-C came with."""
     return str(next(iter(getattr(stop, "__notes__", ())), f"stopped; {ANEW}"))
 

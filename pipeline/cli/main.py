@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from pipeline.base.errors import Interrupted, PipelineError
-from pipeline.base.interrupt import told
+from pipeline.base.interrupt import is_stop, told
 from pipeline.base.spelling import as_flags
 from pipeline.base.workspace import Workspace
 from pipeline.cli.commands import COMMANDS
@@ -44,7 +44,12 @@ def _main(arguments: Sequence[str]) -> int:
         # The reader of our output went away (`pipeline ... | head`): nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:
+    except Exception as error:
+        if is_stop(error):
+            _fail(told(error), arguments, stopped)
+            return 130
+        if not isinstance(error, OSError):
+            raise
         # What the system refuses has its own words where that is likely; this is for wherever else a disk can fail.
         what = f"{os.fspath(error.filename)!a}: " if error.filename is not None else ""
         _fail(f"{what}{error.strerror or error}; when that is mended, the same command goes on from there", arguments)

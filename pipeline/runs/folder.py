@@ -53,6 +53,7 @@ R = TypeVar("R")
 
 FORMAT = "pipeline-run"
 FORMAT_VERSION = 1
+RUN_NAME = re.compile(r"(?P<number>[0-9]{4,})-(?P<stage>[a-z]+)-.+")
 NUMBERS_LOCK = ".numbers.lock"
 HIGHEST = ".highest"  # the number of a run that was deleted: it is not given again
 PATIENCE = 60.0  # seconds that another process may take for its number
@@ -180,7 +181,7 @@ def new_run(
                 "format": FORMAT,
                 "format_version": FORMAT_VERSION,
                 "stage": stage,
-                "settings": record(settings, cache=about["cache"]["path"], run=run and str(run.resolve())),
+                "settings": record(settings, cache=cache["path"], run=run and str(run.resolve())),
                 "given": given(settings),
                 **about,
                 "cache": {**cache, "from_here": way(final, cache["path"])},
@@ -253,19 +254,18 @@ def run_folder(spec: str | Path, desk: Workspace) -> Path:
             raise HeadError(f"no run in {runs} yet: train a head first with `pipeline train`")
         desk.watch.say(f"latest run: {with_head[-1]}")
         return runs / with_head[-1]
-    numbered = [n for n in known if text.isdigit() and number_of(n) == int(text)]
+    meant = [n for n in known if text.isdigit() and number_of(n) == int(text)]
     named = [n for n in known if n.split("-", 2)[2:] == [text]]
-    if len(named) == 1 and not numbered:
-        numbered = named
-    for folder in (Path(text), runs / text, *(runs / n for n in numbered)):
+    meant = meant or (named if len(named) == 1 else [])
+    for folder in (Path(text), runs / text, *(runs / n for n in meant)):
         if (folder / "config.json").is_file():
             return folder
     shown = ", ".join(known[-5:]) or "none yet: train a head first with `pipeline train`"
     more = "..., " if len(known) > 5 else ""
-    file = (
-        f"{text!r} is a file, and the run stands first (`latest`, say)" if Path(text).is_file() else f"no run {text!r}"
+    first = ", which is a file (the run stands first)" if Path(text).is_file() else ""
+    raise HeadError(
+        f"no run {text!r}{first}: give a run's folder, its name or number, or {LATEST!r}; in {runs}: {more}{shown}"
     )
-    raise HeadError(f"{file}: give a run's folder, its name or number, or {LATEST!r}; in {runs}: {more}{shown}")
 
 
 def learned_from_other(path: Path, content: str, desk: Workspace) -> list[str]:
@@ -309,7 +309,7 @@ def result_of(run: Run, kind: type[R]) -> R:
 
 def is_run_name(name: str) -> bool:
     """Whether a folder is named as a workspace's runs are: NUMBER-STAGE-NAME."""
-    return re.fullmatch(r"[0-9]{4,}-[a-z]+-.+", name) is not None
+    return RUN_NAME.fullmatch(name) is not None
 
 
 def number_of(name: str) -> int:
@@ -360,7 +360,7 @@ def cache_of(run: Run) -> Cache:
         CacheError: it is gone, has another key, or other rows, labels or splits.
     """
     recorded, name = run.config["cache"], run.folder.name
-    places, features = _recorded_places(run.folder, recorded), run.folder.parent.parent / "features"
+    places, features = _recorded_places(run.folder, recorded), Workspace(run.folder.parent.parent).features
     there = [place for place in places if place.exists()]
     found: list[Cache] = []
     for place in there:

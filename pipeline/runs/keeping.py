@@ -5,17 +5,15 @@ Scores stay counted whatever becomes of a run: the ledger knows it by its weight
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from pipeline.base.errors import HeadError
 from pipeline.base.files import draft_in, locked, move, remove, write_text, writing
 from pipeline.base.records import read_file
-from pipeline.runs.folder import HIGHEST, NUMBERS_LOCK, PATIENCE, highest, is_run_name, number_of
+from pipeline.runs.folder import HIGHEST, NUMBERS_LOCK, PATIENCE, RUN_NAME, highest, is_run_name, number_of
 
 NOTE = "note.txt"
 _LONGEST = 1 << 16  # bytes of a note
-_NAME = re.compile(r"(?P<number>[0-9]+)-(?P<stage>[a-z]+)-(?P<name>.*)")
 
 
 def read_note(path: Path) -> str:
@@ -47,7 +45,7 @@ def rename_run(folder: Path, name: str) -> Path:
     Raises:
         HeadError: it is not one of a workspace's runs, or cannot be renamed.
     """
-    found = _NAME.fullmatch(folder.name)
+    found = RUN_NAME.fullmatch(folder.name)
     if found is None:
         raise HeadError(f"{folder} is not named NUMBER-STAGE-NAME, as a workspace's runs are: rename it by hand")
     target = folder.with_name(f"{found['number']}-{found['stage']}-{name}")

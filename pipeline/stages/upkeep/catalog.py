@@ -43,7 +43,7 @@ def catalog(settings: CatalogSettings, desk: Workspace) -> CatalogReport:
     if settings.csv:
         desk.watch.write(_as_csv(report.to_json()[report.of]))
     elif report.rows:
-        desk.watch.show(table)
+        desk.watch.result(table)
     elif not settings.delete:
         desk.watch.say(words.nothing_yet(desk.features if settings.caches else desk.runs, report.of))
     return report
@@ -119,7 +119,7 @@ def _delete(paths: Sequence[Path], settings: CatalogSettings, desk: Workspace, l
         )
     for path in paths:
         (delete_cache if settings.caches else delete_run)(path)
-        desk.watch.say(f"deleted {path}")
+        desk.watch.result(f"deleted {path}")
 
 
 def _size(path: Path) -> int:
