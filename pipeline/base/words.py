@@ -6,9 +6,11 @@ exists and is wrong.
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 ABSENT = "–"
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -83,6 +85,13 @@ def named(names: Sequence[str], most: int = 5) -> str:
     """Names in quotes, of many the first few and how many more: ``'ant', 'bee' and 3 more``."""
     shown = ", ".join(repr(visible(name)) for name in names[:most])
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as lines of CSV, cells quoted where they need it; each ends with a line feed."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue()
 
 
 def size(n_bytes: int | None) -> str:

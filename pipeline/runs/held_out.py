@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from pipeline.base.errors import HeadError
-from pipeline.base.records import read_file
-from pipeline.base.schema import Malformed
+from pipeline.runs.tensors import read_tensors
 
 FILE = "held_out.safetensors"
 
@@ -40,26 +37,18 @@ class HeldOut:
         """As a safetensors file."""
         return safetensors.numpy.save({name: np.ascontiguousarray(tensor) for name, tensor in vars(self).items()})
 
-    def fits(self, n_classes: int) -> bool:
+    def fits(self) -> bool:
         """Whether these are tensors of such types and shapes; what is read from a file need not be."""
         whole = (self.rows, self.y, self.fold)
         flat = all(a.dtype == np.int64 and a.shape == self.logits.shape[:1] for a in whole)
-        return flat and self.logits.dtype == np.float32 and self.logits.shape[1:] == (n_classes,)
+        return flat and len(self.rows) > 0 and self.logits.dtype == np.float32 and self.logits.ndim == 2
 
 
-def read_held_out(folder: Path, n_classes: int) -> HeldOut | None:
+def read_held_out(folder: Path) -> HeldOut | None:
     """What is kept of it in a run's folder, if anything is.
 
     Raises:
         HeadError: it is damaged.
     """
     path = folder / FILE
-    try:
-        found = HeldOut(**safetensors.numpy.load(read_file(path, None)))
-        if not found.fits(n_classes):
-            raise Malformed("its tensors are not of one number of rows, or of other types")
-    except FileNotFoundError:
-        return None
-    except (OSError, TypeError, Malformed, safetensors.SafetensorError) as error:
-        raise HeadError(f"{path} is damaged ({error}): delete it, or search again") from error
-    return found
+    return read_tensors(path, HeldOut, "delete it, or search again") if path.exists() else None

@@ -75,13 +75,13 @@ def _left_out(run: runs.Run, cache: Cache, learned: list[str], scored: ScoredRow
     Raises:
         HeadError: what is kept of it is damaged.
     """
-    held = read_held_out(run.folder, len(cache.classes)) if learned else None
+    held = read_held_out(run.folder) if learned else None
     if held is None:
         return scored, None
     known = np.isin(cache.splits[scored.rows], [SPLITS.index(name) for name in learned])
     place = dict(zip(held.rows.tolist(), range(len(held.rows)), strict=True))
     at = [place.get(row, -1) for row in scored.rows[known].tolist()]
-    if -1 in at:
+    if -1 in at or held.logits.shape[1] != scored.logits.shape[1]:
         return scored, None
     logits = scored.logits.copy()
     logits[known] = held.logits[at]

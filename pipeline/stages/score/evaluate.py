@@ -14,17 +14,14 @@ import dataclasses
 import time
 from pathlib import Path
 
-import safetensors
 import safetensors.numpy
 
-from pipeline.base.errors import HeadError
 from pipeline.base.files import write_bytes, writing
-from pipeline.base.records import read_file
-from pipeline.base.schema import Malformed
 from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_of
 from pipeline.runs.network import temperature_of
+from pipeline.runs.tensors import read_tensors
 from pipeline.stages.score import words
 from pipeline.stages.score.answers import LogitsOf, by_run, figures_of, look, require_head, score_rows
 from pipeline.stages.score.elsewhere import Scored, named_by, new_images, other_cache, own_split
@@ -153,14 +150,7 @@ def _taken(
 
 
 def _kept_logits(folder: Path) -> ScoredRows:
-    path = folder / LOGITS
-    try:
-        kept = ScoredRows(**safetensors.numpy.load(read_file(path, None)))
-        if not kept.fits():
-            raise Malformed("its tensors are not of one number of rows, or of other types")
-    except (OSError, TypeError, Malformed, safetensors.SafetensorError) as error:
-        raise HeadError(f"{path} is damaged ({error}): delete it, and its rows are scored again") from error
-    return kept
+    return read_tensors(folder / LOGITS, ScoredRows, "delete it, and its rows are scored again")
 
 
 def _write_logits(folder: Path, scored: ScoredRows) -> None:

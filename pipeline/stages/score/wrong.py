@@ -5,8 +5,6 @@ Knows a result's logits and names; reads no rows and chooses nothing.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ import numpy as np
 from pipeline.base.errors import ConfigError
 from pipeline.base.files import make_folder, try_writing, write_bytes, writing
 from pipeline.base.spelling import option
-from pipeline.base.words import many
+from pipeline.base.words import csv_text, many
 from pipeline.base.workspace import Workspace
 from pipeline.heads.scores.metrics import softmax
 from pipeline.show.pictures import confusion_picture
@@ -75,11 +73,7 @@ def write_errors(found: Sequence[WrongImage], n: int, rows: str, file: Path, des
 
 
 def _csv(found: Sequence[WrongImage]) -> str:
-    out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(COLUMNS)
-    table.writerows((one.path, one.true, one.predicted, f"{one.probability:.6f}") for one in found)
-    return out.getvalue()
+    return csv_text([COLUMNS, *((one.path, one.true, one.predicted, f"{one.probability:.6f}") for one in found)])
 
 
 def write_confusion(result: EvaluateResult, rows: str, file: Path, desk: Workspace) -> None:

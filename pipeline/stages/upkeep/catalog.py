@@ -5,15 +5,14 @@ A run or cache that is damaged is a row that says so: a list is where one looks 
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.base.errors import CacheError, HeadError
 from pipeline.base.spelling import option
+from pipeline.base.words import csv_text
 from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
 from pipeline.runs.keeping import NOTE, delete_run, read_note, rename_run, write_note
@@ -201,10 +200,5 @@ def _sorted(rows: list[L], by: str | None) -> list[L]:
 
 def _as_csv(rows: Sequence[dict[str, Any]]) -> str:
     """One line for each, under a line of names; what is no single value is JSON."""
-    text = io.StringIO()
-    plain: Callable[[Any], Any] = lambda v: json.dumps(v) if isinstance(v, (dict, list)) else v  # noqa: E731
-    writer = csv.writer(text, lineterminator="\n")
-    if rows:
-        writer.writerow(rows[0])
-    writer.writerows([plain(value) for value in row.values()] for row in rows)
-    return text.getvalue()
+    plain = [[json.dumps(v) if isinstance(v, (dict, list, tuple)) else v for v in row.values()] for row in rows]
+    return csv_text([rows[0], *plain] if rows else [])

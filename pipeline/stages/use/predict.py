@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 from collections.abc import Generator, Iterator, Sequence
@@ -17,7 +15,7 @@ from pipeline.base.errors import DataError
 from pipeline.base.machine import cores
 from pipeline.base.spelling import option
 from pipeline.base.watch import Tracker
-from pipeline.base.words import many
+from pipeline.base.words import csv_text, many
 from pipeline.base.workspace import Workspace
 from pipeline.images import Geometry, Loaded
 from pipeline.images.memory import load_picture
@@ -42,7 +40,7 @@ def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
     found = Predictions()
     columns = csv_columns(classifier.classes, settings)
     if settings.format == "csv":
-        desk.watch.write(_csv_line(columns))
+        desk.watch.write(csv_text([columns]))
     follow = desk.watch.track("predict", len(asked)) if len(asked) > PREDICT_BATCH else nullcontext(Tracker())
     with follow as tracker, closing(_loaded(asked, classifier.geometry)) as loaded:
         for batch, used, answer in classified(classifier, loaded):
@@ -126,13 +124,7 @@ def _tell(p: Prediction, settings: PredictSettings, columns: int, desk: Workspac
             each = [p.probability, *(p.probabilities or {}).values()]
             cells = [f"{q:.6f}" for q in each if q is not None]
         cells = [p.path, p.class_name or "", *cells]
-        desk.watch.write(_csv_line([*cells, *[""] * (columns - 1 - len(cells)), p.error or ""]))
-
-
-def _csv_line(cells: Sequence[str]) -> str:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerow(cells)
-    return out.getvalue()
+        desk.watch.write(csv_text([[*cells, *[""] * (columns - 1 - len(cells)), p.error or ""]]))
 
 
 def _ranked(
