@@ -34,9 +34,6 @@ def _main(arguments: Sequence[str]) -> int:
     except Interrupted as stop:
         _fail(str(stop), arguments, stopped)
         return 128 + stop.signal
-    except PipelineError as error:
-        _fail(str(error), arguments)
-        return 2
     except KeyboardInterrupt as stop:
         _fail(told(stop), arguments, stopped)
         return 130
@@ -45,9 +42,12 @@ def _main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        if is_stop(error):
+        if is_stop(error):  # a library may have made its own error of it
             _fail(told(error), arguments, stopped)
             return 130
+        if isinstance(error, PipelineError):
+            _fail(str(error), arguments)
+            return 2
         if not isinstance(error, OSError):
             raise
         # What the system refuses has its own words where that is likely; this is for wherever else a disk can fail.

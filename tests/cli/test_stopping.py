@@ -23,6 +23,7 @@ import pipeline.stages.upkeep.audit
 import pipeline.stages.upkeep.inspect
 import pipeline.stages.use.export
 import pipeline.stages.use.predict
+from pipeline.base.errors import HeadError
 from pipeline.base.interrupt import is_stop, on_interrupt, told
 from pipeline.cli.main import main
 from pipeline.stages import extract, finetune, learn, score, upkeep, use
@@ -118,6 +119,20 @@ def test_while_the_program_is_being_loaded_it_is_one_line_too(tmp_path: Path) ->
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=60)
     assert (child.returncode, err) == (130, "stopped; nothing was begun\n")
+
+
+def test_an_error_that_a_library_made_of_a_stop_is_a_stop(
+    workshop: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def swallow(*_: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as stop:
+            raise HeadError("could not be exported: give another format") from stop
+
+    monkeypatch.setattr(use.export.runs, "find_run", swallow)
+    assert main(["export", "--workspace", str(workshop.root)]) == 130
+    assert capsys.readouterr().err.startswith("stopped; ")
 
 
 def test_what_python_makes_of_a_stop_while_a_class_is_made_is_a_stop() -> None:
