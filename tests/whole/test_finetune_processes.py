@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,13 +71,19 @@ def tuned_runs(root: Path) -> list[Path]:
     return sorted((root / "runs").glob("*-finetune-*"))
 
 
+def free_port() -> int:
+    """A port below those that systems give out by themselves: one of these could be another socket's a moment later."""
+    while True:
+        with socket.socket() as taken, suppress(OSError):
+            taken.bind(("127.0.0.1", random.randrange(15_000, 30_000)))
+            return int(taken.getsockname()[1])
+
+
 def started(
     server: ForkServerContext, run: Path, root: Path, log: Path, options: dict[str, Any], ranks: int
 ) -> list[Any]:
     """The job's processes, each with a log of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     children = [
         server.Process(target=job, args=(str(run), str(root), f"{log}.{rank}", options, rank, ranks, port))
         for rank in range(ranks)
