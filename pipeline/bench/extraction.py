@@ -18,7 +18,7 @@ from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio
 from pipeline.bench.trunk import WEIGHTS, random_trunk
 from pipeline.stages.extract.doors import extract
 from pipeline.trunk.engines.open import open_engine
-from pipeline.trunk.frozen import DEFAULT_BATCH
+from pipeline.trunk.frozen import default_batch
 from pipeline.trunk.identity import TrunkSpec, available_engines
 
 WHOLE_GOAL = Goal(floor=2.0)
@@ -68,7 +68,7 @@ def bench_extract(
     whole. By default there are as many photographs as make one extraction take about 25 s.
     """
     device = resolve_device("auto")
-    engine, batch = engine or available_engines(device)[0], batch or DEFAULT_BATCH[device]
+    engine, batch = engine or available_engines(device)[0], batch or default_batch(device, image_size)
     info, model, dim = random_trunk(trunk, image_size, bench.folder)
     spec = TrunkSpec(info, info.layer("last"), engine, "float32", device)
     pure = open_engine(spec, model, dim, batch=batch, work_dir=bench.folder / "engines")

@@ -23,7 +23,7 @@ from pipeline.heads.minibatch.fit import fit_minibatch
 from pipeline.heads.problem import Problem, Split
 from pipeline.store import open_cache
 from pipeline.trunk.engines.open import open_engine
-from pipeline.trunk.frozen import DEFAULT_BATCH
+from pipeline.trunk.frozen import default_batch
 from pipeline.trunk.identity import TrunkSpec, available_engines
 
 BATCHED_GOAL = Goal(floor=5.0, aim=8.0)
@@ -116,7 +116,7 @@ def bench_epoch(
     X, y = power_law(rows, dim, 10, seed=0)
     config = MinibatchConfig(epochs=EPOCHS, batch_size=BATCH)
     device = resolve_device("auto")
-    batch, name = batch or DEFAULT_BATCH[device], available_engines(device)[0]
+    batch, name = batch or default_batch(device, image_size), available_engines(device)[0]
     info, model, dim = random_trunk(trunk, image_size, bench.folder)
     spec = TrunkSpec(info, info.layer("last"), name, "float32", device)
     engine = open_engine(spec, model, dim, batch=batch, work_dir=bench.folder)

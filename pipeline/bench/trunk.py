@@ -18,7 +18,7 @@ from pipeline.trunk.engines.base import Engine
 from pipeline.trunk.engines.check import check_engine
 from pipeline.trunk.engines.open import open_engine
 from pipeline.trunk.families.family import CLASSES, anatomy_of
-from pipeline.trunk.frozen import DEFAULT_BATCH
+from pipeline.trunk.frozen import default_batch
 from pipeline.trunk.identity import Changes, TrunkSpec, WeightsInfo, available_engines, with_changes
 from pipeline.trunk.lookup import find_weights
 from pipeline.trunk.surgery import behead, build, trunk_at
@@ -45,7 +45,7 @@ def bench_trunk(
     ``product`` is the side of the square float32 matrices that ``torch.mm`` multiplies.
     """
     device = resolve_device("auto")
-    batch = batch or DEFAULT_BATCH[device]
+    batch = batch or default_batch(device, image_size)
     info, model, _ = random_trunk(trunk, image_size, bench.folder)
     pixels = np.random.default_rng(0).integers(0, 256, (batch, 3, image_size, image_size), dtype=np.uint8)
     ways: dict[str, Callable[[], float]] = {EAGER: rate(batch * batches, _eager(info, pixels, device, batches))}

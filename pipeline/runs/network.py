@@ -31,12 +31,12 @@ from pipeline.runs.pixels import labelled, pixel_batches
 from pipeline.runs.recipe import Recipe
 from pipeline.store import Cache, Features
 from pipeline.trunk.families.family import anatomy_of
-from pipeline.trunk.frozen import FrozenTrunk
+from pipeline.trunk.frozen import FrozenTrunk, default_batch
 from pipeline.trunk.identity import WeightsInfo
 from pipeline.trunk.surgery import build, freeze, load_tensors
 
 MODEL_FILE = "model.safetensors"
-PREDICT_BATCH = 16  # images
+NETWORK_BATCH = 64  # images that a fine-tuned network takes at once; nothing is padded
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,13 @@ class Answer:
 class Classifier:
     """A run's network, ready for pixels; make it with :func:`load_classifier`."""
 
-    def __init__(self, run: runs.Run, recipe: Recipe, *, device: str, work_dir: Path) -> None:
+    def __init__(self, run: runs.Run, recipe: Recipe, *, images: int, device: str, work_dir: Path) -> None:
         self.run, self.classes = run, tuple(run.config["classes"])
         # One image must not wait for an ONNX export: the torch engine gives the same features to about 1e-6.
         self.recipe = recipe.computed(engine="torch", device=device, precision="float32")
         self.geometry: Geometry = self.recipe.geometry()
+        # A batch is padded to its full size: for one image it is one.
+        self.batch = min(images, default_batch(device, self.recipe.trunk.info.transform.crop))
         self.temperature = temperature_of(run)
         self._network: nn.Module | None = None
         if run.stage == "finetune":
@@ -66,10 +68,10 @@ class Classifier:
             self._classifier = classifier_of(self._network, self.recipe.trunk.info)
         else:
             self._head = head_of(run)
-            self._trunk = FrozenTrunk(self.recipe.trunk, batch=PREDICT_BATCH, work_dir=work_dir)
+            self._trunk = FrozenTrunk(self.recipe.trunk, batch=self.batch, work_dir=work_dir)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Answer:
-        """Features and logits of (n, 3, S, S) uint8 pixels, n <= PREDICT_BATCH."""
+        """Features and logits of (n, 3, S, S) uint8 pixels, n <= ``batch``."""
         if self._network is None:
             # The head learned from features as they are stored: round them in the same way.
             features = self._trunk.features(pixels).astype(self.recipe.dtype).astype(np.float32)
@@ -79,20 +81,22 @@ class Classifier:
         return Answer(features, logits, softmax(logits / self.temperature))
 
 
-def load_classifier(run: runs.Run, desk: Workspace, *, device: str) -> Classifier:
-    """The run's trunk and head, or its fine-tuned network.
+def load_classifier(run: runs.Run, desk: Workspace, *, images: int, device: str) -> Classifier:
+    """The run's trunk and head, or its fine-tuned network, for so many images.
 
     Raises:
         HeadError, WeightsError: files missing, changed or not fitting.
     """
-    return Classifier(run, runs.recipe_of(run, desk), device=resolve_device(device), work_dir=desk.engines)
+    return Classifier(
+        run, runs.recipe_of(run, desk), images=images, device=resolve_device(device), work_dir=desk.engines
+    )
 
 
 def classified(
     classifier: Classifier, loaded: Iterator[Loaded]
 ) -> Iterator[tuple[list[Loaded], list[int], Answer | None]]:
     """Images in batches: the batch, the places in it of those that could be used, and what is said of these, if any."""
-    while batch := list(itertools.islice(loaded, PREDICT_BATCH)):
+    while batch := list(itertools.islice(loaded, classifier.batch)):
         pixels = {place: item.pixels for place, item in enumerate(batch) if item.pixels is not None}
         yield batch, list(pixels), classifier(np.stack(list(pixels.values()))) if pixels else None
 
@@ -213,7 +217,7 @@ def logits_of_rows(
     network = load_network(run, recipe.trunk.info).to(resolve_device(device))
     classifier = classifier_of(network, recipe.trunk.info)
     batches = pixel_batches(
-        cache, rows.tolist(), geometry=recipe.geometry(), size=min(size, 4 * PREDICT_BATCH), workers=cores()
+        cache, rows.tolist(), geometry=recipe.geometry(), size=min(size, NETWORK_BATCH), workers=cores()
     )
     for at, pixels in batches:
         yield np.array(at, np.int64), network_forward(network, classifier, pixels, recipe.trunk.info)[1]
@@ -229,7 +233,7 @@ def network_logits(
     """
     rows, parts = labelled(cache, split), []
     geometry, classifier = recipe.geometry(), classifier_of(network, recipe.trunk.info)
-    batches = pixel_batches(cache, rows.tolist(), geometry=geometry, size=4 * PREDICT_BATCH, workers=cores())
+    batches = pixel_batches(cache, rows.tolist(), geometry=geometry, size=NETWORK_BATCH, workers=cores())
     with desk.watch.track(split, len(rows)) as tracker:
         for part, pixels in batches:
             parts.append(network_forward(network, classifier, pixels, recipe.trunk.info)[1])

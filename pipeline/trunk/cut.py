@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.func import functional_call
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.spelling import option
@@ -101,13 +102,24 @@ def _back(nodes: Sequence[fx.Node], start: fx.Node) -> fx.Graph:
 
 
 def shape_of(front: nn.Module, image_size: int) -> tuple[int, ...]:
-    """The shape of what ``front`` gives for one image; it stays as it is, in the mode that it is in."""
+    """The shape of what ``front`` gives for one image; it stays as it is, in the mode that it is in.
+
+    Without computing anything, on tensors that have shapes alone, where all that the network does can be done so.
+
+    Raises:
+        What networks raise for sizes that they cannot take.
+    """
     parameter = next(front.parameters())
-    image = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
+    image = torch.empty(1, 3, image_size, image_size, device="meta", dtype=parameter.dtype)
+    shapes = {name: tensor.to("meta") for name, tensor in [*front.named_parameters(), *front.named_buffers()]}
     learning = [module for module in front.modules() if module.training]
+    front.eval()
     try:
         with torch.inference_mode():
-            found: Any = front.eval()(image)
+            try:
+                found: Any = functional_call(front, shapes, (image,))
+            except Exception:  # not all can be done on shapes alone, and an error's words are to be the network's own
+                found = front(torch.zeros(image.shape, device=parameter.device, dtype=parameter.dtype))
     finally:
         for module in learning:
             module.training = True

@@ -24,7 +24,16 @@ from pipeline.trunk.identity import TrunkSpec
 from pipeline.trunk.surgery import fingerprint, trunk_at
 from pipeline.trunk.weights import load_model
 
-DEFAULT_BATCH = {"cpu": 16, "cuda": 128, "mps": 64}
+DEFAULT_BATCH = {"cpu": 16, "cuda": 128, "mps": 64}  # images of 224 px and more
+MOST = 8  # times as many small ones: at 32 px more bring nothing, and blocks have so many rows
+
+
+def default_batch(device: str, image_size: int) -> int:
+    """Images in one forward pass: as many as have the pixels of DEFAULT_BATCH images of 224 px, a power of two more."""
+    more = 1
+    while more < MOST and 2 * more * image_size**2 <= 224**2:
+        more *= 2
+    return more * DEFAULT_BATCH[kind_of_device(device)]
 
 
 class FrozenTrunk:
@@ -51,7 +60,7 @@ class FrozenTrunk:
                 f"{spec.info.trunk} cannot take images of {size} px ({reason}): give another {option('image_size')}"
             ) from error
         self._fingerprint = fingerprint(self.trunk)
-        self.engine = self.open(batch or DEFAULT_BATCH[kind_of_device(spec.device)])
+        self.engine = self.open(batch or default_batch(spec.device, size))
 
     def open(self, batch: int) -> Engine:
         """An engine of this trunk with another batch size; it becomes the one in use."""

@@ -76,6 +76,16 @@ def test_a_shape_is_found_without_a_trace() -> None:
     assert [m.training for m in network.modules()] == modes
 
 
+def test_a_network_that_needs_numbers_for_its_shapes_is_given_them() -> None:
+    class Dense(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) if x.sum().item() == 0 else x
+
+    assert shape_of(Dense(3, 7, 2), 5) == (7, 4, 4)
+    with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
+        shape_of(Dense(3, 7, 6), 5)
+
+
 # -- what cannot be cut -----------------------------------------------------------------------------------------------
 
 SMALL = Anatomy(

@@ -14,7 +14,7 @@ from pipeline.base.errors import ConfigError, EngineError, PipelineError, Weight
 from pipeline.base.workspace import Workspace
 from pipeline.trunk import identity
 from pipeline.trunk.engines.torch import TorchEngine
-from pipeline.trunk.frozen import FrozenTrunk
+from pipeline.trunk.frozen import FrozenTrunk, default_batch
 from pipeline.trunk.identity import Changes, TrunkSpec
 from pipeline.trunk.lookup import find_weights
 
@@ -29,6 +29,18 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> TrunkSpec:
 @pytest.fixture
 def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "batch"),
+    [
+        *[("cpu", 518, 16), ("cpu", 224, 16), ("cpu", 159, 16), ("cpu", 158, 32), ("cpu", 112, 64), ("cpu", 32, 128)],
+        *[("cuda:1", 224, 128), ("cuda", 96, 512), ("cuda", 16, 1024), ("mps", 64, 512)],
+    ],
+)
+def test_small_images_go_through_in_larger_batches(device: str, size: int, batch: int) -> None:
+    """No more pixels than in a batch of 224 px, and never more than a block of rows."""
+    assert default_batch(device, size) == batch
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on_with_the_same_images(

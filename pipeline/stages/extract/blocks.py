@@ -30,7 +30,7 @@ from pipeline.stages.extract.results import Shares, Work
 from pipeline.stages.extract.settings import ExtractSettings
 from pipeline.store import Cache, Failure, Writer, append_failures, open_partial, partial_failures_path, partial_path
 from pipeline.store.fill import blocks_to_do, one_by_one
-from pipeline.trunk.frozen import FrozenTrunk
+from pipeline.trunk.frozen import FrozenTrunk, default_batch
 from pipeline.trunk.weights import confirm
 
 
@@ -228,7 +228,10 @@ def do_blocks(
         fresh = int((origin.donor[rows] < 0).sum()) if rows else 0
         if fresh and ranks.first:
             _confirm_weights(writer, settings, desk)
-        trunk = FrozenTrunk(recipe.trunk, batch=settings.batch_size, work_dir=desk.engines) if fresh else None
+        # Batches do not cross blocks: one larger than these would be padded each time.
+        size = recipe.geometry().crop
+        batch = settings.batch_size or min(target.block_rows, default_batch(recipe.trunk.device, size))
+        trunk = FrozenTrunk(recipe.trunk, batch=batch, work_dir=desk.engines) if fresh else None
         workers = settings.workers or cores()
         ahead = 4 * workers + (trunk.engine.batch if trunk else 0)
         limits = Limits(settings.max_pixels or MAX_PIXELS)

@@ -67,7 +67,9 @@ class ExtractSettings:
     )
     device: str = st.device()
     batch_size: int | None = st.option(
-        None, "images in one forward pass; by default 16 on a CPU, 128 on a GPU (64 on mps)", minimum=1
+        None,
+        "images in one forward pass; by default 16 on a CPU, 128 on a GPU (64 on mps), more if they are small",
+        minimum=1,
     )
     workers: int | None = st.option(None, "decoding threads; by default one per core", minimum=1)
     block_rows: int | None = st.option(

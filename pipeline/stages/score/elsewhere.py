@@ -23,7 +23,7 @@ from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_of
 from pipeline.runs.folder import require_key as require_run_key
 from pipeline.runs.held_out import read_held_out
-from pipeline.runs.network import PREDICT_BATCH, Classifier, classified, load_classifier, temperature_of
+from pipeline.runs.network import Classifier, classified, load_classifier, temperature_of
 from pipeline.runs.recipe import images_from
 from pipeline.stages.score import ledger, words
 from pipeline.stages.score.answers import by_run, figures_of, look, require_head, score_rows
@@ -173,7 +173,7 @@ def new_images(run: runs.Run, source: str, settings: EvaluateSettings, desk: Wor
     _tell(listing, desk)
     split, items = _chosen(listing, settings.split, desk)
     place = match_classes(run.config["classes"], listing.classes)
-    classifier = load_classifier(run, desk, device=settings.device)
+    classifier = load_classifier(run, desk, images=len(items), device=settings.device)
     ids = [listing.ids[item] for item in items.tolist()]
     digests = images.digest_many(listing.images, ids, workers=cores())
     names = [listing.classes[label] for label in listing.labels[items].tolist()]
@@ -245,7 +245,7 @@ def _answered(
     good: list[int] = []
     parts: list[NDArray[np.float32]] = []
     bad: list[Loaded] = []
-    loader = images.Loader(listing.images, classifier.geometry, workers=cores(), ahead=2 * PREDICT_BATCH)
+    loader = images.Loader(listing.images, classifier.geometry, workers=cores(), ahead=2 * classifier.batch)
     with loader, desk.watch.track("evaluate", len(ids)) as tracker:
         for batch, used, answer in classified(classifier, loader.load(enumerate(ids))):
             good += [batch[i].index for i in used]

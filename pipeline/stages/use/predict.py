@@ -17,10 +17,10 @@ from pipeline.base.spelling import option
 from pipeline.base.watch import Tracker
 from pipeline.base.words import csv_text, many
 from pipeline.base.workspace import Workspace
-from pipeline.images import Geometry, Loaded
+from pipeline.images import Loaded
 from pipeline.images.memory import load_picture
 from pipeline.runs import folder as runs
-from pipeline.runs.network import PREDICT_BATCH, Answer, Classifier, classified, load_classifier, normalised
+from pipeline.runs.network import Answer, Classifier, classified, load_classifier, normalised
 from pipeline.stages.use import words
 from pipeline.stages.use.asked import Asked, find_images
 from pipeline.stages.use.results import Prediction, Predictions, class_columns
@@ -36,13 +36,13 @@ def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
     aside = desk if settings.format == "table" else desk.silent()  # else standard output is another program's
     run = runs.find_run(settings.run, aside)
     asked = find_images(settings.images, aside)
-    classifier = load_classifier(run, desk, device=settings.device)
+    classifier = load_classifier(run, desk, images=len(asked), device=settings.device)
     found = Predictions()
     columns = csv_columns(classifier.classes, settings)
     if settings.format == "csv":
         desk.watch.write(csv_text([columns]))
-    follow = desk.watch.track("predict", len(asked)) if len(asked) > PREDICT_BATCH else nullcontext(Tracker())
-    with follow as tracker, closing(_loaded(asked, classifier.geometry)) as loaded:
+    follow = desk.watch.track("predict", len(asked)) if len(asked) > classifier.batch else nullcontext(Tracker())
+    with follow as tracker, closing(_loaded(asked, classifier)) as loaded:
         for batch, used, answer in classified(classifier, loaded):
             names = [asked[item.index].name for item in batch]
             for prediction in _of_batch(batch, names, used, answer, classifier, settings, desk):
@@ -67,15 +67,15 @@ def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
     return found
 
 
-def _loaded(asked: Sequence[Asked], geometry: Geometry) -> Generator[Loaded, None, None]:
+def _loaded(asked: Sequence[Asked], classifier: Classifier) -> Generator[Loaded, None, None]:
     """The images in order, ``index`` their place in ``asked``; one loader for those that lie in one place."""
     for source, group in itertools.groupby(enumerate(asked), key=lambda entry: entry[1].images):
         if source is None:
             for index, one in group:
                 assert one.picture is not None
-                yield load_picture(index, one.picture, geometry)
+                yield load_picture(index, one.picture, classifier.geometry)
             continue
-        with images.Loader(source, geometry, workers=cores(), ahead=2 * PREDICT_BATCH) as loader:
+        with images.Loader(source, classifier.geometry, workers=cores(), ahead=2 * classifier.batch) as loader:
             yield from loader.load((index, one.item) for index, one in group)
 
 

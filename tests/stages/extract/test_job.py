@@ -91,6 +91,12 @@ def test_rows_are_labelled_split_and_ordered(photos: Path, tmp_path: Path, quick
         assert [os.fsdecode(i).split("/")[0] for i in part.ids] == [cache.classes[c] for c in part.y]
 
 
+def test_a_batch_is_no_larger_than_a_block(photos: Path, tmp_path: Path, quick: Quick) -> None:
+    given = {**quick, "batch_size": None}
+    assert extract(photos, workspace=tmp_path / "a", block_rows=20, **given).batch == 20
+    assert extract(photos, workspace=tmp_path / "b", **given).batch == 128
+
+
 def test_nothing_changed_is_nothing_done_and_no_torch(photos: Path, tmp_path: Path, quick: Quick) -> None:
     first = extract(photos, workspace=tmp_path, **quick)
     before, bits = first.cache.stat(), first.cache.read_bytes()

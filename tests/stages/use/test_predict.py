@@ -12,7 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from torchvision.models import ResNet
 
 from pipeline import predict
 from pipeline.base.errors import ConfigError, DataError
@@ -39,7 +41,23 @@ def test_a_folder_gives_its_images_in_order_and_a_broken_one_is_a_row(workshop: 
     assert [p.error is None for p in found] == [True, True, True, False, True]
     assert found[3].class_name is None and found[3].probability is None and found[3].top == ()
     alone = predict(workshop.head.run, [p.path for p in found if p.error is None], workspace=workshop.root)
-    assert [p.top for p in alone] == [p.top for p in found if p.error is None]
+    for one, other in zip(alone, (p for p in found if p.error is None), strict=True):
+        assert dict(one.top) == pytest.approx(dict(other.top), rel=1e-5)  # a batch of another size: other last bits
+
+
+def test_one_image_is_a_batch_of_one_and_goes_through_the_trunk_twice(
+    workshop: SimpleNamespace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the engine, and by the plain network that checks it; a shape is found without numbers."""
+    forward, seen = ResNet.forward, []
+
+    def counted(self: ResNet, x: torch.Tensor) -> torch.Tensor:
+        seen.append((x.device.type, len(x)))
+        return forward(self, x)
+
+    monkeypatch.setattr(ResNet, "forward", counted)
+    predict(workshop.head.run, folder / "ant" / "00.png", workspace=workshop.root)
+    assert seen == [("meta", 1), ("cpu", 1), ("cpu", 1)]
 
 
 def test_a_folder_of_anything_ends_and_says_what_it_left_out(
