@@ -72,7 +72,7 @@ def compare(settings: CompareSettings, desk: Workspace) -> CompareResult:
 
 
 def _figures(run: runs.Run, scored: ScoredRows) -> dict[str, float]:
-    scores = classification_report(scored.y, scored.logits, run.config["classes"])
+    scores = classification_report(scored.y, scored.logits, run.config["classes"], areas=False)
     return {name: getattr(scores, name) for name in ("accuracy", "macro_f1", "log_loss", "ece")}
 
 
