@@ -7,9 +7,9 @@ so that a :class:`Cache` pickles and survives fork, spawn and forkserver.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -185,12 +185,29 @@ class Cache:
 
     def counts(self) -> dict[str, int]:
         """Good rows in each split, in the order of ``SPLITS``."""
-        found = Counter(self.splits[self.states == GOOD].tolist())
-        return {name: found[i] for i, name in enumerate(SPLITS)}
+        return dict(zip(SPLITS, self._counts.sum(axis=0).tolist(), strict=True))
+
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """Good rows of each class in each split, both in their order."""
+        found = self._counts[1:].tolist()
+        return {name: dict(zip(SPLITS, row, strict=True)) for name, row in zip(self.classes, found, strict=True)}
+
+    def unlabelled(self) -> int:
+        """Good rows without a label."""
+        return int(self._counts[0].sum())
+
+    @functools.cached_property
+    def _counts(self) -> NDArray[np.int64]:
+        """Good rows (1 + C, splits), those without a label first: one pass over the rows, however many classes."""
+        good = self.states == GOOD
+        cell = (self.labels[good] + 1) * len(SPLITS) + self.splits[good]
+        of_all = (1 + len(self.classes)) * len(SPLITS)
+        return np.bincount(cell, minlength=of_all).reshape(-1, len(SPLITS))
 
     def failed(self) -> dict[str, int]:
         """How many items failed, by kind."""
-        return {STATE_NAMES[k]: v for k, v in Counter(self.states[self.states != GOOD].tolist()).items()}
+        found = np.bincount(self.states, minlength=1 + max(STATE_NAMES))
+        return {name: int(found[state]) for state, name in STATE_NAMES.items() if state != GOOD and found[state]}
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Indices (n,) int64 of the good rows of a split, ascending."""

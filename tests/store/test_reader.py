@@ -44,6 +44,37 @@ def test_failed_rows_are_never_served(make_cache: Make, X: np.ndarray) -> None:
     assert cache.counts() == {"none": 0, "train": 15, "val": 16, "test": 16}
 
 
+def test_rows_are_counted_by_class_and_split_as_they_lie(make_cache: Make) -> None:
+    states = np.ones(50, np.uint8)
+    states[[0, 7]] = 2
+    cache = open_cache(make_cache(states=states))
+    good = cache.states == 1
+    for c, name in enumerate(cache.classes):
+        for s, split in enumerate(("none", "train", "val", "test")):
+            assert cache.class_counts()[name][split] == (good & (cache.labels == c) & (cache.splits == s)).sum()
+    assert cache.counts() == {"none": 0, **{split: len(cache.rows(split)) for split in ("train", "val", "test")}}
+    assert cache.unlabelled() == 0 and cache.failed() == {"unreadable": 2}
+
+
+def test_rows_without_a_label_are_counted(tmp_path: Path, made: Contents, X: np.ndarray, write: Any) -> None:
+    write(tmp_path / "a.h5", dataclasses.replace(made, labels=np.full(50, -1), classes=()), X)
+    cache = open_cache(tmp_path / "a.h5")
+    assert cache.unlabelled() == 50 and cache.class_counts() == {} and sum(cache.counts().values()) == 50
+
+
+@pytest.mark.parametrize("classes", [3, 300])
+def test_counting_goes_over_the_rows_once_however_many_classes_there_are(
+    tmp_path: Path, made: Contents, X: np.ndarray, write: Any, monkeypatch: pytest.MonkeyPatch, classes: int
+) -> None:
+    names = tuple(map(str, range(classes)))
+    write(tmp_path / "a.h5", dataclasses.replace(made, classes=names), X)
+    cache, passes, count = open_cache(tmp_path / "a.h5"), [], np.bincount
+    monkeypatch.setattr(np, "bincount", lambda x, **options: (passes.append(len(x)), count(x, **options))[1])
+    assert len(cache.class_counts()) == classes
+    cache.counts(), cache.unlabelled()
+    assert passes == [50]
+
+
 def test_items_come_one_by_one_and_many_at_once(make_cache: Make, X: np.ndarray) -> None:
     val = open_cache(make_cache()).split("val")
     row, label = val[2]
