@@ -22,6 +22,7 @@ from pipeline.base.items import GOOD, SPLITS, STATE_NAMES
 from pipeline.store.check import CURE, OF_COLUMNS, Structure, read_structure
 from pipeline.store.format import (
     COLUMNS,
+    Texts,
     block_sums,
     column_name,
     columns_sha256,
@@ -62,7 +63,7 @@ class Cache:
         self.done = self._array("/blocks/state", "u1") == 1
         self.classes = self._class_names()
         self._features: Matrix | None = None
-        self._ids: list[bytes] | None = None
+        self._ids: Texts | None = None
         self._check()
 
     def __len__(self) -> int:
@@ -108,15 +109,7 @@ class Cache:
             raise CacheError(f"{self.path}: a label or split is none that there is: damaged; {CURE}")
         if int(self.states.max()) not in STATE_NAMES:
             raise CacheError(f"{self.path}: an item has state {int(self.states.max())}: damaged; {CURE}")
-        if repeated(*self._checked_ids()):
-            raise CacheError(f"{self.path}: an item's id is there twice: damaged; {CURE}")
         self.digests  # noqa: B018 - reading them checks them, and the states
-
-    def _checked_ids(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        text, end = self._texts("/items/id")
-        if texts_sha256(text, end) != self._structure.attributes["ids_sha256"]:
-            raise CacheError(f"{self.path}: item ids do not match their checksum: damaged, or replaced while open")
-        return text, end
 
     @property
     def block_rows(self) -> int:
@@ -124,11 +117,26 @@ class Cache:
         return self._structure.block_rows
 
     @property
-    def ids(self) -> list[bytes]:
-        """(N,) bytes: each item's path relative to the source's root; read on first use and checked."""
+    def ids(self) -> Texts:
+        """N times bytes, each item's path relative to the source's root: read on first use, and checked then.
+
+        Raises:
+            CacheError: they are damaged, or one is there twice.
+        """
         if self._ids is None:
-            self._ids = unpack(*self._checked_ids())
+            try:
+                self._ids = self._read_ids()
+            except MemoryError as error:  # a file may have holes of any size
+                raise CacheError(f"{self.path} has more item ids than memory has room for; {CURE}") from error
         return self._ids
+
+    def _read_ids(self) -> Texts:
+        text, end = self._texts("/items/id")
+        if texts_sha256(text, end) != self._structure.attributes["ids_sha256"]:
+            raise CacheError(f"{self.path}: item ids do not match their checksum: damaged, or replaced while open")
+        if repeated(text, end):
+            raise CacheError(f"{self.path}: an item's id is there twice: damaged; {CURE}")
+        return Texts(text, end)
 
     @property
     def digests(self) -> NDArray[np.uint8]:
@@ -220,11 +228,13 @@ class Cache:
         return Features(self, self.rows(split))
 
     def verify(self, rows: NDArray[np.int64] | None = None, *, progress: Callable[[int], None] | None = None) -> None:
-        """Check the checksums of the blocks that hold ``rows`` (all by default), and what the rows may never be.
+        """Check the checksums of the blocks that hold ``rows``, and what the rows may never be; by default all and ids.
 
         Raises:
             CacheError: the first block that is damaged, or row that is all zero, not finite, or denies its state.
         """
+        if rows is None:
+            self.ids  # noqa: B018 - reading them checks them
         size = self.block_rows
         wanted = np.arange(len(self.done)) if rows is None else np.unique(rows // size)
         sums = self._array("/blocks/crc32", "<u4")
@@ -318,7 +328,7 @@ class Features:
 
 
 def open_cache(path: str | Path, *, verify: bool = False) -> Cache:
-    """Open a finished feature cache; ``verify`` also reads every row and checks its block's checksum.
+    """Open a finished feature cache; ``verify`` also reads every row and id, and checks their checksums.
 
     Raises:
         CacheError: there is none, it is unfinished, damaged, hostile, or of another format version.

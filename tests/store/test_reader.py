@@ -17,6 +17,7 @@ import pytest
 from pipeline.base.errors import CacheError
 from pipeline.store import Cache, Contents, Writer, create_partial, open_cache
 from pipeline.store.format import block_sums
+from pipeline.store.rows import load_rows
 
 Make = Callable[..., Path]
 
@@ -115,13 +116,41 @@ def test_a_damaged_label_is_found_on_opening(make_cache: Make, name: str) -> Non
         open_cache(path)
 
 
-def test_a_damaged_id_is_found_when_the_file_is_opened(make_cache: Make) -> None:
+def test_a_damaged_id_is_found_when_one_is_asked_for(make_cache: Make) -> None:
     path = make_cache()
     blob = bytearray(path.read_bytes())
     blob[blob.index(b"0031 ")] ^= 1
     path.write_bytes(blob)
-    with pytest.raises(CacheError, match="ids"):
-        open_cache(path)
+    cache = open_cache(path)
+    for ask in (lambda: cache.ids, lambda: cache.ids, lambda: cache.split("val").ids, cache.verify):
+        with pytest.raises(CacheError, match="item ids do not match their checksum"):
+            ask()
+    with pytest.raises(CacheError, match="item ids"):
+        open_cache(path, verify=True)
+
+
+def test_ids_that_were_replaced_after_the_cache_was_opened_are_not_served(make_cache: Make) -> None:
+    path = make_cache()
+    cache = open_cache(path)
+    blob = bytearray(path.read_bytes())
+    blob[blob.index(b"0031 ")] ^= 1
+    path.write_bytes(blob)
+    with pytest.raises(CacheError, match="replaced while open"):
+        cache.ids[0]
+
+
+def test_what_needs_no_id_reads_none(make_cache: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, read, array = make_cache(), [], Cache._array
+    monkeypatch.setattr(Cache, "_array", lambda self, name, kind: (read.append(name), array(self, name, kind))[1])
+    cache = open_cache(path)
+    train = load_rows(cache, "train")
+    assert len(train) and cache.content and cache.counts() and cache.class_counts()
+    assert not [name for name in read if name.startswith("/items/id")]
+    assert cache.ids[31] == cache.ids[31]
+    assert read.count("/items/id/text") == read.count("/items/id/end") == 1
+    read.clear()
+    assert pickle.loads(pickle.dumps(cache)).ids == cache.ids  # read anew there, not sent
+    assert read.count("/items/id/text") == 1
 
 
 def test_a_damaged_row_is_found_by_its_block(make_cache: Make) -> None:
@@ -171,7 +200,7 @@ def test_damaged_sizes_and_times_count_as_unknown(make_cache: Make, dataset: str
         ({"splits": np.full(50, 4, np.uint8)}, "a label or split is none that there is"),
     ],
 )
-def test_what_no_cache_says_is_refused_when_it_is_opened(
+def test_what_no_cache_says_is_refused(
     tmp_path: Path,
     make_contents: Callable[..., Contents],
     write: Callable[..., None],
@@ -182,7 +211,7 @@ def test_what_no_cache_says_is_refused_when_it_is_opened(
     """Under checksums that hold."""
     write(tmp_path / "c.h5", dataclasses.replace(make_contents(), **change), X)
     with pytest.raises(CacheError, match=words):
-        open_cache(tmp_path / "c.h5")
+        open_cache(tmp_path / "c.h5").ids
 
 
 def test_unknown_splits_are_named(make_cache: Make) -> None:
