@@ -1,9 +1,9 @@
 """Schemas: what plain JSON values must be, said as a type beside what writes them, and held to it.
 
 A schema is a TypedDict (the record stays a dict), a dataclass (it is made), ``str``, ``int`` (of 64 bits), ``float``
-(finite, whole numbers too), ``bool``, ``Path``, ``list[T]``, a tuple, ``dict[str, T]``, ``T | None``, ``Literal``,
-``Any`` (finite numbers all the same), or ``Annotated`` with rules. Fields that it does not name are let be. Knows
-values and types; nothing of files.
+(finite, whole numbers too), ``bool``, ``Path``, ``list[T]``, a tuple, ``dict[str, T]``, ``T | None``, a list or what is
+none (``list[T] | U``), ``Literal``, ``Any`` (finite numbers all the same), or ``Annotated`` with rules. Fields that it
+does not name are let be. Knows values and types; nothing of files.
 
 A rule that needs a name of its module is made outside the class: an annotation's own lambda may not see it.
 """
@@ -81,7 +81,10 @@ def _made(value: Any, schema: Any, where: str) -> Any:
                 raise _wrong(value, rule.words, where)
         return found
     if origin in (types.UnionType, typing.Union):
-        return None if value is None else _made(value, next(a for a in args if a is not type(None)), where)
+        kinds = [a for a in args if a is not type(None)]
+        if value is None and len(kinds) < len(args):
+            return None
+        return _made(value, next((a for a in kinds if _is_list(a) is (type(value) is list)), kinds[0]), where)
     if origin is Literal:
         if not any(type(value) is type(one) and value == one for one in args):
             raise _wrong(value, " or ".join(map(repr, args)), where)
@@ -110,6 +113,10 @@ def _scalar(value: Any, schema: Any, where: str) -> Any:
     if not sound or (schema is Path and not _is_path(value)):
         raise _wrong(value, _SCALARS[schema], where)
     return schema(value)
+
+
+def _is_list(schema: Any) -> bool:
+    return _form(schema)[0] in (list, tuple)
 
 
 def _in_64_bits(number: int) -> bool:

@@ -98,9 +98,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Counts (C, C) of a classifier's answers, true class by row, predicted class by column."""
+    """How often a classifier took which class for which: ``cells`` are (true class, predicted class, images).
 
-    counts: Sequence[Sequence[int]]
+    Each pair is there once, and none of 0: of thousands of classes few are confused with each other.
+    """
+
+    cells: Sequence[tuple[int, int, int]]
     classes: Sequence[str]
 
 

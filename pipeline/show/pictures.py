@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.base.values import Curve, Matrix
 from pipeline.base.words import count, visible
@@ -86,8 +87,7 @@ def confusion_picture(matrix: Matrix, title: str, form: str) -> bytes:
     shown = _most_confused(matrix)
     if len(shown) < len(matrix.classes):
         title += f"; the {len(shown)} classes most often confused, of {count(len(matrix.classes))}"
-    counts = np.array(matrix.counts, np.int64)
-    totals, counts = counts.sum(axis=1)[shown], counts[np.ix_(shown, shown)]
+    counts, totals = _counts(matrix, shown)
     names = [_label(matrix.classes[i], form) for i in shown]
     n, digits = len(shown), len(str(counts.max(initial=0)))
     side = max(0.22, 0.55 - 0.008 * n, 0.055 * digits)  # inches of a cell
@@ -128,11 +128,26 @@ def confusion_picture(matrix: Matrix, title: str, form: str) -> bytes:
 
 def _most_confused(matrix: Matrix) -> list[int]:
     """The classes that are shown, in their order."""
-    counts = np.array(matrix.counts, np.int64)
-    if len(counts) <= LARGEST:
-        return list(range(len(counts)))
-    astray = counts.sum(axis=0) + counts.sum(axis=1) - 2 * np.diag(counts)
+    classes = len(matrix.classes)
+    if classes <= LARGEST:
+        return list(range(classes))
+    true, predicted, images = np.array([cell for cell in matrix.cells if cell[0] != cell[1]], np.int64).reshape(-1, 3).T
+    astray = np.zeros(classes, np.int64)
+    np.add.at(astray, true, images)
+    np.add.at(astray, predicted, images)
     return sorted(np.argsort(-astray, kind="stable")[:LARGEST].tolist())
+
+
+def _counts(matrix: Matrix, shown: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The counts (n, n) among the classes shown, and all images (n,) of each of them."""
+    place = {c: i for i, c in enumerate(shown)}
+    counts, totals = np.zeros((len(shown), len(shown)), np.int64), np.zeros(len(shown), np.int64)
+    for true, predicted, images in matrix.cells:
+        if true in place:
+            totals[place[true]] += images
+            if predicted in place:
+                counts[place[true], place[predicted]] = images
+    return counts, totals
 
 
 def _shade(share: float, colour: Sequence[float]) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ from pipeline.store.reader import open_cache as open_path
 def open_cache(path: str | Path, *, verify: bool = False, workspace: str | os.PathLike[str] | None = None) -> Cache:
     """Open a finished feature cache: its path, its name (or the beginning of it) in the workspace, or ``latest``.
 
-    ``verify`` also reads every row and checks its block's checksum.
+    ``verify`` also reads every row and id, and checks their checksums.
 
     Raises:
         CacheError: there is none, or several of that name; it is unfinished, damaged, hostile, or of another format

@@ -33,11 +33,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 from urllib.parse import unquote
 
 import numpy as np
@@ -117,6 +118,44 @@ def unpack(text: NDArray[np.uint8], end: NDArray[np.int64]) -> list[bytes]:
     return found
 
 
+class Texts(Sequence[bytes]):
+    """Texts as they are packed, each made when it is asked for: a million of them as objects are hundreds of MB."""
+
+    def __init__(self, text: NDArray[np.uint8], end: NDArray[np.int64]) -> None:
+        self._text, self._end = text.tobytes(), end
+
+    def __len__(self) -> int:
+        return len(self._end)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        at = range(len(self))[index]
+        return self._text[self._end[at - 1] if at else 0 : self._end[at]]
+
+    def __iter__(self) -> Iterator[bytes]:
+        start = 0
+        for first in range(0, len(self), AT_ONCE):
+            for stop in self._end[first : first + AT_ONCE].tolist():
+                yield self._text[start:stop]
+                start = stop
+
+    def __eq__(self, other: object) -> bool:
+        """Whether they are the same texts as those of another sequence, in the same order."""
+        if isinstance(other, Texts):
+            return self._text == other._text and np.array_equal(self._end, other._end)
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(operator.eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} texts>"
+
+
 def _runs(text: NDArray[np.uint8], end: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
     """Packed texts in runs of AT_ONCE, each packed for itself."""
     for first in range(0, len(end), AT_ONCE):
@@ -125,10 +164,24 @@ def _runs(text: NDArray[np.uint8], end: NDArray[np.int64]) -> Iterator[tuple[NDA
 
 
 def repeated(text: NDArray[np.uint8], end: NDArray[np.int64]) -> bool:
-    """Whether a text is there twice; no list of all of them is made but where it seems so."""
-    hashes = np.fromiter((hash(one) for run in _runs(text, end) for one in unpack(*run)), np.int64, len(end))
+    """Whether a text is there twice; none is made as an object but where it seems so."""
+    drawn = np.random.default_rng(0).integers(0, 1 << 64, int(np.diff(end, prepend=0).max(initial=0)), np.uint64)
+    hashes = np.concatenate([np.zeros(0, np.uint64), *(_hashes(*run, drawn) for run in _runs(text, end))])
     hashes.sort()
     return bool((hashes[1:] == hashes[:-1]).any()) and len(set(unpack(text, end))) < len(end)
+
+
+def _hashes(text: NDArray[np.uint8], end: NDArray[np.int64], drawn: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """(n,): the same of equal texts, and of others hardly ever.
+
+    The sum, modulo 2^64, of each byte and 1, times the number ``drawn`` for its place (multilinear hashing).
+    """
+    lengths = np.diff(end, prepend=0)
+    place = np.arange(len(text)) - np.repeat(end - lengths, lengths)
+    total = np.zeros(1 + len(text), np.uint64)
+    np.cumsum((text.astype(np.uint64) + np.uint64(1)) * drawn[place], out=total[1:])
+    found: NDArray[np.uint64] = total[end] - total[end - lengths]
+    return found
 
 
 def texts_sha256(text: NDArray[np.uint8], end: NDArray[np.int64]) -> str:

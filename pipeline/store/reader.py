@@ -7,9 +7,9 @@ so that a :class:`Cache` pickles and survives fork, spawn and forkserver.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from pipeline.base.items import GOOD, SPLITS, STATE_NAMES
 from pipeline.store.check import CURE, OF_COLUMNS, Structure, read_structure
 from pipeline.store.format import (
     COLUMNS,
+    Texts,
     block_sums,
     column_name,
     columns_sha256,
@@ -62,7 +63,7 @@ class Cache:
         self.done = self._array("/blocks/state", "u1") == 1
         self.classes = self._class_names()
         self._features: Matrix | None = None
-        self._ids: list[bytes] | None = None
+        self._ids: Texts | None = None
         self._check()
 
     def __len__(self) -> int:
@@ -108,15 +109,7 @@ class Cache:
             raise CacheError(f"{self.path}: a label or split is none that there is: damaged; {CURE}")
         if int(self.states.max()) not in STATE_NAMES:
             raise CacheError(f"{self.path}: an item has state {int(self.states.max())}: damaged; {CURE}")
-        if repeated(*self._checked_ids()):
-            raise CacheError(f"{self.path}: an item's id is there twice: damaged; {CURE}")
         self.digests  # noqa: B018 - reading them checks them, and the states
-
-    def _checked_ids(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        text, end = self._texts("/items/id")
-        if texts_sha256(text, end) != self._structure.attributes["ids_sha256"]:
-            raise CacheError(f"{self.path}: item ids do not match their checksum: damaged, or replaced while open")
-        return text, end
 
     @property
     def block_rows(self) -> int:
@@ -124,11 +117,26 @@ class Cache:
         return self._structure.block_rows
 
     @property
-    def ids(self) -> list[bytes]:
-        """(N,) bytes: each item's path relative to the source's root; read on first use and checked."""
+    def ids(self) -> Texts:
+        """N times bytes, each item's path relative to the source's root: read on first use, and checked then.
+
+        Raises:
+            CacheError: they are damaged, or one is there twice.
+        """
         if self._ids is None:
-            self._ids = unpack(*self._checked_ids())
+            try:
+                self._ids = self._read_ids()
+            except MemoryError as error:  # a file may have holes of any size
+                raise CacheError(f"{self.path} has more item ids than memory has room for; {CURE}") from error
         return self._ids
+
+    def _read_ids(self) -> Texts:
+        text, end = self._texts("/items/id")
+        if texts_sha256(text, end) != self._structure.attributes["ids_sha256"]:
+            raise CacheError(f"{self.path}: item ids do not match their checksum: damaged, or replaced while open")
+        if repeated(text, end):
+            raise CacheError(f"{self.path}: an item's id is there twice: damaged; {CURE}")
+        return Texts(text, end)
 
     @property
     def digests(self) -> NDArray[np.uint8]:
@@ -185,12 +193,29 @@ class Cache:
 
     def counts(self) -> dict[str, int]:
         """Good rows in each split, in the order of ``SPLITS``."""
-        found = Counter(self.splits[self.states == GOOD].tolist())
-        return {name: found[i] for i, name in enumerate(SPLITS)}
+        return dict(zip(SPLITS, self._counts.sum(axis=0).tolist(), strict=True))
+
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """Good rows of each class in each split, both in their order."""
+        found = self._counts[1:].tolist()
+        return {name: dict(zip(SPLITS, row, strict=True)) for name, row in zip(self.classes, found, strict=True)}
+
+    def unlabelled(self) -> int:
+        """Good rows without a label."""
+        return int(self._counts[0].sum())
+
+    @functools.cached_property
+    def _counts(self) -> NDArray[np.int64]:
+        """Good rows (1 + C, splits), those without a label first: one pass over the rows, however many classes."""
+        good = self.states == GOOD
+        cell = (self.labels[good] + 1) * len(SPLITS) + self.splits[good]
+        of_all = (1 + len(self.classes)) * len(SPLITS)
+        return np.bincount(cell, minlength=of_all).reshape(-1, len(SPLITS))
 
     def failed(self) -> dict[str, int]:
         """How many items failed, by kind."""
-        return {STATE_NAMES[k]: v for k, v in Counter(self.states[self.states != GOOD].tolist()).items()}
+        found = np.bincount(self.states, minlength=1 + max(STATE_NAMES))
+        return {name: int(found[state]) for state, name in STATE_NAMES.items() if state != GOOD and found[state]}
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Indices (n,) int64 of the good rows of a split, ascending."""
@@ -203,11 +228,13 @@ class Cache:
         return Features(self, self.rows(split))
 
     def verify(self, rows: NDArray[np.int64] | None = None, *, progress: Callable[[int], None] | None = None) -> None:
-        """Check the checksums of the blocks that hold ``rows`` (all by default), and what the rows may never be.
+        """Check the checksums of the blocks that hold ``rows``, and what the rows may never be; by default all and ids.
 
         Raises:
             CacheError: the first block that is damaged, or row that is all zero, not finite, or denies its state.
         """
+        if rows is None:
+            self.ids  # noqa: B018 - reading them checks them
         size = self.block_rows
         wanted = np.arange(len(self.done)) if rows is None else np.unique(rows // size)
         sums = self._array("/blocks/crc32", "<u4")
@@ -301,7 +328,7 @@ class Features:
 
 
 def open_cache(path: str | Path, *, verify: bool = False) -> Cache:
-    """Open a finished feature cache; ``verify`` also reads every row and checks its block's checksum.
+    """Open a finished feature cache; ``verify`` also reads every row and id, and checks their checksums.
 
     Raises:
         CacheError: there is none, it is unfinished, damaged, hostile, or of another format version.

@@ -57,6 +57,22 @@ def test_what_the_schema_says_is_made_and_what_it_does_not_name_is_let_be() -> N
     assert made({**GOOD, "ratio": None}, Outer)["ratio"] is None
 
 
+class Either(TypedDict):
+    counts: list[list[int]] | Inner | None
+
+
+def test_what_may_be_a_list_or_something_else_is_told_by_whether_it_is_a_list() -> None:
+    assert made({"counts": [[1], []]}, Either)["counts"] == [[1], []]
+    assert made({"counts": {"size": 2}}, Either)["counts"] == Inner(2)
+    assert made({"counts": None}, Either)["counts"] is None
+    with pytest.raises(Malformed, match=r"counts\[0\]\[0\] is 'x': a whole number is needed"):
+        made({"counts": [["x"]]}, Either)
+    with pytest.raises(Malformed, match="it has no counts.size"):
+        made({"counts": {}}, Either)
+    with pytest.raises(Malformed, match="counts is 3: an object is needed"):
+        made({"counts": 3}, Either)
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

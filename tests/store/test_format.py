@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 
 from pipeline.base.items import ITEM_STATES
 from pipeline.store import difference, format, key_of
-from pipeline.store.format import DATASETS, FORMAT, FORMAT_VERSION, pack, repeated, texts_sha256, unpack
+from pipeline.store.format import DATASETS, FORMAT, FORMAT_VERSION, Texts, pack, repeated, texts_sha256, unpack
 
 
 def test_h5py_alone_finds_the_published_layout(make_cache: Callable[..., Path]) -> None:
@@ -61,6 +62,31 @@ def test_texts_come_out_as_they_went_in_and_their_hash_is_of_each_behind_its_len
             digest.update(len(text).to_bytes(8, "little") + text)
         assert texts_sha256(*pack(texts)) == digest.hexdigest()
     assert repeated(*pack([b"a", b"b", b"a"])) and not repeated(*pack([b"a", b"ab", b"b"]))
+    for texts in ([b"", b"\0", b"\0\0", b"ab", b"ba", b"c"], [b""], []):
+        assert not repeated(*pack(texts))
+        assert repeated(*pack([b"ab", *texts, b"abc" * 99, b"ab"]))
+
+
+def test_texts_seem_repeated_hardly_ever_and_then_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(format, "unpack", lambda text, end: made.append(len(end)) or unpack(text, end))
+    many = [b"class%03d/IMG_%06d.JPEG" % (i % 100, i) for i in range(200_000)]
+    assert not repeated(*pack(many)) and not made  # not one of them is made as an object
+    monkeypatch.setattr(format, "_hashes", lambda text, end, drawn: np.zeros(len(end), np.uint64))
+    assert not repeated(*pack(many[:10])) and repeated(*pack([*many[:10], many[3]])) and made == [10, 11]
+
+
+def test_packed_texts_are_a_sequence_of_those_that_were_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(format, "AT_ONCE", 2)
+    texts = [b"a", b"", b"\xff\n\0", b"a" * 300, b""]
+    packed = Texts(*pack(texts))
+    assert list(packed) == texts and [packed[i] for i in range(-5, 5)] == texts + texts
+    assert packed[1:4] == texts[1:4] and packed[::-2] == texts[::-2] and len(packed) == 5
+    assert packed == texts and packed == Texts(*pack(texts)) and texts == packed
+    assert packed != texts[:4] and packed != [*texts[:4], b"x"] and packed != Texts(*pack([*texts[:4], b"x"]))
+    assert b"\xff\n\0" in packed and b"b" not in packed
+    with pytest.raises(IndexError):
+        packed[5]
 
 
 def test_a_float16_row_of_2048_features_is_one_page(make_cache: Callable[..., Path]) -> None:

@@ -17,6 +17,7 @@ import pytest
 from pipeline.base.errors import CacheError
 from pipeline.store import Cache, Contents, Writer, create_partial, open_cache
 from pipeline.store.format import block_sums
+from pipeline.store.rows import load_rows
 
 Make = Callable[..., Path]
 
@@ -42,6 +43,37 @@ def test_failed_rows_are_never_served(make_cache: Make, X: np.ndarray) -> None:
     np.testing.assert_array_equal(np.concatenate([x for x, _ in train.batches(4)]), X[keep])
     np.testing.assert_array_equal(np.concatenate([y for _, y in train.batches(4)]), keep % 3)
     assert cache.counts() == {"none": 0, "train": 15, "val": 16, "test": 16}
+
+
+def test_rows_are_counted_by_class_and_split_as_they_lie(make_cache: Make) -> None:
+    states = np.ones(50, np.uint8)
+    states[[0, 7]] = 2
+    cache = open_cache(make_cache(states=states))
+    good = cache.states == 1
+    for c, name in enumerate(cache.classes):
+        for s, split in enumerate(("none", "train", "val", "test")):
+            assert cache.class_counts()[name][split] == (good & (cache.labels == c) & (cache.splits == s)).sum()
+    assert cache.counts() == {"none": 0, **{split: len(cache.rows(split)) for split in ("train", "val", "test")}}
+    assert cache.unlabelled() == 0 and cache.failed() == {"unreadable": 2}
+
+
+def test_rows_without_a_label_are_counted(tmp_path: Path, made: Contents, X: np.ndarray, write: Any) -> None:
+    write(tmp_path / "a.h5", dataclasses.replace(made, labels=np.full(50, -1), classes=()), X)
+    cache = open_cache(tmp_path / "a.h5")
+    assert cache.unlabelled() == 50 and cache.class_counts() == {} and sum(cache.counts().values()) == 50
+
+
+@pytest.mark.parametrize("classes", [3, 300])
+def test_counting_goes_over_the_rows_once_however_many_classes_there_are(
+    tmp_path: Path, made: Contents, X: np.ndarray, write: Any, monkeypatch: pytest.MonkeyPatch, classes: int
+) -> None:
+    names = tuple(map(str, range(classes)))
+    write(tmp_path / "a.h5", dataclasses.replace(made, classes=names), X)
+    cache, passes, count = open_cache(tmp_path / "a.h5"), [], np.bincount
+    monkeypatch.setattr(np, "bincount", lambda x, **options: (passes.append(len(x)), count(x, **options))[1])
+    assert len(cache.class_counts()) == classes
+    cache.counts(), cache.unlabelled()
+    assert passes == [50]
 
 
 def test_items_come_one_by_one_and_many_at_once(make_cache: Make, X: np.ndarray) -> None:
@@ -84,13 +116,41 @@ def test_a_damaged_label_is_found_on_opening(make_cache: Make, name: str) -> Non
         open_cache(path)
 
 
-def test_a_damaged_id_is_found_when_the_file_is_opened(make_cache: Make) -> None:
+def test_a_damaged_id_is_found_when_one_is_asked_for(make_cache: Make) -> None:
     path = make_cache()
     blob = bytearray(path.read_bytes())
     blob[blob.index(b"0031 ")] ^= 1
     path.write_bytes(blob)
-    with pytest.raises(CacheError, match="ids"):
-        open_cache(path)
+    cache = open_cache(path)
+    for ask in (lambda: cache.ids, lambda: cache.ids, lambda: cache.split("val").ids, cache.verify):
+        with pytest.raises(CacheError, match="item ids do not match their checksum"):
+            ask()
+    with pytest.raises(CacheError, match="item ids"):
+        open_cache(path, verify=True)
+
+
+def test_ids_that_were_replaced_after_the_cache_was_opened_are_not_served(make_cache: Make) -> None:
+    path = make_cache()
+    cache = open_cache(path)
+    blob = bytearray(path.read_bytes())
+    blob[blob.index(b"0031 ")] ^= 1
+    path.write_bytes(blob)
+    with pytest.raises(CacheError, match="replaced while open"):
+        cache.ids[0]
+
+
+def test_what_needs_no_id_reads_none(make_cache: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, read, array = make_cache(), [], Cache._array
+    monkeypatch.setattr(Cache, "_array", lambda self, name, kind: (read.append(name), array(self, name, kind))[1])
+    cache = open_cache(path)
+    train = load_rows(cache, "train")
+    assert len(train) and cache.content and cache.counts() and cache.class_counts()
+    assert not [name for name in read if name.startswith("/items/id")]
+    assert cache.ids[31] == cache.ids[31]
+    assert read.count("/items/id/text") == read.count("/items/id/end") == 1
+    read.clear()
+    assert pickle.loads(pickle.dumps(cache)).ids == cache.ids  # read anew there, not sent
+    assert read.count("/items/id/text") == 1
 
 
 def test_a_damaged_row_is_found_by_its_block(make_cache: Make) -> None:
@@ -140,7 +200,7 @@ def test_damaged_sizes_and_times_count_as_unknown(make_cache: Make, dataset: str
         ({"splits": np.full(50, 4, np.uint8)}, "a label or split is none that there is"),
     ],
 )
-def test_what_no_cache_says_is_refused_when_it_is_opened(
+def test_what_no_cache_says_is_refused(
     tmp_path: Path,
     make_contents: Callable[..., Contents],
     write: Callable[..., None],
@@ -151,7 +211,7 @@ def test_what_no_cache_says_is_refused_when_it_is_opened(
     """Under checksums that hold."""
     write(tmp_path / "c.h5", dataclasses.replace(make_contents(), **change), X)
     with pytest.raises(CacheError, match=words):
-        open_cache(tmp_path / "c.h5")
+        open_cache(tmp_path / "c.h5").ids
 
 
 def test_unknown_splits_are_named(make_cache: Make) -> None:

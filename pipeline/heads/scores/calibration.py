@@ -15,7 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
 
-from pipeline.heads.scores.metrics import Floats, calibration_bins, calibration_error, check_logits, log_softmax
+from pipeline.heads.scores.metrics import (
+    Floats,
+    answers_of,
+    calibration_bins,
+    calibration_error,
+    check_logits,
+    log_softmax,
+)
 
 SPREAD = 0.7  # of the logarithms of the temperatures of many heads
 STEP = math.log(2)  # of the logarithm of 1 / T, while its root is bracketed
@@ -40,12 +47,9 @@ def calibrated(logits: npt.NDArray[Any], y: npt.NDArray[Any], temperature: float
     Raises:
         HeadError: no rows, logits of another shape or not finite, or a label out of range.
     """
-    labels = check_logits(y, logits, logits.shape[-1])
-    log_p, every, guess = log_softmax(logits / temperature), np.arange(len(logits)), logits.argmax(axis=1)
-    confidence = np.exp(log_p[every, guess])
-    ece = calibration_error(guess == labels, confidence)
-    loss = float(-log_p[every, labels].mean())
-    return Calibrated(temperature, loss, ece, expected_calibration_error(confidence))
+    told = answers_of(logits, labels := check_logits(y, logits, logits.shape[-1]), temperature)
+    ece = calibration_error(told.predicted == labels, told.confidence)
+    return Calibrated(temperature, float(-told.own.mean()), ece, expected_calibration_error(told.confidence))
 
 
 def expected_calibration_error(confidence: Floats) -> float:

@@ -7,12 +7,12 @@ measured in ``tests/heads/scores/test_coverage.py``.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import betainc
+
+from pipeline.heads.scores.confusion import Confusion
 
 Floats = npt.NDArray[np.float64]
 Interval = tuple[float, float]
@@ -41,16 +41,16 @@ def binomial_interval(hits: float, n: float) -> Interval:
     return float(low), float(high)
 
 
-def score_intervals(confusion: npt.NDArray[Any], top5: float | None = None) -> dict[str, Interval | None]:
-    """The interval of each figure of a confusion matrix (C, C), true class by row, and of a ``top5`` share of its rows.
+def score_intervals(confusion: Confusion, top5: float | None = None) -> dict[str, Interval | None]:
+    """The interval of each figure of a confusion, and of a ``top5`` share of its rows.
 
     None for ``balanced_accuracy`` and ``macro_f1`` where the median class, of those that occur, has fewer than
     FEWEST_OF_A_CLASS rows. The figures are those of :class:`pipeline.heads.scores.metrics.Scores`.
     """
-    n, support = int(confusion.sum()), confusion.sum(axis=1)
+    n, support = confusion.rows, confusion.support
     enough = np.median(support[support > 0]) >= FEWEST_OF_A_CLASS
     found = {
-        "accuracy": binomial_interval(int(np.trace(confusion)), n),
+        "accuracy": binomial_interval(int(confusion.right.sum()), n),
         "balanced_accuracy": balanced_accuracy_interval(confusion) if enough else None,
         "macro_f1": macro_f1_interval(confusion) if enough else None,
     }
@@ -59,46 +59,46 @@ def score_intervals(confusion: npt.NDArray[Any], top5: float | None = None) -> d
     return found
 
 
-def balanced_accuracy_interval(confusion: npt.NDArray[Any]) -> Interval:
-    """The interval of the mean recall over the classes that occur in a confusion matrix (C, C).
+def balanced_accuracy_interval(confusion: Confusion) -> Interval:
+    """The interval of the mean recall over the classes that occur in a confusion.
 
     The variance is that of a mean of independent shares, each class's estimated without bias: recall (1 - recall) /
     (rows - 1).
     """
-    support = confusion.sum(axis=1)
+    support = confusion.support
     there = support > 0
-    recall = np.diag(confusion)[there] / support[there]
+    recall = confusion.right[there] / support[there]
     variance = float((recall * (1 - recall) / np.maximum(support[there] - 1, 1)).mean() / there.sum())
     return _of_a_mean(confusion, float(recall.mean()), variance)
 
 
-def macro_f1_interval(confusion: npt.NDArray[Any]) -> Interval:
-    """The interval of the mean F1 over the classes that occur or were predicted in a confusion matrix (C, C).
+def macro_f1_interval(confusion: Confusion) -> Interval:
+    """The interval of the mean F1 over the classes that occur or were predicted in a confusion.
 
     Variance and bias (of few rows F1 comes out too low) are the jackknife's (Efron and Tibshirani 1993, chapter 11):
     from what the figure would be without one of the rows. The interval is of the figure less its bias, and widened
     to hold the figure itself.
     """
-    seen = confusion.sum(axis=0) + confusion.sum(axis=1) > 0
-    table = confusion[np.ix_(seen, seen)].astype(np.float64)
-    value = float((2 * np.diag(table) / (table.sum(axis=0) + table.sum(axis=1))).mean())
-    n, change = table.sum(), _without_a_row(table)
-    mean = float((table * change).sum() / n)
-    variance = float((table * (change - mean) ** 2).sum() * (n - 1) / n)
+    right, total = confusion.right.astype(np.float64), (confusion.support + confusion.guesses).astype(np.float64)
+    seen = total > 0
+    value = float((2 * right[seen] / total[seen]).mean())
+    n, change = float(confusion.rows), _without_a_row(confusion, right, total)
+    mean = float((confusion.count * change).sum() / n)
+    variance = float((confusion.count * (change - mean) ** 2).sum() * (n - 1) / n)
     low, high = _of_a_mean(confusion, min(1.0, max(0.0, value - (n - 1) * mean)), variance)
     return min(low, value), max(high, value)
 
 
-def _of_a_mean(confusion: npt.NDArray[Any], value: float, variance: float) -> Interval:
+def _of_a_mean(confusion: Confusion, value: float, variance: float) -> Interval:
     """The interval of a mean over classes: a share's, of as many rows as give a share this variance.
 
     The effective sample size of surveys (Korn and Graubard 1998, Survey Methodology 24, 193-201). A class of which all
     rows are right seems to have no variance, so that it is taken to be no less than if all classes were alike:
     accuracy (1 - accuracy) / rows in each.
     """
-    support = confusion.sum(axis=1)
+    support = confusion.support
     support = support[support > 0]
-    accuracy = float(np.trace(confusion) / support.sum())
+    accuracy = float(confusion.right.sum() / support.sum())
     rows = len(support) / float((1 / support).mean())  # so many are as good as these, if classes are alike
     variance = max(variance, accuracy * (1 - accuracy) / rows)
     if variance > 0 and 0 < value < 1:
@@ -106,15 +106,14 @@ def _of_a_mean(confusion: npt.NDArray[Any], value: float, variance: float) -> In
     return binomial_interval(value * rows, rows)
 
 
-def _without_a_row(table: Floats) -> Floats:
-    """What one row less in each cell (C, C) changes of macro-F1; a class whose last row it is keeps its F1.
+def _without_a_row(confusion: Confusion, right: Floats, total: Floats) -> Floats:
+    """What one row less in each cell (k,) changes of macro-F1; a class whose last row it is keeps its F1.
 
     F1 = 2 right / (rows + guesses): a row counts in the F1 of its class and of its guess.
     """
-    right, total = np.diag(table), table.sum(axis=0) + table.sum(axis=1)
-    f1 = 2 * right / total
+    f1 = 2 * right / np.maximum(total, 1)
     wrong = np.where(total > 1, 2 * right / np.maximum(total - 1, 1) - f1, 0.0)
     hit = np.where(total > 2, 2 * (right - 1) / np.maximum(total - 2, 1) - f1, 0.0)
-    change: Floats = wrong[:, None] + wrong[None, :]
-    np.fill_diagonal(change, hit)
-    return change / len(table)
+    true, predicted = confusion.true, confusion.predicted
+    change: Floats = np.where(true == predicted, hit[true], wrong[true] + wrong[predicted])
+    return change / np.count_nonzero(total)

@@ -11,10 +11,14 @@ import numpy.typing as npt
 
 from pipeline.base.errors import HeadError
 from pipeline.heads.problem import check_labels
+from pipeline.heads.scores.confusion import Confusion
+from pipeline.heads.standardize import row_chunks
 
 Floats = npt.NDArray[np.float64]
 
 CALIBRATION_BINS = 15  # Guo et al. 2017
+COLUMN_BYTES = 8 << 20  # of columns that are ranked one after the other, laid out one after the other
+COLUMNS_AT_ONCE = 16  # at least: of float32 that is a line of the processor's cache, which is read at once
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,15 @@ class Scores:
     auroc: float | None  # mean over classes, each against the rest (of two classes the same); None if there is none
     ece: float  # expected calibration error, see calibration_error
     per_class: tuple[ClassScores, ...]
-    confusion: npt.NDArray[np.int64]  # (C, C): row is the true class, column the predicted one
+    confusion: Confusion
+    confidence: Floats  # (N,): the probability of each row's predicted class
 
     def to_json(self) -> dict[str, Any]:
         """The figures as plain JSON values."""
         names = ("n", "accuracy", "balanced_accuracy", "macro_f1", "log_loss", "top5", "auroc", "ece")
         per_class = [dict(vars(scores)) for scores in self.per_class]
         plain = {name: getattr(self, name) for name in names}
-        return {**plain, "per_class": per_class, "confusion": self.confusion.tolist()}
+        return {**plain, "per_class": per_class, "confusion": self.confusion.record()}
 
 
 def log_softmax(logits: npt.NDArray[Any]) -> Floats:
@@ -72,7 +77,7 @@ def check_logits(y_true: npt.NDArray[Any], logits: npt.NDArray[Any], c: int) -> 
     """
     if logits.ndim != 2 or logits.shape[1] != c or len(logits) == 0:
         raise HeadError(f"logits have shape {tuple(logits.shape)}: (rows, {c}) is needed, with at least one row")
-    bad = int((~np.isfinite(logits).all(axis=1)).sum())
+    bad = sum(len(chunk) - int(np.isfinite(chunk).all(axis=1).sum()) for _, chunk in row_chunks(logits))
     if bad:
         raise HeadError(
             f"{bad} of {len(logits)} rows have NaN or infinite logits: the head or the features are damaged"
@@ -98,64 +103,127 @@ def calibration_bins(confidence: Floats, bins: int = CALIBRATION_BINS) -> npt.ND
     return place
 
 
-def one_against_rest(y_true: npt.NDArray[np.int64], scores: Floats) -> list[float | None]:
-    """Area under the ROC curve of each class against all others (C,), None for a class with no rows or with all.
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What logits (N, C) say of each row: arrays (N,)."""
 
-    The share of pairs (row of the class, other row) in which the first has the higher score in column c of (N, C), a
-    tie counting one half: the Mann-Whitney statistic, from ranks, so in O(N log N) a class.
+    predicted: npt.NDArray[np.int64]  # of equal logits the class of the lowest number
+    ahead: npt.NDArray[np.int64]  # how many classes come before the row's own; of equal logits those of lower numbers
+    own: Floats  # logarithm of the probability of the row's own class
+    confidence: Floats  # probability of the predicted class
+    largest: Floats  # of the row's logits
+    log_total: Floats  # of exp(logit - largest): the logarithm of a probability is logit - largest - log_total
+
+
+def answers_of(logits: npt.NDArray[Any], y: npt.NDArray[np.int64], temperature: float = 1.0) -> Answers:
+    """Of logits (N, C) with labels (N,), divided by ``temperature`` where a probability is meant; row by row.
+
+    One pass over the rows, some of them at a time: beside the logits nothing of their size is made.
     """
-    found: list[float | None] = []
-    for c, inside in enumerate(np.bincount(y_true, minlength=scores.shape[1]).tolist()):
-        outside = len(y_true) - inside
-        if not inside or not outside:
-            found.append(None)
-            continue
-        _, place, ties = np.unique(scores[:, c], return_inverse=True, return_counts=True)
-        rank = np.cumsum(ties) - (ties - 1) / 2  # the mean rank, from 1, of each group of equal scores
-        found.append(float((rank[place][y_true == c].sum() - inside * (inside + 1) / 2) / (inside * outside)))
+    n = len(logits)
+    predicted, ahead = np.empty(n, np.int64), np.empty(n, np.int64)
+    own, confidence, largest, log_total = (np.empty(n) for _ in range(4))
+    for start, chunk in row_chunks(logits):
+        here, every = slice(start, start + len(chunk)), np.arange(len(chunk))
+        labels, guess = y[here], chunk.argmax(axis=1)
+        predicted[here], ahead[here] = guess, _ahead(chunk, labels)
+        scaled = chunk if temperature == 1 else chunk / temperature
+        largest[here] = scaled.max(axis=1)
+        shifted = scaled.astype(np.float64) - largest[here, None]
+        log_total[here] = np.log(np.exp(shifted).sum(axis=1))
+        own[here] = shifted[every, labels] - log_total[here]
+        confidence[here] = np.exp(shifted[every, guess] - log_total[here])
+    return Answers(predicted, ahead, own, confidence, largest, log_total)
+
+
+def _ahead(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    own = logits[np.arange(len(labels)), labels][:, None]
+    found: npt.NDArray[np.int64] = np.count_nonzero(logits > own, axis=1)
+    equal = logits == own
+    if np.count_nonzero(equal) > len(labels):  # each is equal to itself
+        found += np.count_nonzero(equal & (np.arange(logits.shape[1]) < labels[:, None]), axis=1)
     return found
 
 
-def classification_report(y_true: npt.NDArray[Any], logits: npt.NDArray[Any], classes: Sequence[str]) -> Scores:
+def one_against_rest(
+    y_true: npt.NDArray[np.int64], scores: npt.NDArray[Any], less: Sequence[Floats] = ()
+) -> list[float | None]:
+    """Area under the ROC curve of each class against all others (C,), None for a class with no rows or with all.
+
+    The share of pairs (row of the class, other row) in which the first has the higher score in column c of (N, C), a
+    tie counting one half: the Mann-Whitney statistic, from ranks, so in O(N log N) a class. From the scores, in
+    float64, each of ``less`` (N,) is taken first; a column at a time, so that nothing of their size is made.
+    """
+    n, classes = scores.shape
+    members = np.split(np.argsort(y_true, kind="stable"), np.cumsum(np.bincount(y_true, minlength=classes))[:-1])
+    found: list[float | None] = []
+    width = max(COLUMNS_AT_ONCE, COLUMN_BYTES // (scores.itemsize * max(1, n)))
+    for first in range(0, classes, width):
+        block = np.ascontiguousarray(scores[:, first : first + width].T)
+        for column, inside in zip(block, members[first : first + width], strict=True):
+            found.append(_area(column, inside, less))
+    return found
+
+
+def _area(scores: npt.NDArray[Any], inside: npt.NDArray[np.int64], less: Sequence[Floats]) -> float | None:
+    """The area of one column (N,) with the rows ``inside`` (m,) of the class."""
+    m, outside = len(inside), len(scores) - len(inside)
+    if not m or not outside:
+        return None
+    ranked = scores.astype(np.float64)
+    for part in less:
+        ranked -= part
+    own = np.sort(ranked[inside])
+    ranked.sort()
+    # The mean rank, from 1, of each group of equal scores; halves are added without rounding.
+    rank = (ranked.searchsorted(own, "left") + ranked.searchsorted(own, "right") + 1) / 2
+    return float((rank.sum() - m * (m + 1) / 2) / (m * outside))
+
+
+def classification_report(
+    y_true: npt.NDArray[Any], logits: npt.NDArray[Any], classes: Sequence[str], *, areas: bool = True
+) -> Scores:
     """The figures of logits (N, C) against labels (N,) whose class c is called ``classes[c]``.
 
     Equal logits go to the class of the lowest number. A class without rows has no AUROC and is left out of the means
-    over classes (of macro-F1 only if it was never predicted either).
+    over classes (of macro-F1 only if it was never predicted either). Without ``areas`` there is no AUROC at all: it
+    takes as long as everything else.
 
     Raises:
         HeadError: no rows, logits of another shape or not finite, or a label out of range.
     """
     c = len(classes)
     y = check_logits(y_true, logits, c)
-    predicted = logits.argmax(axis=1)
-    confusion = np.bincount(y * c + predicted, minlength=c * c).reshape(c, c)
-    right = np.diag(confusion).astype(np.float64)
-    support, guesses = confusion.sum(axis=1), confusion.sum(axis=0)
+    told = answers_of(logits, y)
+    confusion = Confusion.of(y, told.predicted, c)
+    right, support, guesses = confusion.right.astype(np.float64), confusion.support, confusion.guesses
     precision = _share(right, guesses)
     recall = _share(right, support)
     f1 = _share(2 * right, support + guesses)
-    top5 = None
-    if c > 5:
-        top5 = float((np.argsort(-logits, axis=1, kind="stable")[:, :5] == y[:, None]).any(axis=1).mean())
-    log_p, exact = log_softmax(logits), logits.astype(np.float64)
-    # Of two classes the difference ranks the rows: a probability that rounds to 1 would hide how sure it is.
-    areas = one_against_rest(y, exact - exact[:, ::-1] if c == 2 else log_p)
-    defined = [area for area in areas if area is not None]
+    by_class = _areas(y, logits, told) if areas else [None] * c
+    defined = [area for area in by_class if area is not None]
+    figures = zip(classes, precision.tolist(), recall.tolist(), f1.tolist(), support.tolist(), by_class, strict=True)
     return Scores(
         n=len(y),
         accuracy=float(right.sum() / len(y)),
         balanced_accuracy=float(recall[support > 0].mean()),
         macro_f1=float(f1[support + guesses > 0].mean()),
-        log_loss=float(-log_p[np.arange(len(y)), y].mean()),
-        top5=top5,
+        log_loss=float(-told.own.mean()),
+        top5=float((told.ahead < 5).mean()) if c > 5 else None,
         auroc=float(np.mean(defined)) if defined else None,
-        ece=calibration_error(predicted == y, np.exp(log_p[np.arange(len(y)), predicted])),
-        per_class=tuple(
-            ClassScores(str(name), float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]), areas[i])
-            for i, name in enumerate(classes)
-        ),
-        confusion=confusion.astype(np.int64),
+        ece=calibration_error(told.predicted == y, told.confidence),
+        per_class=tuple(ClassScores(str(name), *rest) for name, *rest in figures),
+        confusion=confusion,
+        confidence=told.confidence,
     )
+
+
+def _areas(y: npt.NDArray[np.int64], logits: npt.NDArray[Any], told: Answers) -> list[float | None]:
+    if logits.shape[1] != 2:
+        return one_against_rest(y, logits, (told.largest, told.log_total))
+    # Of two classes the difference ranks the rows: a probability that rounds to 1 would hide how sure it is.
+    exact = logits.astype(np.float64)
+    return one_against_rest(y, exact - exact[:, ::-1])
 
 
 def _share(part: Floats, whole: npt.NDArray[Any]) -> Floats:

@@ -5,6 +5,8 @@ Knows counts and class names.
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter
 from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
@@ -35,10 +37,19 @@ class DrawnMatrix:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the lines of the matrix or of the pairs."""
-        rows = [[int(n) for n in row] for row in self.matrix.counts]
-        names = [_short(visible(c)) for c in self.matrix.classes]
-        lines = _matrix(rows, names, options.max_width) if len(rows) <= LARGEST_MATRIX else None
-        yield from lines if lines is not None else _pairs(rows, names, options.max_width)
+        lines = None
+        if len(self.matrix.classes) <= LARGEST_MATRIX:
+            names = [_short(visible(c)) for c in self.matrix.classes]
+            lines = _matrix(_rows(self.matrix), names, options.max_width)
+        yield from lines if lines is not None else _pairs(self.matrix, options.max_width)
+
+
+def _rows(matrix: Matrix) -> list[list[int]]:
+    """The counts (C, C), true class by row."""
+    rows = [[0] * len(matrix.classes) for _ in matrix.classes]
+    for true, predicted, images in matrix.cells:
+        rows[true][predicted] = images
+    return rows
 
 
 def _short(name: str) -> str:
@@ -80,20 +91,23 @@ def _shade(n: int, total: int, diagonal: bool) -> str:
     return ""
 
 
-def _pairs(rows: list[list[int]], names: list[str], width: int) -> list[Text]:
+def _pairs(matrix: Matrix, width: int) -> list[Text]:
     """The pairs most often confused, with the share of the true class that went astray."""
-    wrong = [(n, i, j) for i, row in enumerate(rows) for j, n in enumerate(row) if n and i != j]
-    wrong.sort(key=lambda w: (-w[0], w[1], w[2]))
+    wrong = [(n, i, j) for i, j, n in matrix.cells if i != j]
     if not wrong:
         return [Text("no image was given a wrong class")]
-    top = wrong[:PAIRS]
+    top = heapq.nsmallest(PAIRS, wrong, key=lambda w: (-w[0], w[1], w[2]))
     half = max(4, (width - len("images   share     → ")) // 2)
-    names = [name if cell_len(name) <= half else set_cell_size(name, half - 1) + "…" for name in names]
+    shown = {c: _short(visible(matrix.classes[c])) for _, *pair in top for c in pair}
+    names = {c: n if cell_len(n) <= half else set_cell_size(n, half - 1) + "…" for c, n in shown.items()}
+    totals: Counter[int] = Counter()
+    for true, _, images in matrix.cells:
+        totals[true] += images
     digits = max(len("images"), *(len(count(n)) for n, _, _ in top))
     margin = max(len("true class"), *(cell_len(names[i]) for _, i, _ in top))
     lines = [Text("images".rjust(digits) + "   share  " + "true class".ljust(margin) + "   predicted as", "dim")]
     for n, i, j in top:
-        share = percent(n / sum(rows[i]))
+        share = percent(n / totals[i])
         lines.append(Text(f"{count(n):>{digits}}  {share:>6}  {set_cell_size(names[i], margin)} → {names[j]}"))
     if len(wrong) > PAIRS:
         lines.append(Text(f"the {PAIRS} pairs most often confused, of {count(len(wrong))}", "dim"))

@@ -112,7 +112,9 @@ def few_shot(task: Task[SearchSettings]) -> FewShotResult:
 def drawn(rows: Rows, k: int, *, seed: tuple[int, int, int]) -> Rows:
     """k rows of each class, drawn without replacement; all of a class that has fewer."""
     rng = np.random.default_rng(seed)
-    picked = [rng.permutation(np.flatnonzero(rows.y == c))[:k] for c in np.unique(rows.y)]
+    by_class = np.argsort(rows.y, kind="stable")
+    members = np.split(by_class, np.flatnonzero(np.diff(rows.y[by_class])) + 1)
+    picked = [rng.permutation(of_one)[:k] for of_one in members]
     places: NDArray[np.int64] = np.sort(np.concatenate(picked))
     return Rows(rows.X[places], rows.y[places])
 

@@ -22,7 +22,7 @@ from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import require_key
 from pipeline.heads.scores.calibration import calibrated, expected_calibration_error
 from pipeline.heads.scores.intervals import score_intervals
-from pipeline.heads.scores.metrics import classification_report, softmax
+from pipeline.heads.scores.metrics import classification_report
 from pipeline.runs import folder as runs
 from pipeline.runs.network import head_of, logits_of_split
 from pipeline.runs.pixels import labelled
@@ -104,6 +104,8 @@ def score_rows(cache: Cache, splits: tuple[str, ...], logits_of: LogitsOf) -> Sc
             cure = f"extract with {option(f'{split}_fraction')} above 0"
             raise HeadError(f"{cache.path.name} has no labelled {split} rows: {cure}")
         parts.append(ScoredRows(logits_of(split), rows, cache.labels[rows]))
+    if len(parts) == 1:
+        return parts[0]  # logits are the largest thing there is here: no second copy of them
     return ScoredRows(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(ScoredRows)))
 
 
@@ -116,7 +118,7 @@ def figures_of(scored: ScoredRows, classes: Sequence[str], temperature: float) -
         after = dataclasses.asdict(calibrated(scored.logits, scored.y, temperature))
     found = {
         **scores.to_json(),
-        "ece_expected": expected_calibration_error(softmax(scored.logits).max(axis=1)),
+        "ece_expected": expected_calibration_error(scores.confidence),
         "intervals": {name: None if ends is None else list(ends) for name, ends in intervals.items()},
         "calibrated": after,
     }

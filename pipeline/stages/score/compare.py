@@ -72,7 +72,7 @@ def compare(settings: CompareSettings, desk: Workspace) -> CompareResult:
 
 
 def _figures(run: runs.Run, scored: ScoredRows) -> dict[str, float]:
-    scores = classification_report(scored.y, scored.logits, run.config["classes"])
+    scores = classification_report(scored.y, scored.logits, run.config["classes"], areas=False)
     return {name: getattr(scores, name) for name in ("accuracy", "macro_f1", "log_loss", "ece")}
 
 
@@ -96,7 +96,8 @@ def _require_same_content(first: runs.Run, second: runs.Run) -> None:
 def _apart(first: runs.Run, second: runs.Run) -> str:
     """The classes that one of two runs has alone, by name; or that they are the same in another order."""
     pairs = ((first, second), (second, first))
-    alone = [[c for c in one.config["classes"] if c not in other.config["classes"]] for one, other in pairs]
+    known = {run.folder: set(run.config["classes"]) for run in (first, second)}
+    alone = [[c for c in one.config["classes"] if c not in known[other.folder]] for one, other in pairs]
     told = [f"{named(found)} in {run.folder.name} alone" for found, (run, _) in zip(alone, pairs, strict=True) if found]
     return "; ".join(told) or "the same in another order"
 

@@ -22,7 +22,8 @@ def evaluate(settings: EvaluateSettings, desk: Workspace) -> EvaluateResult:
     Asked again, the recorded figures are given. How many other runs had been scored on these test rows stands with them
     (``scored_before``; counted in the workspace's ``tested.jsonl``). Or score it on another split, on another cache
     (``data``) or on new labelled images (``images``). ``errors`` and ``confusion`` say what it takes for what, by
-    default of val: that spends no look at the test split.
+    default of val: that spends no look at the test split. ``test["confusion"]`` is the matrix row by row, of more than
+    100 classes its cells that are not 0: their ``true`` and ``predicted`` classes and the ``count`` of rows.
 
     Raises:
         HeadError, CacheError: no rows, a look that cannot be put on record, a cache that is not the one the run learned

@@ -45,10 +45,10 @@ class Scored:
 
 def named_by(cache: Cache, desk: Workspace) -> Callable[[int], str]:
     """What a row of the cache is the image of: for a file its path."""
-    found, ids = images_from(cache), cache.ids
+    found = images_from(cache)
     if not found.there():
         desk.watch.warn(f"the images of {cache.path.name} are not at {found.place} any more: paths are those of then")
-    return lambda row: found.name(ids[row])
+    return lambda row: found.name(cache.ids[row])
 
 
 def own_split(run: runs.Run, split: str, settings: EvaluateSettings, desk: Workspace) -> Scored:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
@@ -18,6 +19,7 @@ from pipeline.base.errors import HeadError
 from pipeline.base.files import write_json, writing
 from pipeline.base.records import read_record
 from pipeline.base.schema import Count, NotNegative, Positive, Rule, Share, Size
+from pipeline.heads.scores.confusion import Cells, Confusion, confusion_from
 
 EVALUATION = "evaluation.json"
 SHARES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1", "top5": "top-5"}
@@ -49,7 +51,11 @@ _Intervals = Annotated[dict[str, _Interval | None], _KNOWN]
 
 
 class Figures(TypedDict):
-    """A split's figures; those that came later are not in files from before."""
+    """A split's figures; those that came later are not in files from before.
+
+    ``confusion`` holds rows by true class and predicted class, of more than 100 classes only the cells that are not 0
+    (:func:`confusion_of` reads both).
+    """
 
     n: Size
     accuracy: Share
@@ -61,20 +67,26 @@ class Figures(TypedDict):
     ece: NotRequired[float | None]
     ece_expected: NotRequired[float | None]
     per_class: list[ClassFigures]
-    confusion: list[list[int]]
+    confusion: list[list[int]] | Cells
     intervals: NotRequired[_Intervals | None]
     calibrated: NotRequired[CalibratedFigures | None]
 
 
-def _square(test: Figures) -> bool:
-    classes, counts = len(test["per_class"]), test["confusion"]
-    return len(counts) == classes and all(len(row) == classes and min(row) >= 0 for row in counts)
+def confusion_of(test: Mapping[str, Any]) -> Confusion:
+    """Which class was taken for which, from figures as they are recorded; the one reader of that field."""
+    found = confusion_from(test["confusion"], len(test["per_class"]))
+    assert found is not None  # it was written here, or has been checked
+    return found
+
+
+def _fits(test: Figures) -> bool:
+    return confusion_from(test["confusion"], len(test["per_class"])) is not None
 
 
 class Evaluation(TypedDict):
     """What stands in ``evaluation.json``: an :class:`EvaluateResult` but for its run."""
 
-    test: Annotated[Figures, Rule("a confusion of as many rows and columns as per_class has classes", _square)]
+    test: Annotated[Figures, Rule("a confusion of as many classes as per_class has", _fits)]
     seconds: NotNegative
     scored: str
     split: NotRequired[str]

@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.base.spelling import option
 from pipeline.base.values import Column, Matrix, Table, figures
 from pipeline.base.words import ABSENT, count, many, percent, points, points_between, significant
+from pipeline.heads.scores.confusion import Confusion
 from pipeline.heads.scores.intervals import FEWEST_OF_A_CLASS
 from pipeline.heads.scores.paired import PairedDifference
 from pipeline.show.tables import per_class_table
-from pipeline.stages.score.figures import SHARES, WrongImage
+from pipeline.stages.score.figures import SHARES, WrongImage, confusion_of
 
 WRONG_SHOWN = 10  # images in a table; a file has all
 COMPARED = (("Accuracy", "accuracy"), ("Macro-F1", "macro_f1"), ("Log-loss", "log_loss"), ("Calibration error", "ece"))
@@ -25,20 +29,22 @@ def classes_of(test: Mapping[str, Any], split: str, elsewhere: str | None) -> tu
     """A split's figures class by class, and which class was taken for which; ``elsewhere``: not of the run's cache."""
     rows = "all rows" if split == "all" else f"{split} split"
     title = rows.capitalize() if elsewhere is None else f"{elsewhere}, {rows}"
-    per_class = [test["per_class"][i] for i in _seen(test)]
+    per_class = [test["per_class"][i] for i in _seen(confusion_of(test)).tolist()]
     return per_class_table(per_class, f"{title}, class by class"), matrix_of(test)
 
 
 def matrix_of(test: Mapping[str, Any]) -> Matrix:
     """Which class was taken for which, of the classes that occur."""
-    counts, seen = test["confusion"], _seen(test)
-    return Matrix([[counts[i][j] for j in seen] for i in seen], [test["per_class"][i]["name"] for i in seen])
+    found = confusion_of(test)
+    seen = _seen(found)
+    true, predicted = np.searchsorted(seen, found.true), np.searchsorted(seen, found.predicted)
+    cells = list(zip(true.tolist(), predicted.tolist(), found.count.tolist(), strict=True))
+    return Matrix(cells, [test["per_class"][i]["name"] for i in seen.tolist()])
 
 
-def _seen(test: Mapping[str, Any]) -> list[int]:
+def _seen(confusion: Confusion) -> NDArray[np.int64]:
     """Other rows may hold a few of the head's classes: those that neither occur nor are predicted say nothing there."""
-    counts = test["confusion"]
-    return [i for i, row in enumerate(counts) if any(row) or any(r[i] for r in counts)]
+    return np.union1d(confusion.true, confusion.predicted)
 
 
 def rows_of(split: str, elsewhere: str | None) -> str:

@@ -16,7 +16,7 @@ from pipeline.base.files import make_folder, try_writing, write_bytes, writing
 from pipeline.base.spelling import option
 from pipeline.base.words import csv_text, many
 from pipeline.base.workspace import Workspace
-from pipeline.heads.scores.metrics import softmax
+from pipeline.heads.scores.metrics import answers_of
 from pipeline.show.pictures import confusion_picture
 from pipeline.stages.score import words
 from pipeline.stages.score.elsewhere import Scored
@@ -43,15 +43,15 @@ def require_places(*files: Path | None) -> None:
 
 def wrong_images(scored: Scored, classes: Sequence[str], temperature: float) -> tuple[WrongImage, ...]:
     """The images that are given another class than theirs, the most confident first; equals in the rows' order."""
-    logits, y = scored.rows.logits, scored.rows.y
-    predicted = logits.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != y)
-    probability = softmax(logits[wrong] / temperature)[np.arange(len(wrong)), predicted[wrong]]
+    y = scored.rows.y
+    told = answers_of(scored.rows.logits, y, temperature)
+    wrong = np.flatnonzero(told.predicted != y)
+    probability = told.confidence[wrong]
     return tuple(
         WrongImage(
             scored.name(int(scored.rows.rows[wrong[i]])),
             classes[y[wrong[i]]],
-            classes[predicted[wrong[i]]],
+            classes[told.predicted[wrong[i]]],
             float(probability[i]),
         )
         for i in np.argsort(-probability, kind="stable").tolist()

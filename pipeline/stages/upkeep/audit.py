@@ -50,19 +50,15 @@ def audit(settings: AuditSettings, desk: Workspace) -> AuditReport:
 
 
 def _report(cache: Cache, settings: AuditSettings, dropped: list[str], desk: Workspace) -> AuditReport:
-    good = _good(cache)
-    present = [s for s in (TRAIN, VAL, TEST) if (good & (cache.splits == s)).any()]
-    splits = present or [NONE]
-    counts = {
-        name: {SPLITS[s]: int((good & (cache.labels == c) & (cache.splits == s)).sum()) for s in splits}
-        for c, name in enumerate(cache.classes)
-    }
-    train: list[int] = [n[SPLITS[splits[0]]] for n in counts.values()]
+    of_split = cache.counts()
+    splits = [SPLITS[s] for s in (TRAIN, VAL, TEST) if of_split[SPLITS[s]]] or [SPLITS[NONE]]
+    counts = {name: {split: per[split] for split in splits} for name, per in cache.class_counts().items()}
+    train: list[int] = [n[splits[0]] for n in counts.values()]
     report = AuditReport(
         cache=cache.path,
         rows=len(cache),
         classes=counts,
-        unlabelled=int(np.sum(good & (cache.labels < 0))),
+        unlabelled=cache.unlabelled(),
         imbalance=max(train) / min(train) if all(train) and train else None,
         copies=_copies(cache),
         empty=_small(counts, 0, 0),

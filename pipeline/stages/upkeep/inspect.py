@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import numpy as np
-
-from pipeline.base.items import SPLITS
 from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.runs.recipe import about_of
@@ -43,13 +40,7 @@ def inspect(settings: InspectSettings, desk: Workspace) -> InspectReport:
 
 
 def _contents(cache: Cache) -> dict[str, Any]:
-    good = cache.states == 1
-    by_class = {
-        name: {
-            split: int(((cache.labels == c) & (cache.splits == s) & good).sum()) for s, split in enumerate(SPLITS) if s
-        }
-        for c, name in enumerate(cache.classes)
-    }
+    by_class = {name: {s: n for s, n in per.items() if s != "none"} for name, per in cache.class_counts().items()}
     return {
         "path": str(cache.path),
         "key": cache.key,
@@ -59,7 +50,7 @@ def _contents(cache: Cache) -> dict[str, Any]:
         "bytes": os.stat(cache.path).st_size,
         "splits": cache.counts(),
         "failed": cache.failed(),
-        "unlabelled": int(np.sum((cache.labels < 0) & good)),
+        "unlabelled": cache.unlabelled(),
         "classes": by_class,
         "created": cache.created,
         "versions": cache.versions,

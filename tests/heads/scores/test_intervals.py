@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 from sklearn import metrics
 
+from pipeline.heads.scores.confusion import Confusion
 from pipeline.heads.scores.intervals import (
     balanced_accuracy_interval,
     binomial_interval,
@@ -22,7 +23,7 @@ def answers(n=200, c=5, right=0.7, seed=0):
 
 
 def confusion(y, guess, c=5):
-    return metrics.confusion_matrix(y, guess, labels=range(c))
+    return Confusion.of_table(metrics.confusion_matrix(y, guess, labels=range(c)))
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 7), (1, 7), (5, 20), (48, 50), (268, 269), (1990, 2000)])
@@ -40,22 +41,22 @@ def test_the_interval_is_the_published_one():
 
 
 def test_all_right_is_not_known_to_be_all_right():
-    low, high = score_intervals(np.array([[269]]))["accuracy"]
+    low, high = score_intervals(Confusion.of_table([[269]]))["accuracy"]
     assert (low, high) == (pytest.approx(0.05 ** (1 / 269)), 1.0)
-    table = np.diag([90, 90, 89])
+    table = Confusion.of_table(np.diag([90, 90, 89]))
     for low, high in score_intervals(table).values():
         assert 0.98 < low < 0.99 and high == 1.0
 
 
 def test_none_right_is_not_known_to_be_none_right():
-    table = np.array([[0, 20], [20, 0]])
+    table = Confusion.of_table([[0, 20], [20, 0]])
     for low, high in score_intervals(table).values():
         assert low == 0.0 and 0.05 < high < 0.1
 
 
 def test_one_class_alone_has_the_binomials_interval():
     """Recall and accuracy are then the same figure, of as many rows."""
-    found = score_intervals(np.array([[36, 4], [0, 0]]))
+    found = score_intervals(Confusion.of_table([[36, 4], [0, 0]]))
     n = 40 * 39 / 40  # the variance without bias is p (1 - p) / (n - 1)
     assert found["balanced_accuracy"] == pytest.approx(binomial_interval(0.9 * n, n))
     assert found["accuracy"] == binomial_interval(36, 40)
@@ -101,11 +102,11 @@ def test_classes_without_rows_change_nothing():
 @pytest.mark.parametrize(("rows", "there"), [([4, 4, 40], False), ([5, 5, 40], True), ([1, 5, 40, 0], True)])
 def test_means_over_classes_of_few_rows_have_none(rows, there):
     """The median of the classes that occur has to have five."""
-    found = score_intervals(np.diag(rows))
+    found = score_intervals(Confusion.of_table(np.diag(rows)))
     assert [found[name] is not None for name in ("accuracy", "balanced_accuracy", "macro_f1")] == [True, there, there]
 
 
 def test_top5_has_the_interval_of_a_share_where_there_is_one():
-    table = np.full((10, 10), 2)
+    table = Confusion.of_table(np.full((10, 10), 2))
     assert score_intervals(table, 0.985)["top5"] == binomial_interval(197, 200)
     assert "top5" not in score_intervals(table)

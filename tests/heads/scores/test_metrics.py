@@ -8,6 +8,8 @@ import scipy.special
 from sklearn import metrics
 
 from pipeline.base.errors import HeadError
+from pipeline.heads import standardize
+from pipeline.heads.scores import metrics as ours
 from pipeline.heads.scores.metrics import (
     calibration_error,
     classification_report,
@@ -26,35 +28,35 @@ def scored(n=300, c=8, seed=0):
 
 def test_figures_of_a_split_are_scikit_learns():
     y, logits, classes = scored()
-    guess, ours = logits.argmax(axis=1), classification_report(y, logits, classes)
-    assert ours.n == 300
-    assert ours.accuracy == pytest.approx(metrics.accuracy_score(y, guess))
-    assert ours.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(y, guess))
-    assert ours.macro_f1 == pytest.approx(metrics.f1_score(y, guess, average="macro"))
-    assert ours.log_loss == pytest.approx(metrics.log_loss(y, scipy.special.softmax(logits.astype(float), axis=1)))
-    assert ours.top5 == pytest.approx(metrics.top_k_accuracy_score(y, logits, k=5))
-    np.testing.assert_array_equal(ours.confusion, metrics.confusion_matrix(y, guess))
+    guess, found = logits.argmax(axis=1), classification_report(y, logits, classes)
+    assert found.n == 300
+    assert found.accuracy == pytest.approx(metrics.accuracy_score(y, guess))
+    assert found.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(y, guess))
+    assert found.macro_f1 == pytest.approx(metrics.f1_score(y, guess, average="macro"))
+    assert found.log_loss == pytest.approx(metrics.log_loss(y, scipy.special.softmax(logits.astype(float), axis=1)))
+    assert found.top5 == pytest.approx(metrics.top_k_accuracy_score(y, logits, k=5))
+    np.testing.assert_array_equal(found.confusion.table(), metrics.confusion_matrix(y, guess))
 
 
 def test_figures_of_each_class_are_scikit_learns():
     y, logits, classes = scored()
     expected = metrics.precision_recall_fscore_support(y, logits.argmax(axis=1))
-    ours = classification_report(y, logits, classes).per_class
-    assert [scores.name for scores in ours] == classes
+    found = classification_report(y, logits, classes).per_class
+    assert [scores.name for scores in found] == classes
     for figures, name in zip(expected, ("precision", "recall", "f1", "support"), strict=True):
-        np.testing.assert_allclose([getattr(scores, name) for scores in ours], figures)
+        np.testing.assert_allclose([getattr(scores, name) for scores in found], figures)
 
 
 def test_class_absent_from_the_split_counts_as_scikit_learn_counts_it():
     y, logits, classes = scored()
     rows = y != 3
     y, logits = y[rows], logits[rows]
-    guess, ours = logits.argmax(axis=1), classification_report(y, logits, classes)
+    guess, found = logits.argmax(axis=1), classification_report(y, logits, classes)
     assert 3 in guess
     recall = metrics.recall_score(y, guess, average=None, labels=np.unique(y))
-    assert ours.balanced_accuracy == pytest.approx(recall.mean())
-    assert ours.macro_f1 == pytest.approx(metrics.f1_score(y, guess, average="macro", zero_division=0))
-    assert ours.per_class[3].support == 0
+    assert found.balanced_accuracy == pytest.approx(recall.mean())
+    assert found.macro_f1 == pytest.approx(metrics.f1_score(y, guess, average="macro", zero_division=0))
+    assert found.per_class[3].support == 0
 
 
 def test_class_neither_present_nor_predicted_is_left_out_of_macro_f1():
@@ -62,17 +64,17 @@ def test_class_neither_present_nor_predicted_is_left_out_of_macro_f1():
     logits[:, 3] = -100
     rows = y != 3
     guess = logits[rows].argmax(axis=1)
-    ours = classification_report(y[rows], logits[rows], classes)
-    assert ours.macro_f1 == pytest.approx(metrics.f1_score(y[rows], guess, average="macro"))
+    found = classification_report(y[rows], logits[rows], classes)
+    assert found.macro_f1 == pytest.approx(metrics.f1_score(y[rows], guess, average="macro"))
 
 
 def test_auroc_is_scikit_learns_mean_of_each_class_against_the_rest():
     y, logits, classes = scored()
     p = scipy.special.softmax(logits.astype(float), axis=1)
-    ours = classification_report(y, logits, classes)
-    assert ours.auroc == pytest.approx(metrics.roc_auc_score(y, p, multi_class="ovr", average="macro"), abs=1e-12)
+    found = classification_report(y, logits, classes)
+    assert found.auroc == pytest.approx(metrics.roc_auc_score(y, p, multi_class="ovr", average="macro"), abs=1e-12)
     each = [metrics.roc_auc_score(y == c, p[:, c]) for c in range(8)]
-    np.testing.assert_allclose([scores.auroc for scores in ours.per_class], each)
+    np.testing.assert_allclose([scores.auroc for scores in found.per_class], each)
 
 
 def test_rows_of_equal_score_count_one_half():
@@ -97,11 +99,11 @@ def test_auroc_leaves_out_a_class_without_rows():
     y, logits, classes = scored()
     rows = y != 3
     y, logits = y[rows], logits[rows]
-    ours = classification_report(y, logits, classes)
+    found = classification_report(y, logits, classes)
     p = scipy.special.softmax(logits.astype(float), axis=1)
     each = [metrics.roc_auc_score(y == c, p[:, c]) for c in range(8) if c != 3]
-    assert ours.auroc == pytest.approx(np.mean(each))
-    assert ours.per_class[3].auroc is None
+    assert found.auroc == pytest.approx(np.mean(each))
+    assert found.per_class[3].auroc is None
 
 
 def test_auroc_of_one_class_alone_does_not_exist():
@@ -132,6 +134,62 @@ def test_top5_is_given_only_where_it_can_miss(c, given):
     assert (classification_report(*scored(c=c)).top5 is not None) is given
 
 
+def test_top5_takes_equal_logits_by_the_number_of_their_class():
+    """As a stable sort of each row has them."""
+    y, logits, classes = scored(c=12)
+    logits = logits.round()
+    first = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+    assert len(np.unique(logits[0])) < 12
+    assert classification_report(y, logits, classes).top5 == (first == y[:, None]).any(axis=1).mean()
+
+
+def test_figures_of_more_rows_and_classes_than_are_taken_at_once_are_scikit_learns(monkeypatch):
+    """Pieces of rows, and of columns, that do not come out even."""
+    y, logits, classes = scored(n=500, c=37)
+    monkeypatch.setattr(standardize, "CHUNK_ROWS", 64)
+    monkeypatch.setattr(ours, "COLUMN_BYTES", 1)
+    p = scipy.special.softmax(logits.astype(float), axis=1)
+    found = classification_report(y, logits, classes)
+    assert found.log_loss == pytest.approx(metrics.log_loss(y, p), abs=1e-12)
+    assert found.top5 == metrics.top_k_accuracy_score(y, logits, k=5)
+    assert found.auroc == pytest.approx(metrics.roc_auc_score(y, p, multi_class="ovr", average="macro"), abs=1e-12)
+    np.testing.assert_array_equal(found.confusion.table(), metrics.confusion_matrix(y, logits.argmax(axis=1)))
+
+
+def test_the_rows_are_gone_through_a_fixed_number_of_times_however_many_classes_there_are(monkeypatch):
+    """And no array of the logits' size is made: what is looked at is a piece of the rows, or a few columns of them."""
+    seen, sizes = [], []
+
+    class Watched(np.ndarray):
+        def __array_finalize__(self, _):
+            sizes.append(self.size)
+
+        def __getitem__(self, key):
+            seen.append(key)
+            return super().__getitem__(key)
+
+    monkeypatch.setattr(standardize, "CHUNK_ROWS", 100)
+    for c in (100, 400):
+        y, logits, classes = scored(n=1000, c=c)
+        watched = logits.view(Watched)
+        seen.clear(), sizes.clear()
+        monkeypatch.setattr(ours, "COLUMN_BYTES", 4 * 1000 * c // 8)
+        classification_report(y, watched, classes)
+        whole = [key for key in seen if isinstance(key, slice)]
+        columns = [key[1] for key in seen if isinstance(key, tuple) and isinstance(key[1], slice)]
+        assert len(whole) == 2 * 10  # checked, and read: ten pieces each
+        assert len(columns) <= 9
+        assert max(sizes[1:]) <= 1000 * c // 4
+
+
+def test_without_areas_no_column_is_ranked(monkeypatch):
+    monkeypatch.setattr(ours, "one_against_rest", None)
+    y, logits, classes = scored()
+    found = classification_report(y, logits, classes, areas=False)
+    assert found.auroc is None and {scores.auroc for scores in found.per_class} == {None}
+    assert found.accuracy == metrics.accuracy_score(y, logits.argmax(axis=1))
+
+
 def test_softmax_of_huge_logits_stays_finite():
     logits = np.array([[1e4, 0.0, -1e4], [-3e38, 3e38, 0.0]], dtype=np.float32)
     np.testing.assert_allclose(softmax(logits), [[1, 0, 0], [0, 1, 0]])
@@ -143,7 +201,7 @@ def test_figures_are_plain_json():
     again = json.loads(json.dumps(scores.to_json(), allow_nan=False))
     assert again["accuracy"] == scores.accuracy
     assert again["per_class"][2]["name"] == "class 2"
-    assert np.array_equal(again["confusion"], scores.confusion)
+    assert np.array_equal(again["confusion"], scores.confusion.table())
 
 
 def test_non_finite_logits_are_refused():

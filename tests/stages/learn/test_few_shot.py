@@ -139,3 +139,15 @@ def test_drawn_rows_are_different_rows_of_each_class() -> None:
     assert len(np.unique(few.X)) == 8
     np.testing.assert_array_equal(y[few.X[:, 0].astype(int)], few.y)
     assert not np.array_equal(drawn(rows, 3, seed=(0, 3, 1)).X, few.X)
+
+
+def test_of_thousands_of_classes_rows_are_drawn_as_of_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As class by class, one after the other; the labels are compared with no class each by itself."""
+    y = np.random.default_rng(0).integers(0, 1500, 4000)
+    rng = np.random.default_rng((1, 2, 3))
+    expected = np.sort(np.concatenate([rng.permutation(np.flatnonzero(y == c))[:2] for c in np.unique(y)]))
+    monkeypatch.setattr(np, "flatnonzero", lambda found, whole=np.flatnonzero: calls.append(1) or whole(found))
+    calls: list[int] = []
+    found = drawn(Rows(np.arange(4000, dtype=np.float32)[:, None], y), 2, seed=(1, 2, 3))
+    np.testing.assert_array_equal(found.X[:, 0], expected)
+    assert len(calls) <= 1

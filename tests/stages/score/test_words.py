@@ -70,5 +70,5 @@ def test_of_another_cache_only_classes_that_occur_or_are_answered_are_shown() ->
     confusion = [[1, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 2]]
     table, matrix = classes_of({"per_class": per_class, "confusion": confusion}, "all", "other")
     assert [row[0] for row in table.rows] == list(matrix.classes) == ["a", "c", "d"]
-    assert matrix.counts == [[1, 1, 0], [0, 0, 0], [0, 0, 2]]
+    assert matrix.cells == [(0, 0, 1), (0, 1, 1), (2, 2, 2)]
     assert table.title == "other, all rows, class by class"
