@@ -16,7 +16,6 @@ from pipeline.base.words import count, percent, visible
 
 LARGEST_MATRIX = 20
 PAIRS = 10
-LONGEST_NAME = 24
 # (share of the row from which it applies, style on the diagonal, style off it); both colours are set, so that the
 # figure can be read on light and dark backgrounds alike.
 SHADES = (
@@ -36,13 +35,9 @@ class DrawnMatrix:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the lines of the matrix or of the pairs."""
         rows = [[int(n) for n in row] for row in self.matrix.counts]
-        names = [_short(visible(c)) for c in self.matrix.classes]
+        names = [visible(c) for c in self.matrix.classes]
         lines = _matrix(rows, names, options.max_width) if len(rows) <= LARGEST_MATRIX else None
         yield from lines if lines is not None else _pairs(rows, names, options.max_width)
-
-
-def _short(name: str) -> str:
-    return name if cell_len(name) <= LONGEST_NAME else set_cell_size(name, LONGEST_NAME - 1) + "…"
 
 
 def _matrix(rows: list[list[int]], names: list[str], width: int) -> list[Text] | None:
@@ -87,14 +82,15 @@ def _pairs(rows: list[list[int]], names: list[str], width: int) -> list[Text]:
     if not wrong:
         return [Text("no image was given a wrong class")]
     top = wrong[:PAIRS]
-    half = max(4, (width - len("images   share     → ")) // 2)
-    names = [name if cell_len(name) <= half else set_cell_size(name, half - 1) + "…" for name in names]
     digits = max(len("images"), *(len(count(n)) for n, _, _ in top))
     margin = max(len("true class"), *(cell_len(names[i]) for _, i, _ in top))
+    if len("images   share   → ") + margin + max(cell_len(names[j]) for _, _, j in top) > width:
+        margin = 0  # long names: one after the other, where need be in the next line
     lines = [Text("images".rjust(digits) + "   share  " + "true class".ljust(margin) + "   predicted as", "dim")]
     for n, i, j in top:
         share = percent(n / sum(rows[i]))
-        lines.append(Text(f"{count(n):>{digits}}  {share:>6}  {set_cell_size(names[i], margin)} → {names[j]}"))
+        true = names[i] + " " * (margin - cell_len(names[i]))
+        lines.append(Text(f"{count(n):>{digits}}  {share:>6}  {true} → {names[j]}"))
     if len(wrong) > PAIRS:
         lines.append(Text(f"the {PAIRS} pairs most often confused, of {count(len(wrong))}", "dim"))
     return lines

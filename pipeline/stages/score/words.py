@@ -14,6 +14,7 @@ from pipeline.base.values import Column, Matrix, Table, figures
 from pipeline.base.words import ABSENT, count, many, percent, points, points_between, significant
 from pipeline.heads.scores.intervals import FEWEST_OF_A_CLASS
 from pipeline.heads.scores.paired import PairedDifference
+from pipeline.runs.folder import is_run_name
 from pipeline.show.tables import per_class_table
 from pipeline.stages.score.figures import SHARES, WrongImage
 
@@ -50,7 +51,7 @@ def wrong(found: Sequence[WrongImage], rows: str) -> Table:
     """The first of the images that are given a wrong class, each with the probability of that."""
     shown = [[one.path, one.true, one.predicted, percent(one.probability)] for one in found[:WRONG_SHOWN]]
     more = f"the {WRONG_SHOWN} most confident of {count(len(found))}" if len(found) > WRONG_SHOWN else ""
-    columns = [Column("Image", fit="fold"), Column("True", fit="cut"), Column("Predicted", fit="cut")]
+    columns = [Column("Image", fit="fold"), Column("True", fit="name"), Column("Predicted", fit="name")]
     return Table([*columns, *figures("Probability")], shown, f"Wrong, most confident first: {rows}", more)
 
 
@@ -148,8 +149,15 @@ def comparison(names: Sequence[str], scores: Sequence[Mapping[str, Any]], differ
             cells = [percent(first[name]), percent(second[name]), points(by)]
         rows.append([label, *cells, interval if name == "accuracy" else ABSENT])
     below = f"{count(difference.n)} test images"
-    runs = [Column(name, right=True, fit="cut") for name in names]
+    runs = [Column(name, right=True, fit="name" if name in names else "whole") for name in _brief(names)]
     return Table([Column(fit="wrap"), *runs, *figures("Difference", "95 % interval")], rows, below)
+
+
+def _brief(names: Sequence[str]) -> list[str]:
+    """Two runs by number and stage, as they are listed; by their names where that does not tell them apart."""
+    parts = [name.split("-") if is_run_name(name) else None for name in names]
+    brief = [name if p is None else f"{int(p[0])} {p[1]}" for name, p in zip(names, parts, strict=True)]
+    return brief if len(set(brief)) == len(brief) else list(names)
 
 
 def changed(mended: int, broken: int) -> str:
