@@ -10,6 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.base.items import NONE
 from pipeline.base.spelling import option
 from pipeline.base.values import Cell, Column, Part, Table, figures
 from pipeline.base.words import ABSENT, count, many, named, percent, seconds, setting, size
@@ -112,6 +116,20 @@ def sound(report: VerifyReport) -> str:
             f"({s.tolerance:.1e} is allowed; {s.engine})"
         )
     return text
+
+
+def splits_stay(source: str, splits: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
+    """Said where a source gives no splits and the cache has some."""
+    bare = int(((splits == NONE) & (labels >= 0)).sum())
+    without = f", {many(bare, 'labelled image')} in none of them" if bare else ""
+    anew = option("val_fraction")
+    return f"{source} gives no splits: the images keep those of the cache{without} ({anew} divides them anew)"
+
+
+def unnamed(source: str, number: int, *, dropped: bool) -> str:
+    """Said where a table of ids does not name all images of the cache."""
+    what = "dropped" if dropped else f"left as it is in the cache ({option('drop_missing', True)} drops it)"
+    return f"not named in {source}, and so {what}: {many(number, 'image')}"
 
 
 def relabelled(result: RelabelResult) -> str:
