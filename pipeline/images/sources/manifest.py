@@ -37,7 +37,7 @@ from pipeline.images.sources.table import DELIMITERS, Table, Text, all_cells, re
 
 FORM = MANIFEST_FORM
 
-ENDING = ".csv"
+ENDINGS = (".csv", ".tsv", ".txt")
 
 KEPT_AT_MOST, _SHOWN = 256, 12  # columns
 _DEPTH = 3  # folders below the manifest's own in which images are looked for
@@ -104,8 +104,9 @@ def listing(spec: str, desk: Workspace, columns: Columns = _GUESSED) -> Listing:
     """
     path = path_of(spec)
     named, (stem, ending) = shown_source(spec), os.path.splitext(real_name(path))
-    if ending.lower() != ENDING:
-        raise DataError(f"source {named} is a file but not a .csv manifest: {LEGAL_FORMS}")
+    if ending.lower() not in ENDINGS:
+        endings = ", ".join(ENDINGS)
+        raise DataError(f"source {named} is a file but no manifest, which would end in {endings}: {LEGAL_FORMS}")
     began = time.time_ns()
     found = read(path, columns)
     for line in found.said:
