@@ -43,8 +43,8 @@ class Asked(NamedTuple):
 def find_images(asked: Sequence[Any], desk: Workspace) -> list[Asked]:
     """The images meant: files as they are, those below folders in the order of their names, standard input's, sources'.
 
-    A CSV, TSV or text file is a manifest; what is no file's name is a pattern where it has ``*``, ``?`` or ``[``. What a folder
-    holds besides is told.
+    A CSV, TSV or text file is a manifest; what is no file's name is a pattern where it has ``*``, ``?`` or ``[``. What
+    a folder holds besides is told.
 
     Raises:
         DataError: a path on the command line that is not there, a pattern that fits nothing, a folder or source without
