@@ -73,7 +73,7 @@ def balanced_accuracy_interval(confusion: npt.NDArray[Any]) -> Interval:
 
 
 def macro_f1_interval(confusion: npt.NDArray[Any]) -> Interval:
-    """The interval of the mean F1 over the classes that occur or were predicted in a confusion matrix (C, C).
+    """The interval of the mean F1 over the classes that occur in a confusion matrix (C, C).
 
     Variance and bias (of few rows F1 comes out too low) are the jackknife's (Efron and Tibshirani 1993, chapter 11):
     from what the figure would be without one of the rows. The interval is of the figure less its bias, and widened
@@ -81,7 +81,8 @@ def macro_f1_interval(confusion: npt.NDArray[Any]) -> Interval:
     """
     seen = confusion.sum(axis=0) + confusion.sum(axis=1) > 0
     table = confusion[np.ix_(seen, seen)].astype(np.float64)
-    value = float((2 * np.diag(table) / (table.sum(axis=0) + table.sum(axis=1))).mean())
+    f1 = 2 * np.diag(table) / (table.sum(axis=0) + table.sum(axis=1))
+    value = float(f1[table.sum(axis=1) > 0].mean())
     n, change = table.sum(), _without_a_row(table)
     mean = float((table * change).sum() / n)
     variance = float((table * (change - mean) ** 2).sum() * (n - 1) / n)
@@ -109,7 +110,8 @@ def _of_a_mean(confusion: npt.NDArray[Any], value: float, variance: float) -> In
 def _without_a_row(table: Floats) -> Floats:
     """What one row less in each cell (C, C) changes of macro-F1; a class whose last row it is keeps its F1.
 
-    F1 = 2 right / (rows + guesses): a row counts in the F1 of its class and of its guess.
+    F1 = 2 right / (rows + guesses): a row counts in the F1 of its class and of its guess, which is 0 with and without
+    it where the guess is a class that has no rows.
     """
     right, total = np.diag(table), table.sum(axis=0) + table.sum(axis=1)
     f1 = 2 * right / total
@@ -117,4 +119,4 @@ def _without_a_row(table: Floats) -> Floats:
     hit = np.where(total > 2, 2 * (right - 1) / np.maximum(total - 2, 1) - f1, 0.0)
     change: Floats = wrong[:, None] + wrong[None, :]
     np.fill_diagonal(change, hit)
-    return change / len(table)
+    return change / int((table.sum(axis=1) > 0).sum())

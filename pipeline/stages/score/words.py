@@ -85,7 +85,7 @@ def ordinal(number: int) -> str:
 
 
 def figures_lines(test: Mapping[str, Any], what: str) -> list[str]:
-    """One line of the figures of ``what``, one of what their intervals mean, and one of calibration."""
+    """One line of the figures of ``what``, one of classes that are absent, one of what their intervals mean, and one of calibration."""
     intervals = test.get("intervals") or {}
     shares = [
         f"{label} {percent(test[name])}{_range(intervals.get(name))}"
@@ -95,6 +95,12 @@ def figures_lines(test: Mapping[str, Any], what: str) -> list[str]:
     auroc = f"AUROC {significant(test['auroc'])}, " if test.get("auroc") is not None else ""
     loss = f"log-loss {significant(test['log_loss'])}, {count(test['n'])} images"
     lines = [f"{what}: {', '.join(shares)}, {auroc}{loss}"]
+    per_class = test.get("per_class") or []
+    if absent := sum(not one["support"] for one in per_class):
+        lines.append(
+            f"{absent:,} of {many(len(per_class), 'class')} {'has' if absent == 1 else 'have'} no images here: "
+            f"balanced accuracy, macro-F1 and AUROC are means over the other {len(per_class) - absent:,}"
+        )
     if intervals:
         lines.append(_of_intervals(intervals))
     if test.get("ece") is not None:

@@ -51,6 +51,14 @@ def test_figures_of_an_older_file_are_said_as_far_as_they_go() -> None:
     assert figures_lines(old, "test") == ["test: accuracy 95.3 %, macro-F1 93.5 %, log-loss 0.2000, 1,234 images"]
 
 
+def test_classes_without_images_are_counted() -> None:
+    per_class = [{"support": n} for n in (3, 0, 2, 0)]
+    assert figures_lines({**FIGURES, "per_class": per_class}, "new")[1] == (
+        "2 of 4 classes have no images here: balanced accuracy, macro-F1 and AUROC are means over the other 2"
+    )
+    assert "no images" not in "".join(figures_lines({**FIGURES, "per_class": per_class[:1]}, "test"))
+
+
 def test_without_a_temperature_that_is_said() -> None:
     assert "the run has no temperature" in figures_lines({**FIGURES, "calibrated": None}, "test")[-1]
 
