@@ -95,14 +95,18 @@ def made_things(settings: Any) -> list[str]:
     return [one for one in flat if one is not None]
 
 
-def check_out(out: Path | None) -> None:
-    """Check the path of a cache that is to be written, if one is given.
+def check_out(out: Path | None, name: str | None = None) -> None:
+    """Check the path or the name of a cache that is to be written, if one is given.
 
     Raises:
-        ConfigError: it is not the name of one.
+        ConfigError: it is not that of one, or both are given.
     """
     if out is not None and out.suffix != ".h5":
         raise ConfigError(f"{spelling.option('out', out)} must end in .h5")
+    if name is not None:
+        check_name(name)
+        if out is not None:
+            raise ConfigError(f"{spelling.option('name', name)} and {spelling.option('out', out)}: give one of them")
 
 
 def check_name(name: str) -> None:

@@ -36,13 +36,13 @@ Cell = str | Part | Bar | tuple[str | Part, ...]
 class Column:
     """A table's column: its heading, and what its cells are.
 
-    ``fit`` says what gives way where there is little room: nothing (``whole``), the end of a long name (``cut``); or
-    the cell goes on in the next line, broken anywhere (``fold``: paths) or between words (``wrap``).
+    ``fit`` says what gives way where there is little room: nothing (``whole``), or the cell goes on in the next line,
+    broken between a name's parts (``name``), anywhere (``fold``: paths) or between words (``wrap``).
     """
 
     heading: str = ""
     right: bool = False
-    fit: Literal["whole", "cut", "fold", "wrap"] = "whole"
+    fit: Literal["whole", "name", "fold", "wrap"] = "whole"
     role: Role = ""
 
 

@@ -77,8 +77,9 @@ def count(value: int | None) -> str:
 
 
 def many(number: int, noun: str) -> str:
-    """So many of something: ``1 image``, ``1,203 images``."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+    """So many of something: ``1 image``, ``1,203 images``, ``2 classes``."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
 
 
 def named(names: Sequence[str], most: int = 5) -> str:

@@ -131,7 +131,7 @@ def _result(
         val = float(accuracy_score(rows.val.y, guesses[0]))
     if rows.test is not None:
         test = float(accuracy_score(rows.test.y, guesses[1]))
-        macro = float(f1_score(rows.test.y, guesses[1], average="macro", zero_division=0))
+        macro = float(f1_score(rows.test.y, guesses[1], labels=np.unique(rows.test.y), average="macro"))
     return BaselineResult(name, val, test, macro, seconds, converged=None, note=note)
 
 

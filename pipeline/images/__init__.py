@@ -7,9 +7,10 @@ from pipeline.images.augment import Augmentation
 from pipeline.images.decode import DECODE_POLICY, FAILURE_KINDS, MAX_PIXELS, ImageFailure, decode
 from pipeline.images.digests import digest_many
 from pipeline.images.formats import IMAGE_EXTENSIONS, passed_over, readable
-from pipeline.images.listing import Images, Listing, shown, skip_summary
+from pipeline.images.listing import Images, Item, Listing, assemble, shown, skip_summary
 from pipeline.images.loader import Limits, Loaded, Loader
 from pipeline.images.resize import Geometry, to_pixels
+from pipeline.images.sources.by_id import NamedRows, read_by_id
 from pipeline.images.sources.columns import Columns
 from pipeline.images.sources.files import Files, read_file
 from pipeline.images.sources.manifest import Manifest
@@ -30,13 +31,16 @@ __all__ = [
     "Geometry",
     "ImageFailure",
     "Images",
+    "Item",
     "Limits",
     "Listing",
     "Loaded",
     "Loader",
     "Manifest",
+    "NamedRows",
     "SplitPlan",
     "View",
+    "assemble",
     "assign_splits",
     "decode",
     "digest_many",
@@ -46,6 +50,7 @@ __all__ = [
     "needs_carving",
     "open_images",
     "passed_over",
+    "read_by_id",
     "read_file",
     "read_manifest",
     "readable",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.values import Curve, Matrix
 from pipeline.base.words import count, visible
+from pipeline.show.letters import families, readable
 
 SIZE = (7.2, 4.0)  # inches
 COLOURS = ("#4c78a8", "#d1495b", "#66a182", "#8d6a9f")
@@ -78,7 +79,8 @@ RIGHT, WRONG = (0.12, 0.45, 0.70), (0.80, 0.20, 0.25)  # of a whole row; less of
 def confusion_picture(matrix: Matrix, title: str, form: str) -> bytes:
     """The matrix as a ``png`` or ``svg`` file: counts on shades of their share of the row, true class by row.
 
-    Of more than 100 classes those that are confused most. PNG has no letters but its font's: others become escapes.
+    Of more than 100 classes those that are confused most. PNG has the letters of the fonts that are installed;
+    others are spelled out.
     """
     from matplotlib import style
     from matplotlib.collections import PolyCollection
@@ -88,11 +90,14 @@ def confusion_picture(matrix: Matrix, title: str, form: str) -> bytes:
     if len(shown) < len(matrix.classes):
         title += f"; the {len(shown)} classes most often confused, of {count(len(matrix.classes))}"
     counts, totals = _counts(matrix, shown)
-    names = [_label(matrix.classes[i], form) for i in shown]
+    # An SVG keeps its text, and who shows it has other fonts.
+    fonts = families([title, *matrix.classes]) if form == "png" else None
+    names = [_label(matrix.classes[i], fonts) for i in shown]
     n, digits = len(shown), len(str(counts.max(initial=0)))
     side = max(0.22, 0.55 - 0.008 * n, 0.055 * digits)  # inches of a cell
     size = min(10.0, 72 * side / (0.62 * digits + 0.9))  # points of a count
-    with style.context(["default", LOOK, {"axes.grid": False, "svg.image_inline": True}]):
+    look = {"axes.grid": False, "svg.image_inline": True, **({"font.family": fonts} if fonts else {})}
+    with style.context(["default", LOOK, look]):
         figure = Figure((side * n, side * n))
         axes = figure.add_axes((0, 0, 1, 1))
         cells = [(i, j) for i in range(n) for j in range(n) if counts[i, j]]
@@ -116,11 +121,11 @@ def confusion_picture(matrix: Matrix, title: str, form: str) -> bytes:
         axes.vlines(lines, 0, n, colors="#e4e4e4", linewidths=0.5)
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
-        axes.set_title(_legible(visible(title), form), parse_math=False)
+        axes.set_title(_legible(title, fonts), parse_math=False)
         out = io.BytesIO()
         metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
         with warnings.catch_warnings():
-            # An SVG keeps its text, and who shows it has other letters: that this font lacks some is no loss.
+            # Of an SVG's text it is no loss that a font here lacks a letter.
             warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
             figure.savefig(out, format=form, dpi=120, metadata=metadata, bbox_inches="tight", pad_inches=0.15)
     return out.getvalue()
@@ -155,16 +160,10 @@ def _shade(share: float, colour: Sequence[float]) -> tuple[float, ...]:
     return tuple(1 - depth * (1 - part) for part in colour)
 
 
-def _label(name: str, form: str) -> str:
-    text = _legible(visible(name), form) or "(no name)"
+def _label(name: str, fonts: Sequence[str] | None) -> str:
+    text = _legible(name, fonts) or "(no name)"
     return text if len(text) <= NAME_LENGTH else text[: NAME_LENGTH - 1] + "…"
 
 
-def _legible(text: str, form: str) -> str:
-    """The text, but for letters that a PNG's font does not have: their escapes."""
-    from matplotlib.font_manager import findfont, get_font
-
-    if form == "svg" or text.isascii():
-        return text
-    letters = get_font(findfont("DejaVu Sans")).get_charmap()
-    return "".join(c if ord(c) in letters else c.encode("unicode_escape").decode("ascii") for c in text)
+def _legible(text: str, fonts: Sequence[str] | None) -> str:
+    return visible(text) if fonts is None else readable(visible(text), fonts)

@@ -34,7 +34,7 @@ def results_table(results: Sequence[Mapping[str, Any]], title: str = "") -> Tabl
         cells = [r["name"], *(write(r.get(name)) + (_chosen(r) if name == "val" else "") for _, name, write in shown)]
         row = [Part(cell, "best" if i in best else "") for cell in cells]
         rows.append([*row, Part(r.get("note") or "", "dim")] if notes else row)
-    columns = [Column("Method", fit="cut"), *figures(*(heading for heading, _, _ in shown))]
+    columns = [Column("Method", fit="name"), *figures(*(heading for heading, _, _ in shown))]
     return Table([*columns, Column(fit="wrap")] if notes else columns, rows, title)
 
 
@@ -62,4 +62,4 @@ def per_class_table(per_class: Sequence[Mapping[str, Any]], title: str = "", lim
         auroc = [significant(r.get("auroc"))] if ranked else []
         rows.append([str(r["name"]), *shares, *auroc, count(int(r["support"]))])
     headings = ("Precision", "Recall", "F1", *(["AUROC"] if ranked else []), "Images")
-    return Table([Column("Class", fit="cut"), *figures(*headings)], rows, title, caption)
+    return Table([Column("Class", fit="name"), *figures(*headings)], rows, title, caption)

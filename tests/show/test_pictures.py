@@ -194,12 +194,6 @@ def test_names_of_any_kind_are_drawn_without_a_warning_and_the_same_twice(form):
         assert b"x" * 27 + "…".encode() in first and b"x" * 28 not in first
 
 
-def test_letters_that_a_png_has_no_shape_for_are_escapes():
-    from pipeline.show.pictures import _legible
-
-    assert _legible("漢 ä", "png") == "\\u6f22 ä"
-
-
 @pytest.mark.slow
 def test_a_hundred_classes_have_room_for_their_counts():
     """The picture grows with the classes: each count is a few pixels high."""

@@ -93,11 +93,18 @@ def test_figures_end_in_one_column(text_of):
     assert all(line[end - 1] == "%" for line in lines[2:])
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_a_very_long_name_is_cut_and_leaves_the_figures_whole(text_of, width):
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_very_long_name_goes_on_in_the_next_lines_and_leaves_the_figures_whole(text_of, width):
     text = text_of(results_table([result(name="x" * 200, val=0.5, test=0.25, macro_f1=0.125, seconds=1.0)]), width)
-    assert "…" in text and "50.0 %" in text and "12.5 %" in text and "1.0 s" in text
+    assert "50.0 %" in text and "12.5 %" in text and "1.0 s" in text
+    assert text.count("x") == 200 and "…" not in text
     assert max(map(len, text.splitlines())) <= width
+
+
+def test_a_name_is_broken_between_its_parts(text_of):
+    rows = [result(name="digits-resnet18-random0-32px-3da4c1ba", val=0.5, test=0.25, macro_f1=0.125, seconds=1.0)]
+    names = [line.split("  ")[0].strip() for line in text_of(results_table(rows), 60).splitlines()[2:]]
+    assert names == ["digits-resnet18-", "random0-32px-3da4c1ba"]
 
 
 def test_markup_in_a_name_is_printed_as_it_is(text_of):

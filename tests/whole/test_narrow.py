@@ -90,7 +90,7 @@ def test_a_table_that_has_no_room_becomes_a_list(printed: Callable[..., str]) ->
 
     headings = ("Accuracy", "Macro-F1", "Log-loss", "Calibration")
     table = Table(
-        [Column("Method", fit="cut"), *figures(*headings)], [["head", "95.26 %", "94.1 %", "0.1234", "1.2 %"]]
+        [Column("Method", fit="name"), *figures(*headings)], [["head", "95.26 %", "94.1 %", "0.1234", "1.2 %"]]
     )
     assert printed(table, width=80).splitlines()[0].split() == ["Method", *headings]
     lines = [line.strip() for line in printed(table, width=36).splitlines()]

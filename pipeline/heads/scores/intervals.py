@@ -73,14 +73,15 @@ def balanced_accuracy_interval(confusion: Confusion) -> Interval:
 
 
 def macro_f1_interval(confusion: Confusion) -> Interval:
-    """The interval of the mean F1 over the classes that occur or were predicted in a confusion.
+    """The interval of the mean F1 over the classes that occur in a confusion.
 
     Variance and bias (of few rows F1 comes out too low) are the jackknife's (Efron and Tibshirani 1993, chapter 11):
     from what the figure would be without one of the rows. The interval is of the figure less its bias, and widened
     to hold the figure itself.
     """
-    right, total = confusion.right.astype(np.float64), (confusion.support + confusion.guesses).astype(np.float64)
-    seen = total > 0
+    support = confusion.support
+    right, total = confusion.right.astype(np.float64), (support + confusion.guesses).astype(np.float64)
+    seen = support > 0
     value = float((2 * right[seen] / total[seen]).mean())
     n, change = float(confusion.rows), _without_a_row(confusion, right, total)
     mean = float((confusion.count * change).sum() / n)
@@ -109,11 +110,12 @@ def _of_a_mean(confusion: Confusion, value: float, variance: float) -> Interval:
 def _without_a_row(confusion: Confusion, right: Floats, total: Floats) -> Floats:
     """What one row less in each cell (k,) changes of macro-F1; a class whose last row it is keeps its F1.
 
-    F1 = 2 right / (rows + guesses): a row counts in the F1 of its class and of its guess.
+    F1 = 2 right / (rows + guesses): a row counts in the F1 of its class and of its guess, which is 0 with and without
+    it where the guess is a class that has no rows.
     """
     f1 = 2 * right / np.maximum(total, 1)
     wrong = np.where(total > 1, 2 * right / np.maximum(total - 1, 1) - f1, 0.0)
     hit = np.where(total > 2, 2 * (right - 1) / np.maximum(total - 2, 1) - f1, 0.0)
     true, predicted = confusion.true, confusion.predicted
     change: Floats = np.where(true == predicted, hit[true], wrong[true] + wrong[predicted])
-    return change / np.count_nonzero(total)
+    return change / np.count_nonzero(confusion.support)

@@ -35,12 +35,16 @@ class ClassScores:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Figures of one split; shares are 0 ... 1, the definitions are scikit-learn's."""
+    """Figures of one split; shares are 0 ... 1, the definitions are scikit-learn's.
+
+    Means over classes are over those that occur: of one without rows nothing can be known, and that a row was taken for
+    it counts in the figures of the row's own class.
+    """
 
     n: int
     accuracy: float
     balanced_accuracy: float  # mean recall over classes that occur
-    macro_f1: float  # mean over classes that occur or were predicted
+    macro_f1: float  # mean F1 over classes that occur
     log_loss: float  # natural logarithm
     top5: float | None  # None where 5 guesses cannot miss
     auroc: float | None  # mean over classes, each against the rest (of two classes the same); None if there is none
@@ -185,9 +189,8 @@ def classification_report(
 ) -> Scores:
     """The figures of logits (N, C) against labels (N,) whose class c is called ``classes[c]``.
 
-    Equal logits go to the class of the lowest number. A class without rows has no AUROC and is left out of the means
-    over classes (of macro-F1 only if it was never predicted either). Without ``areas`` there is no AUROC at all: it
-    takes as long as everything else.
+    Equal logits go to the class of the lowest number. A class without rows has no AUROC, and is left out of the means
+    over classes. Without ``areas`` there is no AUROC at all: it takes as long as everything else.
 
     Raises:
         HeadError: no rows, logits of another shape or not finite, or a label out of range.
@@ -207,7 +210,7 @@ def classification_report(
         n=len(y),
         accuracy=float(right.sum() / len(y)),
         balanced_accuracy=float(recall[support > 0].mean()),
-        macro_f1=float(f1[support + guesses > 0].mean()),
+        macro_f1=float(f1[support > 0].mean()),
         log_loss=float(-told.own.mean()),
         top5=float((told.ahead < 5).mean()) if c > 5 else None,
         auroc=float(np.mean(defined)) if defined else None,

@@ -37,7 +37,7 @@ from pipeline.images.sources.table import DELIMITERS, Table, Text, all_cells, re
 
 FORM = MANIFEST_FORM
 
-ENDING = ".csv"
+ENDINGS = (".csv", ".tsv", ".txt")
 
 KEPT_AT_MOST, _SHOWN = 256, 12  # columns
 _DEPTH = 3  # folders below the manifest's own in which images are looked for
@@ -83,7 +83,7 @@ def images(spec: str, place: str) -> Images:
             text = read_text(shown_source(spec), manifest)
         except DataError:
             return frozenset()  # not there any more, or damaged: then nobody says so
-        return frozenset(path for cell in all_cells(text) for path in _spellings(text, cell))
+        return frozenset(path for cell in all_cells(text) for path in spellings(text, cell))
 
     # Whichever column the paths were in then, they are among the cells; some stand there without the file's ending.
     return Files(place, lambda item: item in named() or os.path.splitext(item)[0] in named())
@@ -104,8 +104,9 @@ def listing(spec: str, desk: Workspace, columns: Columns = _GUESSED) -> Listing:
     """
     path = path_of(spec)
     named, (stem, ending) = shown_source(spec), os.path.splitext(real_name(path))
-    if ending.lower() != ENDING:
-        raise DataError(f"source {named} is a file but not a .csv manifest: {LEGAL_FORMS}")
+    if ending.lower() not in ENDINGS:
+        endings = ", ".join(ENDINGS)
+        raise DataError(f"source {named} is a file but no manifest, which would end in {endings}: {LEGAL_FORMS}")
     began = time.time_ns()
     found = read(path, columns)
     for line in found.said:
@@ -157,7 +158,7 @@ def read(path: bytes, columns: Columns = _GUESSED, wanted: Collection[str] = KIN
                 f"{named} line {line}: {shown(row.path)!r} is already on line {before.line} with another label or "
                 "split: list it once"
             )
-    others = tuple(_clean(table.header[i]) for i in chosen.others)
+    others = tuple(clean(table.header[i]) for i in chosen.others)
     said = _said(named, table, chosen, others, [*finder.notes(), *_repeats(repeated)])
     found = Manifest(Files(folder, outside=lambda _: True), list(rows.values()), others, said)
     _refuse_empty(named, found)
@@ -209,7 +210,7 @@ class _Finder:
             DataError: there are files of several endings.
         """
         below = self._below.get(cell, b"")
-        paths = [os.path.normpath(os.path.join(below, path)) for path in _spellings(self._text, cell)]
+        paths = [os.path.normpath(os.path.join(below, path)) for path in spellings(self._text, cell)]
         folders = []
         for path in paths:
             status = self._status(path)
@@ -278,7 +279,7 @@ class _Finder:
     def _places(self, cell: str, index: dict[bytes, set[bytes]]) -> set[bytes]:
         """The folders below the manifest's that the path of ``cell`` leads to a file from."""
         found = set()
-        for path in _spellings(self._text, cell):
+        for path in spellings(self._text, cell):
             inner, name = os.path.split(path)
             for folder in index.get(name, ()):
                 if not inner or (b"/" + folder).endswith(b"/" + inner):
@@ -307,7 +308,7 @@ def _stems(folder: bytes) -> dict[bytes, list[bytes]]:
     return found
 
 
-def _spellings(text: Text, cell: str) -> list[bytes]:
+def spellings(text: Text, cell: str) -> list[bytes]:
     """What a cell can mean as a path, the most literal first; one spelling for one file, so that ./a is a."""
     stripped = cell.strip()
     if stripped == cell and cell.isascii() and "\\" not in cell:  # nearly all
@@ -328,7 +329,7 @@ def _row(where: str, line: int, cells: Sequence[str], chosen: Chosen, finder: _F
     path, status = finder.find(cell["path"])
     if status is not None and not stat.S_ISREG(status.st_mode):
         raise DataError(f"{where}: {shown(path)!r} is not a file: give one image a line")
-    return Row(line, path, _clean(cell.get("label", "")) or None, split, tuple(cells[i] for i in chosen.others), status)
+    return Row(line, path, clean(cell.get("label", "")) or None, split, tuple(cells[i] for i in chosen.others), status)
 
 
 def _item(row: Row, began: int) -> Item:
@@ -341,7 +342,7 @@ def _repeats(number: int) -> list[str]:
     return [f"rows that repeat an earlier one: {number:,}"] if number else []
 
 
-def _clean(cell: str) -> str:
+def clean(cell: str) -> str:
     """A cell as a name: without the space around it, and bytes that are no UTF-8 written out."""
     return cell.strip().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 

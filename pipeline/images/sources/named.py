@@ -58,7 +58,7 @@ def is_source(spec: str) -> bool:
 
 def is_manifest(spec: str) -> bool:
     """Whether a manifest is named, be it there or not."""
-    return spec.lower().endswith(manifest.ENDING)
+    return spec.lower().endswith(manifest.ENDINGS)
 
 
 def open_images(spec: str, place: str) -> Images:

@@ -21,10 +21,10 @@ from pipeline.base.words import ABSENT, visible
 from pipeline.show.terminal.curves import DrawnCurve
 from pipeline.show.terminal.matrix import DrawnMatrix
 
-NAME_WIDTH = 36  # of a column whose long names are cut
-LEAST = {"cut": 7, "fold": 16, "wrap": 11}  # characters that a column of names or texts gets at least
+LEAST = {"name": 10, "fold": 16, "wrap": 11}  # characters that a column of names or texts gets at least
 GAP, GRID_GAP = 3, 2  # between two columns: of a table with headings, of one without
 STEP_INDENT = 3
+JOINTS = " -_./,:"  # where a name is broken, if there is one
 BAR_WIDTH = 24
 STYLES: dict[Role, str] = {
     "": "",
@@ -65,7 +65,8 @@ def _titled(title: str, body: RenderableType, caption: str = "") -> RenderableTy
 class DrawnTable:
     """A table as a renderable: no frame, a rule under the headings; where too narrow, its rows as a list.
 
-    No figure is ever cut: what gives way first are headings, which are broken between words, then names and texts.
+    No figure and no name is ever cut: what gives way first are headings, which are broken between words, then names
+    and texts, which go on in the next line.
     """
 
     table: Table
@@ -93,9 +94,12 @@ def _laid_out(
     for column, width in zip(columns, widths, strict=True):
         _add_column(table, column, width)
     for row in rows:
-        for cell, column in zip(row, columns, strict=True):
-            cell.no_wrap = column.fit in ("whole", "cut") or None
-        table.add_row(*row)
+        cells = []
+        for cell, column, width in zip(row, columns, widths, strict=True):
+            shown = _broken(cell, width) if column.fit == "name" else cell
+            shown.no_wrap = column.fit == "whole" or None
+            cells.append(shown)
+        table.add_row(*cells)
     return table
 
 
@@ -103,10 +107,7 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[Text]], room: int
     """How wide each column is, that all of them have room; None where they would not."""
     cells = [max((row[i].cell_len for row in rows), default=0) for i in range(len(columns))]
     headings = [visible(column.heading) for column in columns]
-    natural = [
-        max(min(n, NAME_WIDTH) if c.fit == "cut" else n, cell_len(h))
-        for c, h, n in zip(columns, headings, cells, strict=True)
-    ]
+    natural = [max(n, cell_len(h)) for h, n in zip(headings, cells, strict=True)]
     least = [min(_least(c, h, n), most) for c, h, n, most in zip(columns, headings, cells, natural, strict=True)]
     if sum(least) > room:
         return None
@@ -121,9 +122,9 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[Text]], room: int
 
 
 def _least(column: Column, heading: str, cells: int) -> int:
-    """Characters that a column needs at least: a figure is whole, a heading broken between words, a name's cut."""
-    if column.fit == "cut":
-        return max(LEAST["cut"], cells if column.right else 0)
+    """Characters that a column needs at least: a figure is whole, a heading broken between words, a name anywhere."""
+    if column.fit == "name":
+        return max(LEAST["name"], cells if column.right else 0)
     return max(cells if column.fit == "whole" else LEAST[column.fit], *(cell_len(w) for w in heading.split()), 1)
 
 
@@ -157,11 +158,25 @@ class _Flow:
             yield line
 
 
+def _broken(name: Text, width: int) -> Text:
+    """A name in lines of at most ``width`` cells, each as long as it can be and broken after what joins its parts."""
+    text, ends, start = name.plain, [], 0
+    while cell_len(text[start:]) > width:
+        end = start + 1
+        while cell_len(text[start : end + 1]) <= width:
+            end += 1
+        joint = max(text.rfind(mark, start, end) for mark in JOINTS)
+        start = joint + 1 if joint > start else end
+        ends.append(start)
+    return Text("\n").join(name.divide(ends))
+
+
 def _add_column(table: RichTable, column: Column, width: int) -> None:
+    heading = Text(visible(column.heading))
     table.add_column(
-        Text(visible(column.heading), no_wrap=column.fit == "cut" or None),
+        _broken(heading, width) if column.fit == "name" else heading,
         justify="right" if column.right else "left",
-        overflow="ellipsis" if column.fit == "cut" else "fold",
+        overflow="fold",
         style=STYLES[column.role],
         width=width,
     )

@@ -18,7 +18,6 @@ from pipeline.base.words import count, percent, visible
 
 LARGEST_MATRIX = 20
 PAIRS = 10
-LONGEST_NAME = 24
 # (share of the row from which it applies, style on the diagonal, style off it); both colours are set, so that the
 # figure can be read on light and dark backgrounds alike.
 SHADES = (
@@ -39,8 +38,7 @@ class DrawnMatrix:
         """Yield the lines of the matrix or of the pairs."""
         lines = None
         if len(self.matrix.classes) <= LARGEST_MATRIX:
-            names = [_short(visible(c)) for c in self.matrix.classes]
-            lines = _matrix(_rows(self.matrix), names, options.max_width)
+            lines = _matrix(_rows(self.matrix), [visible(c) for c in self.matrix.classes], options.max_width)
         yield from lines if lines is not None else _pairs(self.matrix, options.max_width)
 
 
@@ -50,10 +48,6 @@ def _rows(matrix: Matrix) -> list[list[int]]:
     for true, predicted, images in matrix.cells:
         rows[true][predicted] = images
     return rows
-
-
-def _short(name: str) -> str:
-    return name if cell_len(name) <= LONGEST_NAME else set_cell_size(name, LONGEST_NAME - 1) + "…"
 
 
 def _matrix(rows: list[list[int]], names: list[str], width: int) -> list[Text] | None:
@@ -97,18 +91,19 @@ def _pairs(matrix: Matrix, width: int) -> list[Text]:
     if not wrong:
         return [Text("no image was given a wrong class")]
     top = heapq.nsmallest(PAIRS, wrong, key=lambda w: (-w[0], w[1], w[2]))
-    half = max(4, (width - len("images   share     → ")) // 2)
-    shown = {c: _short(visible(matrix.classes[c])) for _, *pair in top for c in pair}
-    names = {c: n if cell_len(n) <= half else set_cell_size(n, half - 1) + "…" for c, n in shown.items()}
+    names = {c: visible(matrix.classes[c]) for _, *pair in top for c in pair}
     totals: Counter[int] = Counter()
     for true, _, images in matrix.cells:
         totals[true] += images
     digits = max(len("images"), *(len(count(n)) for n, _, _ in top))
     margin = max(len("true class"), *(cell_len(names[i]) for _, i, _ in top))
+    if len("images   share   → ") + margin + max(cell_len(names[j]) for _, _, j in top) > width:
+        margin = 0  # long names: one after the other, where need be in the next line
     lines = [Text("images".rjust(digits) + "   share  " + "true class".ljust(margin) + "   predicted as", "dim")]
     for n, i, j in top:
         share = percent(n / totals[i])
-        lines.append(Text(f"{count(n):>{digits}}  {share:>6}  {set_cell_size(names[i], margin)} → {names[j]}"))
+        name = names[i] + " " * (margin - cell_len(names[i]))
+        lines.append(Text(f"{count(n):>{digits}}  {share:>6}  {name} → {names[j]}"))
     if len(wrong) > PAIRS:
         lines.append(Text(f"the {PAIRS} pairs most often confused, of {count(len(wrong))}", "dim"))
     return lines

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.base import settings as st
-from pipeline.base.errors import ConfigError
-from pipeline.base.spelling import option
 from pipeline.trunk.identity import INTERPOLATIONS, Changes
 
 
@@ -103,11 +101,7 @@ class ExtractSettings:
 
     def __post_init__(self) -> None:
         st.check(self)
-        st.check_out(self.out)
-        if self.name is not None:
-            st.check_name(self.name)
-            if self.out is not None:
-                raise ConfigError(f"{option('name', self.name)} and {option('out', self.out)}: give one of them")
+        st.check_out(self.out, self.name)
 
     def changes(self) -> Changes:
         """What the weights' own transform is to be changed in."""

@@ -18,6 +18,7 @@ from pipeline.base.words import ABSENT, count, many, percent, points, points_bet
 from pipeline.heads.scores.confusion import Confusion
 from pipeline.heads.scores.intervals import FEWEST_OF_A_CLASS
 from pipeline.heads.scores.paired import PairedDifference
+from pipeline.runs.folder import is_run_name
 from pipeline.show.tables import per_class_table
 from pipeline.stages.score.figures import SHARES, WrongImage, confusion_of
 
@@ -56,7 +57,7 @@ def wrong(found: Sequence[WrongImage], rows: str) -> Table:
     """The first of the images that are given a wrong class, each with the probability of that."""
     shown = [[one.path, one.true, one.predicted, percent(one.probability)] for one in found[:WRONG_SHOWN]]
     more = f"the {WRONG_SHOWN} most confident of {count(len(found))}" if len(found) > WRONG_SHOWN else ""
-    columns = [Column("Image", fit="fold"), Column("True", fit="cut"), Column("Predicted", fit="cut")]
+    columns = [Column("Image", fit="fold"), Column("True", fit="name"), Column("Predicted", fit="name")]
     return Table([*columns, *figures("Probability")], shown, f"Wrong, most confident first: {rows}", more)
 
 
@@ -90,7 +91,7 @@ def ordinal(number: int) -> str:
 
 
 def figures_lines(test: Mapping[str, Any], what: str) -> list[str]:
-    """One line of the figures of ``what``, one of what their intervals mean, and one of calibration."""
+    """The figures of ``what``, classes that are absent, what the intervals mean, and calibration: a line each."""
     intervals = test.get("intervals") or {}
     shares = [
         f"{label} {percent(test[name])}{_range(intervals.get(name))}"
@@ -100,6 +101,12 @@ def figures_lines(test: Mapping[str, Any], what: str) -> list[str]:
     auroc = f"AUROC {significant(test['auroc'])}, " if test.get("auroc") is not None else ""
     loss = f"log-loss {significant(test['log_loss'])}, {count(test['n'])} images"
     lines = [f"{what}: {', '.join(shares)}, {auroc}{loss}"]
+    per_class = test.get("per_class") or []
+    if absent := sum(not one["support"] for one in per_class):
+        lines.append(
+            f"{absent:,} of {many(len(per_class), 'class')} {'has' if absent == 1 else 'have'} no images here: "
+            f"balanced accuracy, macro-F1 and AUROC are means over the other {len(per_class) - absent:,}"
+        )
     if intervals:
         lines.append(_of_intervals(intervals))
     if test.get("ece") is not None:
@@ -154,8 +161,15 @@ def comparison(names: Sequence[str], scores: Sequence[Mapping[str, Any]], differ
             cells = [percent(first[name]), percent(second[name]), points(by)]
         rows.append([label, *cells, interval if name == "accuracy" else ABSENT])
     below = f"{count(difference.n)} test images"
-    runs = [Column(name, right=True, fit="cut") for name in names]
+    runs = [Column(name, right=True, fit="name" if name in names else "whole") for name in _brief(names)]
     return Table([Column(fit="wrap"), *runs, *figures("Difference", "95 % interval")], rows, below)
+
+
+def _brief(names: Sequence[str]) -> list[str]:
+    """Two runs by number and stage, as they are listed; by their names where that does not tell them apart."""
+    parts = [name.split("-") if is_run_name(name) else None for name in names]
+    brief = [name if p is None else f"{int(p[0])} {p[1]}" for name, p in zip(names, parts, strict=True)]
+    return brief if len(set(brief)) == len(brief) else list(names)
 
 
 def changed(mended: int, broken: int) -> str:

@@ -33,7 +33,7 @@ def inspect(settings: InspectSettings, desk: Workspace) -> InspectReport:
         return InspectReport(plain, None)
     fields = difference(_comparable(opened[0]), _comparable(opened[1]))
     if fields:
-        desk.watch.result(words.differences(fields, [str(c.path) for c in opened]))
+        desk.watch.result(words.differences(fields, words.apart([c.path for c in opened])))
     else:
         desk.watch.result("the two caches hold the same rows, labels and splits, made with the same settings")
     return InspectReport(plain, {name: [left, right] for name, left, right in fields})

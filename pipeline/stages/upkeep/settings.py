@@ -10,7 +10,6 @@ from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
 from pipeline.base.settings import CACHE_HELP, LATEST
 from pipeline.base.spelling import option
-from pipeline.stages.extract.settings import ExtractSettings
 
 
 @dataclass(frozen=True)
@@ -78,23 +77,33 @@ class RelabelSettings:
     """Settings of the new labels."""
 
     cache: str = st.cache(default=dataclasses.MISSING)
-    source: str = st.argument("a folder or CSV manifest with the same images, labelled and split as they shall be")
+    source: str = st.argument(
+        "a folder or CSV manifest with the same images, labelled and split as they shall be; or a table of some of "
+        "them by the cache's ids, as `pipeline rows` writes it"
+    )
     drop_missing: bool = st.option(False, "drop the rows whose images SOURCE does not have")
     out: Path | None = st.option(None, "the file to write; by default the cache itself")
-    val_fraction: float = st.option(
-        ExtractSettings.val_fraction, "share of train set aside as val where the source has none", minimum=0, below=1
+    name: str | None = st.option(None, "the new cache's name, instead: NAME.h5 under features/")
+    val_fraction: float | None = st.option(
+        None,
+        "divide anew where SOURCE has no splits: share of train set aside as val; by default the cache's splits stay",
+        minimum=0,
+        below=1,
     )
-    test_fraction: float = st.option(
-        ExtractSettings.test_fraction, "share of train set aside as test where the source has none", minimum=0, below=1
-    )
-    split_seed: int = st.option(ExtractSettings.split_seed, "seed of the split")
+    test_fraction: float | None = st.option(None, "the same for test", minimum=0, below=1)
+    split_seed: int | None = st.option(None, "the same: seed of the split")
     path_column: str | None = st.column("path")
     label_column: str | None = st.column("label", none=True)
     split_column: str | None = st.column("split", none=True)
 
     def __post_init__(self) -> None:
         st.check(self)
-        st.check_out(self.out)
+        st.check_out(self.out, self.name)
+
+    @property
+    def divides(self) -> bool:
+        """Whether a division of the images is asked for."""
+        return any(asked is not None for asked in (self.val_fraction, self.test_fraction, self.split_seed))
 
 
 RUN_ORDERS = ("number", "stage", "data", "val", "seconds", "when", "note")

@@ -10,6 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.base.items import NONE
 from pipeline.base.spelling import option
 from pipeline.base.values import Cell, Column, Part, Table, figures
 from pipeline.base.words import ABSENT, count, few, many, named, percent, seconds, setting, size
@@ -50,7 +54,7 @@ def per_class(plain: Mapping[str, Any], limit: int = CLASSES_NAMED) -> Table:
     splits = [name for name, n in plain["splits"].items() if n and name != "none"]
     rows = [[name, *(count(per.get(split, 0)) for split in splits)] for name, per in list(classes.items())[:limit]]
     more = f"the first {limit} of {count(len(classes))} classes" if len(classes) > limit else ""
-    return Table([Column("Class", fit="cut"), *figures(*(s.capitalize() for s in splits))], rows, caption=more)
+    return Table([Column("Class", fit="name"), *figures(*(s.capitalize() for s in splits))], rows, caption=more)
 
 
 def details(plain: Mapping[str, Any]) -> Table:
@@ -68,6 +72,12 @@ def details(plain: Mapping[str, Any]) -> Table:
 def _pairs(pairs: Mapping[str, Any], title: str) -> Table:
     rows = [[name.replace("_", " "), setting(value)] for name, value in pairs.items()]
     return Table([Column(role="dim"), Column(fit="fold")], rows, title)
+
+
+def apart(paths: Sequence[Path]) -> list[str]:
+    """Caches by their names, or by their paths where the names are the same."""
+    names = [path.name.removesuffix(".h5") for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
 def differences(fields: Sequence[tuple[str, object, object]], names: Sequence[str]) -> Table:
@@ -106,6 +116,20 @@ def sound(report: VerifyReport) -> str:
             f"({s.tolerance:.1e} is allowed; {s.engine})"
         )
     return text
+
+
+def splits_stay(source: str, splits: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
+    """Said where a source gives no splits and the cache has some."""
+    bare = int(((splits == NONE) & (labels >= 0)).sum())
+    without = f", {many(bare, 'labelled image')} in none of them" if bare else ""
+    anew = option("val_fraction")
+    return f"{source} gives no splits: the images keep those of the cache{without} ({anew} divides them anew)"
+
+
+def unnamed(source: str, number: int, *, dropped: bool) -> str:
+    """Said where a table of ids does not name all images of the cache."""
+    what = "dropped" if dropped else f"left as it is in the cache ({option('drop_missing', True)} drops it)"
+    return f"not named in {source}, and so {what}: {many(number, 'image')}"
 
 
 def relabelled(result: RelabelResult) -> str:
@@ -160,7 +184,7 @@ def balance(report: AuditReport, limit: int = BALANCE_ROWS) -> Table:
     ]
     ratio = f", largest class {report.imbalance:.1f} times the smallest" if report.imbalance else ""
     rest = f", {report.unlabelled:,} unlabelled" if report.unlabelled else ""
-    columns = [Column("Class", fit="cut"), *figures(*(s.capitalize() for s in splits), f"Share of {first}")]
+    columns = [Column("Class", fit="name"), *figures(*(s.capitalize() for s in splits), f"Share of {first}")]
     return Table(columns, rows, f"{report.cache}: {report.rows:,} rows{rest}{ratio}", caption)
 
 
@@ -172,7 +196,7 @@ def copies(groups: Sequence[Sequence[Place]], title: str, limit: int = LISTED) -
         if len(group) > limit:
             rows.append(["", "", "", Part(f"and {count(len(group) - limit)} more", "dim")])
     caption = f"the first {limit} of {count(len(groups))}" if len(groups) > limit else ""
-    columns = [Column(right=True, role="dim"), Column("Split", fit="cut"), Column("Class", fit="cut")]
+    columns = [Column(right=True, role="dim"), Column("Split", fit="name"), Column("Class", fit="name")]
     return Table([*columns, Column("Image", fit="fold")], rows, title, caption)
 
 
@@ -233,7 +257,7 @@ def run_table(rows: Sequence[ListedRun]) -> Table:
         cells.append([f"{row.number} {row.stage}", row.data, told, val, test, took, _when(row.when), note])
     columns = [
         Column("Run"),
-        Column("Data", fit="cut"),
+        Column("Data", fit="name"),
         Column("Settings", fit="wrap"),
         *figures("Val", "Test", "Time"),
         Column("When", role="dim"),
@@ -254,7 +278,7 @@ def cache_table(rows: Sequence[ListedCache]) -> Table:
             [row.name, row.source, splits, str(row.classes or ""), size(row.size), runs, _when(row.when), note]
         )
     columns = [
-        Column("Cache", fit="fold"),
+        Column("Cache", fit="name"),
         Column("Source", fit="fold"),
         Column("Rows", fit="wrap"),
         *figures("Classes", "Size", "Runs"),
@@ -298,8 +322,8 @@ def delete(paths: Sequence[Path], n_bytes: int) -> str:
 def still_needed(cache: str, runs: Sequence[str]) -> str:
     """What is lost with a cache."""
     return (
-        f"{many(len(runs), 'run')} learned from {cache} ({few(runs)}): without it they predict, but cannot be evaluated or "
-        "fine-tuned"
+        f"{many(len(runs), 'run')} learned from {cache} ({few(runs)}): without it they predict, but cannot be evaluated "
+        "or fine-tuned"
     )
 
 

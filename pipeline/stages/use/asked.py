@@ -23,7 +23,6 @@ from pipeline.images.memory import picture_of
 
 STANDARD_INPUT = "-"
 FILES = Files("")  # by their paths as they were given
-MANIFEST = b".csv"
 _ANY_DEPTH = b"**"
 _ENDINGS = tuple(e.encode() for e in IMAGE_EXTENSIONS)
 
@@ -44,8 +43,8 @@ class Asked(NamedTuple):
 def find_images(asked: Sequence[Any], desk: Workspace) -> list[Asked]:
     """The images meant: files as they are, those below folders in the order of their names, standard input's, sources'.
 
-    A CSV file is a manifest; what is no file's name is a pattern where it has ``*``, ``?`` or ``[``. What a folder
-    holds besides is told.
+    A CSV, TSV or text file is a manifest; what is no file's name is a pattern where it has ``*``, ``?`` or ``[``. What
+    a folder holds besides is told.
 
     Raises:
         DataError: a path on the command line that is not there, a pattern that fits nothing, a folder or source without
@@ -81,7 +80,7 @@ def _named(name: str, desk: Workspace) -> list[Asked]:
             raise DataError(f"{name!a} holds no images: give a folder with {', '.join(sorted(IMAGE_EXTENSIONS))}")
         return [Asked(FILES, os.path.join(path, file)) for file in sorted(f.path for f in below.files)]
     if os.path.isfile(path):
-        return _of_manifest(path, desk) if path.lower().endswith(MANIFEST) else [Asked(FILES, path)]
+        return _of_manifest(path, desk) if images.is_manifest(name) else [Asked(FILES, path)]
     if images.is_source(name):
         listing = images.list_source(name, desk, to_learn=False)
         return [Asked(listing.images, item) for item in listing.ids]

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from pipeline.base.items import ROW_COLUMNS
 from pipeline.base.watch import Tracker
 from pipeline.stages.use.results import class_columns
 
 NAMES = 65_536  # ids that are handled at once where no values go with them
-FIXED = ("id", "label", "class", "split")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class About:
         """The values' names."""
         if self.kind == "features":
             return [f"f{i}" for i in range(self.width)]
-        return class_columns(self.classes, FIXED)
+        return class_columns(self.classes, ROW_COLUMNS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ def write_csv(path: Path, about: About, names: NamesOf, chunks: Chunks, tracker:
     digits = {"float16": 5, "float32": 9}.get(about.dtype.name, 17)  # what brings the same number back
     line = ",".join([f"%.{digits}g"] * about.width) + "\n"
     with path.open("wb") as file:
-        file.write(_cells([*FIXED, *about.columns]) + b"\n")
+        file.write(_cells([*ROW_COLUMNS, *about.columns]) + b"\n")
         for part, values in chunks():
             for one, label, name, figures in zip(
                 part.ids, part.labels.tolist(), part.classes(about), values.tolist(), strict=True

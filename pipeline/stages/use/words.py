@@ -54,7 +54,7 @@ def _abreast(found: Sequence[Prediction], classes: Sequence[str]) -> Table:
     for p in found:
         each = [ABSENT] * len(classes) if p.probabilities is None else map(percent, p.probabilities.values())
         rows.append([p.path, _decision(p), *each, p.error or ""])
-    shares = [Column(name, right=True, fit="cut") for name in classes]
+    shares = [Column(name, right=True, fit="name") for name in classes]
     columns = [Column("Image", fit="fold"), Column("Class", fit="wrap"), *shares, Column(fit="fold", role="dim")]
     if any(p.error is not None for p in found):
         return Table(columns, rows)

@@ -62,7 +62,7 @@ def figures(tables):
     right, rows = np.einsum("...ii->...i", tables), tables.sum(axis=-1)
     both = rows + tables.sum(axis=-2)
     recall = (right / np.maximum(rows, ROUNDING)).sum(axis=-1) / (rows > 0).sum(axis=-1)
-    return recall, (2 * right / np.maximum(both, ROUNDING)).sum(axis=-1) / (both > 0).sum(axis=-1)
+    return recall, (2 * right / np.maximum(both, ROUNDING)).sum(axis=-1) / (rows > 0).sum(axis=-1)
 
 
 def bootstrap(table, rng):
@@ -73,7 +73,7 @@ def bootstrap(table, rng):
     of_class, of_guess = np.eye(c)[a], np.eye(c)[b]
     right, rows, guesses = drawn @ (of_class * (a == b)[:, None]), drawn @ of_class, drawn @ of_guess
     recall = (right / np.maximum(rows, 1)).sum(axis=1) / (rows > 0).sum(axis=1)
-    f1 = (2 * right / np.maximum(rows + guesses, 1)).sum(axis=1) / (rows + guesses > 0).sum(axis=1)
+    f1 = (2 * right / np.maximum(rows + guesses, 1)).sum(axis=1) / (rows > 0).sum(axis=1)
     for values, value in zip((recall, f1), figures(table), strict=True):
         low, high = np.quantile(values, [0.025, 0.975])
         yield (low, high), (2 * value - high, min(1, 2 * value - low))

@@ -83,6 +83,24 @@ def test_the_interval_of_macro_f1_is_that_of_rows_left_out_one_by_one():
     assert macro_f1_interval(confusion(y, guess)) == pytest.approx(binomial_interval(corrected * n, n))
 
 
+def test_of_a_class_that_was_only_predicted_macro_f1_has_no_part():
+    """Its guesses are wrong answers for the classes that there are."""
+    y, guess = answers(seed=3)
+    guess = np.where((y % 5 == 0) & (np.arange(len(y)) % 3 == 0), 25, guess)
+    there, every = np.unique(y), np.arange(len(y))
+
+    def f1(rows):
+        return metrics.f1_score(y[rows], guess[rows], labels=there, average="macro")
+
+    left = np.array([f1(every != i) for i in every])
+    value, n = f1(every >= 0), len(y)
+    variance = (n - 1) / n * ((left - left.mean()) ** 2).sum()
+    alike = np.mean(y == guess) * np.mean(y != guess) * sum(1 / np.bincount(y)) / 25
+    corrected = value - (n - 1) * (left.mean() - value)
+    n = corrected * (1 - corrected) / max(variance, alike)
+    assert macro_f1_interval(confusion(y, guess, 26)) == pytest.approx(binomial_interval(corrected * n, n))
+
+
 def test_an_interval_holds_its_figure():
     """Of few rows a class F1 comes out so far too low that the interval less the bias lies above it."""
     rng = np.random.default_rng(0)

@@ -47,7 +47,7 @@ def test_figures_of_each_class_are_scikit_learns():
         np.testing.assert_allclose([getattr(scores, name) for scores in found], figures)
 
 
-def test_class_absent_from_the_split_counts_as_scikit_learn_counts_it():
+def test_a_class_absent_from_the_split_is_in_no_mean_over_classes_though_it_was_predicted():
     y, logits, classes = scored()
     rows = y != 3
     y, logits = y[rows], logits[rows]
@@ -55,7 +55,9 @@ def test_class_absent_from_the_split_counts_as_scikit_learn_counts_it():
     assert 3 in guess
     recall = metrics.recall_score(y, guess, average=None, labels=np.unique(y))
     assert found.balanced_accuracy == pytest.approx(recall.mean())
-    assert found.macro_f1 == pytest.approx(metrics.f1_score(y, guess, average="macro", zero_division=0))
+    assert found.macro_f1 == pytest.approx(metrics.f1_score(y, guess, labels=np.unique(y), average="macro"))
+    areas = [metrics.roc_auc_score(y == c, scipy.special.log_softmax(logits, axis=1)[:, c]) for c in np.unique(y)]
+    assert found.auroc == pytest.approx(np.mean(areas))
     assert found.per_class[3].support == 0
 
 

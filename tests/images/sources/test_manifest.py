@@ -36,6 +36,15 @@ def test_paths_labels_and_splits_are_read(listed):
     assert listing.name == "list"
 
 
+@pytest.mark.parametrize("name", ["list.tsv", "list.txt", "LIST.TSV"])
+def test_a_table_may_end_in_tsv_or_txt(plant, tmp_path, name):
+    root = plant("a/1.png", "b/2.png")
+    (root / name).write_text("path\tlabel\na/1.png\tx, y\nb/2.png\tz\n")
+    listing = list_source(str(root / name), Workspace(tmp_path / "cache"))
+    assert (listing.classes, listing.name) == (("x, y", "z"), name[:-4])
+    assert open_images(str(root / name), listing.images.place).read(b"a/1.png") == b"a/1.png"
+
+
 def test_columns_may_come_in_any_order_and_a_byte_order_mark_is_no_part_of_them(listed):
     listing = listed(b"\xef\xbb\xbflabel,path\r\nx,1.png\r\ny,2.png\r\n", "1.png", "2.png")
     assert listing.classes == ("x", "y")

@@ -22,7 +22,7 @@ def test_a_missing_source_lists_the_legal_forms(tmp_path, monkeypatch, spec):
 
 
 def test_a_file_that_is_no_manifest_is_refused(plant, tmp_path):
-    with pytest.raises(DataError, match=r"not a \.csv manifest"):
+    with pytest.raises(DataError, match=r"no manifest, which would end in \.csv, \.tsv, \.txt"):
         list_source(str(plant("a.png") / "a.png"), Workspace(tmp_path))
 
 

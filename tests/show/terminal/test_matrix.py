@@ -59,6 +59,15 @@ def test_twenty_classes_that_do_not_fit_the_width_give_the_pairs(lines_of):
     assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.parametrize("width", [40, 60, 100])
+def test_long_names_are_whole_in_the_pairs(lines_of, width):
+    counts = np.eye(20, dtype=int) * 5000 + 1
+    names = [f"a class of which the name, number {i}, has more words than one line" for i in range(20)]
+    lines = lines_of(counts, names, width=width)
+    assert max(map(len, lines)) <= width
+    assert f"{names[0]} → {names[1]}" in " ".join(" ".join(line.strip() for line in lines).split())
+
+
 def test_pairs_are_ranked_by_images_with_their_share_of_the_true_class(lines_of, monkeypatch):
     monkeypatch.setattr(matrix, "LARGEST_MATRIX", 2)
     lines = lines_of([[7, 3, 0], [0, 5, 5], [1, 0, 9]], ["ant", "bee", "cat"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from pipeline.heads.scores.paired import PairedDifference
@@ -50,6 +51,14 @@ def test_figures_of_an_older_file_are_said_as_far_as_they_go() -> None:
     assert figures_lines(old, "test") == ["test: accuracy 95.3 %, macro-F1 93.5 %, log-loss 0.2000, 1,234 images"]
 
 
+def test_classes_without_images_are_counted() -> None:
+    per_class = [{"support": n} for n in (3, 0, 2, 0)]
+    assert figures_lines({**FIGURES, "per_class": per_class}, "new")[1] == (
+        "2 of 4 classes have no images here: balanced accuracy, macro-F1 and AUROC are means over the other 2"
+    )
+    assert "no images" not in "".join(figures_lines({**FIGURES, "per_class": per_class[:1]}, "test"))
+
+
 def test_without_a_temperature_that_is_said() -> None:
     assert "the run has no temperature" in figures_lines({**FIGURES, "calibrated": None}, "test")[-1]
 
@@ -63,6 +72,18 @@ def test_two_heads_stand_side_by_side_with_their_difference(printed: Callable[..
     assert rows["Accuracy"] == ["95.3 %", "96.7 %", "+1.4 points", "−0.2 to +3.1"]
     assert rows["Log-loss"] == ["0.2000", "0.1500", "−0.0500", "–"]
     assert rows["Macro-F1"][2] == "±0.0 points"
+
+
+def test_two_heads_with_long_names_stand_side_by_side_on_sixty_columns(printed: Callable[..., str]) -> None:
+    """By number and stage, as they are listed; by their names where those do not tell them apart."""
+    paired = PairedDifference(0.014, -0.002, 0.031, 20, 37, 0.09, 1234)
+    cache = "digits-resnet18-random0-32px-3da4c1ba"
+    names = [f"0001-train-{cache}", f"0012-search-{cache}"]
+    assert [c.heading for c in comparison(names, [FIGURES, FIGURES], paired).columns][1:3] == ["1 train", "12 search"]
+    assert re.search("95.3 % +95.3 % ", printed(comparison(names, [FIGURES, FIGURES], paired), 60))
+    alike = [f"0001-train-{cache}", "0001-train-other"]
+    assert [c.heading for c in comparison(alike, [FIGURES, FIGURES], paired).columns][1:3] == alike
+    assert "0001-train-other 95.3 %" in printed(comparison(alike, [FIGURES, FIGURES], paired), 60)
 
 
 def test_of_another_cache_only_classes_that_occur_or_are_answered_are_shown() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import extract, open_cache, relabel
-from pipeline.base.errors import CacheError, ConfigError
+from pipeline import extract, open_cache, relabel, rows
+from pipeline.base.errors import CacheError, ConfigError, DataError
 from pipeline.cli.main import main
 from pipeline.store import Cache, create_partial, partial_path, stale_partials
 
@@ -35,8 +35,17 @@ def mine(photos: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(photos, tmp_path / "photos"))
 
 
+@pytest.fixture(scope="module")
+def flawed(photos: Path, tmp_path_factory: pytest.TempPathFactory, quick: Quick) -> Path:
+    """A cache of images of which one failed."""
+    root = tmp_path_factory.mktemp("flawed")
+    shutil.copytree(photos, root / "photos")
+    (root / "photos" / "ant" / "bad.png").write_bytes(b"no image")
+    return extract(root / "photos", workspace=root, block_rows=16, **quick).cache
+
+
 @pytest.fixture(autouse=True)
-def no_trunk(monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
+def no_trunk(monkeypatch: pytest.MonkeyPatch, made: Path, flawed: Path) -> None:
     """No test here may run a trunk but those that extract on purpose."""
 
     def refuse(*_: Any, **__: Any) -> None:
@@ -220,6 +229,100 @@ def test_an_unfinished_file_is_removed_only_when_the_cache_has_its_rows(cache: P
         relabel(cache, mine, workspace=mine.parent)
         assert not partial_path(cache).exists()
         assert len(stale_partials(cache)) == (0 if known else 1)
+
+
+def splits_of(cache: Cache) -> dict[bytes, int]:
+    return dict(zip(cache.ids, cache.splits.tolist(), strict=True))
+
+
+def test_a_source_without_splits_leaves_those_of_the_cache(
+    cache: Path, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ants become bees: a division by class would be another one; asked for, it is made."""
+    before = splits_of(open_cache(cache))
+    ids = [item.decode() for item in open_cache(cache).ids]
+    (mine / "new.csv").write_text("path,label\n" + "".join(f"{i},{i[:3].replace('ant', 'bee')}\n" for i in ids))
+    relabel(cache, mine / "new.csv", workspace=mine.parent)
+    assert splits_of(open_cache(cache)) == before
+    assert open_cache(cache).classes == ("bee", "cat")
+    shutil.move(mine / "ant" / "00.png", mine / "bee" / "ant.png")
+    assert main(["relabel", str(cache), str(mine), "--workspace", str(mine.parent)]) == 0
+    assert "gives no splits: the images keep those of the cache (--val-fraction divides" in capsys.readouterr().out
+    relabel(cache, mine, split_seed=1, workspace=mine.parent)
+    assert splits_of(open_cache(cache)) != before
+
+
+def test_a_class_without_train_images_in_the_splits_that_stay_is_refused(cache: Path, mine: Path) -> None:
+    before = open_cache(cache)
+    wanted = {i.decode(): "new" if s == 3 else i.decode()[:3] for i, s in splits_of(before).items()}
+    (mine / "new.csv").write_text("path,label\n" + "".join(f"{i},{y}\n" for i, y in wanted.items()))
+    with pytest.raises(DataError, match="'new' would have no train images in the splits that stay"):
+        relabel(cache, mine / "new.csv", workspace=mine.parent)
+
+
+def test_what_rows_writes_is_taken_back(flawed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As it is, with other classes, and of one split alone; the failed image, which has no row there, stays."""
+    cache = Path(shutil.copy(flawed, tmp_path / "mine.h5"))
+    before, table = open_cache(flawed), tmp_path / "rows.csv"
+    rows(str(cache), out=table, workspace=tmp_path)
+    assert not relabel(cache, table, workspace=tmp_path).written
+    table.write_text(table.read_text().replace(",ant,", ",wasp,"))
+    assert main(["relabel", str(cache), str(table), "--workspace", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "not named in" in said and "left as it is in the cache (--drop-missing drops it): 1 image" in said
+    after = open_cache(cache, verify=True)
+    assert after.classes == ("ant", "bee", "cat", "wasp")
+    assert splits_of(after) == splits_of(before)
+    assert by_content(after).keys() == by_content(before).keys()
+    ant, wasp = (dict(zip(after.ids, after.labels.tolist(), strict=True))[i] for i in (b"ant/bad.png", b"ant/00.png"))
+    assert (ant, wasp) == (0, 3)
+    assert [after.about[name] for name in ("source", "root")] == [before.about[name] for name in ("source", "root")]
+    rows(str(cache), out=tmp_path / "test.csv", split=("test",), workspace=tmp_path)
+    one = (tmp_path / "test.csv").read_text().replace(",test,", ",val,")
+    (tmp_path / "test.csv").write_text(one)
+    assert relabel(cache, tmp_path / "test.csv", workspace=tmp_path).resplit == before.counts()["test"]
+    assert open_cache(cache).counts()["test"] == 0
+    assert relabel(cache, tmp_path / "test.csv", drop_missing=True, workspace=tmp_path).rows == before.counts()["test"]
+
+
+def test_a_table_of_rows_in_which_the_number_alone_was_changed_is_refused(cache: Path, tmp_path: Path) -> None:
+    table = tmp_path / "rows.csv"
+    table.write_text("id,label,class,split,f0\nant/00.png,1,ant,train,0.5\n")
+    with pytest.raises(DataError, match="line 2: label 1 and class 'ant'.*write the new one into the column class"):
+        relabel(cache, table, workspace=tmp_path)
+    table.write_text("id,label,class,split,f0\nant/none.png,1,ant,train,0.5\n")
+    with pytest.raises(DataError, match="line 2: the cache has no image 'ant/none.png'"):
+        relabel(cache, table, workspace=tmp_path)
+
+
+def test_a_table_of_ids_that_lies_elsewhere_changes_what_it_names(cache: Path, tmp_path: Path) -> None:
+    """Only its labels: paths, splits and the other images stay."""
+    before = open_cache(cache)
+    (tmp_path / "few.csv").write_text("image,label\nant/00.png,wasp\nant/01.png,\n")
+    result = relabel(cache, tmp_path / "few.csv", workspace=tmp_path)
+    after = open_cache(cache)
+    assert (result.relabelled, result.renamed, result.resplit) == (2, 0, 0)
+    assert splits_of(after) == splits_of(before)
+    found = dict(zip(after.ids, [*after.labels.tolist()], strict=True))
+    assert (after.classes[found[b"ant/00.png"]], found[b"ant/01.png"]) == ("wasp", -1)
+    assert after.classes[found[b"ant/02.png"]] == "ant"
+
+
+def test_an_image_that_failed_is_not_missed(flawed: Path, mine: Path, tmp_path: Path) -> None:
+    """A folder from which the damaged file was removed holds all that the cache has rows of."""
+    cache = Path(shutil.copy(flawed, tmp_path / "mine.h5"))
+    assert relabel(cache, mine, workspace=mine.parent).dropped == ["ant/bad.png"]
+    assert len(open_cache(cache)) == 60
+
+
+def test_the_new_cache_may_be_named(cache: Path, mine: Path, tmp_path: Path) -> None:
+    before = cache.read_bytes()
+    assert relabel(cache, mine, name="other", workspace=tmp_path).cache == tmp_path / "features" / "other.h5"
+    assert cache.read_bytes() == before
+    with pytest.raises(ConfigError, match="give one of them"):
+        relabel(cache, mine, name="other", out=tmp_path / "o.h5", workspace=tmp_path)
+    with pytest.raises(CacheError, match="exists already"):
+        relabel(cache, mine, name="other", workspace=tmp_path)
 
 
 def test_the_command_says_what_became_of_the_rows(cache: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:

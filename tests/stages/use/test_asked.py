@@ -59,6 +59,11 @@ def test_a_pattern_below_the_present_folder(tree: Path, monkeypatch: pytest.Monk
     assert [one.name for one in found] == ["ant/deep/d.jpg", "./a.jpg"]
 
 
+def test_a_text_file_is_a_list_of_images(tree: Path) -> None:
+    (tree / "some.txt").write_text("bee/f.png\nant/c.jpg\n")
+    assert names(tree, "some.txt") == ["bee/f.png", "ant/c.jpg"]
+
+
 @pytest.mark.parametrize(
     ("pattern", "told"), [("*.webp", "it fits nothing"), ("**/g.jpg", "it fits nothing"), ("n*", "files that are no")]
 )
