@@ -322,8 +322,8 @@ def delete(paths: Sequence[Path], n_bytes: int) -> str:
 def still_needed(cache: str, runs: Sequence[str]) -> str:
     """What is lost with a cache."""
     return (
-        f"{many(len(runs), 'run')} learned from {cache} ({few(runs)}): without it they predict, but cannot be evaluated "
-        "or fine-tuned"
+        f"{many(len(runs), 'run')} learned from {cache} ({few(runs)}): without it they predict, but cannot be "
+        "evaluated or fine-tuned"
     )
 
 
