@@ -141,24 +141,24 @@ def resnet(drawn_once: None) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def workshop(photos: Path, tmp_path_factory: pytest.TempPathFactory, drawn_once: None) -> SimpleNamespace:
     """A cache, a trained head and a fine-tuned run of `photos`, made once. Tests that change them copy them."""
-    return furnished(photos, tmp_path_factory.mktemp("workshop"), QUICK)
+    return furnished(photos, tmp_path_factory.mktemp("workshop"), QUICK, "all")
 
 
 @pytest.fixture(scope="session")
 def resnet_workshop(
     photos: Path, tmp_path_factory: pytest.TempPathFactory, resnet: dict[str, Any], drawn_once: None
 ) -> SimpleNamespace:
-    """The same of torchvision's ResNet18."""
-    return furnished(photos, tmp_path_factory.mktemp("resnet"), resnet)
+    """The same of torchvision's ResNet18, its last stage fine-tuned."""
+    return furnished(photos, tmp_path_factory.mktemp("resnet"), resnet, "last")
 
 
-def furnished(photos: Path, root: Path, options: dict[str, Any]) -> SimpleNamespace:
+def furnished(photos: Path, root: Path, options: dict[str, Any], part: str) -> SimpleNamespace:
     """A workspace with a cache, a trained head and a fine-tuned run."""
     from pipeline import evaluate, extract, finetune, train
 
     cache = extract(photos, workspace=root, dtype="float32", **options)
     head = train(cache.cache, solver="adamw", epochs=5, workspace=root)
-    tuned = finetune(head.run, epochs=1, batch_size=16, workspace=root)
+    tuned = finetune(head.run, train=part, epochs=1, batch_size=16, workspace=root)
     test = evaluate(head.run, workspace=root)
     return SimpleNamespace(root=root, photos=photos, cache=cache, head=head, tuned=tuned, test=test)
 

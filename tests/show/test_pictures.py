@@ -160,8 +160,9 @@ def test_the_same_values_give_the_same_bytes_in_another_process_whatever_the_use
     assert "date" not in again.decode().lower()
 
 
-def test_matplotlib_is_imported_when_something_is_drawn_and_not_before():
-    code = "import sys, pipeline.show.pictures, pipeline.stages.learn.search; print('matplotlib' in sys.modules)"
+@pytest.mark.parametrize("room", ["show.pictures", pytest.param("stages.learn.search", marks=pytest.mark.slow)])
+def test_matplotlib_is_imported_when_something_is_drawn_and_not_before(room):
+    code = f"import sys, pipeline.show.pictures, pipeline.{room}; print('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

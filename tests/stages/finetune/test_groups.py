@@ -17,7 +17,7 @@ from tests.stages.finetune.conftest import plain
 Quick = dict[str, Any]
 
 
-@pytest.mark.parametrize("part", ["head", "layer4", "layer3+", "all"])
+@pytest.mark.parametrize("part", ["head", "last", "layer4", "layer3+", "all"])
 def test_every_trainable_parameter_is_in_exactly_one_group(
     resnet_workshop: SimpleNamespace, part: str, attached_to: Any
 ) -> None:
@@ -30,7 +30,8 @@ def test_every_trainable_parameter_is_in_exactly_one_group(
     assert len({id(p) for p in grouped}) == len(grouped)
     assert {id(p) for p in grouped} == {id(p) for p in named.values() if p.requires_grad}
     assert [id(named[n]) for g in groups for n in g.names] == [id(p) for p in grouped]
-    prefixes = {"head": ("fc.",), "layer4": ("fc.", "layer4."), "layer3+": ("fc.", "layer4.", "layer3."), "all": ("",)}
+    late = ("fc.", "layer4.")
+    prefixes = {"head": ("fc.",), "last": late, "layer4": late, "layer3+": (*late, "layer3."), "all": ("",)}
     assert {n for n, p in named.items() if p.requires_grad} == {n for n in named if n.startswith(prefixes[part])}
     for g in groups:
         assert {p.ndim > 1 for p in g.parameters} == {g.weight_decay > 0}

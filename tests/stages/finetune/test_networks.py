@@ -153,6 +153,7 @@ def test_only_the_last_stages_features_are_fine_tuned(photos: Path, tmp_path: Pa
         finetune(head.run, workspace=tmp_path, **fast)
 
 
+@pytest.mark.slow
 def test_the_last_stage_of_a_resnet_is_its_layer4(
     resnet_workshop: SimpleNamespace, tmp_path: Path, fast: Quick
 ) -> None:
