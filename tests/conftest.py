@@ -30,6 +30,7 @@ multiprocessing.set_forkserver_preload(
         "pytest",
         "torch",
         "torchvision",
+        "timm",
         "pipeline.stages.extract.job",
         "pipeline.stages.extract.blocks",
         "pipeline.stages.finetune.job",
