@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import importlib.util
 import io
 import multiprocessing
 import os
@@ -29,6 +30,7 @@ multiprocessing.set_forkserver_preload(
         "pytest",
         "torch",
         "torchvision",
+        "timm",
         "pipeline.stages.extract.job",
         "pipeline.stages.extract.blocks",
         "pipeline.stages.finetune.job",
@@ -96,7 +98,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-QUICK = {"trunk": "resnet18", "weights": "random:0", "image_size": 32, "engine": "torch", "batch_size": 8}
+# A ResNet of timm's that is made for tests, 1.5 MB; without timm, a larger one.
+SMALL = "timm:test_resnet" if importlib.util.find_spec("timm") else "resnet18"
+QUICK = {"trunk": SMALL, "weights": "random:0", "image_size": 32, "engine": "torch", "batch_size": 8}
 
 
 @pytest.fixture(scope="session")
@@ -108,15 +112,15 @@ def drawn_once() -> Iterator[None]:
     from pipeline.trunk import weights
 
     build = weights.build
-    kept: dict[tuple[int, int], nn.Module] = {}
+    kept: dict[tuple[str, int, int], nn.Module] = {}
 
     def copied(trunk: str, *, num_classes: int, image_size: int, seed: int = 0) -> nn.Module:
         given = {"num_classes": num_classes, "image_size": image_size, "seed": seed}
-        if trunk != "resnet18" or torch.empty(0).is_meta:  # the others are large, and built once or twice
+        if trunk not in ("resnet18", SMALL) or torch.empty(0).is_meta:  # the others are large, and built once or twice
             return build(trunk, **given)
-        if (num_classes, seed) not in kept:  # a ResNet is the same for every size
-            kept[num_classes, seed] = build(trunk, **given)
-        return copy.deepcopy(kept[num_classes, seed])
+        if (trunk, num_classes, seed) not in kept:  # a ResNet is the same for every size
+            kept[trunk, num_classes, seed] = build(trunk, **given)
+        return copy.deepcopy(kept[trunk, num_classes, seed])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(weights, "build", copied)
@@ -130,14 +134,32 @@ def quick(drawn_once: None) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
+def resnet(drawn_once: None) -> dict[str, Any]:
+    """Those with torchvision's ResNet18, for what is about it or is compared with it."""
+    return {**QUICK, "trunk": "resnet18"}
+
+
+@pytest.fixture(scope="session")
 def workshop(photos: Path, tmp_path_factory: pytest.TempPathFactory, drawn_once: None) -> SimpleNamespace:
     """A cache, a trained head and a fine-tuned run of `photos`, made once. Tests that change them copy them."""
+    return furnished(photos, tmp_path_factory.mktemp("workshop"), QUICK, "all")
+
+
+@pytest.fixture(scope="session")
+def resnet_workshop(
+    photos: Path, tmp_path_factory: pytest.TempPathFactory, resnet: dict[str, Any], drawn_once: None
+) -> SimpleNamespace:
+    """The same of torchvision's ResNet18, its last stage fine-tuned."""
+    return furnished(photos, tmp_path_factory.mktemp("resnet"), resnet, "last")
+
+
+def furnished(photos: Path, root: Path, options: dict[str, Any], part: str) -> SimpleNamespace:
+    """A workspace with a cache, a trained head and a fine-tuned run."""
     from pipeline import evaluate, extract, finetune, train
 
-    root = tmp_path_factory.mktemp("workshop")
-    cache = extract(photos, workspace=root, dtype="float32", **QUICK)
+    cache = extract(photos, workspace=root, dtype="float32", **options)
     head = train(cache.cache, solver="adamw", epochs=5, workspace=root)
-    tuned = finetune(head.run, epochs=1, batch_size=16, workspace=root)
+    tuned = finetune(head.run, train=part, epochs=1, batch_size=16, workspace=root)
     test = evaluate(head.run, workspace=root)
     return SimpleNamespace(root=root, photos=photos, cache=cache, head=head, tuned=tuned, test=test)
 

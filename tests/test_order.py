@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import graphlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,7 +101,14 @@ def module_of(path: Path) -> str:
 MODULES = {module_of(path): path for path in files()}
 
 
-def imports(path: Path) -> Iterator[Import]:
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """A file's program, read once a session."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imports(path: Path) -> tuple[Import, ...]:
     """Every import of a file; ``deferred`` where it is not on the top of the file."""
 
     def walk(node: ast.AST, inside: bool) -> Iterator[Import]:
@@ -121,7 +129,7 @@ def imports(path: Path) -> Iterator[Import]:
                 deeper = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.If, ast.Try))
                 yield from walk(child, inside or deeper)
 
-    yield from walk(ast.parse(path.read_text(encoding="utf-8")), inside=False)
+    return tuple(walk(tree_of(path), inside=False))
 
 
 def room_of(module: str) -> str:
@@ -190,8 +198,9 @@ def test_nothing_unpickles() -> None:
     """No pickle, joblib, or torch.load without weights_only=True."""
     for path in files():
         assert not {i.module.split(".")[0] for i in imports(path)} & {"pickle", "joblib", "dill", "cloudpickle"}, path
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load", "numpy.load"):
+        for node in ast.walk(tree_of(path)):
+            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load"
+            if called and ast.unparse(node.func) in ("torch.load", "np.load", "numpy.load"):
                 safe = {k.arg: ast.unparse(k.value) for k in node.keywords}
                 assert safe.get("weights_only") == "True" or safe.get("allow_pickle") == "False", (
                     f"{path}:{node.lineno}"
@@ -220,10 +229,10 @@ def names_test(node: ast.AST) -> bool:
     )
 
 
-def looks_at_test(text: str) -> list[int]:
+def looks_at_test(program: ast.Module) -> list[int]:
     """Lines of a program that ask for test rows: by name, or in a loop over splits of which test is one."""
     found = []
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(program):
         asked = [node] if isinstance(node, ast.Call) else []
         by_name, loops = READERS | {"labelled"}, False
         if isinstance(node, (ast.For, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
@@ -241,7 +250,7 @@ def looks_at_test(text: str) -> list[int]:
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_test_rows_are_asked_for_by_the_stage_that_scores_alone(path: Path) -> None:
     if room_of(module_of(path)) not in READ_TEST:
-        assert looks_at_test(path.read_text(encoding="utf-8")) == []
+        assert looks_at_test(tree_of(path)) == []
 
 
 @pytest.mark.parametrize(
@@ -258,7 +267,7 @@ def test_test_rows_are_asked_for_by_the_stage_that_scores_alone(path: Path) -> N
     ],
 )
 def test_a_look_at_test_rows_is_found(line: str) -> None:
-    assert looks_at_test(line)
+    assert looks_at_test(ast.parse(line))
 
 
 @pytest.mark.parametrize(
@@ -272,4 +281,4 @@ def test_a_look_at_test_rows_is_found(line: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_look_at_test_rows_is_let_be(line: str) -> None:
-    assert looks_at_test(line) == []
+    assert looks_at_test(ast.parse(line)) == []

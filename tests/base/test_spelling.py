@@ -53,7 +53,8 @@ def test_no_message_holds_a_flag_of_its_own() -> None:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         said = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}  # docstrings
         for node in ast.walk(tree):
-            help_text = isinstance(node, ast.Call) and ast.unparse(node.func) in ("st.option", "st.argument")
+            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+            help_text = called and ast.unparse(node.func) in ("st.option", "st.argument")
             if help_text or (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).endswith("_HELP")):
                 said |= {id(n) for n in ast.walk(node)}
         for node in ast.walk(tree):

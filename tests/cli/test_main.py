@@ -14,6 +14,7 @@ import pytest
 from pipeline.cli.commands import COMMANDS
 from pipeline.cli.main import main
 from pipeline.cli.parser import parse, settings_of
+from tests.conftest import SMALL
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -67,7 +68,7 @@ def test_json_is_one_object_with_the_promised_keys(
             "extract",
             workshop.photos,
             "--trunk",
-            "resnet18",
+            SMALL,
             "--weights",
             "random:0",
             "--image-size",

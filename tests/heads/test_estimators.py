@@ -27,11 +27,15 @@ NO_INTERCEPT = "cosines have no intercept: a class cannot be favoured where the 
     ("estimator", "expected"),
     [
         (ExactLinearHead(), {}),
-        (ExactLinearHeadCV(Cs=3, cv=2), {}),
+        pytest.param(ExactLinearHeadCV(Cs=3, cv=2), {}, marks=pytest.mark.slow),
         (MinibatchHead(), {}),
-        (MinibatchHead(solver="sgd"), {}),
-        (MinibatchHead("mlp", width=16, epochs=20), {}),
-        (MinibatchHead("cosine", epochs=20), {"check_class_weight_classifiers": NO_INTERCEPT}),
+        pytest.param(MinibatchHead(solver="sgd"), {}, marks=pytest.mark.slow),
+        pytest.param(MinibatchHead("mlp", width=16, epochs=20), {}, marks=pytest.mark.slow),
+        pytest.param(
+            MinibatchHead("cosine", epochs=20),
+            {"check_class_weight_classifiers": NO_INTERCEPT},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda v: type(v).__name__ if not isinstance(v, dict) else "",
 )

@@ -242,8 +242,16 @@ def _first(batch: list[tuple[np.ndarray, int]]) -> tuple[np.ndarray, list[int]]:
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork.*:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 8 worker processes:UserWarning")  # on fewer cores
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-@pytest.mark.parametrize("workers", [0, 2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("workers", "method"),
+    [
+        (0, "fork"),
+        (2, "fork"),
+        (2, "forkserver"),
+        pytest.param(2, "spawn", marks=pytest.mark.slow),
+        *(pytest.param(8, method, marks=pytest.mark.slow) for method in ("fork", "spawn", "forkserver")),
+    ],
+)
 def test_torch_loads_the_same_bytes_with_any_kind_and_number_of_workers(
     make_cache: Make, X: np.ndarray, method: str, workers: int
 ) -> None:

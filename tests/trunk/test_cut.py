@@ -20,9 +20,9 @@ needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason
 NETWORKS = [
     ("resnet18", (256, 4, 4)),
     ("densenet121", (1024, 4, 4)),
-    ("vit_b_32", (5, 768)),  # tokens
+    pytest.param("vit_b_32", (5, 768), marks=pytest.mark.slow),  # tokens
     ("swin_t", (4, 4, 384)),  # channels come last
-    ("convnext_tiny", (384, 4, 4)),
+    pytest.param("convnext_tiny", (384, 4, 4), marks=pytest.mark.slow),
     ("mobilenet_v3_small", (96, 2, 2)),
     ("efficientnet_b0", (192, 2, 2)),
     ("alexnet", (4096,)),  # rows
@@ -50,7 +50,7 @@ def test_the_halves_give_what_the_network_gives_bit_for_bit(name: str, shape: tu
     assert shape_of(before, SIZE) == shape
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_b_32"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("vit_b_32", marks=pytest.mark.slow)])
 def test_the_halves_hold_the_networks_own_parameters_each_on_its_side(name: str) -> None:
     network = build(name, num_classes=5, image_size=SIZE)
     anatomy = anatomy_of(name, network)

@@ -17,13 +17,14 @@ from pipeline.trunk.engines.torch import TorchEngine
 from pipeline.trunk.frozen import FrozenTrunk, default_batch
 from pipeline.trunk.identity import Changes, TrunkSpec
 from pipeline.trunk.lookup import find_weights
+from tests.conftest import SMALL
 
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory) -> TrunkSpec:
     root = tmp_path_factory.mktemp("root")
-    info = find_weights("random:0", "resnet18", Workspace(root))
-    return TrunkSpec(identity.with_changes(info, Changes(image_size=32)), "avgpool", "torch", "float32", "cpu")
+    info = find_weights("random:0", SMALL, Workspace(root))
+    return TrunkSpec(identity.with_changes(info, Changes(image_size=32)), info.layer("last"), "torch", "float32", "cpu")
 
 
 @pytest.fixture

@@ -61,7 +61,16 @@ def test_knowing_weights_and_choosing_an_engine_does_not_import_torch(tmp_path: 
 
 
 # One of each kind of ResNet: depth does not change the width of a stage.
-@pytest.mark.parametrize("trunk", ["resnet18", "resnet34", "resnet50", "wide_resnet50_2", "resnext50_32x4d"])
+@pytest.mark.parametrize(
+    "trunk",
+    [
+        "resnet18",
+        pytest.param("resnet34", marks=pytest.mark.slow),
+        "resnet50",
+        pytest.param("wide_resnet50_2", marks=pytest.mark.slow),
+        pytest.param("resnext50_32x4d", marks=pytest.mark.slow),
+    ],
+)
 def test_the_number_of_features_is_what_torchvisions_network_gives(
     trunk: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -231,7 +231,17 @@ def test_the_description_of_resnet50_has_its_published_shapes_and_counts() -> No
     assert sum(s.params for s in stages) == torchvision.models.ResNet50_Weights.DEFAULT.meta["num_params"]
 
 
-@pytest.mark.parametrize("name", ["vit_b_32", "convnext_tiny", "swin_t", "densenet121", "googlenet", "alexnet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("vit_b_32", marks=pytest.mark.slow),
+        "convnext_tiny",
+        "swin_t",
+        "densenet121",
+        "googlenet",
+        "alexnet",
+    ],
+)
 def test_the_description_has_every_parameter_once_and_ends_with_what_the_network_gives(name: str) -> None:
     model = build(name, num_classes=10, image_size=64)
     anatomy = anatomy_of(name, model)

@@ -147,7 +147,7 @@ def test_a_run_predicts_the_sources_images_and_is_exported(toys: str, made: Simp
     assert by_name[str(tmp_path / "one.png")] == pytest.approx(by_name[f"{toys}/test/bee/0.png"], abs=1e-6)
     assert predict(made.tuned.run, toys, workspace=made.root)[0].path == f"{toys}/test/ant/0.png"
     out = export(made.tuned.run, format="state_dict", workspace=made.root).file
-    assert safetensors.torch.load_file(out)["fc.weight"].shape == (3, 512)
+    assert safetensors.torch.load_file(out)["fc.weight"].shape == (3, open_cache(made.cache.cache).features.shape[1])
 
 
 def test_what_has_changed_is_noticed(

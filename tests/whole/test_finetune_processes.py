@@ -136,7 +136,7 @@ def kill_and_compare(
     assert hit >= len(kills) - 1
     # Which epoch is kept is val's choice: what training came to must be the same, too, in every process.
     last = [path.read_text() for path in root.glob("log*.sha256")]
-    assert len(last) == 2 * ranks and len(set(last)) == 1
+    assert len(last) >= 2 * ranks and len(set(last)) == 1  # more where a kill came after the last step
     assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
     assert (whole / "trace.jsonl").read_bytes() == (resumed / "trace.jsonl").read_bytes()
     assert not list((root / "tuning").iterdir())
@@ -148,7 +148,7 @@ def test_a_killed_fine_tuning_resumes_to_the_same_bits(
     server: ForkServerContext, workshop: SimpleNamespace, root: Path
 ) -> None:
     """SIGKILL within the first epoch and within the second, with a checkpoint after every step."""
-    options = {**OPTIONS, "train": "layer4", "checkpoint_seconds": 0}
+    options = {**OPTIONS, "train": "last", "checkpoint_seconds": 0}
     kill_and_compare(server, workshop, root, options, [2.05, 3.02])
 
 
@@ -161,7 +161,7 @@ def test_three_processes_killed_resume_to_the_same_bits(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
-@pytest.mark.parametrize("train", ["layer4", "all"])
+@pytest.mark.parametrize("train", ["last", "all"])
 def test_any_number_of_processes_killed_resumes_to_the_same_bits(
     server: ForkServerContext, workshop: SimpleNamespace, root: Path, ranks: int, train: str
 ) -> None:
@@ -175,7 +175,7 @@ def test_ten_kills_at_random_moments_resume_to_the_same_bits(
     server: ForkServerContext, workshop: SimpleNamespace, root: Path
 ) -> None:
     chance = random.Random(0)
-    options = {**OPTIONS, "epochs": 8, "ema": 0.9, "checkpoint_seconds": 0}
+    options = {**OPTIONS, "epochs": 24, "ema": 0.9, "checkpoint_seconds": 0}
     kill_and_compare(server, workshop, root, options, [chance.uniform(0, 4) for _ in range(10)])
 
 
@@ -215,7 +215,7 @@ def test_two_processes_give_the_figures_of_one(workshop: SimpleNamespace, root: 
     """51 train images in batches of 16, the last of 3: each once, whatever the number of processes."""
     from pipeline import finetune
 
-    options = ("--train", "layer4", "--mixup", "0.3", "--augment", "flip")
+    options = ("--train", "last", "--mixup", "0.3", "--augment", "flip")
     shared = torchrun(2, workshop.head.run, root, *options)
     alone = finetune(
         workshop.head.run,
@@ -223,7 +223,7 @@ def test_two_processes_give_the_figures_of_one(workshop: SimpleNamespace, root: 
         batch_size=16,
         lr_trunk=1e-4,
         lr_head=1e-4,
-        train="layer4",
+        train="last",
         mixup=0.3,
         augment="flip",
         workspace=root,
@@ -250,7 +250,7 @@ def test_any_number_of_processes_gives_the_figures_of_one(workshop: SimpleNamesp
 def test_a_killed_process_ends_the_others_with_one_line_and_the_same_command_goes_on(
     workshop: SimpleNamespace, root: Path, ranks: int
 ) -> None:
-    options = ("--train", "layer4", "--checkpoint-seconds", "0", "--no-evaluate")
+    options = ("--train", "last", "--checkpoint-seconds", "0", "--no-evaluate")
     whole = torchrun(ranks, workshop.head.run, root, *options)
     with (root / "stderr").open("w") as stderr:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from pipeline.cli.commands import COMMANDS
 from pipeline.cli.parser import parse, settings_of
@@ -131,7 +132,11 @@ def run(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, o
 
 
 @pytest.mark.parametrize(("page", "code"), CODE[1:], ids=[f"{p}-{c.splitlines()[0]}" for p, c in CODE[1:]])
+@pytest.mark.filterwarnings("ignore:C = .* is the highest of Cs")  # of so few
 def test_the_code_shown_runs(page: str, code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands, on a part of the digits."""
+    X, y = load_digits(return_X_y=True)
+    monkeypatch.setattr("sklearn.datasets.load_digits", lambda return_X_y: (X[:200], y[:200]))
     run(code, folder, monkeypatch)
 
 

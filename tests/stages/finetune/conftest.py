@@ -24,6 +24,7 @@ from pipeline.stages.finetune import scoring
 from pipeline.stages.finetune.settings import FinetuneSettings
 from pipeline.stages.finetune.start import Attached, attach
 from pipeline.stages.finetune.task import Task
+from tests.conftest import SMALL
 
 
 @pytest.fixture
@@ -46,12 +47,21 @@ def by_head(fast: dict[str, Any]) -> dict[str, Any]:
     return {**fast, "train": "head"}
 
 
+def plain(classes: int) -> Any:
+    """The workshop's network, made by its library."""
+    if SMALL == "resnet18":
+        return torchvision.models.resnet18(num_classes=classes)
+    import timm
+
+    return timm.create_model(SMALL.partition(":")[2], num_classes=classes)
+
+
 @pytest.fixture
 def start(workshop: SimpleNamespace) -> dict[str, torch.Tensor]:
     """The network before fine-tuning, made without the package: random:0 and the head's file."""
     torch.manual_seed(0)
-    model = torchvision.models.resnet18(weights=None)
-    model.fc = torch.nn.Linear(512, 3)
+    model = plain(1000)
+    model.fc = torch.nn.Linear(model.fc.in_features, 3)
     model.fc.load_state_dict(safetensors.torch.load_file(workshop.head.run / "head.safetensors"))
     state: dict[str, torch.Tensor] = model.state_dict()
     return state

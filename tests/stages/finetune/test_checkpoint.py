@@ -25,7 +25,7 @@ Quick = dict[str, Any]
 @pytest.mark.parametrize(
     "options",
     [
-        {"train": "layer4", "ema": 0.9, "mixup": 0.3, "bn": "train", "augment": "flip"},
+        {"train": "last", "ema": 0.9, "mixup": 0.3, "bn": "train", "augment": "flip"},
         pytest.param({"solver": "sgd", "augment": "weights"}, marks=pytest.mark.slow),
     ],
 )

@@ -18,11 +18,12 @@ Quick = dict[str, Any]
 def test_mirrored_maps_are_drawn_by_seed_epoch_and_row(
     workshop: SimpleNamespace, root: Path, attached_to: Any, fast: Quick
 ) -> None:
-    finetune(workshop.head.run, train="layer4", workspace=root, **fast)
+    finetune(workshop.head.run, train="last", workspace=root, **fast)
     (path,) = (root / "maps").glob("*.h5")
     attached, maps = attached_to(workshop.head.run, root), open_cache(path)
+    shape = tuple(maps.provenance["trunk"]["shape"])
     rows = np.sort(np.concatenate([attached.train, attached.val]))
-    inputs = Maps(attached.network, maps, rows, (256, 2, 2), "cpu", 3, 0)
+    inputs = Maps(attached.network, maps, rows, shape, "cpu", 3, 0)
     some = rows[:20].tolist()
     plain = torch.cat([x for _, x in inputs.batches([some], None)])
     together = torch.cat([x for _, x in inputs.batches([some], 1)])

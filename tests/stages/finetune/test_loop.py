@@ -21,6 +21,7 @@ from pipeline.base.ranks import Ranks
 from pipeline.stages.finetune.checkpoint import Checkpoint
 from pipeline.stages.finetune.loop import Loop
 from pipeline.stages.finetune.state import State
+from tests.stages.finetune.conftest import plain
 
 Quick = dict[str, Any]
 
@@ -32,7 +33,7 @@ def test_a_step_is_that_of_plain_torch(
     last_epoch_is_kept: Any,
     start: dict[str, torch.Tensor],
 ) -> None:
-    """One epoch of one batch: the gradient of plain torchvision's network, one step of plain AdamW."""
+    """One epoch of one batch: the gradient of the library's own network, one step of plain AdamW."""
     with last_epoch_is_kept():
         tuned = finetune(
             workshop.head.run,
@@ -46,12 +47,19 @@ def test_a_step_is_that_of_plain_torch(
             evaluate=False,
             workspace=root,
         )
-    model = torchvision.models.resnet18(num_classes=3)
+    model = plain(3)
     model.load_state_dict(start)
     model.eval()
     cache = open_cache(workshop.cache.cache)
     rows = cache.rows("train")
-    transform = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms(crop_size=32, resize_size=37)
+    told = cache.provenance["transform"]
+    transform = torchvision.transforms._presets.ImageClassification(
+        crop_size=told["crop"],
+        resize_size=told["resize"],
+        mean=told["mean"],
+        std=told["std"],
+        interpolation=torchvision.transforms.InterpolationMode(told["interpolation"]),
+    )
     x = torch.stack([transform(Image.open(workshop.photos / os.fsdecode(cache.ids[r]))) for r in rows])
     y = torch.from_numpy(cache.labels[rows])
     torch.nn.functional.cross_entropy(model(x), y, label_smoothing=0.1).backward()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -148,12 +149,17 @@ def test_every_parameter_is_in_one_group_and_only_weights_decay(made: SimpleName
 def test_only_the_last_stages_features_are_fine_tuned(photos: Path, tmp_path: Path, quick: Quick, fast: Quick) -> None:
     cache = extract(photos, workspace=tmp_path, layer="previous", **quick)
     head = train(cache.cache, solver="adamw", epochs=1, workspace=tmp_path)
-    with pytest.raises(HeadError, match="the features are of layer3: only the last stage's"):
+    with pytest.raises(HeadError, match="the features are of previous: only the last stage's"):
         finetune(head.run, workspace=tmp_path, **fast)
 
 
-def test_the_last_stage_of_a_resnet_is_its_layer4(workshop: SimpleNamespace, root: Path, fast: Quick) -> None:
-    found = [finetune(workshop.head.run, train=part, workspace=root, **fast) for part in ("layer4", "last")]
+@pytest.mark.slow
+def test_the_last_stage_of_a_resnet_is_its_layer4(
+    resnet_workshop: SimpleNamespace, tmp_path: Path, fast: Quick
+) -> None:
+    root = Path(shutil.copytree(resnet_workshop.root, tmp_path / "root"))
+    head, options = root / "runs" / resnet_workshop.head.run.name, {**fast, "epochs": 1}
+    found = [finetune(head, train=part, workspace=root, **options) for part in ("layer4", "last")]
     networks = [(tuned.run / "model.safetensors").read_bytes() for tuned in found]
     assert networks[0] == networks[1]
     assert len(list((root / "maps").glob("*.h5"))) == 1

@@ -23,7 +23,8 @@ from pipeline.stages.finetune.publish import write_network
 Quick = dict[str, Any]
 
 
-def test_the_fine_tuned_network_loads_into_plain_torchvision(workshop: SimpleNamespace, state_of: Any) -> None:
+def test_the_fine_tuned_network_loads_into_plain_torchvision(resnet_workshop: SimpleNamespace, state_of: Any) -> None:
+    workshop = resnet_workshop
     model = torchvision.models.resnet18(num_classes=3)
     model.load_state_dict(state_of(workshop.tuned.run), strict=True)
     images = sorted(workshop.photos.rglob("*.png"))[:4]

@@ -21,7 +21,7 @@ Quick = dict[str, Any]
 
 def test_scoring_leaves_batchnorm_in_the_mode_that_it_was_in(workshop: SimpleNamespace, task_of: Any) -> None:
     """Before the first step nothing is in training mode; between steps the layers whose statistics learn are."""
-    task = task_of(workshop.head.run, workshop.root, train="layer4", bn="train", prefix=False)
+    task = task_of(workshop.head.run, workshop.root, train="last", bn="train", prefix=False)
     modules = list(task.inputs.module.modules())
     for learning in (set(), {m for m in modules if isinstance(m, torch.nn.BatchNorm2d)}):
         for module in learning:

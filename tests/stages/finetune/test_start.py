@@ -38,12 +38,12 @@ def test_the_certificate_holds_for_both_engines_and_storage_types(
         pytest.importorskip("onnxruntime")
     made = extract(photos, workspace=tmp_path, **{**quick, "dtype": dtype, "engine": engine})
     head = train(made.cache, workspace=tmp_path)
-    for part in ("all", "layer4"):
+    for part in ("all", "last"):
         task = task_of(head.run, tmp_path, train=part)
         attached = task.attached
         logits = scoring.logits(task, attached.val, "certificate")
-        certificate = attached.certificate(logits, maps=part == "layer4", rounding=never)
-        assert certificate.tolerance == attached.tolerance(maps=part == "layer4")
+        certificate = attached.certificate(logits, maps=part == "last", rounding=never)
+        assert certificate.tolerance == attached.tolerance(maps=part == "last")
         found, allowed = certificate.difference, certificate.tolerance
         scale = np.abs(attached.cached_logits(attached.val)).max()
         # float32 features: two orders of summation; float16 features or maps: about 2^-11 of what is added up
@@ -67,7 +67,7 @@ def test_a_damaged_head_fails_the_certificate(workshop: SimpleNamespace, attache
             attached.certificate(off, maps=True, rounding=lambda times=times: times * largest)
 
 
-@pytest.mark.parametrize("part", ["all", "layer4"])
+@pytest.mark.parametrize("part", ["all", "last"])
 def test_what_rounding_makes_of_a_logit_is_measured(workshop: SimpleNamespace, task_of: Any, part: str) -> None:
     """Of maps it is about 2^-11 of what is added up; of float32 arithmetic some 1e-6 of the largest logit."""
     task = task_of(workshop.head.run, workshop.root, train=part)
@@ -81,7 +81,7 @@ def test_what_rounding_makes_of_a_logit_is_measured(workshop: SimpleNamespace, t
 
 
 def test_features_below_the_smallest_normal_number_are_off_by_a_step_of_their_type(
-    photos: Path, tmp_path: Path, quick: Quick, task_of: Any
+    photos: Path, tmp_path: Path, resnet: Quick, task_of: Any
 ) -> None:
     """All of a float16 that is left of features of 1e-6 is a few bits, and the head's weights are as much larger."""
     state = dict(torchvision.models.resnet18().state_dict())
@@ -89,7 +89,7 @@ def test_features_below_the_smallest_normal_number_are_off_by_a_step_of_their_ty
     for name in ("layer4.1.bn2.weight", "layer4.1.bn2.bias", "layer4.0.bn2.weight", "layer4.0.downsample.1.weight"):
         state[name] = state[name] * 1e-6
     safetensors.torch.save_file(state, weights)
-    made = extract(photos, workspace=tmp_path, **{**quick, "weights": str(weights)})
+    made = extract(photos, workspace=tmp_path, **{**resnet, "weights": str(weights)})
     head = train(made.cache, workspace=tmp_path)
     task = task_of(head.run, tmp_path, train="all")
     logits = scoring.logits(task, task.attached.val, "certificate")
@@ -103,7 +103,7 @@ def test_a_random_head_starts_at_chance_and_is_measured_against_the_trained_one(
     tuned = finetune(workshop.head.run, head="random", workspace=root, **by_head)
     assert tuned.before == workshop.head.val and tuned.step0 < tuned.before
     torch.manual_seed(0)
-    drawn = torch.nn.Linear(512, 3).weight
+    drawn = torch.nn.Linear(open_cache(workshop.cache.cache).features.shape[1], 3).weight
     with last_epoch_is_kept():
         kept = finetune(workshop.head.run, head="random", workspace=root, **{**by_head, "lr_head": 1e-9})
     assert torch.allclose(state_of(kept.run)["fc.weight"], drawn, atol=1e-6)

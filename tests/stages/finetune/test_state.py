@@ -39,7 +39,7 @@ def test_an_average_is_in_place_for_a_while_and_leaves_no_trace() -> None:
 def test_a_state_has_the_names_that_are_in_checkpoints(workshop: SimpleNamespace, attached_to: Any) -> None:
     attached = attached_to(workshop.head.run, workshop.root)
     state = State(attached.network, attached.anatomy, FinetuneSettings(train="head", ema=0.9))
-    state.groups[0].parameters[0].grad = torch.ones(3, 512)
+    state.groups[0].parameters[0].grad = torch.ones_like(state.groups[0].parameters[0])
     state.optimizer.step()
     learnt = {f"{kind}/fc.{name}" for kind in ("now", "average") for name in ("weight", "bias")}
     assert set(state.tensors()) == learnt | {f"optimizer/{x}/fc.weight" for x in ("step", "exp_avg", "exp_avg_sq")}

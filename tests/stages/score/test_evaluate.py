@@ -121,7 +121,8 @@ def test_the_runs_temperature_which_val_gave_is_applied_to_test(
 def test_the_test_rows_logits_are_kept(run: Path, workshop: SimpleNamespace, tmp_path: Path) -> None:
     evaluate(run, workspace=tmp_path)
     kept = safetensors.numpy.load_file(run / "evaluation.safetensors")
-    cache, layer = open_cache(workshop.cache.cache), torch.nn.Linear(512, 3)
+    cache = open_cache(workshop.cache.cache)
+    layer = torch.nn.Linear(cache.features.shape[1], 3)
     layer.load_state_dict(safetensors.torch.load_file(run / "head.safetensors"))
     np.testing.assert_array_equal(kept["rows"], cache.rows("test"))
     np.testing.assert_array_equal(kept["y"], cache.split("test").y)

@@ -37,7 +37,7 @@ def run(workshop: SimpleNamespace, tmp_path: Path) -> Path:
 
 def expected(run: Path, cache: Any, split: str) -> list[tuple[str, str, str, float]]:
     """By plain torch: id, true, predicted and probability of the wrong ones, the most confident first."""
-    layer = torch.nn.Linear(512, 3)
+    layer = torch.nn.Linear(cache.features.shape[1], 3)
     layer.load_state_dict(safetensors.torch.load_file(run / "head.safetensors"))
     rows = cache.split(split)
     with torch.inference_mode():

@@ -18,7 +18,7 @@ from pipeline.base.errors import CacheError, ConfigError, HeadError, PipelineErr
 from pipeline.base.watch import Watch
 from pipeline.cli.main import main
 from pipeline.store import partial_path, writing_lock
-from tests.conftest import QUICK
+from tests.conftest import QUICK, SMALL
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_runs_are_listed_with_what_their_own_records_say(made: Path) -> None:
 def test_caches_are_listed_without_their_views(made: Path, photos: Path) -> None:
     one, two = catalog(caches=True, workspace=made).rows
     cache = open_cache("two", workspace=made)
-    assert (two.name, two.source, two.trunk, two.rows, two.classes) == ("two", str(photos), "resnet18", 60, 3)
+    assert (two.name, two.source, two.trunk, two.rows, two.classes) == ("two", str(photos), SMALL, 60, 3)
     assert two.splits == cache.counts()
     assert two.size >= cache.path.stat().st_size + cache.path.with_name("two.view1.h5").stat().st_size
     assert (one.runs, two.runs) == (("0001-train-one", "0003-train-one"), ("0002-search-two",))

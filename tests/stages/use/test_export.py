@@ -21,6 +21,7 @@ from pipeline.base.errors import ConfigError, HeadError
 from pipeline.cli.main import main
 from pipeline.heads.artifact import load_head
 from pipeline.stages.use.card import snippet
+from tests.conftest import SMALL
 
 Quick = dict[str, Any]
 
@@ -44,12 +45,13 @@ def plain(run: Path, images: np.ndarray) -> np.ndarray:
 
 
 def test_the_state_dict_loads_strictly_into_plain_torchvision(
-    workshop: SimpleNamespace, tmp_path: Path, images: np.ndarray
+    resnet_workshop: SimpleNamespace, tmp_path: Path, images: np.ndarray
 ) -> None:
     import safetensors
     import safetensors.torch
 
     out = tmp_path / "model.safetensors"
+    workshop = resnet_workshop
     made = export(workshop.head.run, format="state_dict", out=out, workspace=workshop.root)
     model = torchvision.models.resnet18(num_classes=3)
     model.load_state_dict(safetensors.torch.load_file(out), strict=True)
@@ -62,11 +64,11 @@ def test_the_state_dict_loads_strictly_into_plain_torchvision(
     assert set(made.parity) == {"1", "2", "7"}
 
 
-@pytest.mark.parametrize("ending", ["pth", "pt"])
+@pytest.mark.parametrize("ending", ["pth", pytest.param("pt", marks=pytest.mark.slow)])
 def test_a_pth_is_what_torch_saves_and_loads_without_pickles(
-    workshop: SimpleNamespace, tmp_path: Path, images: np.ndarray, ending: str
+    resnet_workshop: SimpleNamespace, tmp_path: Path, images: np.ndarray, ending: str
 ) -> None:
-    out = tmp_path / "new" / "folder" / f"model.{ending}"
+    workshop, out = resnet_workshop, tmp_path / "new" / "folder" / f"model.{ending}"
     made = export(workshop.head.run, out=out, workspace=workshop.root)
     state = torch.load(out, weights_only=True)
     assert all(type(tensor) is torch.Tensor for tensor in state.values()) and made.format == "state_dict"
@@ -77,10 +79,26 @@ def test_a_pth_is_what_torch_saves_and_loads_without_pickles(
     np.testing.assert_allclose(found, plain(workshop.head.run, images), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("file", ["m.safetensors", "m.pth", "m.pt2", pytest.param("m.onnx", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("network", "file"),
+    [
+        ("resnet_workshop", "m.safetensors"),
+        ("workshop", "m.pth"),
+        pytest.param("workshop", "m.pt2", marks=pytest.mark.slow),
+        pytest.param("resnet_workshop", "m.pth", marks=pytest.mark.slow),
+        pytest.param("resnet_workshop", "m.pt2", marks=pytest.mark.slow),
+        pytest.param("resnet_workshop", "m.onnx", marks=pytest.mark.slow),
+    ],
+)
 def test_the_code_of_the_card_loads_the_file_and_says_what_predict_says(
-    workshop: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, file: str
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+    network: str,
+    file: str,
 ) -> None:
+    workshop = request.getfixturevalue(network)
     made = export(workshop.tuned.run, out=tmp_path / file, workspace=workshop.root)
     assert made.card == tmp_path / f"{file}.md"
     (code,) = re.findall(r"```python\n(.*?)```", made.card.read_text(), re.DOTALL)
@@ -95,8 +113,9 @@ def test_the_code_of_the_card_loads_the_file_and_says_what_predict_says(
 
 
 def test_two_forms_beside_each_other_have_a_card_each(workshop: SimpleNamespace, tmp_path: Path) -> None:
-    cards = [export(workshop.head.run, out=tmp_path / f, workspace=workshop.root).card for f in ("m.pth", "m.pt2")]
-    assert [card.name for card in cards] == ["m.pth.md", "m.pt2.md"]
+    names = ("m.pth", "m.safetensors")
+    cards = [export(workshop.head.run, out=tmp_path / f, workspace=workshop.root).card for f in names]
+    assert [card.name for card in cards] == ["m.pth.md", "m.safetensors.md"]
     (tmp_path / "n.pth.md").write_text("# my notes\n")
     with pytest.raises(ConfigError, match="n.pth.md is there already, of another model"):
         export(workshop.head.run, out=tmp_path / "n.pth", workspace=workshop.root)
@@ -115,10 +134,10 @@ def test_the_code_names_classes_of_any_kind() -> None:
 
 @pytest.mark.slow
 def test_onnx_runs_at_any_batch_and_carries_classes_and_transform(
-    workshop: SimpleNamespace, tmp_path: Path, images: np.ndarray
+    resnet_workshop: SimpleNamespace, tmp_path: Path, images: np.ndarray
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    out = tmp_path / "model.onnx"
+    workshop, out = resnet_workshop, tmp_path / "model.onnx"
     export(workshop.head.run, out=out, workspace=workshop.root)
     session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
     for size in (1, 3):
@@ -130,8 +149,10 @@ def test_onnx_runs_at_any_batch_and_carries_classes_and_transform(
     assert json.loads(about["transform"])["mean"] == [0.485, 0.456, 0.406]
 
 
-def test_torch_export_loads_and_gives_the_logits(workshop: SimpleNamespace, tmp_path: Path, images: np.ndarray) -> None:
-    out = tmp_path / "model.pt2"
+def test_torch_export_loads_and_gives_the_logits(
+    resnet_workshop: SimpleNamespace, tmp_path: Path, images: np.ndarray
+) -> None:
+    workshop, out = resnet_workshop, tmp_path / "model.pt2"
     export(workshop.head.run, format="torch_export", out=out, workspace=workshop.root)
     about = {"about.json": ""}
     module = torch.export.load(out, extra_files=about).module()
@@ -202,14 +223,14 @@ def test_a_head_that_plain_torchvision_has_no_place_for_goes_out_as_torch_export
 ) -> None:
     cache = open_cache(workshop.cache.cache)
     head = train(cache.path, solver="adamw", kind="mlp", width=8, epochs=2, workspace=tmp_path)
-    with pytest.raises(ConfigError, match="a mlp head on avgpool has no place in a plain resnet18"):
+    with pytest.raises(ConfigError, match=f"a mlp head on .* has no place in a plain {SMALL}"):
         export(head.run, format="state_dict", out=tmp_path / "m.safetensors", workspace=workshop.root)
     made = export(head.run, format="torch_export", out=tmp_path / "m.pt2", workspace=workshop.root)
     assert max(made.parity.values()) <= 1e-4
 
 
-def test_a_layer3_head_is_exported_on_its_layer(photos: Path, quick: Quick, tmp_path: Path) -> None:
-    made = extract(photos, workspace=tmp_path, layer="layer3", **quick)
+def test_a_head_of_the_stage_before_is_exported_on_its_layer(photos: Path, quick: Quick, tmp_path: Path) -> None:
+    made = extract(photos, workspace=tmp_path, layer="previous", **quick)
     head = train(made.cache, workspace=tmp_path)
     assert max(export(head.run, format="torch_export", workspace=tmp_path).parity.values()) <= 1e-4
 

@@ -69,7 +69,7 @@ def written(form: str, target: Any, tmp_path: Path, **options: Any) -> tuple[Any
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seven rows at a time, and five names."""
-    monkeypatch.setattr("pipeline.stages.use.rows.CHUNK_BYTES", 7 * 512 * 4)
+    monkeypatch.setattr("pipeline.stages.use.rows.CHUNK_BYTES", 7 * 96 * 4)
     monkeypatch.setattr("pipeline.stages.use.tables.NAMES", 5)
 
 
@@ -85,7 +85,7 @@ def test_a_caches_rows_are_its_features_to_the_last_bit(workshop: SimpleNamespac
     assert found["label"] == cache.labels[places].tolist()
     assert found["class"] == [item.split("/")[0] for item in found["id"]]
     assert found["split"] == [("none", "train", "val", "test")[s] for s in cache.splits[places]]
-    assert (made.kind, made.width, made.scored_before) == ("features", 512, None)
+    assert (made.kind, made.width, made.scored_before) == ("features", cache.features.shape[1], None)
     assert not (tmp_path / "tested.jsonl").exists()
 
 
@@ -105,7 +105,7 @@ def test_a_runs_rows_are_its_probabilities_by_name(
     assert found["values"].shape == (9, 3)
     np.testing.assert_allclose(found["values"].sum(axis=1), 1)
     if which == "head":
-        layer = torch.nn.Linear(512, 3)
+        layer = torch.nn.Linear(val.X.shape[1], 3)
         layer.load_state_dict(safetensors.torch.load_file(run / "head.safetensors"))
         with torch.inference_mode():
             logits = layer(torch.from_numpy(np.array(val.X))).double() / load_head(run).temperature

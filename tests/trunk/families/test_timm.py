@@ -197,8 +197,8 @@ def test_a_size_that_timm_refuses_is_refused_by_name(monkeypatch: pytest.MonkeyP
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto"])
-@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+@pytest.mark.parametrize("name", ["test_resnet", "vit_tiny_patch16_224", "convnext_atto"])
+@pytest.mark.parametrize("ending", [pytest.param(".pth", marks=pytest.mark.slow), ".safetensors"])
 def test_a_file_of_timms_gives_the_features_that_timm_gives(name: str, ending: str, tmp_path: Path) -> None:
     model, path = plain(name, seed=3), tmp_path / f"mine{ending}"
     (torch.save if ending == ".pth" else safetensors.torch.save_file)(model.state_dict(), path)

@@ -35,6 +35,8 @@ NETWORKS = {
     "mobilenet_v3_small": 64,
     "shufflenet_v2_x0_5": 64,
 }
+LARGE = {"maxvit_t", "efficientnet_v2_s", "swin_v2_t"}  # others of their kind stand beside them
+SOME = [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in NETWORKS]
 
 
 def made(name: str) -> tuple[nn.Module, Anatomy]:
@@ -49,7 +51,7 @@ def images(name: str, model: nn.Module) -> torch.Tensor:
     return torch.zeros(2, 3, size, size, device=next(model.parameters()).device)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", SOME)
 def test_features_are_what_goes_into_the_module_that_gives_the_logits(name: str) -> None:
     """As hooks on all modules see a real forward pass; beheaded, the network gives them."""
     model, anatomy = made(name)
@@ -73,7 +75,17 @@ def test_features_are_what_goes_into_the_module_that_gives_the_logits(name: str)
     assert features.shape == beheaded.shape == (2, anatomy.dim)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_b_32", "swin_t", "mobilenet_v3_small", "densenet121", "googlenet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        pytest.param("vit_b_32", marks=pytest.mark.slow),
+        "swin_t",
+        "mobilenet_v3_small",
+        "densenet121",
+        "googlenet",
+    ],
+)
 def test_a_beheaded_network_gives_those_features_bit_for_bit(name: str) -> None:
     model = build(name, num_classes=10, image_size=64)
     anatomy = family.anatomy(name, model)
@@ -85,7 +97,7 @@ def test_a_beheaded_network_gives_those_features_bit_for_bit(name: str) -> None:
         assert torch.equal(behead(model, anatomy)(x), taken[0])
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", SOME)
 def test_every_parameter_is_in_exactly_one_stage_or_in_the_classifier(name: str) -> None:
     model, anatomy = made(name)
     head = [n for n, _ in model.named_parameters() if n.rpartition(".")[0] == anatomy.classifier]
@@ -97,7 +109,7 @@ def test_every_parameter_is_in_exactly_one_stage_or_in_the_classifier(name: str)
     assert all(stage.parameters for stage in anatomy.stages)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", SOME)
 def test_stages_come_in_the_order_of_the_forward_pass(name: str) -> None:
     """As hooks see it: no stage's module begins before all of an earlier stage's have begun."""
     model, anatomy = made(name)
