@@ -83,8 +83,14 @@ def many(number: int, noun: str) -> str:
 
 def named(names: Sequence[str], most: int = 5) -> str:
     """Names in quotes, of many the first few and how many more: ``'ant', 'bee' and 3 more``."""
-    shown = ", ".join(repr(visible(name)) for name in names[:most])
-    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
+    return few([repr(visible(name)) for name in names[:most]], most, len(names))
+
+
+def few(names: Sequence[str], most: int = 10, of: int | None = None) -> str:
+    """Names as they are, of many the first few and how many more; ``of`` says how many, where not all are given."""
+    total = len(names) if of is None else of
+    shown = ", ".join(names[:most])
+    return f"{shown} and {total - most:,} more" if total > most else shown
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:

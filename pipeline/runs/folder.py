@@ -270,14 +270,14 @@ def run_folder(spec: str | Path, desk: Workspace) -> Path:
 
 def learned_from_other(path: Path, content: str, desk: Workspace) -> list[str]:
     """Names of the runs that learned from the cache at ``path`` when its content was another: they are refused now."""
-    found = []
+    found, here = [], os.path.realpath(path)
     for folder in run_folders(desk):
         try:
             cache = _config(folder)["cache"]
         except HeadError:
             continue  # a damaged run is told of when it is asked for
         places = [os.path.realpath(place) for place in _recorded_places(folder, cache)]
-        if os.path.realpath(path) in places and cache["content"] != content:
+        if here in places and cache["content"] != content:
             found.append(folder.name)
     return found
 

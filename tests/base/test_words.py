@@ -150,3 +150,12 @@ def test_visible_text_can_always_be_encoded():
     every_byte = bytes(range(1, 256))
     shown = numbers.visible(every_byte)
     assert shown.encode("utf-8").decode("utf-8").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("n", "text"), [(0, ""), (2, "r0, r1"), (3, "r0, r1, r2"), (2003, "r0, r1, r2 and 2,000 more")]
+)
+def test_of_many_names_the_first_few_are_told_and_how_many_more(n, text):
+    names = [f"r{i}" for i in range(n)]
+    assert numbers.few(names, 3) == text
+    assert numbers.named(names, 3) == text.replace("r0", "'r0'").replace("r1", "'r1'").replace("r2", "'r2'")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.base.spelling import option
-from pipeline.base.words import seconds
+from pipeline.base.words import few, seconds
 from pipeline.stages.extract.results import ExtractResult, Shares
 from pipeline.trunk.identity import WeightsInfo
 
@@ -52,7 +52,7 @@ def done(result: ExtractResult, failures: Path) -> str:
 
 def outdated(cache: Path, runs: Sequence[str]) -> str:
     """A warning where runs learned from what the file held before."""
-    return f"learned from what {cache.name} held before, and must be trained again: {', '.join(runs)}"
+    return f"learned from what {cache.name} held before, and must be trained again: {few(runs)}"
 
 
 def bottleneck(shares: Shares) -> str:

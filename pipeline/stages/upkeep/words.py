@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.base.spelling import option
 from pipeline.base.values import Cell, Column, Part, Table, figures
-from pipeline.base.words import ABSENT, count, many, named, percent, seconds, setting, size
+from pipeline.base.words import ABSENT, count, few, many, named, percent, seconds, setting, size
 from pipeline.stages.upkeep.results import AuditReport, ListedCache, ListedRun, Place, RelabelResult, VerifyReport
 from pipeline.stages.upkeep.settings import AuditSettings
 from pipeline.store import difference
@@ -286,8 +286,7 @@ def _when(utc: str) -> str:
 
 def listed(paths: Sequence[Path]) -> str:
     """The names of files or folders, the first few."""
-    more = f" and {count(len(paths) - LISTED)} more" if len(paths) > LISTED else ""
-    return ", ".join(path.name for path in paths[:LISTED]) + more
+    return few([path.name for path in paths])
 
 
 def delete(paths: Sequence[Path], n_bytes: int) -> str:
@@ -298,10 +297,9 @@ def delete(paths: Sequence[Path], n_bytes: int) -> str:
 
 def still_needed(cache: str, runs: Sequence[str]) -> str:
     """What is lost with a cache."""
-    shown = ", ".join(runs[:LISTED]) + (f" and {count(len(runs) - LISTED)} more" if len(runs) > LISTED else "")
     return (
-        f"{many(len(runs), 'run')} learned from {cache} ({shown}): without it they predict, but cannot be evaluated or "
-        "fine-tuned"
+        f"{many(len(runs), 'run')} learned from {cache} ({few(runs)}): without it they predict, but cannot be "
+        "evaluated or fine-tuned"
     )
 
 
