@@ -112,12 +112,12 @@ def _content(cache: Cache) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def _copies(cache: Cache) -> Copies:
     rows, content = _content(cache)
+    several = np.bincount(content, minlength=1)[content] > 1  # of a million images few have a copy
+    rows, content = rows[several], content[several]
     order = np.argsort(content, kind="stable")
-    groups = np.split(rows[order], np.flatnonzero(np.diff(content[order])) + 1)
+    groups = np.split(rows[order], np.flatnonzero(np.diff(content[order])) + 1) if len(rows) else []
     leaks, conflicts, within, in_train = [], [], 0, 0
     for group in groups:
-        if len(group) < 2:
-            continue
         splits, labels = cache.splits[group], cache.labels[group]
         within += len(group) - len(np.unique(splits))
         in_train += max(0, int((splits == TRAIN).sum()) - 1)
