@@ -85,7 +85,7 @@ def ordinal(number: int) -> str:
 
 
 def figures_lines(test: Mapping[str, Any], what: str) -> list[str]:
-    """One line of the figures of ``what``, one of classes that are absent, one of what their intervals mean, and one of calibration."""
+    """The figures of ``what``, and then classes that are absent, what the intervals mean, calibration: a line each."""
     intervals = test.get("intervals") or {}
     shares = [
         f"{label} {percent(test[name])}{_range(intervals.get(name))}"
