@@ -156,6 +156,8 @@ def plan_file(settings: ExtractSettings, desk: Workspace, view: images.View | No
         told.watch.warn(warning)
     if not listing.classes and view is None:
         desk.watch.say(words.no_labels(len(listing.ids)))
+    elif view is None and (bare := int((listing.labels < 0).sum())):
+        desk.watch.say(words.some_without(bare, len(listing)))
     recipe, out = _recipe_and_file(settings, desk, listing, view)
     old = _existing(out, recipe)
     digests = _digests(settings, desk, listing, recipe, out, old)

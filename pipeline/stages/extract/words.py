@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.base.spelling import option
-from pipeline.base.words import few, seconds
+from pipeline.base.words import few, many, seconds
 from pipeline.stages.extract.results import ExtractResult, Shares
 from pipeline.trunk.identity import WeightsInfo
 
@@ -15,6 +15,11 @@ from pipeline.trunk.identity import WeightsInfo
 def no_labels(images: int) -> str:
     """Said before anything is done, where a source has no class folders."""
     return f"no class folders: {images:,} images without labels; heads cannot learn from them"
+
+
+def some_without(unlabelled: int, images: int) -> str:
+    """Said before anything is done, where some of the images have no label."""
+    return f"{many(unlabelled, 'image')} of {images:,} without a label: heads leave them out"
 
 
 def guessed(info: WeightsInfo) -> str:

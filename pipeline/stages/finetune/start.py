@@ -20,6 +20,7 @@ from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import Head, require_key
 from pipeline.runs import folder as runs
+from pipeline.runs import remarks
 from pipeline.runs.folder import cache_of, cache_record
 from pipeline.runs.network import head_of
 from pipeline.runs.pixels import labelled, require_images
@@ -187,6 +188,7 @@ def attach(settings: FinetuneSettings, desk: Workspace) -> Attached:
         )
     if settings.precision == "bfloat16" and device == "cpu":
         raise ConfigError(f"{option('precision', 'bfloat16')} needs a GPU: leave it out on a CPU")
+    remarks.left_out(cache, SPLITS[1:], desk.watch)
     require_images(cache, np.concatenate(list(rows.values())), workers=settings.threads)
     cache.verify(np.concatenate([rows["train"], rows["val"]]))
     network = load_model(recipe.trunk.info)

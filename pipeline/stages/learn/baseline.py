@@ -23,6 +23,7 @@ from pipeline.heads.baselines import SHUFFLED, BaselineResult, run_baselines
 from pipeline.heads.problem import Problem, Split
 from pipeline.images import Geometry
 from pipeline.runs import folder as runs
+from pipeline.runs import remarks
 from pipeline.runs.folder import cache_record
 from pipeline.runs.pixels import labelled, pixel_batches
 from pipeline.runs.recipe import provenance_of, require_ours
@@ -61,6 +62,8 @@ def baseline(settings: BaselineSettings, desk: Workspace) -> BaselineReport:
     cache = find_cache(settings.cache, desk)
     require_ours(cache)
     features = _features(cache, settings, desk)
+    remarks.random_features(cache.about, desk.watch)
+    remarks.left_out(cache, ("none", "train", "val"), desk.watch, to_learn=True)
     pixels = {}
     if settings.floors:
         pixels = {split: _image_statistics(cache, split, labelled(cache, split), desk) for split in features}

@@ -16,6 +16,7 @@ from pipeline.base.errors import HeadError
 from pipeline.base.workspace import Workspace
 from pipeline.heads.problem import Problem, Split
 from pipeline.runs import folder as runs
+from pipeline.runs import remarks
 from pipeline.runs.pixels import labelled
 from pipeline.runs.recipe import require_ours
 from pipeline.stages.learn.settings import HeadSettings
@@ -95,6 +96,8 @@ def task_of(settings: S, desk: Workspace) -> Task[S]:
         raise HeadError(
             f"{cache.path.name} has no labelled train rows: name another cache, or extract a source with train images"
         )
+    remarks.random_features(cache.about, desk.watch)
+    remarks.left_out(cache, ("none", "train", "val"), desk.watch, to_learn=True)
     desk.watch.say(
         f"{cache.path.name}: {len(train):,} train rows, {len(val):,} val rows, {cache.dim:,} features, "
         f"{len(cache.classes)} classes"

@@ -20,6 +20,7 @@ from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import match_classes
 from pipeline.images import Listing, Loaded
 from pipeline.runs import folder as runs
+from pipeline.runs import remarks
 from pipeline.runs.folder import cache_of
 from pipeline.runs.folder import require_key as require_run_key
 from pipeline.runs.held_out import read_held_out
@@ -115,6 +116,7 @@ def _of_cache(
     """The rows of some splits, and how many others had been scored on its test rows, if those are among them."""
     logits_of = by_run(run, cache, desk, settings.device)
     before = look(Scorer.of(run.folder), run.folder, cache, desk) if "test" in chosen else None
+    remarks.left_out(cache, chosen if len(chosen) == 1 else SPLITS, desk.watch)
     return score_rows(cache, chosen, logits_of), before
 
 
@@ -172,6 +174,9 @@ def new_images(run: runs.Run, source: str, settings: EvaluateSettings, desk: Wor
     began, listing = time.perf_counter(), images.list_source(source, desk, to_learn=False)
     _tell(listing, desk)
     split, items = _chosen(listing, settings.split, desk)
+    meant = listing.splits == SPLITS.index(split) if split in SPLITS else np.ones(len(listing), bool)
+    if bare := int((meant & (listing.labels < 0)).sum()):
+        desk.watch.say(f"left out: {many(bare, 'image')} without a label")
     place = match_classes(run.config["classes"], listing.classes)
     classifier = load_classifier(run, desk, images=len(items), device=settings.device)
     ids = [listing.ids[item] for item in items.tolist()]

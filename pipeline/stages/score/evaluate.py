@@ -19,6 +19,7 @@ import safetensors.numpy
 from pipeline.base.files import write_bytes, writing
 from pipeline.base.workspace import Workspace
 from pipeline.runs import folder as runs
+from pipeline.runs import remarks
 from pipeline.runs.folder import cache_of
 from pipeline.runs.network import temperature_of
 from pipeline.runs.tensors import read_tensors
@@ -38,6 +39,8 @@ def evaluate(settings: EvaluateSettings, desk: Workspace) -> EvaluateResult:
     """Score with settings made."""
     run = runs.find_run(settings.run, desk)
     require_places(settings.errors, settings.confusion)
+    if run.stage != "finetune":  # its trunk has learned
+        remarks.random_features(run.config["cache"]["about"], desk.watch)
     if settings.images is not None:
         scored: Scored | None = new_images(run, settings.images, settings, desk)
     elif settings.data is not None:
@@ -144,6 +147,7 @@ def _taken(
     began = time.perf_counter()
     before = look(scorer, folder, cache, desk)
     scored = score_rows(cache, ("test",), logits_of)
+    remarks.left_out(cache, ("test",), desk.watch)
     figures = figures_of(scored, cache.classes, temperature)
     _write_logits(folder, scored)
     return EvaluateResult(folder, figures, time.perf_counter() - began, now(), scored_before=before).recorded()

@@ -164,6 +164,7 @@ def _run_row(folder: Path) -> ListedRun:
         when=config["started"],
         note=note,
         damaged=damaged,
+        pretrained=config["cache"]["about"]["pretrained"],
     )
 
 

@@ -130,7 +130,7 @@ class ListedRun:
 
     ``val`` is the accuracy on val, of which ``val_chosen_from`` candidates were chosen from; ``test`` the accuracy on
     ``test_rows`` test images, on which ``scored_before`` other runs had been scored: all None where not known.
-    ``damaged`` says why it cannot be used.
+    ``damaged`` says why it cannot be used; ``pretrained`` is False where the features are those of random weights.
     """
 
     run: Path
@@ -147,6 +147,7 @@ class ListedRun:
     when: str = ""
     note: str = ""
     damaged: str = ""
+    pretrained: bool = True
 
 
 @dataclass(frozen=True)

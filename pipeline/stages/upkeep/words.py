@@ -40,6 +40,7 @@ def contents(plain: Mapping[str, Any]) -> Table:
         "splits": splits,
         **({"failed": f"{failed} (no features)"} if failed else {}),
         "classes": count(len(classes)) if classes else "none: images without labels",
+        **({"unlabelled": many(n, "row")} if classes and (n := plain.get("unlabelled")) else {}),
         "source": about["source"],
         "trunk": f"{made_by['trunk']['name']}, {made_by['trunk']['layer']}; weights {weights}",
         "created": plain["created"],
@@ -254,7 +255,8 @@ def run_table(rows: Sequence[ListedRun]) -> Table:
         test = "" if row.test is None else percent(row.test)
         took = "" if row.seconds is None else seconds(row.seconds)
         note = Part(f"damaged: {row.damaged}", "bad") if row.damaged else Part(row.note)
-        cells.append([f"{row.number} {row.stage}", row.data, told, val, test, took, _when(row.when), note])
+        data = row.data if row.pretrained or "random" in row.data else f"{row.data} (random)"  # default names say it
+        cells.append([f"{row.number} {row.stage}", data, told, val, test, took, _when(row.when), note])
     columns = [
         Column("Run"),
         Column("Data", fit="name"),

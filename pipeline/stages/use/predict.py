@@ -20,6 +20,7 @@ from pipeline.base.workspace import Workspace
 from pipeline.images import Loaded
 from pipeline.images.memory import load_picture
 from pipeline.runs import folder as runs
+from pipeline.runs import remarks
 from pipeline.runs.network import Answer, Classifier, classified, load_classifier, normalised
 from pipeline.stages.use import words
 from pipeline.stages.use.asked import Asked, find_images
@@ -38,6 +39,8 @@ def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
     asked = find_images(settings.images, aside)
     classifier = load_classifier(run, desk, images=len(asked), device=settings.device)
     found = Predictions()
+    if run.stage != "finetune":  # its trunk has learned
+        remarks.random_features(run.config["cache"]["about"], desk.watch)
     columns = csv_columns(classifier.classes, settings)
     if settings.format == "csv":
         desk.watch.write(csv_text([columns]))

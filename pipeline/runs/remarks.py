@@ -1,0 +1,34 @@
+"""What is to be known of rows wherever they are learned from or scored: those without a label, and random features.
+
+Knows caches, and what runs say of theirs; chooses and counts nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from pipeline.base.items import GOOD, NONE, SPLITS
+from pipeline.base.watch import Watch
+from pipeline.base.words import many
+from pipeline.store import Cache
+
+
+def left_out(cache: Cache, splits: Collection[str], watch: Watch, *, to_learn: bool = False) -> None:
+    """Say how many good rows of some splits have no label; ``to_learn``: how many have one but are of no split, too."""
+    of_splits = np.isin(cache.splits, [SPLITS.index(split) for split in splits])
+    bare = int((of_splits & (cache.states == GOOD) & (cache.labels < 0)).sum())
+    apart = int(((cache.splits == NONE) & (cache.states == GOOD) & (cache.labels >= 0)).sum()) if to_learn else 0
+    found = [(bare, "without a label"), (apart, "with a label, but of no split")]
+    if said := ", ".join(f"{many(n, 'row')} {why}" for n, why in found if n):
+        watch.say(f"left out: {said}")
+
+
+def random_features(about: Mapping[str, Any], watch: Watch) -> None:
+    """Warn of features that an untrained trunk gives; ``about`` is what the cache says of itself."""
+    if about.get("pretrained") is False:
+        watch.warn(
+            f"the features are those of random weights ({about['weights']}): good for trying things, not for use"
+        )
