@@ -14,6 +14,7 @@ from pipeline.store.failures import (
     write_failures,
 )
 from pipeline.store.format import FORMAT_VERSION, Contents, difference, key_of, partial_path
+from pipeline.store.glance import digests_at
 from pipeline.store.lock import writing_beside, writing_lock
 from pipeline.store.reader import Cache, Features, open_cache, open_partial
 from pipeline.store.writer import Writer, create_partial, retire_partial, stale_partials, update_stats
@@ -28,6 +29,7 @@ __all__ = [
     "append_failures",
     "create_partial",
     "difference",
+    "digests_at",
     "failures_path",
     "key_of",
     "open_cache",

@@ -64,6 +64,10 @@ MAX_MEMBERS, MAX_COLUMNS = 64, 1024  # of a group: listing millions of names tak
 _WORDS = 400  # characters of a refusal: names in a file may be long
 
 
+# h5py reports damage in a file as any of these, depending on where the damage lies.
+UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeError, OverflowError, MemoryError)
+
+
 @dataclass(frozen=True)
 class Structure:
     """What :func:`read_structure` found: sizes, attributes, and where each dataset's bytes lie."""
@@ -98,19 +102,23 @@ def read_structure(path: Path) -> Structure:
     Raises:
         CacheError: names what is wrong with the file.
     """
-    size = _file_size(path)
+    size = file_size(path)
     try:
         with h5py.File(path, "r") as file:
             return _Examiner(path, size, file).structure()
     except CacheError:
         raise
-    # h5py reports damage in a file as any of these, depending on where the damage lies.
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeError, OverflowError, MemoryError) as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise CacheError(f"{path} is damaged or cut: {reason}; {CURE}") from error
 
 
-def _file_size(path: Path) -> int:
+def file_size(path: Path) -> int:
+    """Size in bytes of a file that begins as HDF5 does; a pipe is not waited for.
+
+    Raises:
+        CacheError: there is none, or it is no such file.
+    """
     try:
         with open(open_regular(path), "rb") as file:
             head = file.read(len(SIGNATURE))

@@ -63,6 +63,7 @@ class Cache:
         self.done = self._array("/blocks/state", "u1") == 1
         self.classes = self._class_names()
         self._features: Matrix | None = None
+        self._digests: NDArray[np.uint8] | None = None
         self._ids: Texts | None = None
         self._check()
 
@@ -76,7 +77,7 @@ class Cache:
         return f"<Cache {self.path.name}: {shape}, {len(self.classes)} classes, {counts}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_features": None, "_ids": None}
+        return {**self.__dict__, "_features": None, "_digests": None, "_ids": None}
 
     def _array(self, name: str, dtype: str) -> NDArray[Any]:
         s = self._structure
@@ -140,7 +141,15 @@ class Cache:
 
     @property
     def digests(self) -> NDArray[np.uint8]:
-        """(N, 32) uint8: SHA-256 of each image file's bytes; all zero where the file vanished before it was read."""
+        """(N, 32) uint8: SHA-256 of each image file's bytes; all zero where the file vanished before it was read.
+
+        Read and checked once, together with the states.
+        """
+        if self._digests is None:
+            self._digests = self._read_digests()
+        return self._digests
+
+    def _read_digests(self) -> NDArray[np.uint8]:
         digests = self._array("/items/digest", "u1").reshape(-1, 32)
         wrong = block_sums(self.block_rows, digests, self.states) != self._array("/blocks/items_crc32", "<u4")
         if (wrong & self.done).any():
@@ -149,7 +158,10 @@ class Cache:
                 f"checksum: damaged, or replaced while open; {CURE}"
             )
         # A block that a kill has cut short in an unfinished file: of its images nothing is known.
-        return np.where(np.repeat(wrong, self.block_rows)[: len(digests), None], np.uint8(0), digests)
+        if wrong.any():
+            digests = np.where(np.repeat(wrong, self.block_rows)[: len(digests), None], np.uint8(0), digests)
+        digests.setflags(write=False)
+        return digests
 
     @property
     def columns(self) -> dict[str, list[str]]:

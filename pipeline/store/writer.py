@@ -193,9 +193,18 @@ class Writer:
         return start, min(self.rows, start + self.block_rows)
 
     def write_block(
-        self, block: int, features: NDArray[np.generic], digests: NDArray[np.uint8], states: NDArray[np.uint8]
+        self,
+        block: int,
+        features: NDArray[np.generic],
+        digests: NDArray[np.uint8],
+        states: NDArray[np.uint8],
+        *,
+        sync: bool = True,
     ) -> None:
         """Write one block: ``features`` (m, D), ``digests`` (m, 32), ``states`` (m,); failed rows are zeroed.
+
+        With ``sync`` it is on the disk when this returns. Without, for rows that are quickly had again, a power cut can
+        lose it: its checksum says so then.
 
         Raises:
             CacheError: a good row is not finite in the cache's dtype or is all zero, or the disk is full.
@@ -223,11 +232,13 @@ class Writer:
             self._write("/features", start, stop, payload)
             self._write("/items/digest", start, stop, items[0])
             self._write("/items/state", start, stop, items[1])
-            system.sync_data(self._fd)
+            if sync:
+                system.sync_data(self._fd)
             for name, sealed in (("crc32", payload), ("items_crc32", b"".join(items))):
                 self._write(f"/blocks/{name}", block, block + 1, np.array([zlib.crc32(sealed)], "<u4").tobytes())
             self._write("/blocks/state", block, block + 1, b"\x01")
-            system.sync_data(self._fd)
+            if sync:
+                system.sync_data(self._fd)
         self.done[block] = True
 
     def take_back(self, blocks: Sequence[int]) -> None:

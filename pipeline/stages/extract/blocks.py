@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,10 +86,12 @@ class BlockLoop:
         with one_by_one(self.writer, blocks) as each:
             for block in each:
                 # A block is on the disk before the next one is begun, so that a kill can lose one block and no more;
-                # the decoding threads go on meanwhile.
+                # the decoding threads go on meanwhile. One of copied rows alone is not waited for.
                 before = self.forwards
-                self._commit(*self._block(block, loaded))
-                if self.forwards > before:
+                done = self._block(block, loaded)
+                fresh = self.forwards > before
+                self._commit(*done, sync=fresh)
+                if fresh:
                     self.computed.append(block)
 
     def _jobs(self, blocks: Sequence[int]) -> Iterator[tuple[int, bytes]]:
@@ -99,14 +102,16 @@ class BlockLoop:
 
     def _block(
         self, block: int, loaded: Iterator[Loaded]
-    ) -> tuple[int, NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8], list[Failure]]:
+    ) -> tuple[int, NDArray[Any], NDArray[np.uint8], NDArray[np.uint8], list[Failure]]:
         start, stop = self.writer.span(block)
-        features = np.zeros((stop - start, self.writer.dim), np.float32)
+        fresh = int((self.origin.donor[start:stop] < 0).sum())
+        # Copied rows alone stay as they are stored.
+        features = np.zeros((stop - start, self.writer.dim), np.float32 if fresh else self.writer.dtype)
         digests = self.digests[start:stop].copy()
         states = np.zeros(stop - start, np.uint8)
         failures = self._copy_donors(start, stop, features, digests, states)
         pending: list[tuple[int, NDArray[np.uint8]]] = []
-        for _ in range(int((self.origin.donor[start:stop] < 0).sum())):
+        for _ in range(fresh):
             began = time.perf_counter()
             item = next(loaded)
             self.shares.waiting += time.perf_counter() - began
@@ -135,7 +140,7 @@ class BlockLoop:
         self,
         start: int,
         stop: int,
-        features: NDArray[np.float32],
+        features: NDArray[Any],
         digests: NDArray[np.uint8],
         states: NDArray[np.uint8],
     ) -> list[Failure]:
@@ -145,14 +150,12 @@ class BlockLoop:
             if not len(at):
                 continue
             rows = self.origin.row[start:stop][at]
-            # Rows are copied only out of blocks whose checksums hold: damage does not travel.
-            donor.verify(rows)
-            features[at] = donor.features[rows]
-            states[at] = donor.states[rows]
-            digests[at] = donor.digests[rows]
+            features[at] = donor.take(rows)
+            states[at] = donor.cache.states[rows]
+            digests[at] = donor.cache.digests[rows]
             for place, row in zip(at.tolist(), rows.tolist(), strict=True):
                 if states[place] != GOOD:
-                    told = self.origin.reasons[number].get(donor.ids[row])
+                    told = donor.reasons.get(donor.cache.ids[row])
                     kind = STATE_NAMES[int(states[place])]
                     reason = told.reason if told else "failed in an earlier run"
                     failures.append(Failure(self.ids[start + place], kind, reason, digests[place].tobytes()))
@@ -171,14 +174,16 @@ class BlockLoop:
     def _commit(
         self,
         block: int,
-        features: NDArray[np.float32],
+        features: NDArray[Any],
         digests: NDArray[np.uint8],
         states: NDArray[np.uint8],
         failures: list[Failure],
+        *,
+        sync: bool,
     ) -> None:
         began = time.perf_counter()
         append_failures(self.failures_file, failures)
-        self.writer.write_block(block, features, digests, states)
+        self.writer.write_block(block, features, digests, states, sync=sync)
         self.shares.write += time.perf_counter() - began
 
 

@@ -14,15 +14,41 @@ from pipeline.base.errors import CacheError
 from pipeline.base.items import GOOD, ITEM_STATES
 from pipeline.runs.recipe import Readable, readable_of
 
+Matrix = NDArray[np.generic]
+
+
+class Donor:
+    """An earlier file that gives rows; each of its blocks is verified once, before its first row is taken.
+
+    Attributes:
+        reasons: of the failures that are taken over: only the file's own are.
+    """
+
+    def __init__(self, cache: store.Cache, reasons: dict[bytes, store.Failure]) -> None:
+        self.cache, self.reasons = cache, reasons
+        self._sound = np.zeros(len(cache.done), np.bool_)
+
+    def take(self, rows: NDArray[np.int64]) -> Matrix:
+        """Features (n, D) of some of its rows, in any order, as they are stored.
+
+        Raises:
+            CacheError: a block is damaged: damage does not travel.
+        """
+        blocks = np.unique(rows // self.cache.block_rows)
+        new = blocks[~self._sound[blocks]]
+        if len(new):
+            self.cache.verify(new * self.cache.block_rows)
+            self._sound[new] = True
+        return self.cache.features[rows]
+
 
 @dataclass(frozen=True)
 class Origin:
     """Where each row comes from: ``donor`` (N,), an index into ``donors`` or -1 for the trunk, and ``row`` (N,)."""
 
-    donors: Sequence[store.Cache]
+    donors: Sequence[Donor]
     donor: NDArray[np.int64]
     row: NDArray[np.int64]
-    reasons: Sequence[dict[bytes, store.Failure]]
 
 
 def find_origin(out: Path, target: store.Cache) -> Origin:
@@ -31,21 +57,47 @@ def find_origin(out: Path, target: store.Cache) -> Origin:
     The finished file at ``out``, unfinished ones that were left aside, and every finished file of the same key in the
     same folder may give rows; an image is known by its digest.
     """
-    own = store.open_cache(out) if out.exists() else None
-    donors = ([own] if own is not None else []) + [store.open_partial(p) for p in donor_files(out, target.key)]
-    places: dict[bytes, tuple[int, int]] = {}
-    for number, donor in enumerate(donors):
-        digests, sound = donor.digests, np.repeat(donor.done, donor.block_rows)[: len(donor)]
-        good = donor.states == GOOD
+    donors: list[Donor] = []
+    origin = Origin(donors, np.full(len(target), -1, np.int64), np.full(len(target), -1, np.int64))
+    missing = np.flatnonzero(target.digests.any(axis=1))
+
+    def look_in(cache: store.Cache, usable: NDArray[np.bool_], reasons: dict[bytes, store.Failure]) -> None:
+        nonlocal missing
+        done = np.repeat(cache.done, cache.block_rows)[: len(cache)]
+        found = _rows_with(target.digests[missing], cache.digests, usable & done)
+        here = missing[found >= 0]
+        if len(here):
+            origin.donor[here], origin.row[here] = len(donors), found[found >= 0]
+            donors.append(Donor(cache, reasons))
+            missing = missing[found < 0]
+
+    if out.exists():
+        own = store.open_cache(out)
         # A failure is kept only from our own file; another source's failure is tried again here.
-        kept = good if donor is not own else ~failed_for_a_limit(donor, readable_of(target))
-        usable = sound & digests.any(axis=1) & kept
-        for row in np.flatnonzero(usable).tolist():
-            places.setdefault(digests[row].tobytes(), (number, row))
-    none = (-1, -1)
-    found = [places.get(d.tobytes(), none) if d.any() else none for d in target.digests]
-    pairs = np.array(found, np.int64).reshape(-1, 2)
-    return Origin(donors, pairs[:, 0], pairs[:, 1], [store.read_failures(store.failures_path(d.path)) for d in donors])
+        kept = ~failed_for_a_limit(own, readable_of(target))
+        look_in(own, kept, store.read_failures(store.failures_path(own.path)))
+    for path in donor_files(out):
+        if not len(missing):
+            break
+        says = store.digests_at(path, target.key)
+        if says is not None and (_rows_with(target.digests[missing], says, np.ones(len(says), np.bool_)) >= 0).any():
+            donor = store.open_partial(path)
+            look_in(donor, donor.states == GOOD, {})
+    return origin
+
+
+def _rows_with(wanted: NDArray[np.uint8], theirs: NDArray[np.uint8], usable: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(m,) the first usable row of ``theirs`` (n, 32) that has each of the ``wanted`` digests (m, 32); -1: none has."""
+    if not len(wanted):
+        return np.zeros(0, np.int64)
+    # Of 32 bytes each, so that it does no harm that numpy takes zeros at the end for no bytes.
+    names, place = np.unique(np.ascontiguousarray(wanted).view("S32").ravel(), return_inverse=True)
+    has = np.ascontiguousarray(theirs).view("S32").ravel()
+    at = np.minimum(np.searchsorted(names, has), len(names) - 1)
+    rows = np.flatnonzero(usable & (names[at] == has))[::-1]
+    first = np.full(len(names), -1, np.int64)
+    first[at[rows]] = rows  # of several rows of one digest the last that is put there stays: the first of them
+    return first[place.ravel()]
 
 
 def failed_for_a_limit(then: store.Cache, now: Readable) -> NDArray[np.bool_]:
@@ -61,10 +113,9 @@ def failed_for_a_limit(then: store.Cache, now: Readable) -> NDArray[np.bool_]:
     return again
 
 
-def donor_files(out: Path, key: str) -> list[Path]:
-    """Files beside ``out`` that may hold rows of it: left-aside unfinished ones, and finished ones of the same key."""
-    stale = [p for p in store.stale_partials(out) if key_at(p) == key]
-    return [*stale, *(p for p in sorted(out.parent.glob("*.h5")) if p != out and key_at(p) == key)]
+def donor_files(out: Path) -> list[Path]:
+    """Files beside ``out`` that may hold rows of it: left-aside unfinished ones, and finished ones of any key."""
+    return [*store.stale_partials(out), *(p for p in sorted(out.parent.glob("*.h5")) if p != out)]
 
 
 def key_at(path: Path) -> str | None:

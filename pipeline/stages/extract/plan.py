@@ -249,11 +249,15 @@ def _digests(
     digests = _known_digests(listing, None if s.rehash else old)
     gone = set(listing.missing)
     unknown = np.array([i for i in np.flatnonzero(~digests.any(axis=1)).tolist() if listing.ids[i] not in gone], int)
-    key = store.key_of(recipe.provenance())
-    if len(unknown) and (images.needs_carving(listing) or old is not None or donor_files(out, key)):
+    if len(unknown) and (images.needs_carving(listing) or old is not None or _has_donors(out, recipe)):
         # Content decides the split and what can be reused, so the bytes are read before anything is planned.
         digests[unknown] = _read_digests(s, desk, listing, [listing.ids[i] for i in unknown])
     return digests
+
+
+def _has_donors(out: Path, recipe: Recipe) -> bool:
+    key = store.key_of(recipe.provenance())
+    return any(store.digests_at(path, key) is not None for path in donor_files(out))
 
 
 def _read_digests(

@@ -150,7 +150,7 @@ def _own(run: runs.Run, desk: Workspace) -> Cache | None:
 
 def _count_shared(run: runs.Run, own: Cache, digests: NDArray[np.uint8], desk: Workspace) -> int:
     """How many of the images are ones that the run was fitted or chosen on; it is said, where there are any."""
-    seen = {own.digests[row].tobytes() for split in ("train", "val") for row in own.rows(split).tolist()}
+    seen = {digest.tobytes() for split in ("train", "val") for digest in own.digests[own.rows(split)]}
     shared = sum(digest.tobytes() in seen for digest in digests)
     if shared:
         desk.watch.warn(
