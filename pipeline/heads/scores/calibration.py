@@ -23,6 +23,7 @@ from pipeline.heads.scores.metrics import (
     check_logits,
     log_softmax,
 )
+from pipeline.heads.standardize import row_chunks
 
 SPREAD = 0.7  # of the logarithms of the temperatures of many heads
 STEP = math.log(2)  # of the logarithm of 1 / T, while its root is bracketed
@@ -82,13 +83,16 @@ def fit_temperature(logits: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:
         HeadError: no rows, logits of another shape or not finite, or a label out of range.
     """
     labels = check_logits(y, logits, logits.shape[-1])
-    z = logits.astype(np.float64)
-    z -= z.max(axis=1, keepdims=True)
-    own = z[np.arange(len(z)), labels]
+    own = logits[np.arange(len(logits)), labels].astype(np.float64) - logits.max(axis=1)
+    expected = np.empty(len(logits))
 
     def slope(u: float) -> float:
-        p = np.exp(log_softmax(math.exp(u) * z))
-        return float((np.einsum("nc,nc->n", p, z) - own).sum()) * math.exp(u) + u / SPREAD**2
+        for start, chunk in row_chunks(logits):  # a float64 copy of all of them would be the largest thing there is
+            z = chunk.astype(np.float64)
+            z -= z.max(axis=1, keepdims=True)
+            p = np.exp(log_softmax(math.exp(u) * z))
+            np.einsum("nc,nc->n", p, z, out=expected[start : start + len(chunk)])
+        return float((expected - own).sum()) * math.exp(u) + u / SPREAD**2
 
     near, start = 0.0, slope(0.0)
     if start == 0:

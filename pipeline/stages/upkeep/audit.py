@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +17,15 @@ from pipeline.base.items import GOOD, NONE, SPLITS, STATE_NAMES, TEST, TRAIN, VA
 from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
 from pipeline.runs.recipe import rebased
-from pipeline.stages.upkeep import words
+from pipeline.stages.upkeep import near, words
 from pipeline.stages.upkeep.results import AuditReport, Copies, Near, Place
 from pipeline.stages.upkeep.settings import AuditSettings
 from pipeline.store import Cache, failures_path, read_failures
 from pipeline.store.find import find_cache
 from pipeline.store.rewrite import kept, locked, rewrite
 
-TILE = 2048  # rows on each side of one product: 16 MiB of cosines, 16 MiB of rows of 2048 features on each side
 NEAR_KEPT = 1000  # pairs with the highest cosines that are named; the others are counted
-ROUNDING = 1e-6  # a cosine of two equal rows is 1 to this much in float32
+FEW_TILES = 50  # of a search that is over before one would read how long it takes
 
 
 def audit(settings: AuditSettings, desk: Workspace) -> AuditReport:
@@ -163,14 +160,22 @@ def _drop_leaks(found: Cache, settings: AuditSettings, desk: Workspace) -> tuple
 def _near(cache: Cache, threshold: float, desk: Workspace) -> Near:
     """Pairs of good rows with a cosine of ``threshold`` or more, the very same images left out.
 
-    The rows' upper triangle is gone through in tiles of ``TILE`` squared, so memory does not grow with the rows.
+    Their upper triangle is gone through in tiles; how long that will take is told first, where it is long.
     """
     rows, content = _content(cache)
-    cache.verify(rows)
-    tiles = -(-len(rows) // TILE)
-    counts, kept = np.zeros(3, np.int64), np.zeros((0, 4))  # kept: crosses splits, cosine, left row, right row
-    with desk.watch.track("compare", tiles * (tiles + 1) // 2, unit="tiles") as bar:
-        for left, right, cosines in _pairs(cache, rows, content, threshold, bar.advance):
+    with desk.watch.track("verify", len(cache), unit="rows") as bar:
+        cache.verify(rows, progress=bar.advance)
+    search = near.search_of(cache, rows, content, threshold)
+    tiles, counts = search.tiles(), np.zeros(3, np.int64)
+    kept = np.zeros((0, 4))  # crosses splits, cosine, left row, right row
+    if len(tiles) > FEW_TILES:
+        desk.watch.say(words.comparing(len(rows), search.dimensions, near.estimate(search)))
+    with desk.watch.track("compare", len(tiles), unit="tiles") as bar:
+        for tile in tiles:
+            left, right, cosines = search.in_tile(*tile)
+            bar.advance(1)
+            if not len(left):
+                continue
             crosses = (cache.splits[left] != cache.splits[right]) & (cache.splits[left] > 0) & (cache.splits[right] > 0)
             labels = cache.labels[left], cache.labels[right]
             conflict = (labels[0] != labels[1]) & (labels[0] >= 0) & (labels[1] >= 0)
@@ -180,27 +185,4 @@ def _near(cache: Cache, threshold: float, desk: Workspace) -> Near:
                 kept = kept[np.lexsort((kept[:, 3], kept[:, 2], -kept[:, 1], -kept[:, 0]))[:NEAR_KEPT]]
     kept = kept[np.lexsort((kept[:, 3], kept[:, 2], -kept[:, 1], -kept[:, 0]))]
     pairs = [(min(1.0, float(k[1])), _place(cache, int(k[2])), _place(cache, int(k[3]))) for k in kept]
-    return Near(threshold, int(counts[0]), int(counts[1]), int(counts[2]), pairs)
-
-
-def _pairs(
-    cache: Cache, rows: NDArray[np.int64], content: NDArray[np.int64], threshold: float, advance: Any
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
-    """(left rows, right rows, cosines) of each tile that has any."""
-    for i in range(0, len(rows), TILE):
-        here = _unit(cache, rows[i : i + TILE])
-        for j in range(i, len(rows), TILE):
-            cosines = here @ (here if j == i else _unit(cache, rows[j : j + TILE])).T
-            close = cosines >= threshold - ROUNDING
-            close &= content[i : i + TILE, None] != content[None, j : j + TILE]
-            at, to = np.nonzero(np.triu(close, 1) if j == i else close)
-            advance(1)
-            if len(at):
-                yield rows[i + at], rows[j + to], cosines[at, to]
-
-
-def _unit(cache: Cache, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(n, D) float32: the rows at length 1. A good row is never all zero."""
-    X = np.asarray(cache.features[rows], np.float32)
-    X /= np.linalg.norm(X, axis=1, keepdims=True)
-    return X
+    return Near(threshold, int(counts[0]), int(counts[1]), int(counts[2]), pairs, search.dimensions)

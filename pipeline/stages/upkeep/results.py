@@ -68,7 +68,9 @@ class Copies:
 class Near:
     """Pairs of different images whose features have a cosine of ``threshold`` or more; those across splits come first.
 
-    ``pairs`` holds (cosine, left, right) of at most ``NEAR_KEPT`` of them; the counts are of all.
+    ``pairs`` holds (cosine, left, right) of at most ``NEAR_KEPT`` of them; the counts are of all. ``dimensions``: the
+    cosine was taken where an upper bound of it in so many dimensions reached the threshold, None where it was taken of
+    every pair; ``recall``, the share of such pairs that either way finds, is 1.
     """
 
     threshold: float
@@ -76,6 +78,8 @@ class Near:
     across_splits: int
     conflicting: int
     pairs: list[tuple[float, Place, Place]]
+    dimensions: int | None = None
+    recall: float = 1.0
 
 
 @dataclass(frozen=True)

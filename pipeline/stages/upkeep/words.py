@@ -170,6 +170,13 @@ def audited(report: AuditReport) -> list[Table | str]:
     return found
 
 
+def comparing(rows: int, dimensions: int | None, took: float) -> str:
+    """What is about to be compared, in which way, and how long that may take."""
+    way = "in full" if dimensions is None else f"by a bound in {dimensions} dimensions, which misses none"
+    compared = f"{count(rows * (rows - 1) // 2)} pairs of rows are compared, {way}"
+    return f"{compared}: about {seconds(took)} (Ctrl-C stops it; nothing is written)"
+
+
 def balance(report: AuditReport, limit: int = BALANCE_ROWS) -> Table:
     """Images of each class in each split, and the class's share of the first; of many classes the smallest ones."""
     classes, caption = list(report.classes.items()), ""

@@ -7,6 +7,8 @@ import scipy.stats
 from scipy.optimize import minimize_scalar
 
 from pipeline.base.errors import HeadError
+from pipeline.heads import standardize
+from pipeline.heads.scores import calibration
 from pipeline.heads.scores.calibration import calibrated, expected_calibration_error, fit_temperature
 from pipeline.heads.scores.metrics import classification_report
 
@@ -37,6 +39,16 @@ def test_temperature_is_the_likeliest_under_a_normal_prior_of_its_logarithm(scal
         options={"xatol": 1e-9},
     )
     assert fit_temperature(logits, y) == pytest.approx(np.exp(best.x), rel=1e-4)
+
+
+def test_the_temperature_is_the_same_to_the_bit_in_pieces_of_any_size(monkeypatch):
+    """And none of what is made of the logits is larger than a piece of them."""
+    logits, y = overconfident(n=301, c=23)
+    whole, sizes, made = fit_temperature(logits, y), [], calibration.log_softmax
+    monkeypatch.setattr(calibration, "log_softmax", lambda z: (sizes.append(len(z)), made(z))[1])
+    monkeypatch.setattr(standardize, "CHUNK_ROWS", 16)
+    assert fit_temperature(logits, y) == whole
+    assert max(sizes) == 16
 
 
 def test_few_rows_say_little_and_many_say_all():

@@ -134,7 +134,7 @@ def test_near_duplicates_are_those_of_a_plain_double_loop(
     split: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against float64 over all pairs, with tiles so small that pairs lie in and across them."""
-    monkeypatch.setattr("pipeline.stages.upkeep.audit.TILE", 7)
+    monkeypatch.setattr("pipeline.stages.upkeep.near.TILE", 7)
     with Image.open(split / "test" / "ant" / "17.png") as image:
         pixels = np.array(image)
     pixels[0, 0] ^= 1
@@ -167,7 +167,7 @@ def test_many_near_pairs_are_counted_and_the_closest_named(
 ) -> None:
     made = extract(split, workspace=tmp_path, **quick).cache
     whole = audit(made, near=1e-6, workspace=tmp_path).near
-    monkeypatch.setattr("pipeline.stages.upkeep.audit.TILE", 7)
+    monkeypatch.setattr("pipeline.stages.upkeep.near.TILE", 7)
     monkeypatch.setattr("pipeline.stages.upkeep.audit.NEAR_KEPT", 20)
     few = audit(made, near=1e-6, workspace=tmp_path).near
     assert whole is not None
