@@ -66,7 +66,6 @@ def test_a_moved_project_evaluates_predicts_and_is_verified(moved: Path) -> None
     assert export("latest", format="state_dict", workspace=ws).file.is_file()
 
 
-@pytest.mark.xfail(strict=True, reason="the images are found at their new place, and taken for those of another folder")
 def test_a_moved_project_extracted_again_goes_on_with_its_cache(moved: Path) -> None:
     before = cache_in(moved)
     again = extract(moved / "photos", **{**QUICK, "weights": moved / "mine.safetensors"}, workspace=moved / "ws")

@@ -204,8 +204,8 @@ def _named_path(desk: Workspace, listing: images.Listing, name: str) -> Path:
     there = path if path.exists() else store.partial_path(path)
     if there.exists():
         taken = store.open_partial(there)
-        if about_of(taken)["root"] != listing.images.place and (home := images_from(taken)).there():
-            raise CacheError(f"{path} is of the images at {home.place}: give another {option('name')}")
+        if (elsewhere := _other_images(taken, listing)) is not None:
+            raise CacheError(f"{path} is of the images at {elsewhere}: give another {option('name')}")
     return path
 
 
@@ -220,10 +220,15 @@ def _default_path(desk: Workspace, listing: images.Listing, info: WeightsInfo, k
         there = path if path.exists() else store.partial_path(path)
         if not there.exists():
             return path
-        taken = store.open_partial(there)
-        if about_of(taken)["root"] == listing.images.place or not images_from(taken).there():
+        if _other_images(store.open_partial(there), listing) is None:
             return path
     raise CacheError(f"{desk.features} has 999 caches named {stem}: name one with {option('out')}")
+
+
+def _other_images(cache: store.Cache, listing: images.Listing) -> str | None:
+    """Where the cache's images lie, if they are others than those listed; a moved project's are where they are now."""
+    home = images_from(cache)
+    return home.place if home.there() and home.place != listing.images.place else None
 
 
 def _existing(out: Path, recipe: Recipe) -> store.Cache | None:
