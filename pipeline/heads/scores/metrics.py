@@ -200,9 +200,9 @@ def classification_report(
     told = answers_of(logits, y)
     confusion = Confusion.of(y, told.predicted, c)
     right, support, guesses = confusion.right.astype(np.float64), confusion.support, confusion.guesses
-    precision = _share(right, guesses)
-    recall = _share(right, support)
-    f1 = _share(2 * right, support + guesses)
+    precision = shares(right, guesses)
+    recall = shares(right, support)
+    f1 = shares(2 * right, support + guesses)
     by_class = _areas(y, logits, told) if areas else [None] * c
     defined = [area for area in by_class if area is not None]
     figures = zip(classes, precision.tolist(), recall.tolist(), f1.tolist(), support.tolist(), by_class, strict=True)
@@ -229,6 +229,7 @@ def _areas(y: npt.NDArray[np.int64], logits: npt.NDArray[Any], told: Answers) ->
     return one_against_rest(y, exact - exact[:, ::-1])
 
 
-def _share(part: Floats, whole: npt.NDArray[Any]) -> Floats:
-    shares: Floats = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
-    return shares
+def shares(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> Floats:
+    """``part`` / ``whole`` (C,) float64; a share of nothing is 0."""
+    found: Floats = np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+    return found

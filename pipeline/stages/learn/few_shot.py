@@ -22,13 +22,13 @@ from pipeline.base.errors import HeadError
 from pipeline.base.spelling import option
 from pipeline.heads.baselines import cosine_centroids, nearest_by_cosine
 from pipeline.heads.exact.path import ExactFit, fit_exact
+from pipeline.heads.scores.tally import linear_figures
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
 from pipeline.stages.learn import words
-from pipeline.stages.learn.kept import linear_logits
 from pipeline.stages.learn.settings import SearchSettings
 from pipeline.stages.learn.task import Task
-from pipeline.stages.learn.trials import exact_trial, figures
+from pipeline.stages.learn.trials import exact_trials
 from pipeline.stages.score.ledger import Scorer
 from pipeline.stages.score.sealed import has_test, open_test
 from pipeline.store.rows import Rows
@@ -85,10 +85,11 @@ def few_shot(task: Task[SearchSettings]) -> FewShotResult:
     ):
         scorer = Scorer(folder.name, draft.folder.name)
         test = open_test(cache, scorer, desk) if settings.evaluate and has_test(cache) else None
-        draws = []
-        for k, draw, fit, val, centroids in heads:
-            shown = task.val if test is None else test.rows
-            own = val if test is None else figures(linear_logits(shown.X, fit.weight, fit.bias), shown.y)
+        draws, shown = [], task.val if test is None else test.rows
+        scored: list[Mapping[str, float]] = [val for *_, val, _ in heads]
+        if test is not None:
+            scored = [*linear_figures([(fit.weight, fit.bias) for _, _, fit, *_ in heads], shown.X, shown.y)]
+        for (k, draw, fit, val, centroids), own in zip(heads, scored, strict=True):
             draws.append(
                 {
                     "shots": k,
@@ -123,7 +124,7 @@ def _choose(task: Task[SearchSettings], rows: Rows) -> tuple[ExactFit, Mapping[s
     """The best head on val of the path on the drawn rows, and its figures there."""
     metric = task.settings.metric
     fits = fit_exact(task.problem(rows), task.settings.penalties)
-    trials = [exact_trial(task, fit, rows) for fit in fits]
+    trials = exact_trials(task, fits, rows)
     best = min(range(len(fits)), key=lambda i: trials[i].order(metric))
     return fits[best], trials[best].val
 

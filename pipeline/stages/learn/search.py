@@ -7,7 +7,7 @@ The functions that fit and choose are handed train and val rows and nothing else
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 
 import numpy as np
@@ -29,7 +29,7 @@ from pipeline.stages.learn.kept import SEARCH, Choice, TrainResult, exact_fit, k
 from pipeline.stages.learn.settings import EXACT, SearchSettings
 from pipeline.stages.learn.state import SearchState
 from pipeline.stages.learn.task import Task, task_of
-from pipeline.stages.learn.trials import Ranking, Trial, exact_trial, figures
+from pipeline.stages.learn.trials import Ranking, cross_validated, exact_trials
 from pipeline.stages.score.evaluate import score
 from pipeline.stages.score.sealed import has_test
 from pipeline.store.rows import Rows
@@ -95,11 +95,11 @@ def _exact_search(task: Task[SearchSettings]) -> Ranking:
     if settings.cv:
         folds, rows = fold_numbers(task, settings.cv), task.both
         fits = fit_exact(task.problem(rows, folds=folds), settings.penalties)
-        trials = [_cross_validated(C, fits, rows, folds) for C in settings.penalties]
+        trials = cross_validated(fits, rows, folds)
     else:
         rows = task.train
         fits = fit_exact(task.problem(rows), settings.penalties)
-        trials = [exact_trial(task, fit, rows) for fit in fits]
+        trials = exact_trials(task, fits, rows)
     ranked = sorted(trials, key=lambda t: t.order(settings.metric))
     C = ranked[0].settings["C"]
     if settings.refit and not settings.cv:  # with cross-validation it has learned from both already
@@ -109,18 +109,6 @@ def _exact_search(task: Task[SearchSettings]) -> Ranking:
     held_out = None if folds is None else of_folds(task, _left_out(chosen, rows, folds), folds)
     files = {PATH_PICTURE: svg(words.path(trials, settings.metric, C))}
     return Ranking(ranked, exact_fit(chosen[-1]), rows, files, held_out)
-
-
-def _cross_validated(C: float, fits: Sequence[ExactFit], rows: Rows, folds: NDArray[np.int64]) -> Trial:
-    """Figures of each row by the head that was fitted without its fold."""
-    used = {fit.fold: fit for fit in fits if fit.C == C}
-    train = figures(linear_logits(rows.X, used[-1].weight, used[-1].bias), rows.y)
-    note = "" if all(fit.converged for fit in used.values()) else "not converged"
-    record = {
-        "n_iter": sum(fit.n_iter for fit in used.values()),
-        "grad_norm": max(fit.grad_norm for fit in used.values()),
-    }
-    return Trial({"C": C}, figures(_left_out(used, rows, folds), rows.y), train, note, record)
 
 
 def _left_out(fits: Mapping[int, ExactFit], rows: Rows, folds: NDArray[np.int64]) -> NDArray[np.float32]:

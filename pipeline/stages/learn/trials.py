@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.schema import Count, Malformed, Rule, made
+from pipeline.heads.artifact import Head
 from pipeline.heads.choice import METRICS, order
 from pipeline.heads.exact.path import ExactFit
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.passes import FitResult
-from pipeline.heads.scores.metrics import classification_report
+from pipeline.heads.scores.tally import Tally, linear_figures
+from pipeline.heads.standardize import row_chunks
 from pipeline.runs.held_out import HeldOut
-from pipeline.stages.learn.kept import Fit, linear_logits, make_head, minibatch_fit
+from pipeline.stages.learn.kept import Fit, make_head, minibatch_fit
 from pipeline.stages.learn.task import Task
 from pipeline.store.rows import Rows
 
@@ -56,17 +58,43 @@ class Ranking:
     held_out: HeldOut | None = None
 
 
-def exact_trial(task: Task[Any], fit: ExactFit, train: Rows) -> Trial:
-    """An exact head with its figures on val and on the rows ``train`` that it has learned from."""
-    val, own = (figures(linear_logits(r.X, fit.weight, fit.bias), r.y) for r in (task.val, train))
-    note = "" if fit.converged else "not converged"
-    return Trial({"C": fit.C}, val, own, note, {"n_iter": fit.n_iter, "grad_norm": fit.grad_norm})
+def exact_trials(task: Task[Any], fits: Sequence[ExactFit], train: Rows) -> list[Trial]:
+    """Exact heads with their figures on val and on the rows ``train`` that they have learned from."""
+    heads = [(fit.weight, fit.bias) for fit in fits]
+    val, own = (linear_figures(heads, rows.X, rows.y) for rows in (task.val, train))
+    return [
+        Trial(
+            {"C": fit.C},
+            of_val,
+            of_train,
+            "" if fit.converged else "not converged",
+            {"n_iter": fit.n_iter, "grad_norm": fit.grad_norm},
+        )
+        for fit, of_val, of_train in zip(fits, val, own, strict=True)
+    ]
 
 
-def figures(logits: NDArray[np.float32], y: NDArray[np.int64]) -> dict[str, float]:
-    """The metrics that can be chosen by."""
-    scores = classification_report(y, logits, [str(c) for c in range(logits.shape[1])])
-    return {name: getattr(scores, name) for name in METRICS}
+def cross_validated(fits: Sequence[ExactFit], rows: Rows, folds: NDArray[np.int64]) -> list[Trial]:
+    """The heads of each penalty, with figures of each row by the one that was fitted without its fold.
+
+    In the order in which ``fits`` has the penalties.
+    """
+    by_fold: dict[int, dict[float, ExactFit]] = {}
+    for fit in fits:
+        by_fold.setdefault(fit.fold, {})[fit.C] = fit
+    whole = by_fold.pop(-1)
+    left_out = Tally(len(whole), len(fits[0].bias))
+    for number, of_fold in by_fold.items():
+        here = folds == number
+        left_out.add_linear([(of_fold[C].weight, of_fold[C].bias) for C in whole], rows.X[here], rows.y[here])
+    train = linear_figures([(fit.weight, fit.bias) for fit in whole.values()], rows.X, rows.y)
+    trials = []
+    for C, val, own in zip(whole, left_out.figures(), train, strict=True):
+        used = [whole[C], *(of_fold[C] for of_fold in by_fold.values())]
+        note = "" if all(fit.converged for fit in used) else "not converged"
+        record = {"n_iter": sum(fit.n_iter for fit in used), "grad_norm": max(fit.grad_norm for fit in used)}
+        trials.append(Trial({"C": C}, val, own, note, record))
+    return trials
 
 
 def _is_config(told: Any) -> bool:
@@ -95,10 +123,17 @@ class Line(TypedDict):
 def line_of(task: Task[Any], fit: FitResult) -> Line:
     """A fit as one line."""
     head = make_head(task.cache, minibatch_fit(fit, ()))
-    val, train = (figures(head.logits(rows.X), rows.y) for rows in (task.val, task.train))
+    val, train = (_figures(head, rows) for rows in (task.val, task.train))
     config = dataclasses.asdict(fit.config)
     note = "diverged" if fit.diverged else ""
     return {"config": config, "val": val, "train": train, "note": note, "epochs": len(fit.trace)}
+
+
+def _figures(head: Head, rows: Rows) -> dict[str, float]:
+    tally = Tally(1, len(head.classes))
+    for start, chunk in row_chunks(rows.X):
+        tally.add(head.logits(chunk), rows.y[start : start + len(chunk)])
+    return tally.figures()[0]
 
 
 def trial_of(line: Line, space: Mapping[str, Any]) -> Trial:

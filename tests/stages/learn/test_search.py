@@ -117,7 +117,8 @@ def test_equal_figures_go_to_the_stronger_penalty(cache: Path, tmp_path: Path, m
     import sys
 
     equal = {"accuracy": 0.5, "balanced_accuracy": 0.5, "macro_f1": 0.5, "log_loss": 0.7}
-    monkeypatch.setattr(sys.modules["pipeline.stages.learn.trials"], "figures", lambda *arguments: equal)
+    learned = sys.modules["pipeline.stages.learn.trials"]
+    monkeypatch.setattr(learned, "linear_figures", lambda heads, *rows: [equal] * len(heads))
     found = search(cache, Cs=(1.0, 1e-4, 1e-2), evaluate=False, workspace=tmp_path)
     assert [t["C"] for t in trials_of(found.run)] == [1e-4, 1e-2, 1.0]
     assert json.loads((found.run / "metrics.json").read_text())["config"]["C"] == 1e-4
