@@ -36,7 +36,7 @@ class Watch:
         """Output that another program reads, such as CSV: as it is, also when quiet."""
 
     def confirm(self, question: str) -> bool:  # noqa: ARG002
-        """Whether the user says yes; where nobody can be asked, no."""
+        """Whether the user says yes; where nobody can be asked or answers, no."""
         return False
 
     def show(self, value: Value) -> None:

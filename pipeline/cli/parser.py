@@ -34,8 +34,16 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"^argument (.*?): expected .*one argument$", r"\1 needs a value", message)
-        message = re.sub(r"^the following arguments are required: (.*)$", r"\1 must be given", message)
+        message = re.sub(r"^the following arguments are required: (.*)$", self._missing, message)
         raise ConfigError(f"{message.removeprefix('argument ')}; see `{self.prog} --help`")
+
+    def _missing(self, found: re.Match[str]) -> str:
+        """That arguments are missing; of the last alone, what it is that was given as the first."""
+        places = [str(action.metavar) for action in self._get_positional_actions()]
+        missing, first = found[1].split(", "), places[0] if places else ""
+        if first in missing or first not in ("RUN", "CACHE"):
+            return f"{found[1]} must be given"
+        return f"{found[1]} must be given, after a {first}, which may be `latest`"
 
 
 class _Help(argparse.HelpFormatter):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import DataError
 from pipeline.base.items import SPLITS, TEST, TRAIN, VAL
+from pipeline.base.words import many
 from pipeline.images.formats import NOT_HERE, NOT_READ, passed_over
 
 SPLIT_WORDS = {
@@ -176,8 +177,8 @@ def require_learnable(listing: Listing) -> None:
     if len(listing.classes) == 1:
         only, n = listing.classes[0], int((listing.labels >= 0).sum())
         raise DataError(
-            f"{shown_source(listing.source)}: one class only ({only!r}, {n:,} images) and a head needs two or more: "
-            "to extract features without labels give the folder of the images itself"
+            f"{shown_source(listing.source)}: one class only ({only!r}, {many(n, 'image')}) and a head needs two or "
+            "more: to extract features without labels give the folder of the images itself"
         )
     if not (listing.splits == TRAIN).any():
         return

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.base.errors import ConfigError
 from pipeline.base.items import NONE, SPLITS, TEST, TRAIN, VAL
 from pipeline.base.spelling import option
+from pipeline.base.words import many
 from pipeline.images.digests import NO_DIGEST
 from pipeline.images.listing import Listing
 
@@ -163,7 +164,7 @@ def _notes(
         shares = ", ".join(f"{fractions[s] * 100:g} % {SPLITS[s]}" for s in _CARVED)
         parts = ", ".join(f"{n:,} {SPLITS[s]}" for s, n in counts.items())
         notes.append(
-            f"no splits in the source: {total:,} images divided by content into {parts} ({shares}, seed {seed})"
+            f"no splits in the source: {many(total, 'image')} divided by content into {parts} ({shares}, seed {seed})"
         )
     else:
         notes += [

@@ -81,6 +81,8 @@ def test_an_option_stands_under_its_own_heading(capsys: pytest.CaptureFixture[st
         (("train", "--epochs", "1.5"), "^--epochs: '1.5' is not a whole number; see"),
         (("train", "--lr"), "^--lr needs a value; see"),
         (("predict",), "^RUN, IMAGE must be given; see"),
+        (("predict", "photo.jpg"), "^IMAGE must be given, after a RUN, which may be `latest`; see"),
+        (("relabel", "labels.csv"), "^SOURCE must be given, after a CACHE, which may be `latest`; see"),
         (("train", "a", "b"), "^'b' is too many; see"),
     ],
 )

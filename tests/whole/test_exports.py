@@ -51,3 +51,7 @@ def test_a_verb_stays_a_function_after_its_module_is_imported() -> None:
 def test_importing_the_package_alone_imports_no_numpy_and_no_torch() -> None:
     code = "import sys, pipeline; print({'numpy', 'torch', 'h5py'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def test_dir_shows_what_is_public_and_nothing_else() -> None:
+    assert dir(pipeline) == sorted(pipeline.__all__)

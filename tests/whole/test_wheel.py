@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.base.machine import DISTRIBUTION, own_version
+from pipeline.trunk.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 pytest.importorskip("hatchling", reason="the build backend, of the extra `dev`, is not installed")
@@ -60,3 +63,17 @@ def test_the_wheel_works_in_another_folder(wheel: Path, tmp_path: Path, workshop
     assert python(str(site / "bin" / "pipeline"), "--version") == f"pipeline {own_version()}"
     python("-m", "pipeline", "train")
     assert [p.name[:10] for p in (elsewhere / "cache" / "runs").glob("0*")] == ["0001-train"]
+
+
+def test_what_pip_is_told_to_install_is_this_project_with_an_extra_that_it_has() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    found = {
+        hint
+        for path in (ROOT / "pipeline").rglob("*.py")
+        for hint in re.findall(r"([\w-]+)\[(\w+|\{package\})\]'", path.read_text(encoding="utf-8"))
+    }
+    assert {extra for _, extra in found} >= {"onnx", "optuna", "parquet", "{package}"}
+    for name, extra in found:
+        assert name == DISTRIBUTION == project["name"]
+        assert extra in ("{package}", *project["optional-dependencies"])
+    assert set(filter(None, FAMILIES.values())) - {"torchvision"} <= set(project["optional-dependencies"])

@@ -129,9 +129,9 @@ class Console(Watch):
             stream.flush()
 
     def confirm(self, question: str) -> bool:
-        """Ask on standard error where somebody sits at the terminal."""
-        if not (sys.stdin.isatty() and self._err.is_terminal):
-            return False
+        """Ask on standard error; the answer is a line of standard input, from whoever sits there or from a pipe."""
+        if sys.stdin is None or (sys.stdin.isatty() and not self._err.is_terminal):
+            return False  # nobody sees the question
         self._line(Text.assemble(visible(question), " [y/N]"), to=self._err)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 

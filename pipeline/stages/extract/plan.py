@@ -7,6 +7,7 @@ earlier file to copy it from or the word that it must be computed.
 from __future__ import annotations
 
 import dataclasses
+import glob
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -214,7 +215,11 @@ def _default_path(desk: Workspace, listing: images.Listing, info: WeightsInfo, k
     name = info.path.stem if info.name == "file" and info.path else info.name
     weights = re.sub(r"[^A-Za-z0-9]+", "", name)[:24]
     trunk = re.sub(r"[^A-Za-z0-9_]+", "-", info.trunk)
-    stem = f"{listing.name}-{trunk}-{weights}-{info.transform.crop}px-{key[:8]}".lower()
+    end = f"{info.transform.crop}px-{key[:8]}"
+    stem = f"{listing.name}-{trunk}-{weights}-{end}".lower()
+    # A network's name may end in that of its weights: once is enough, but for a file that has it twice already.
+    if info.trunk.endswith(f".{info.name}") and not any(desk.features.glob(f"{glob.escape(stem)}*.h5*")):
+        stem = f"{listing.name}-{trunk}-{end}".lower()
     for number in range(1, 1000):
         path = desk.features / (f"{stem}.h5" if number == 1 else f"{stem}-{number}.h5")
         there = path if path.exists() else store.partial_path(path)

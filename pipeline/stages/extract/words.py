@@ -14,7 +14,7 @@ from pipeline.trunk.identity import WeightsInfo
 
 def no_labels(images: int) -> str:
     """Said before anything is done, where a source has no class folders."""
-    return f"no class folders: {images:,} images without labels; heads cannot learn from them"
+    return f"no class folders: {many(images, 'image')} without labels; heads cannot learn from them"
 
 
 def some_without(unlabelled: int, images: int) -> str:
@@ -45,13 +45,13 @@ def going_on(dead: str) -> str:
 def nothing_to_do(result: ExtractResult, failures: Path) -> str:
     """Said where the file that is there holds all that was asked for; ``failures`` lists those that gave no row."""
     listed = f" ({result.failed} failed: {failures})" if result.failed else ""
-    return f"nothing to do: {result.cache} holds these {result.rows:,} images with these settings{listed}"
+    return f"nothing to do: {result.cache} holds these {many(result.rows, 'image')} with these settings{listed}"
 
 
 def done(result: ExtractResult, failures: Path) -> str:
     """Said of a new file."""
     failed = f", {result.failed} failed ({failures})" if result.failed else ""
-    rows = f"{result.rows:,} rows: {result.new:,} new, {result.reused:,} reused{failed}"
+    rows = f"{many(result.rows, 'row')}: {result.new:,} new, {result.reused:,} reused{failed}"
     return f"{rows}, in {seconds(result.seconds)} -> {result.cache}"
 
 

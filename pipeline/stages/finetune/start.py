@@ -17,6 +17,7 @@ from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.items import SPLITS
 from pipeline.base.machine import kind_of_device, resolve_device
 from pipeline.base.spelling import option
+from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import Head, require_key
 from pipeline.runs import folder as runs
@@ -61,7 +62,7 @@ class Certificate:
     @property
     def figures(self) -> str:
         """The figures, in words."""
-        images = f"{self.images:,} val images"
+        images = many(self.images, "val image")
         return f"largest logit difference {self.difference:.2e} over {images}, {self.tolerance:.2e} allowed"
 
 

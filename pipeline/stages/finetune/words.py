@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.base.spelling import option
 from pipeline.base.values import Column, Curve, Part, Table, figures
 from pipeline.base.watch import TraceRow
-from pipeline.base.words import ABSENT, count, percent, points, points_between, seconds, setting, significant
+from pipeline.base.words import ABSENT, count, many, percent, points, points_between, seconds, setting, significant
 from pipeline.show.trace import observe
 from pipeline.stages.finetune.groups import ParameterGroup
 from pipeline.stages.finetune.mixtures import Choice
@@ -124,7 +124,7 @@ def worth_it(verdict: Verdict) -> Table:
         if c is not None:
             ends = points_between(c.low, c.high)
             chosen = f", best of {verdict.candidates}: optimistic" if c is verdict.val else ""
-            label = f"{c.split.capitalize()} accuracy ({count(c.n)} images{chosen})"
+            label = f"{c.split.capitalize()} accuracy ({many(c.n, 'image')}{chosen})"
             rows.append([label, percent(c.before), percent(c.after), points(c.after - c.before), ends])
     factor = ABSENT
     if verdict.factor is not None:

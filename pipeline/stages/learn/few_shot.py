@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import HeadError
 from pipeline.base.spelling import option
+from pipeline.base.words import many
 from pipeline.heads.baselines import cosine_centroids, nearest_by_cosine
 from pipeline.heads.exact.path import ExactFit, fit_exact
 from pipeline.heads.scores.tally import linear_figures
@@ -106,7 +107,7 @@ def few_shot(task: Task[SearchSettings]) -> FewShotResult:
         draft.write_lines("draws.jsonl", draws)
         draft.write_json("metrics.json", {n: v for n, v in found.to_json().items() if n != "run"})
     desk.watch.result(words.few_shot(results, settings))
-    desk.watch.result(f"{len(plan)} draws -> {folder}")
+    desk.watch.result(f"{many(len(plan), 'draw')} -> {folder}")
     return found
 
 

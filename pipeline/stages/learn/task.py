@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import HeadError
+from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
 from pipeline.heads.problem import Problem, Split
 from pipeline.runs import folder as runs
@@ -99,7 +100,7 @@ def task_of(settings: S, desk: Workspace) -> Task[S]:
     remarks.random_features(cache.about, desk.watch)
     remarks.left_out(cache, ("none", "train", "val"), desk.watch, to_learn=True)
     desk.watch.say(
-        f"{cache.path.name}: {len(train):,} train rows, {len(val):,} val rows, {cache.dim:,} features, "
-        f"{len(cache.classes)} classes"
+        f"{cache.path.name}: {many(len(train), 'train row')}, {many(len(val), 'val row')}, "
+        f"{many(cache.dim, 'feature')}, {many(len(cache.classes), 'class')}"
     )
     return Task(cache, train, val, settings, desk)

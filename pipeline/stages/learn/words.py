@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.base.interrupt import GOES_ON, NO_HALF_RUN
 from pipeline.base.spelling import option
 from pipeline.base.values import Column, Curve, Part, Table, figures
-from pipeline.base.words import ABSENT, chosen_of, count, percent, seconds, setting, significant
+from pipeline.base.words import ABSENT, chosen_of, count, many, percent, seconds, setting, significant
 from pipeline.heads.choice import at_the_end
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.stages.learn.kept import Fit, TrainResult
@@ -31,7 +31,7 @@ def head(result: TrainResult, fit: Fit) -> str:
         lr, decay = setting(r["lr"]), setting(r["weight_decay"])
         config = f"{kind}{r['solver']}, lr {lr}, weight decay {decay}; epoch {result.steps}"
     else:
-        config = f"exact, C {r['C']:.3g}; {result.steps} iterations, gradient {r['grad_norm']:.0e}"
+        config = f"exact, C {r['C']:.3g}; {many(result.steps, 'iteration')}, gradient {r['grad_norm']:.0e}"
     val = "" if result.val is None else f"val {percent(result.val)}{chosen_of(result.chosen_from)}, "
     return f"{what} ({config}): {val}train {percent(result.train)}, in {seconds(result.seconds)} -> {result.run}"
 
@@ -85,7 +85,7 @@ def ranking(trials: Sequence[Trial], settings: SearchSettings, limit: int = SEAR
     return Table(
         [*columns, Column(fit="wrap")] if notes else columns,
         rows,
-        f"{len(trials)} heads, ranked by {_name(metric)} on {by}{then}",
+        f"{many(len(trials), 'head')}, ranked by {_name(metric)} on {by}{then}",
         f"{shown}{by} chose: its best figures are optimistic" if len(trials) > 1 else "",
     )
 
@@ -148,9 +148,9 @@ def few_shot(results: Sequence[Mapping[str, Any]], settings: SearchSettings) -> 
         [str(r["shots"]), str(r["draws"]), *(spread(r, name) for name in columns), setting(float(f"{r['C']:.3g}"))]
         for r in results
     ]
-    title = f"{_name(metric)}, mean and deviation of {settings.draws} draws"
+    title = f"{_name(metric)}, mean and deviation of {many(settings.draws, 'draw')}"
     caption = ["each draw's C is the best of its path on val: val is optimistic"]
-    ends = [f"{r['shots']} shots: {r['C']:.3g}" for r in results if at_the_end(settings.penalties, r["C"])]
+    ends = [f"{many(r['shots'], 'shot')}: {r['C']:.3g}" for r in results if at_the_end(settings.penalties, r["C"])]
     if ends:
         caption.append(f"the median C is the end of the path ({', '.join(ends)}): a better one may lie beyond")
     return Table(figures("Shots", "Draws", *columns.values(), "Median C"), rows, title, "\n".join(caption))

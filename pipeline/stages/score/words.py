@@ -99,7 +99,7 @@ def figures_lines(test: Mapping[str, Any], what: str) -> list[str]:
         if test.get(name) is not None
     ]
     auroc = f"AUROC {significant(test['auroc'])}, " if test.get("auroc") is not None else ""
-    loss = f"log-loss {significant(test['log_loss'])}, {count(test['n'])} images"
+    loss = f"log-loss {significant(test['log_loss'])}, {many(test['n'], 'image')}"
     lines = [f"{what}: {', '.join(shares)}, {auroc}{loss}"]
     per_class = test.get("per_class") or []
     if absent := sum(not one["support"] for one in per_class):
@@ -160,7 +160,7 @@ def comparison(names: Sequence[str], scores: Sequence[Mapping[str, Any]], differ
         else:
             cells = [percent(first[name]), percent(second[name]), points(by)]
         rows.append([label, *cells, interval if name == "accuracy" else ABSENT])
-    below = f"{count(difference.n)} test images"
+    below = many(difference.n, "test image")
     runs = [Column(name, right=True, fit="name" if name in names else "whole") for name in _brief(names)]
     return Table([Column(fit="wrap"), *runs, *figures("Difference", "95 % interval")], rows, below)
 
@@ -197,7 +197,7 @@ def verdict(names: tuple[str, str], d: PairedDifference) -> str:
             f"{100 * high:.1f}): chance alone gives so large a difference with p = {d.p:.2g}"
         )
     if not d.b + d.c:
-        return f"no difference can be told: both are right on the same of {d.n:,} test images"
+        return f"no difference can be told: both are right on the same of {many(d.n, 'test image')}"
     return (
         f"no difference can be told: {d.b + d.c:,} of {d.n:,} test images are right in one of the two alone "
         f"({d.b:,} and {d.c:,}), and chance alone splits them so or more unevenly with p = {d.p:.2g}"

@@ -113,8 +113,8 @@ def _delete(paths: Sequence[Path], settings: CatalogSettings, desk: Workspace, l
     question = words.delete(paths, size)
     if not (settings.yes or desk.watch.confirm(question)):
         raise (CacheError if settings.caches else HeadError)(
-            f"nothing was deleted ({words.listed(paths)}): say yes where you are asked at a terminal, or give "
-            f"{option('yes', True)}"
+            f"nothing was deleted ({words.listed(paths)}): answer y when asked, at a terminal or on standard input, "
+            f"or give {option('yes', True)}"
         )
     for path in paths:
         (delete_cache if settings.caches else delete_run)(path)

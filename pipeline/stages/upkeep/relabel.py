@@ -24,7 +24,7 @@ from pipeline.base.errors import CacheError, DataError
 from pipeline.base.items import GOOD, NONE, SPLITS, TEST, TRAIN, VAL
 from pipeline.base.machine import cores
 from pipeline.base.spelling import option
-from pipeline.base.words import named
+from pipeline.base.words import many, named
 from pipeline.base.workspace import Workspace
 from pipeline.images import Listing
 from pipeline.runs.recipe import from_here, images_from
@@ -182,11 +182,11 @@ def _refuse(
     desk.watch.result(words.kinds({kind: names for kind, names in kinds.items() if names}, title))
     if lacking:
         raise CacheError(
-            f"{len(lacking):,} images of {settings.source} are not in {cache.path} (the first: "
-            f"{os.fsdecode(lacking[0])!a}): they need the trunk: run `pipeline extract` on this source"
+            f"{many(len(lacking), 'image')} of {settings.source} not in {cache.path} (the first: "
+            f"{os.fsdecode(lacking[0])!a}): what is new needs the trunk: run `pipeline extract` on this source"
         )
     raise CacheError(
-        f"{len(missing):,} images of {cache.path} are not in {settings.source} (the first: {missing[0]!a}): give them "
+        f"{many(len(missing), 'image')} of {cache.path} not in {settings.source} (the first: {missing[0]!a}): give all "
         f"there, or {option('drop_missing', True)} to drop their rows"
     )
 

@@ -22,9 +22,10 @@ from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.items import GOOD, NONE, PENDING, TRAIN
 from pipeline.base.machine import cores, resolve_device
 from pipeline.base.spelling import option
+from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
 from pipeline.images import Images, Listing
-from pipeline.runs.recipe import Recipe, columns_of
+from pipeline.runs.recipe import Recipe, about_of, columns_of
 from pipeline.stages.upkeep import words
 from pipeline.stages.upkeep.results import Sample, VerifyReport
 from pipeline.stages.upkeep.settings import VerifySettings
@@ -92,6 +93,12 @@ def _refuse(cache: Cache, settings: VerifySettings, found: Mapping[str, list[str
         raise CacheError(
             f"{cache.path}: rows extracted afresh differ by {sample.max_difference:.1e} of their largest feature, "
             f"{sample.tolerance:.1e} is allowed ({sample.rows} rows, {sample.engine}): remove it and extract again"
+        )
+    if len(found.get("changed", ())) + len(found.get("missing", ())) == len(cache):
+        about = about_of(cache)
+        raise CacheError(
+            f"{cache.path} is sound, and none of its {many(len(cache), 'image')} is in {settings.source}: it was made "
+            f"of {about['source']}, whose images lay in {about['root']}; give what is to be compared with it"
         )
     if found and not settings.allow_changes:
         relabel = set(found) <= {"relabelled", "renamed"}

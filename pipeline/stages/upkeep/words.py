@@ -113,8 +113,8 @@ def sound(report: VerifyReport) -> str:
     if report.sample is not None:
         s = report.sample
         text += (
-            f"; {s.rows} rows extracted afresh differ by at most {s.max_difference:.1e} of their largest feature "
-            f"({s.tolerance:.1e} is allowed; {s.engine})"
+            f"; {many(s.rows, 'row')} extracted afresh, which differ by at most {s.max_difference:.1e} of their "
+            f"largest feature ({s.tolerance:.1e} is allowed; {s.engine})"
         )
     return text
 
@@ -139,9 +139,9 @@ def relabelled(result: RelabelResult) -> str:
     copied = f", {result.copied:,} more copies" if result.copied else ""
     counts = ", ".join(f"{n:,} {name}" for name, n in result.counts.items() if n)
     return (
-        f"{result.rows:,} rows: {result.relabelled:,} with another class, {result.resplit:,} in another split, "
-        f"{result.renamed:,} under another path{copied}{dropped}; now {counts}, {len(result.classes)} classes; no "
-        f"image went through the trunk -> {result.cache}"
+        f"{many(result.rows, 'row')}: {result.relabelled:,} with another class, {result.resplit:,} in another split, "
+        f"{result.renamed:,} under another path{copied}{dropped}; now {counts}, "
+        f"{many(len(result.classes), 'class')}; no image went through the trunk -> {result.cache}"
     )
 
 
@@ -193,7 +193,7 @@ def balance(report: AuditReport, limit: int = BALANCE_ROWS) -> Table:
     ratio = f", largest class {report.imbalance:.1f} times the smallest" if report.imbalance else ""
     rest = f", {report.unlabelled:,} unlabelled" if report.unlabelled else ""
     columns = [Column("Class", fit="name"), *figures(*(s.capitalize() for s in splits), f"Share of {first}")]
-    return Table(columns, rows, f"{report.cache}: {report.rows:,} rows{rest}{ratio}", caption)
+    return Table(columns, rows, f"{report.cache}: {many(report.rows, 'row')}{rest}{ratio}", caption)
 
 
 def copies(groups: Sequence[Sequence[Place]], title: str, limit: int = LISTED) -> Table:

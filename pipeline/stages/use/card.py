@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pipeline.base.words import percent, significant
+from pipeline.base.words import many, percent, significant
 from pipeline.runs import folder as runs
 from pipeline.stages.score.figures import recorded
 from pipeline.trunk.families.family import family_of
@@ -67,7 +67,7 @@ def _figures(run: runs.Run) -> str:
         return f"Not tested yet (`pipeline evaluate {run.folder.name}`)."
     test = known.test
     return (
-        f"Test split, {test['n']:,} images: accuracy {percent(test['accuracy'])}, "
+        f"Test split, {many(test['n'], 'image')}: accuracy {percent(test['accuracy'])}, "
         f"macro-F1 {percent(test['macro_f1'])}, log-loss {significant(test['log_loss'])}."
     )
 

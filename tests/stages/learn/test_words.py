@@ -49,7 +49,7 @@ def test_a_ranking_by_log_loss_shows_no_percentages(printed):
 
 def test_a_title_wider_than_its_table_stays_on_one_line(printed):
     text = printed(words.ranking([trial({"C": 1.0})], SETTINGS))
-    assert text.splitlines()[0].strip() == "1 heads, ranked by accuracy on val, then log-loss"
+    assert text.splitlines()[0].strip() == "1 head, ranked by accuracy on val, then log-loss"
     assert max(map(len, text.splitlines()[1:])) < len(text.splitlines()[0].strip())
 
 

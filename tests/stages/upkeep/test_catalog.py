@@ -294,3 +294,19 @@ def test_a_kill_between_two_files_of_a_cache_is_mended_by_the_same_command(
     assert (root / "features" / "new.view1.h5").exists()
     catalog("two", caches=True, rename="new", workspace=root)
     assert not list((root / "features").glob("two*"))
+
+
+@pytest.mark.parametrize(("answer", "gone"), [("y\n", True), ("yes\nmore\n", True), ("n\n", False), ("", False)])
+def test_the_answer_may_come_from_a_pipe(
+    root: Path,
+    answer: str,
+    gone: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    assert main(["list", "3", "--delete", "--workspace", str(root)]) == (0 if gone else 2)
+    said = capsys.readouterr().err
+    assert "0003-train-one in" in said and "[y/N]" in said
+    assert ("nothing was deleted (0003-train-one): answer y when asked" in said) is not gone
+    assert [run[:4] for run in names(root)] == ["0001", "0002", *([] if gone else ["0003"])]

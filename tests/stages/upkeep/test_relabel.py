@@ -129,7 +129,9 @@ def test_carving_is_that_of_extract(cache: Path, mine: Path, quick: Quick) -> No
 def test_images_that_the_cache_has_not_are_refused_with_the_cure(cache: Path, mine: Path) -> None:
     before = cache.read_bytes()
     (mine / "ant" / "new.png").write_bytes((mine / "ant" / "00.png").read_bytes() + b"more")
-    with pytest.raises(CacheError, match=r"1 images of .*'ant/new.png'\): they need the trunk: run `pipeline extract`"):
+    with pytest.raises(
+        CacheError, match=r"1 image of .*'ant/new.png'\): what is new needs the trunk: run `pipeline extract`"
+    ):
         relabel(cache, mine, workspace=mine.parent)
     assert cache.read_bytes() == before
 
@@ -144,7 +146,7 @@ def test_a_changed_image_is_refused_though_its_path_stays(cache: Path, mine: Pat
 
 def test_rows_that_the_source_has_not_are_dropped_only_when_asked_for(cache: Path, mine: Path) -> None:
     (mine / "ant" / "03.png").unlink()
-    with pytest.raises(CacheError, match=r"1 images .*'ant/03.png'.*drop_missing=True"):
+    with pytest.raises(CacheError, match=r"1 image .*'ant/03.png'.*drop_missing=True"):
         relabel(cache, mine, workspace=mine.parent)
     result = relabel(cache, mine, drop_missing=True, workspace=mine.parent)
     assert (result.dropped, result.rows) == (["ant/03.png"], 59)

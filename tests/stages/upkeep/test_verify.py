@@ -115,6 +115,16 @@ def test_rows_of_other_numbers_are_found_though_their_checksums_hold(photos: Pat
         verify(root / "rolled.h5", source=photos, sample=8, workspace=root)
 
 
+def test_another_folder_than_the_caches_is_told_from_one_that_has_changed(
+    cache: Path, mine: Path, made: Path, photos: Path
+) -> None:
+    """Nothing is to be extracted then, but the right folder given."""
+    for number, path in enumerate(sorted(mine.rglob("*.png"))):
+        path.write_bytes(path.read_bytes() + b"%d" % number)
+    with pytest.raises(CacheError, match=f"none of its 60 images is in .*made of .*lay in {photos}; give what is"):
+        verify(cache, source=mine, workspace=made.parents[1])
+
+
 def test_changed_missing_new_renamed_and_relabelled_images_are_listed(
     cache: Path, mine: Path, made: Path, listener: Any
 ) -> None:
