@@ -14,7 +14,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +21,10 @@ import torch
 from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score
-from sklearn.neighbors import NearestCentroid
+from sklearn.metrics import accuracy_score, f1_score, pairwise_distances_argmin
 
 from pipeline.base.errors import ConfigError, HeadError
+from pipeline.heads.exact.path import ExactFit, fit_exact
 from pipeline.heads.problem import Problem, Split
 from pipeline.heads.ridge import LAMBDAS, RidgeFit, ridge_path
 from pipeline.heads.rows import Array, StandardRows
@@ -37,7 +36,12 @@ BASELINES = ("majority", "centroid", COSINE_CENTROID, *NEIGHBOURS, "ridge", "log
 SHUFFLED = "shuffled"
 MAX_ITER = 1000
 TEMPERATURE = 0.07  # of a neighbour's vote exp(cosine / temperature): Wu et al. 2018 (arXiv:1805.01978), dinov2
-SIMILARITIES = 16 << 20  # of a piece of rows with all train rows, held at once
+KNOWN = 16384  # train rows that are compared together
+SIMILARITIES = 16 << 20  # of rows with those, held at once
+PRODUCTS = 1.0e12  # of k-NN and a split: about 20 s on two cores; above that a sample of the split is scored
+# Numbers of train (24,000 rows of 2,048) that scikit-learn's logistic regression is handed: 90 s on two cores. More is
+# the exact solver's business, which comes to the same optimum, sooner and in less memory.
+LOGREG_NUMBERS = 50_000_000
 
 Guess = npt.NDArray[np.int64]
 
@@ -61,8 +65,8 @@ def run_baselines(
     """A result for each name, in their order, each as soon as it is there; no figure for a split that is not given.
 
     Of the problem the rows, the classes and the val rows count, not weights or device. ``shuffled`` is ridge on train
-    labels in random order: what chance looks like on these rows. Each split is copied once as standardised float32;
-    k-NN takes a normalised float32 copy of train while it runs.
+    labels in random order: what chance looks like on these rows. Rows are read in pieces; the logistic regression holds
+    train as standardised float32 while it runs.
 
     Raises:
         ConfigError: an unknown name, or max_iter below 1.
@@ -75,8 +79,8 @@ def run_baselines(
         raise ConfigError(f"max_iter is {max_iter}: it must be at least 1")
     if test is not None:
         test = test.checked("test", problem.X.shape[1], problem.n_classes)
-    rows = _Splits(problem, test)
-    if not rows.train.standard.any():
+    rows = _Splits.of(problem, test)
+    if not any((chunk != problem.X[0]).any() for _, chunk in row_chunks(problem.X)):
         raise HeadError(
             "every train row has the same features: nothing can be told apart, check the images and weights"
         )
@@ -93,27 +97,46 @@ def _results(rows: _Splits, names: Sequence[str], max_iter: int) -> Iterator[Bas
             done[name] = _cosine_centroid(rows)
         elif name in ("ridge", SHUFFLED):
             done[name] = _ridge(name, rows)
-        elif name not in neighbours:
-            done[name] = _scikit_learn(name, rows, max_iter)
+        elif name == "majority":
+            done[name] = _majority(rows)
+        elif name == "centroid":
+            done[name] = _centroid(rows)
+        elif name == "logreg":
+            done[name] = _logistic_regression(rows, max_iter)
         yield done[name]
 
 
 class _Rows:
-    """One split: rows as given (N, D), standardised float32 (N, D), and class numbers (N,)."""
+    """One split: rows as given (N, D), and class numbers (N,)."""
 
     def __init__(self, split: Split | Problem, s: Standardization) -> None:
-        self.raw, self.y = split.X, split.y
-        rows = StandardRows(split.X, s, torch.device("cpu"), resident=True)
-        self.standard = np.concatenate([piece.numpy() for _, piece in rows.chunks()])
+        self.raw, self.y, self._s = split.X, split.y, s
+
+    def take(self, at: npt.NDArray[np.int64]) -> _Rows:
+        """The rows at ``at`` (n,)."""
+        return _Rows(Split(self.raw[at], self.y[at]), self._s)
+
+    def standard(self) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+        """Where some rows are, and these standardised (n, D) float32."""
+        for start, piece in StandardRows(self.raw, self._s, torch.device("cpu"), resident=False).chunks():
+            yield slice(start, start + len(piece)), piece.numpy()
 
 
+@dataclass(frozen=True)
 class _Splits:
     """Train rows, and val and test rows where there are any."""
 
-    def __init__(self, problem: Problem, test: Split | None) -> None:
+    n_classes: int
+    train: _Rows
+    val: _Rows | None
+    test: _Rows | None
+
+    @classmethod
+    def of(cls, problem: Problem, test: Split | None) -> _Splits:
+        """The splits, to be standardised as train is."""
         s = fit_standardization(problem.X)
-        self.n_classes, self.train = problem.n_classes, _Rows(problem, s)
-        self.val, self.test = (None if split is None else _Rows(split, s) for split in (problem.val, test))
+        val, tested = (None if split is None else _Rows(split, s) for split in (problem.val, test))
+        return cls(problem.n_classes, _Rows(problem, s), val, tested)
 
     def guessed(self, guess: Callable[[_Rows], Guess]) -> tuple[Guess | None, Guess | None]:
         """Class numbers of val and test rows."""
@@ -135,29 +158,54 @@ def _result(
     return BaselineResult(name, val, test, macro, seconds, converged=None, note=note)
 
 
-def _scikit_learn(name: str, rows: _Splits, max_iter: int) -> BaselineResult:
-    start = time.perf_counter()
-    model: Any
-    if name == "majority":
-        model, note = DummyClassifier(strategy="most_frequent"), "always the most frequent train class"
-    elif name == "centroid":
-        model, note = NearestCentroid(), "nearest class mean, standardised"
-    else:
-        model, note = LogisticRegression(C=1.0, max_iter=max_iter), "C = 1, lbfgs, standardised"
+def _majority(rows: _Splits) -> BaselineResult:
+    start, train = time.perf_counter(), rows.train
+    model = DummyClassifier(strategy="most_frequent").fit(np.zeros((len(train.y), 1)), train.y)
+    guesses = rows.guessed(lambda split: model.predict(np.zeros((len(split.y), 1))))
+    return _result("majority", rows, guesses, start=start, note="always the most frequent train class")
+
+
+def _centroid(rows: _Splits) -> BaselineResult:
+    """As scikit-learn's ``NearestCentroid``, from sums over pieces of the rows."""
+    start, train = time.perf_counter(), rows.train
+    present, place = np.unique(train.y, return_inverse=True)
+    total = torch.zeros(len(present), train.raw.shape[1], dtype=torch.float64)
+    for at, piece in train.standard():
+        total.index_add_(0, torch.from_numpy(place[at]), torch.from_numpy(piece).double())
+    means = total.numpy() / np.bincount(place)[:, None]
+
+    def nearest(split: _Rows) -> Guess:
+        return np.concatenate([present[pairwise_distances_argmin(piece, means)] for _, piece in split.standard()])
+
+    return _result("centroid", rows, rows.guessed(nearest), start=start, note="nearest class mean, standardised")
+
+
+def _logistic_regression(rows: _Splits, max_iter: int) -> BaselineResult:
+    start, train = time.perf_counter(), rows.train
+    if train.raw.size > LOGREG_NUMBERS:
+        return _exact_regression(rows, start)
+    X = np.empty(train.raw.shape, np.float32)
+    for at, piece in train.standard():
+        X[at] = piece
+    model = LogisticRegression(C=1.0, max_iter=max_iter)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        # Says that a feature is the same in all rows of a class, which does no harm to a centroid.
-        warnings.filterwarnings("ignore", message="self.within_class_std_dev_ has at least 1 zero")
-        model.fit(rows.train.standard, rows.train.y)
+        model.fit(X, train.y)
     stopped = [w for w in caught if issubclass(w.category, ConvergenceWarning)]
     for other in (w for w in caught if w not in stopped):
         warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
-    converged = None
-    if name == "logreg":
-        converged = not stopped
-        note += f", {int(np.max(model.n_iter_))} iterations" + ("" if converged else f" of {max_iter}: not converged")
-    guesses = rows.guessed(lambda split: model.predict(split.standard))
-    return replace(_result(name, rows, guesses, start=start, note=note), converged=converged)
+    converged = not stopped
+    ended = "" if converged else f" of {max_iter}: not converged"
+    note = f"C = 1, lbfgs, standardised, {int(np.max(model.n_iter_))} iterations{ended}"
+    guesses = rows.guessed(lambda split: np.concatenate([model.predict(piece) for _, piece in split.standard()]))
+    return replace(_result("logreg", rows, guesses, start=start, note=note), converged=converged)
+
+
+def _exact_regression(rows: _Splits, start: float) -> BaselineResult:
+    [fit] = fit_exact(Problem(rows.train.raw, rows.train.y, rows.n_classes), [1.0])
+    note = "C = 1, standardised, by the exact solver, as scikit-learn takes long for so many rows"
+    guesses = rows.guessed(lambda split: _linear(fit, split.raw))
+    return replace(_result("logreg", rows, guesses, start=start, note=note), converged=fit.converged)
 
 
 def _cosine_centroid(rows: _Splits) -> BaselineResult:
@@ -188,25 +236,36 @@ def _ridge(name: str, rows: _Splits) -> BaselineResult:
     return _result(name, rows, rows.guessed(lambda split: _linear(fit, split.raw)), start=start, note=note)
 
 
-def _linear(fit: RidgeFit, X: Array) -> Guess:
-    parts = [(chunk.astype(np.float32) @ fit.weight.T + fit.bias).argmax(axis=1) for _, chunk in row_chunks(X)]
+def _linear(fit: RidgeFit | ExactFit, X: Array) -> Guess:
+    weight, bias = fit.weight.T.astype(np.float32), fit.bias.astype(np.float32)
+    parts = [(chunk.astype(np.float32) @ weight + bias).argmax(axis=1) for _, chunk in row_chunks(X)]
     return np.concatenate(parts)
 
 
 def _neighbours(neighbours: dict[str, int], rows: _Splits) -> dict[str, BaselineResult]:
-    start = time.perf_counter()
-    train = rows.train
+    start, train = time.perf_counter(), rows.train
     ks = sorted({min(k, len(train.y)) for k in neighbours.values()})
-    known, labels = _unit(train.raw), torch.from_numpy(train.y)
-    val, test = (
-        {} if split is None else _votes(known, labels, split.raw, ks, rows.n_classes) for split in (rows.val, rows.test)
-    )
+    val, of_val = _sample(rows.val, train.raw.size)
+    test, of_test = _sample(rows.test, train.raw.size)
+    scored = _Splits(rows.n_classes, train, val, test)
+    left_out = [f"on {told} {name} rows" for name, told in (("val", of_val), ("test", of_test)) if told]
+    guesses = [{} if split is None else _votes(train, split.raw, ks, rows.n_classes) for split in (val, test)]
     found = {}
     for name, asked in neighbours.items():
         k = min(asked, len(train.y))
         note = f"k = {k}{' (every train row)' if k < asked else ''}, cosine, temperature {TEMPERATURE}, raw features"
-        found[name] = _result(name, rows, (val.get(k), test.get(k)), start=start, note=note)
+        note = "; ".join([note, *left_out])
+        found[name] = _result(name, scored, (guesses[0].get(k), guesses[1].get(k)), start=start, note=note)
     return found
+
+
+def _sample(split: _Rows | None, known: int) -> tuple[_Rows | None, str | None]:
+    """Rows of a split, evenly spread over it, that make no more than PRODUCTS with so many numbers; how many of all."""
+    if split is None or len(split.y) * known <= PRODUCTS:
+        return split, None
+    n = max(1, int(PRODUCTS // known))
+    at = np.linspace(0, len(split.y) - 1, n).round().astype(np.int64)
+    return split.take(at), f"{n:,} of {len(split.y):,}"
 
 
 def _unit(X: Array) -> torch.Tensor:
@@ -218,17 +277,35 @@ def _unit(X: Array) -> torch.Tensor:
     return rows
 
 
-def _votes(known: torch.Tensor, labels: torch.Tensor, X: Array, ks: Sequence[int], n_classes: int) -> dict[int, Guess]:
-    """The class (n,) with the most votes among the k nearest of ``known``, for each ascending k, in one pass."""
-    parts: dict[int, list[Guess]] = {k: [] for k in ks}
-    queries, size = _unit(X), max(1, SIMILARITIES // len(known))
-    for start in range(0, len(queries), size):
-        rows = queries[start : start + size]
-        similar, index = (rows @ known.T).topk(ks[-1], dim=1)
-        weight, voted = torch.exp(similar / TEMPERATURE), labels[index]
-        votes = torch.zeros(len(rows), n_classes)
-        for k, before in zip(ks, (0, *ks), strict=False):
-            votes.scatter_add_(1, voted[:, before:k], weight[:, before:k])
-            # numpy's argmax gives equal votes to the class of the lowest number; torch's promises nothing.
-            parts[k].append(votes.numpy().argmax(axis=1))
-    return {k: np.concatenate(found) for k, found in parts.items()}
+def _votes(train: _Rows, X: Array, ks: Sequence[int], n_classes: int) -> dict[int, Guess]:
+    """The class (n,) with the most votes among the k nearest rows of train, for each ascending k, in one pass.
+
+    Over pieces of train, of which the nearest so far are kept.
+    """
+    queries, k = _unit(X), ks[-1]
+    nearest, index = torch.zeros(len(X), 0), torch.zeros(len(X), 0, dtype=torch.int64)
+    for first in range(0, len(train.y), KNOWN):
+        known = _unit(train.raw[first : first + KNOWN])
+        parts = []
+        for start in range(0, len(queries), max(1, SIMILARITIES // len(known))):
+            at = slice(start, start + max(1, SIMILARITIES // len(known)))
+            parts.append(_nearest(queries[at] @ known.T, first, nearest[at], index[at], k))
+        nearest, index = (torch.cat(part) for part in zip(*parts, strict=True))
+    labels = torch.from_numpy(train.y)
+    weight, voted = torch.exp(nearest / TEMPERATURE), labels[index]
+    votes, found = torch.zeros(len(X), n_classes), {}
+    for k, before in zip(ks, (0, *ks), strict=False):
+        votes.scatter_add_(1, voted[:, before:k], weight[:, before:k])
+        # numpy's argmax gives equal votes to the class of the lowest number; torch's promises nothing.
+        found[k] = votes.numpy().argmax(axis=1)
+    return found
+
+
+def _nearest(
+    similar: torch.Tensor, first: int, nearest: torch.Tensor, index: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k largest (n, k), and whose they are, of similarities to rows ``first`` ... and of the nearest so far."""
+    best, at = similar.topk(min(k, similar.shape[1]), dim=1)
+    best, index = torch.cat([nearest, best], dim=1), torch.cat([index, at + first], dim=1)
+    best, at = best.topk(min(k, best.shape[1]), dim=1)
+    return best, index.gather(1, at)

@@ -6,7 +6,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.metrics import f1_score
 from sklearn.metrics.pairwise import cosine_similarity
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.preprocessing import StandardScaler, normalize
 
 from pipeline.base.errors import ConfigError, HeadError
@@ -41,6 +41,23 @@ def test_logistic_regression_that_stops_early_says_so():
     result = run(names=["logreg"], max_iter=2)["logreg"]
     assert result.converged is False
     assert "not converged" in result.note
+
+
+def test_logistic_regression_of_many_rows_is_the_exact_solvers_and_comes_to_the_same(monkeypatch):
+    plain = run(names=["logreg"])["logreg"]
+    monkeypatch.setattr("pipeline.heads.baselines.LOGREG_NUMBERS", 100)
+    exact = run(names=["logreg"])["logreg"]
+    assert (exact.val, exact.converged) == (pytest.approx(plain.val, abs=1 / 60), True)
+    assert "exact solver" in exact.note and "iterations" in plain.note
+
+
+def test_centroid_is_scikit_learns_nearest_centroid():
+    result = run(names=["centroid"])["centroid"]
+    (X, y), (X_test, y_test) = blobs(), blobs(60, seed=2)
+    scaler = StandardScaler().fit(X.astype(float))
+    model = NearestCentroid().fit(scaler.transform(X.astype(float)), y)
+    assert result.test == pytest.approx(model.score(scaler.transform(X_test.astype(float)), y_test))
+    assert 0.5 < result.test < 1
 
 
 def test_cosine_centroid_is_the_nearest_class_mean_by_cosine():
@@ -80,11 +97,13 @@ def test_neighbours_are_no_more_than_the_train_rows():
     assert [r.note.split(",")[0] for r in results] == ["k = 10", *["k = 15 (every train row)"] * 2]
 
 
-@pytest.mark.parametrize("rows_at_once", [None, 7])
-def test_neighbours_vote_as_scikit_learns_on_raw_features(rows_at_once, monkeypatch):
+@pytest.mark.parametrize(("rows_at_once", "known"), [(None, None), (7, None), (7, 130), (60, 1)])
+def test_neighbours_vote_as_scikit_learns_on_raw_features(rows_at_once, known, monkeypatch):
     """A baseline is not weakened; k-NN scored higher on raw features than on standardised ones."""
     if rows_at_once:
         monkeypatch.setattr("pipeline.heads.baselines.SIMILARITIES", rows_at_once * 300)
+    if known:
+        monkeypatch.setattr("pipeline.heads.baselines.KNOWN", known)
     (X, y), (X_test, y_test) = blobs(300), blobs(60, seed=2)
     X, X_test = X * np.linspace(0.1, 5, 12), X_test * np.linspace(0.1, 5, 12)
     scored = Split(X_test, y_test)
@@ -97,6 +116,16 @@ def test_neighbours_vote_as_scikit_learns_on_raw_features(rows_at_once, monkeypa
         assert result.macro_f1 == pytest.approx(f1_score(y_test, guess, average="macro"))
         scaler = StandardScaler().fit(X)
         assert result.test != model.fit(scaler.transform(X), y).score(scaler.transform(X_test), y_test)
+
+
+def test_of_too_many_rows_neighbours_score_a_part_and_say_so(monkeypatch):
+    (X, y), (X_val, y_val) = blobs(300), blobs(60, seed=2)
+    monkeypatch.setattr("pipeline.heads.baselines.PRODUCTS", 20 * X.size)
+    results = list(run_baselines(Problem(X, y, 3, val=Split(X_val, y_val)), names=["knn10", "centroid"]))
+    at = np.linspace(0, 59, 20).round().astype(int)
+    model = KNeighborsClassifier(10, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
+    assert results[0].val == pytest.approx(model.fit(X, y).score(X_val[at], y_val[at]))
+    assert results[0].note.endswith("; on 20 of 60 val rows") and "of 60" not in results[1].note
 
 
 def test_ridge_scores_as_scikit_learns_at_the_penalty_with_the_best_left_out_accuracy():
