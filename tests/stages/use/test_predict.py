@@ -89,7 +89,7 @@ def test_what_gives_no_image_among_others_is_one_that_fails(
     assert all(told in one["error"] for told, one in zip(wrong.values(), others, strict=True))
     assert main(words[:3] + words[-2:]) == 0
     with pytest.raises(DataError, match="cannot be used"):
-        predict(workshop.head.run, *asked[1:3], workspace=workshop.root)
+        predict(workshop.head.run, asked[1:3], workspace=workshop.root)
 
 
 def test_below_the_threshold_no_class_is_named(workshop: SimpleNamespace, folder: Path) -> None:
