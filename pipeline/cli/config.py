@@ -7,24 +7,27 @@ is of which command; the values' bounds are checked where all settings are.
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.base.errors import ConfigError
+from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.records import parse, read_file, reason
 from pipeline.base.schema import Malformed
 from pipeline.base.settings import Declared, declared, meant
+from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 
 FLAG = "--config"
 HELP = (
-    "options from a file: a run's folder or its config.json, which repeats the run, or TOML or JSON with options by "
-    "name; what the command line says goes first"
+    "options from a record: a run (its folder, name or number, or latest), which is repeated, but for a look at test; "
+    "or from a TOML or JSON file with options by name; what the command line says goes first"
 )
 RECORD, RECORD_FORMAT = "config.json", "pipeline-run"  # pipeline.runs.folder's, which would make --help slow
 MADE_BY = {"fewshot": "search"}  # stages that are not named as the command that makes them
+LOOKS = frozenset({"evaluate", "test"})  # settings that say whether test rows are scored
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path, as text"}
 
 
@@ -38,14 +41,30 @@ class Recorded(str):
 
 
 def path_in(arguments: Sequence[str]) -> Path | None:
-    """The file that ``--config`` names among the words of a command line."""
+    """The file that ``--config`` names among the words of a command line, or the folder of a run that it names.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    named = _word_after(FLAG, arguments)
+    if named is None or os.path.lexists(named) or Path(named).suffix in (".toml", ".json"):
+        return None if named is None else Path(named)
+    from pipeline.runs.folder import run_folder
+
+    try:
+        return run_folder(named, Workspace.at(_word_after("--workspace", arguments)))
+    except HeadError as error:
+        raise ConfigError(f"{FLAG} {named}: neither a TOML or JSON file nor a run: {error}") from error
+
+
+def _word_after(flag: str, arguments: Sequence[str]) -> str | None:
     for at, word in enumerate(arguments):
         if word == "--":
             break
-        if word.startswith(f"{FLAG}="):
-            return Path(word.removeprefix(f"{FLAG}="))
-        if word == FLAG and at + 1 < len(arguments):
-            return Path(arguments[at + 1])
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}=")
+        if word == flag and at + 1 < len(arguments):
+            return arguments[at + 1]
     return None
 
 
@@ -75,6 +94,9 @@ def values_in(path: Path, command: str, kind: type[Any]) -> dict[str, Any]:
         if name in values:
             raise ConfigError(f"{path}: {name} is there twice, as {name!r} and as {name.replace('_', '-')!r}")
         values[name] = _fitting(value, types[name], f"{path}: {written}", optional=fields[name].default is None)
+    if recorded:
+        # The test rows have been looked at: to repeat a run is no reason to look again, as one run more.
+        values |= dict.fromkeys(LOOKS & values.keys(), False)
     if recorded and "cache" in values:
         values["cache"] = Recorded(values["cache"])
         values["cache"].record = path
@@ -96,7 +118,9 @@ def same_cache(settings: Any, desk: Workspace) -> Any:
     from pipeline.runs.folder import cache_of, load_run
 
     cache = cache_of(load_run(named.record.parent))
-    desk.watch.say(f"repeating {named.record.parent.name}, on {cache.path}")
+    looks = [name for name in sorted(LOOKS) if getattr(settings, name, True) is False]
+    alone = f"; test rows are left alone ({option(looks[0], True)} scores them)" if looks else ""
+    desk.watch.say(f"repeating {named.record.parent.name}, on {cache.path}{alone}")
     return dataclasses.replace(settings, cache=str(cache.path))
 
 

@@ -23,7 +23,7 @@ from pipeline.show.terminal.console import Console, fail, stopped
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 2 refused, 128 + signal interrupted."""
+    """Run one command; returns the exit status: 0 done, 1 done in part, 2 refused, 128 + signal interrupted."""
     with as_flags():
         return _main(list(sys.argv[1:] if argv is None else argv))
 
@@ -75,7 +75,7 @@ def _run(arguments: Sequence[str]) -> int:
     result = COMMANDS[parsed.command].work(same_cache(settings_of(parsed, COMMANDS), desk), desk)
     if parsed.json:
         print(json.dumps(result.to_json(), allow_nan=False))
-    return 0
+    return getattr(result, "exit_status", 0)
 
 
 if __name__ == "__main__":

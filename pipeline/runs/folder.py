@@ -97,6 +97,7 @@ class Metrics(TypedDict):
     temperature: NotRequired[Positive]
     model_sha256: NotRequired[Sha256]
     seconds: NotRequired[NotNegative | None]
+    scored_before: NotRequired[Count | None]  # of what scores several methods on test
 
 
 @dataclass(frozen=True)

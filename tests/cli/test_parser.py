@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import safetensors.numpy
 
-from pipeline import train
+from pipeline import search, train
 from pipeline.base.errors import ConfigError
 from pipeline.cli.commands import COMMANDS
 from pipeline.cli.main import main
@@ -222,3 +222,19 @@ def test_a_run_is_not_repeated_on_a_cache_that_has_changed(
     assert main(["train", "--config", str(head.run), "--workspace", str(tmp_path)]) == 2
     assert "have changed since 0001-train-photos" in capsys.readouterr().err
     assert main(["train", str(cache), "--config", str(head.run), "--workspace", str(tmp_path), "--quiet"]) == 0
+
+
+def test_a_run_is_repeated_by_its_number_and_test_is_not_looked_at_again_unless_asked(
+    workshop: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = search(workshop.cache.cache, Cs=(0.01, 0.1), workspace=tmp_path)
+    ledger = (tmp_path / "tested.jsonl").read_text()
+    for spec in ("1", "latest", first.run.name):
+        assert asked("search", "--config", spec, "--workspace", tmp_path).Cs == (0.01, 0.1)
+    assert main(["search", "--config", "1", "--workspace", str(tmp_path)]) == 0
+    assert "test rows are left alone (--evaluate scores them)" in capsys.readouterr().out
+    assert (tmp_path / "tested.jsonl").read_text() == ledger
+    assert main(["search", "--config", "1", "--evaluate", "--workspace", str(tmp_path)]) == 0
+    assert (tmp_path / "tested.jsonl").read_text() != ledger
+    with pytest.raises(ConfigError, match="--config 9: neither a TOML or JSON file nor a run: no run '9'"):
+        asked("search", "--config", "9", "--workspace", tmp_path)

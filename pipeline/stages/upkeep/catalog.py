@@ -159,7 +159,7 @@ def _run_row(folder: Path) -> ListedRun:
         val_chosen_from=metrics.get("chosen_from", 1),
         test=None if scored is None else scored.test["accuracy"],
         test_rows=None if scored is None else scored.test["n"],
-        scored_before=None if scored is None else scored.scored_before,
+        scored_before=metrics.get("scored_before") if scored is None else scored.scored_before,
         seconds=metrics.get("seconds"),
         when=config["started"],
         note=note,

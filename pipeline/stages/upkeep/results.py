@@ -134,6 +134,7 @@ class ListedRun:
 
     ``val`` is the accuracy on val, of which ``val_chosen_from`` candidates were chosen from; ``test`` the accuracy on
     ``test_rows`` test images, on which ``scored_before`` other runs had been scored: all None where not known.
+    Of several methods in one run there is ``scored_before`` alone, where they were scored on test.
     ``damaged`` says why it cannot be used; ``pretrained`` is False where the features are those of random weights.
     """
 

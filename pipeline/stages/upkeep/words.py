@@ -22,6 +22,7 @@ from pipeline.stages.upkeep.settings import AuditSettings
 from pipeline.store import difference
 
 BALANCE_ROWS = 30
+LOOKED = "several"  # in the place of a figure on test
 LISTED = 10
 CLASSES_NAMED = 20
 
@@ -259,7 +260,8 @@ def run_table(rows: Sequence[ListedRun]) -> Table:
         chosen = "*" if row.val is not None and row.val_chosen_from > 1 else ""
         told = " ".join(f"{name}={_short(value)}" for name, value in row.settings.items())
         val = "" if row.val is None else percent(row.val) + chosen
-        test = "" if row.test is None else percent(row.test)
+        looked = "" if row.scored_before is None else LOOKED
+        test = looked if row.test is None else percent(row.test)
         took = "" if row.seconds is None else seconds(row.seconds)
         note = Part(f"damaged: {row.damaged}", "bad") if row.damaged else Part(row.note)
         data = row.data if row.pretrained or "random" in row.data else f"{row.data} (random)"  # default names say it
@@ -273,7 +275,10 @@ def run_table(rows: Sequence[ListedRun]) -> Table:
         Column("Note", fit="wrap"),
     ]
     starred = any(row.val_chosen_from > 1 and row.val is not None for row in rows)
-    return _filled(columns, cells, "* chosen by this figure: optimistic" if starred else "")
+    caption = ["* chosen by this figure: optimistic"] if starred else []
+    if any(row.test is None and row.scored_before is not None for row in rows):
+        caption.append(f"{LOOKED}: several methods were scored on the test rows, and counted as one run is")
+    return _filled(columns, cells, "\n".join(caption))
 
 
 def cache_table(rows: Sequence[ListedCache]) -> Table:

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -18,13 +19,37 @@ from PIL import Image
 from pipeline import images
 from pipeline.base.errors import DataError
 from pipeline.base.workspace import Workspace
-from pipeline.images import IMAGE_EXTENSIONS, Files, Images
+from pipeline.images import IMAGE_EXTENSIONS, Files, ImageFailure, Images
 from pipeline.images.memory import picture_of
 
 STANDARD_INPUT = "-"
 FILES = Files("")  # by their paths as they were given
 _ANY_DEPTH = b"**"
 _ENDINGS = tuple(e.encode() for e in IMAGE_EXTENSIONS)
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """What was asked for by a name that gives no image, and why: an image that cannot be read."""
+
+    reason: str
+    place: str = ""
+
+    def there(self) -> bool:
+        """There is nothing."""
+        return False
+
+    def read(self, item: bytes) -> bytes:  # noqa: ARG002
+        """Raises ImageFailure with the reason."""
+        raise ImageFailure("unreadable", self.reason)
+
+    def stat(self, item: bytes) -> tuple[int, int]:  # noqa: ARG002
+        """As :meth:`read`."""
+        raise ImageFailure("unreadable", self.reason)
+
+    def name(self, item: bytes) -> str:
+        """As it was asked for."""
+        return os.fsdecode(item)
 
 
 class Asked(NamedTuple):
@@ -46,9 +71,11 @@ def find_images(asked: Sequence[Any], desk: Workspace) -> list[Asked]:
     A CSV, TSV or text file is a manifest; what is no file's name is a pattern where it has ``*``, ``?`` or ``[``. What
     a folder holds besides is told.
 
+    What is named among others and gives no image is one that fails, with its reason: the others are predicted.
+
     Raises:
         DataError: a path on the command line that is not there, a pattern that fits nothing, a folder or source without
-            images, or what is no image in memory.
+            images, where nothing else is asked for; or what is no image in memory.
     """
     found: list[Asked] = []
     for number, one in enumerate(asked):
@@ -62,7 +89,12 @@ def find_images(asked: Sequence[Any], desk: Workspace) -> list[Asked]:
             for line in lines:
                 found += _named(os.fsdecode(line), desk) if os.path.isdir(line) else [Asked(FILES, line)]
         else:
-            found += _named(one, desk)
+            try:
+                found += _named(one, desk)
+            except DataError as error:
+                if len(asked) == 1:
+                    raise
+                found.append(Asked(Unusable(str(error)), os.fsencode(one)))
     if not found:
         raise DataError("no images: standard input named none")
     return found

@@ -23,7 +23,7 @@ from pipeline.runs import folder as runs
 from pipeline.runs import remarks
 from pipeline.runs.network import Answer, Classifier, classified, load_classifier, normalised
 from pipeline.stages.use import words
-from pipeline.stages.use.asked import Asked, find_images
+from pipeline.stages.use.asked import Asked, Unusable, find_images
 from pipeline.stages.use.results import Prediction, Predictions, class_columns
 from pipeline.stages.use.settings import PredictSettings
 from pipeline.stages.use.words import Passage
@@ -39,6 +39,7 @@ def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
     asked = find_images(settings.images, aside)
     classifier = load_classifier(run, desk, images=len(asked), device=settings.device)
     found = Predictions()
+    found.unusable = sum(isinstance(one.images, Unusable) for one in asked)
     if run.stage != "finetune":  # its trunk has learned
         remarks.random_features(run.config["cache"]["about"], desk.watch)
     columns = csv_columns(classifier.classes, settings)

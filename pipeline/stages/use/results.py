@@ -34,7 +34,14 @@ class Prediction:
 
 
 class Predictions(list[Prediction]):
-    """Predictions in the order of the images."""
+    """Predictions in the order of the images; ``unusable`` of what was asked for by name gave none."""
+
+    unusable = 0
+
+    @property
+    def exit_status(self) -> int:
+        """What the command line ends with: 1 where something that was named gave no image."""
+        return 1 if self.unusable else 0
 
     def to_json(self) -> list[dict[str, Any]]:
         """Plain JSON values."""

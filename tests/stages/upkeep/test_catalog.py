@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import catalog, evaluate, extract, open_cache, predict, search, train
+from pipeline import baseline, catalog, evaluate, extract, open_cache, predict, search, train
 from pipeline.base.errors import CacheError, ConfigError, HeadError, PipelineError
 from pipeline.base.watch import Watch
 from pipeline.cli.main import main
@@ -310,3 +310,13 @@ def test_the_answer_may_come_from_a_pipe(
     assert "0003-train-one in" in said and "[y/N]" in said
     assert ("nothing was deleted (0003-train-one): answer y when asked" in said) is not gone
     assert [run[:4] for run in names(root)] == ["0001", "0002", *([] if gone else ["0003"])]
+
+
+def test_a_look_of_several_methods_at_the_test_rows_is_seen(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    baseline("one", names=("majority", "ridge"), workspace=root)
+    baseline("one", names=("majority", "ridge"), test=True, workspace=root)
+    *_, without, looked = catalog(workspace=root).rows
+    assert (without.scored_before, looked.test) == (None, None)
+    assert looked.scored_before is not None
+    assert main(["list", "--workspace", str(root)]) == 0
+    assert "several: several methods were scored on the test rows" in capsys.readouterr().out

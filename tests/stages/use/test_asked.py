@@ -69,7 +69,7 @@ def test_a_text_file_is_a_list_of_images(tree: Path) -> None:
 )
 def test_a_pattern_that_fits_no_image_is_an_error_that_names_it(tree: Path, pattern: str, told: str) -> None:
     with pytest.raises(DataError) as error:
-        names(tree, "a.jpg", pattern)
+        names(tree, pattern)
     assert pattern in str(error.value) and told in str(error.value)
 
 

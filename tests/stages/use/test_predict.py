@@ -92,6 +92,24 @@ def test_only_unusable_images_are_an_error(workshop: SimpleNamespace, folder: Pa
         predict(workshop.head.run, folder / "empty", workspace=workshop.root)
 
 
+def test_what_gives_no_image_among_others_is_one_that_fails(
+    workshop: SimpleNamespace, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others are predicted, and the exit status says it."""
+    (folder / "empty").mkdir()
+    wrong = {"empty": "holds no images", "*.webp": "fits nothing", "gone": "is not there"}
+    good = str(next((folder / "ant").glob("*.png")))
+    asked = [good, *(str(folder / name) for name in wrong)]
+    words = ["predict", str(workshop.head.run), *asked, "--workspace", str(workshop.root)]
+    assert main([*words, "--json"]) == 1
+    first, *others = json.loads(capsys.readouterr().out)
+    assert first.get("error") is None and [one["path"] for one in others] == asked[1:]
+    assert all(told in one["error"] for told, one in zip(wrong.values(), others, strict=True))
+    assert main(words[:3] + words[-2:]) == 0
+    with pytest.raises(DataError, match="cannot be used"):
+        predict(workshop.head.run, asked[1:3], workspace=workshop.root)
+
+
 def test_below_the_threshold_no_class_is_named(workshop: SimpleNamespace, folder: Path) -> None:
     all_named = predict(workshop.head.run, folder / "ant", workspace=workshop.root)
     limit = max(p.probability for p in all_named if p.probability is not None)
