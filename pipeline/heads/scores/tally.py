@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.base.errors import HeadError
+from pipeline.heads.artifact import Head
 from pipeline.heads.choice import METRICS
 from pipeline.heads.scores.metrics import shares
 from pipeline.heads.standardize import row_chunks
@@ -98,3 +99,11 @@ def linear_figures(heads: Sequence[Linear], X: npt.NDArray[Any], y: npt.NDArray[
     tally = Tally(len(heads), len(heads[0][1]))
     tally.add_linear(heads, X, y)
     return tally.figures()
+
+
+def head_figures(head: Head, X: npt.NDArray[Any], y: npt.NDArray[np.int64]) -> dict[str, float]:
+    """The figures by name of a head of any kind on rows X (n, D) with labels (n,), a piece of them at a time."""
+    tally = Tally(1, len(head.classes))
+    for start, chunk in row_chunks(X):
+        tally.add(head.logits(chunk), y[start : start + len(chunk)])
+    return tally.figures()[0]

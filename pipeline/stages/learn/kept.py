@@ -16,7 +16,7 @@ from pipeline.heads.artifact import Head, save_head
 from pipeline.heads.exact.path import ExactFit
 from pipeline.heads.minibatch.passes import Epoch, FitResult
 from pipeline.heads.scores.calibration import fit_temperature
-from pipeline.heads.scores.metrics import log_softmax
+from pipeline.heads.scores.tally import head_figures
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
 from pipeline.runs.held_out import FILE, HeldOut
@@ -130,12 +130,6 @@ def linear_logits(X: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any]) -> 
     return np.asarray(X, np.float32) @ weight.T.astype(np.float32) + bias.astype(np.float32)
 
 
-def loss_and_accuracy(logits: NDArray[np.float32], y: NDArray[np.int64]) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy of logits (n, C)."""
-    loss = -log_softmax(logits)[np.arange(len(y)), y].mean()
-    return float(loss), float((logits.argmax(axis=1) == y).mean())
-
-
 def make_head(cache: Cache, fit: Fit, temperature: float = 1.0) -> Head:
     """The artifact of a head."""
     return Head(
@@ -159,7 +153,7 @@ def keep(task: Task[Any], stage: str, choice: Choice) -> tuple[runs.Run, TrainRe
     temperature, source = 1.0, None
     if "val" not in choice.learned_from and len(task.val):
         logits = make_head(cache, fit).logits(task.val.X)
-        val = loss_and_accuracy(logits, task.val.y)[1] if val is None else val
+        val = float((logits.argmax(axis=1) == task.val.y).mean()) if val is None else val
         temperature, source = fit_temperature(logits, task.val.y), "val"
         held_out = of_val(task, logits) if stage == SEARCH and held_out is None else held_out
     elif held_out is not None:
@@ -173,7 +167,7 @@ def keep(task: Task[Any], stage: str, choice: Choice) -> tuple[runs.Run, TrainRe
             run=folder,
             solver=str(fit.record["solver"]),
             val=val,
-            train=loss_and_accuracy(head.logits(choice.learned.X), choice.learned.y)[1],
+            train=head_figures(head, choice.learned.X, choice.learned.y)["accuracy"],
             seconds=choice.seconds,
             steps=fit.steps,
             converged=fit.converged,

@@ -15,6 +15,7 @@ from pipeline.base.workspace import Workspace
 from pipeline.heads.exact.path import Step, fit_exact
 from pipeline.heads.minibatch.fit import fit_minibatch
 from pipeline.heads.minibatch.passes import Epoch
+from pipeline.heads.scores.tally import linear_figures
 from pipeline.show.trace import observe
 from pipeline.stages.learn import words
 from pipeline.stages.learn.kept import (
@@ -23,8 +24,6 @@ from pipeline.stages.learn.kept import (
     TrainResult,
     exact_fit,
     keep,
-    linear_logits,
-    loss_and_accuracy,
     minibatch_fit,
     observed,
     trace_row,
@@ -61,7 +60,8 @@ def _exact(task: Task[TrainSettings]) -> Fit:
         val_loss, val_accuracy = None, None
         if len(task.val):
             weight, bias = step.head()
-            val_loss, val_accuracy = loss_and_accuracy(linear_logits(task.val.X, weight, bias), task.val.y)
+            [of_val] = linear_figures([(weight, bias)], task.val.X, task.val.y)
+            val_loss, val_accuracy = of_val["log_loss"], of_val["accuracy"]
         rows.append(
             TraceRow(step.n_iter, step.objective, step.accuracy, val_accuracy, observation="", val_loss=val_loss)
         )

@@ -11,13 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.schema import Count, Malformed, Rule, made
-from pipeline.heads.artifact import Head
 from pipeline.heads.choice import METRICS, order
 from pipeline.heads.exact.path import ExactFit
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.passes import FitResult
-from pipeline.heads.scores.tally import Tally, linear_figures
-from pipeline.heads.standardize import row_chunks
+from pipeline.heads.scores.tally import Tally, head_figures, linear_figures
 from pipeline.runs.held_out import HeldOut
 from pipeline.stages.learn.kept import Fit, make_head, minibatch_fit
 from pipeline.stages.learn.task import Task
@@ -123,17 +121,10 @@ class Line(TypedDict):
 def line_of(task: Task[Any], fit: FitResult) -> Line:
     """A fit as one line."""
     head = make_head(task.cache, minibatch_fit(fit, ()))
-    val, train = (_figures(head, rows) for rows in (task.val, task.train))
+    val, train = (head_figures(head, rows.X, rows.y) for rows in (task.val, task.train))
     config = dataclasses.asdict(fit.config)
     note = "diverged" if fit.diverged else ""
     return {"config": config, "val": val, "train": train, "note": note, "epochs": len(fit.trace)}
-
-
-def _figures(head: Head, rows: Rows) -> dict[str, float]:
-    tally = Tally(1, len(head.classes))
-    for start, chunk in row_chunks(rows.X):
-        tally.add(head.logits(chunk), rows.y[start : start + len(chunk)])
-    return tally.figures()[0]
 
 
 def trial_of(line: Line, space: Mapping[str, Any]) -> Trial:
