@@ -33,9 +33,8 @@ def test_the_name_says_trunk_and_weights_once(tmp_path: Path, trunk: str, weight
 
 def test_a_file_that_says_the_weights_twice_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was called so before."""
-    about = {"root": "/photos", "source": "photos"}
     monkeypatch.setattr(plan.store, "open_partial", lambda _: None)
-    monkeypatch.setattr(plan, "about_of", lambda _: about)
+    monkeypatch.setattr(plan, "images_from", lambda _: SimpleNamespace(place="/photos", there=lambda: True))
     twice = tmp_path / "features" / "photos-timm-lite0-in1k-in1k-224px-3da4c1ba.h5"
     assert name_of("timm:lite0.in1k", "in1k", Workspace(tmp_path)) != twice.name
     twice.parent.mkdir()

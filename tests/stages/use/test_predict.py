@@ -46,7 +46,7 @@ def test_a_folder_gives_its_images_in_order_and_a_broken_one_is_a_row(workshop: 
 
 
 def test_one_image_is_a_batch_of_one_and_goes_through_the_trunk_twice(
-    workshop: SimpleNamespace, folder: Path, monkeypatch: pytest.MonkeyPatch
+    resnet_workshop: SimpleNamespace, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the engine, and by the plain network that checks it; a shape is found without numbers."""
     forward, seen = ResNet.forward, []
@@ -56,7 +56,7 @@ def test_one_image_is_a_batch_of_one_and_goes_through_the_trunk_twice(
         return forward(self, x)
 
     monkeypatch.setattr(ResNet, "forward", counted)
-    predict(workshop.head.run, folder / "ant" / "00.png", workspace=workshop.root)
+    predict(resnet_workshop.head.run, folder / "ant" / "00.png", workspace=resnet_workshop.root)
     assert seen == [("meta", 1), ("cpu", 1), ("cpu", 1)]
 
 
