@@ -46,6 +46,7 @@ def test_trunk_measures_every_installed_engine_and_holds_onnxruntime_to_a_floor(
     assert sum("÷ torch.mm" in name for name in found) == 3
 
 
+@pytest.mark.slow
 def test_a_resnet50_takes_the_published_work(tmp_path):
     # 4.09 G multiply-adds, https://docs.pytorch.org/vision/stable/models/generated/torchvision.models.resnet50.html
     assert gflop_per_image(random_trunk("resnet50", 224, tmp_path)[1], 224) == pytest.approx(2 * 4.09, rel=0.01)

@@ -16,6 +16,7 @@ def bench(tmp_path):
     return Bench(1, tmp_path, Watch())
 
 
+@pytest.mark.slow
 def test_prefix_divides_the_seconds_of_two_epochs_and_smaller_is_better(bench):
     (figure,) = bench_prefix(bench, **TOY)
     assert figure.each[0] == pytest.approx(figure.ways["cached maps"][0] / figure.ways["whole trunk"][0])
@@ -23,6 +24,7 @@ def test_prefix_divides_the_seconds_of_two_epochs_and_smaller_is_better(bench):
     assert "MB each" in figure.note
 
 
+@pytest.mark.slow
 def test_finetune_divides_images_per_second_by_the_plain_loops(bench, monkeypatch):
     # 4 s for a process that loads PyTorch: the slow test below starts it
     monkeypatch.setattr("pipeline.bench.finetuning.run_python", lambda arguments, threads: "0.5\n")

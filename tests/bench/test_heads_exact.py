@@ -114,6 +114,7 @@ def test_photographs_that_are_not_there_are_left_out_and_the_note_says_so(bench,
     assert any("PIPELINE_REAL_DATA names no folder with cifar10/train" in s.note("e", "") for s in sets)
 
 
+@pytest.mark.slow
 def test_every_photograph_of_cifar10s_train_folder_is_a_row(bench, no_digits, monkeypatch, tmp_path):
     rng = np.random.default_rng(0)
     for number in range(12):

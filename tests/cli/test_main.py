@@ -60,6 +60,7 @@ def test_top_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> Non
         assert all(f"\n    {name} " in out for name in COMMANDS)
 
 
+@pytest.mark.slow
 def test_json_is_one_object_with_the_promised_keys(
     capsys: pytest.CaptureFixture[str], workshop: SimpleNamespace, tmp_path: Path
 ) -> None:

@@ -97,12 +97,14 @@ def test_cross_validation_by_log_loss_and_with_overlapping_folds():
         ExactLinearHeadCV(2, cv=twice).fit(X, Y)
 
 
+@pytest.mark.slow
 def test_a_penalty_given_twice_is_scored_twice():
     once, twice = (ExactLinearHeadCV(Cs, cv=3).fit(X, Y) for Cs in ([0.01, 10.0, 1e4], [0.01, 0.01, 10.0, 10.0, 1e4]))
     np.testing.assert_array_equal(twice.scores_, once.scores_[:, [0, 0, 1, 1, 2]])
     assert twice.C_ == once.C_
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [ExactLinearHead(C=10.0), ExactLinearHeadCV([1.0, 10.0, 1e4], cv=3)])
 def test_float16_rows_are_scored_in_float32(head):
     """Float16 logits near 200 are 0.1 apart."""

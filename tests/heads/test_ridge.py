@@ -91,6 +91,7 @@ def test_a_row_of_weight_nothing_might_as_well_not_be_there(shape):
     assert fit.loo_accuracy == without.loo_accuracy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [TALL, WIDE])
 def test_the_best_penalty_has_the_lowest_left_out_error_of_the_most_accurate(shape):
     X, y = rows_of(shape)

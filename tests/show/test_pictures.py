@@ -149,6 +149,7 @@ def test_the_file_stands_alone(curve):
     assert all(link.startswith("#") for link in links)
 
 
+@pytest.mark.slow
 def test_the_same_values_give_the_same_bytes_in_another_process_whatever_the_users_settings(tmp_path):
     (tmp_path / "matplotlibrc").write_text("axes.facecolor: black\nsvg.hashsalt: mine\n", encoding="utf-8")
     code = (
@@ -203,6 +204,7 @@ def test_a_hundred_classes_have_room_for_their_counts():
     assert min(picture.size) > 100 * 20
 
 
+@pytest.mark.slow
 def test_of_many_classes_the_most_confused_are_shown():
     counts = np.diag(np.full(120, 5))
     counts[7, 113] = 3

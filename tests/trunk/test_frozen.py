@@ -148,6 +148,7 @@ def test_an_engine_that_goes_wrong_later_is_found(
     assert next(batches) == found_in + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["last", "previous"])
 @pytest.mark.parametrize("trunk", [pytest.param("inception_v3", marks=pytest.mark.slow), "timm:maxvit_pico_rw_256"])
 def test_a_size_that_only_the_forward_pass_refuses_is_a_clear_error(tmp_path: Path, trunk: str, layer: str) -> None:

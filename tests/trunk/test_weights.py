@@ -108,6 +108,7 @@ def test_an_unknown_trunk_is_refused(tmp_path: Path) -> None:
         resolve_weights("random:0", "resnet51", Workspace(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_transform_of_random_weights_is_that_of_the_trunks_best_entry(tmp_path: Path) -> None:
     for trunk, resize in (("resnet50", 232), ("resnet18", 256)):
         info = resolve_weights("random:0", trunk, Workspace(tmp_path))

@@ -154,6 +154,7 @@ def test_it_is_fine_tuned_in_its_own_stages(made: SimpleNamespace, part: str, gr
     assert evaluate(tuned.run, workspace=made.root).test["n"] == 9
 
 
+@pytest.mark.slow
 def test_it_predicts_and_its_export_is_its_own_network(made: SimpleNamespace, photos: Path) -> None:
     found = predict(made.head.run, photos, workspace=made.root)
     assert {p.class_name for p in found} <= {"ant", "bee", "cat"}

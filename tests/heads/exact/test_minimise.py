@@ -105,6 +105,7 @@ def test_too_few_iterations_are_counted_and_not_called_converged():
     assert not end.converged.any()
 
 
+@pytest.mark.slow
 def test_what_rounding_forbids_is_given_up_and_not_called_converged():
     end = solve(objective_of([1e-2], dtype=torch.float32)[0], max_iter=10_000, tol=1e-14)
     assert not end.converged.any()

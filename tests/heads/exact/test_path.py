@@ -141,6 +141,7 @@ def test_a_fold_is_the_fit_of_the_rows_left_in():
         assert fit.objective == pytest.approx(solo.objective, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [12, 60])
 def test_statistics_of_the_rows_that_are_held_out_do_no_harm(n):
     """Of sparse features, as few images give them: the cross-validated log-loss is that of each fold's own statistics.
@@ -182,6 +183,7 @@ def test_streamed_rows_give_what_held_ones_give():
     assert streamed.objective == pytest.approx(held.objective, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_the_same_input_gives_the_same_bits():
     X, y = data(c=10)
     first, second = (fit_exact(Problem(X, y, 10), np.logspace(-3, 3, 13)) for _ in range(2))

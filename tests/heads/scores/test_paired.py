@@ -33,6 +33,7 @@ def test_the_value_is_the_difference_of_the_accuracies():
     assert found.low < found.value < found.high
 
 
+@pytest.mark.slow
 def test_p_and_interval_say_the_same_for_all_small_counts():
     """p < .05 exactly where the interval leaves out 0; the word is the interval's."""
     for b in range(61):

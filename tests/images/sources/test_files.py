@@ -61,6 +61,7 @@ def test_but_for_those_that_its_manifest_names(tmp_path, monkeypatch):
     assert "leads out of" in failure(open_images("root/list.csv", str(tmp_path / "root")), b"../outside.png")
 
 
+@pytest.mark.slow
 def test_many_threads_see_all_that_a_manifest_names(tmp_path):
     (tmp_path / "root").mkdir()
     names = [f"../{i:04d}.png" for i in range(3000)]

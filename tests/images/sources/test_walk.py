@@ -108,6 +108,7 @@ def test_no_image_is_opened(plant, monkeypatch):
     assert paths(root) == [b"a/1.png", b"b/2.jpg"]
 
 
+@pytest.mark.slow
 def test_thousands_of_files_are_listed_fast(tmp_path):
     """Issue 3: 50,000 files again in under 3 s all told, so the walk may take a small part of a second for 3,000."""
     for c in range(3):

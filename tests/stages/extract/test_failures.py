@@ -132,6 +132,7 @@ def test_too_many_missing_files_end_the_job_before_it_begins_all_named(
     assert not partial_failures_path(out).exists()
 
 
+@pytest.mark.slow
 def test_images_above_the_limit_are_tried_again_when_it_is_raised_and_only_then(
     photos: Path, tmp_path: Path, quick: Quick
 ) -> None:

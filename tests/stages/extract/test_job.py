@@ -110,6 +110,7 @@ def test_nothing_changed_is_nothing_done_and_no_torch(photos: Path, tmp_path: Pa
     assert (first.cache.stat().st_ino, first.cache.read_bytes()) == (before.st_ino, bits)
 
 
+@pytest.mark.slow
 def test_a_remembered_transform_that_is_not_the_weights_own_makes_no_row(
     photos: Path, tmp_path: Path, quick: Quick
 ) -> None:
@@ -170,6 +171,7 @@ def test_a_changed_image_is_computed_again_although_its_name_stays(mine: Path, t
     assert extract(mine, workspace=tmp_path, **quick).new == 1
 
 
+@pytest.mark.slow
 def test_other_settings_make_another_file(photos: Path, tmp_path: Path, quick: Quick) -> None:
     """Every setting that decides a number gives another key; batch size and workers do not."""
     base = extract(photos, workspace=tmp_path, **quick)

@@ -37,6 +37,7 @@ def recipe_of(made: Any, root: Path) -> Recipe:
     return Recipe.of(provenance_of(cache), cache.about["weights"], Workspace(root))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -101,6 +102,7 @@ def test_a_run_sees_images_as_its_cache_did(photos: Path, tmp_path: Path, quick:
     assert told.probability == pytest.approx(float(share.max() / share.sum()), abs=1e-4)
 
 
+@pytest.mark.slow
 @needs_timm
 def test_random_weights_are_found_again_where_a_preset_has_another_size(
     photos: Path, tmp_path: Path, quick: Quick
@@ -124,6 +126,7 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 GIVEN = {"image_size": None, "resize": 36, "crop": 32, "interpolation": "bilinear", "mean": 0.5, "std": 0.5}
 
 
+@pytest.mark.slow
 def test_a_files_guessed_transform_is_said_once_with_its_cure(
     photos: Path, tmp_path: Path, resnet: Quick, weights_file: Path, listener: Any
 ) -> None:
@@ -143,6 +146,7 @@ def test_a_transform_that_was_asked_for_is_no_guess(
     assert "is a guess" not in listener.text
 
 
+@pytest.mark.slow
 @needs_timm
 def test_a_tag_in_the_trunks_name_says_which_transform_a_file_learned_with(
     photos: Path, tmp_path: Path, quick: Quick, listener: Any

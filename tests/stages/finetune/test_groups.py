@@ -39,6 +39,7 @@ def test_every_trainable_parameter_is_in_exactly_one_group(
     assert rates == pytest.approx([1e-2 * 0.5**k for k in range(len(rates))])
 
 
+@pytest.mark.slow
 def test_exactly_what_is_named_moves(
     workshop: SimpleNamespace,
     root: Path,

@@ -17,6 +17,7 @@ from pipeline.stages.finetune.mixtures import between
 Quick = dict[str, Any]
 
 
+@pytest.mark.slow
 def test_interpolation_scores_eleven_and_keeps_the_best(workshop: SimpleNamespace, root: Path, fast: Quick) -> None:
     tuned = finetune(workshop.head.run, interpolate=True, workspace=root, **{**fast, "lr_trunk": 3e-4})
     found = [json.loads(line) for line in (tuned.run / "interpolation.jsonl").read_text().splitlines()]

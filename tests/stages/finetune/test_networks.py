@@ -43,6 +43,7 @@ def made(request: pytest.FixtureRequest, photos: Path, tmp_path_factory: pytest.
     return SimpleNamespace(root=root, trunk=trunk, cache=cache.cache, head=head)
 
 
+@pytest.mark.slow
 def test_training_by_maps_is_training_through_the_trunk(made: SimpleNamespace, trace_of: Any, fast: Quick) -> None:
     """The certificate holds on both ways, and the losses agree to the rounding of the maps."""
     found = [finetune(made.head.run, train="last", prefix=p, workspace=made.root, **fast) for p in (False, True)]
@@ -57,6 +58,7 @@ def test_training_by_maps_is_training_through_the_trunk(made: SimpleNamespace, t
     assert told["engine"]["name"] == ("timm" if made.trunk.startswith("timm:") else "torchvision")
 
 
+@pytest.mark.slow
 def test_exactly_the_last_stage_and_the_head_move(
     made: SimpleNamespace, state_of: Any, last_epoch_is_kept: Any, fast: Quick
 ) -> None:
@@ -70,6 +72,7 @@ def test_exactly_the_last_stage_and_the_head_move(
     assert moved == late
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_network_predicts_and_goes_out_as_the_librarys_own(
     made: SimpleNamespace, photos: Path, fast: Quick, tmp_path: Path, state_of: Any
 ) -> None:
@@ -105,6 +108,7 @@ def test_a_resnets_words_are_refused_with_the_stages_that_there_are(
         finetune(made.head.run, train=part, workspace=made.root, **fast)
 
 
+@pytest.mark.slow
 def test_tokens_cannot_be_mirrored(made: SimpleNamespace, fast: Quick) -> None:
     options = {**fast, "epochs": 1, "train": "last", "augment": "flip"}
     if made.trunk == "shufflenet_v2_x0_5":
@@ -115,6 +119,7 @@ def test_tokens_cannot_be_mirrored(made: SimpleNamespace, fast: Quick) -> None:
     assert finetune(made.head.run, workspace=made.root, prefix=False, **options).steps
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_cut_goes_through_the_whole_trunk(
     made: SimpleNamespace, fast: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,7 @@ def test_what_rounding_makes_of_a_logit_is_measured(workshop: SimpleNamespace, t
     assert fingerprint(task.attached.network) == before
 
 
+@pytest.mark.slow
 def test_features_below_the_smallest_normal_number_are_off_by_a_step_of_their_type(
     photos: Path, tmp_path: Path, resnet: Quick, task_of: Any
 ) -> None:

@@ -50,6 +50,7 @@ def test_the_verdict_is_of_the_test_images_and_read_once(workshop: SimpleNamespa
     assert verdict["factor"] == pytest.approx(tuned.seconds / workshop.head.seconds)
 
 
+@pytest.mark.slow
 def test_the_figures_beside_a_run_are_those_that_its_own_evaluation_gives(
     workshop: SimpleNamespace, root: Path, fast: Quick
 ) -> None:

@@ -60,6 +60,7 @@ def test_trials_are_ranked_by_the_metric_as_scikit_learn_computes_it(cache: Path
     assert values == sorted(values, reverse=metric != "log_loss")
 
 
+@pytest.mark.slow
 def test_the_chosen_penalty_is_refitted_on_train_and_val_and_the_run_says_so(cache: Path, tmp_path: Path) -> None:
     found = search(cache, Cs=FEW, evaluate=False, workspace=tmp_path)
     fitted, val = (load_rows(open_cache(cache), split) for split in ("train", "val"))
@@ -301,6 +302,7 @@ def test_a_second_process_at_the_very_search_is_told(cache: Path, tmp_path: Path
     assert not list((tmp_path / "runs").glob(".search-*"))
 
 
+@pytest.mark.slow
 def test_a_budget_ends_the_search_with_what_there_is(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

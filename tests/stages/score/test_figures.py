@@ -45,6 +45,7 @@ def test_a_record_grows_with_the_rows_and_not_with_the_square_of_the_classes(
     np.testing.assert_array_equal(confusion_of(again.test).table(), expected)
 
 
+@pytest.mark.slow
 def test_a_matrix_that_was_kept_cell_by_cell_before_is_read_as_it_was(scored: ScoredRows, tmp_path: Path) -> None:
     result = kept(scored, tmp_path)
     old = json.loads(result.file.read_text())
@@ -64,6 +65,7 @@ def test_cells_that_are_none_are_damage(scored: ScoredRows, tmp_path: Path) -> N
         recorded(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_most_confused_of_thousands_of_classes_are_shown(
     scored: ScoredRows, tmp_path: Path, printed: Callable[..., str]
 ) -> None:

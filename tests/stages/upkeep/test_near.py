@@ -90,6 +90,7 @@ def found_by(search: near.Search) -> dict[tuple[int, int], float]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("threshold", [0.5, 0.9, 0.99, 1.0])
 @pytest.mark.parametrize("decay", [0.0, 0.5, 1.5])

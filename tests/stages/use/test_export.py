@@ -149,6 +149,7 @@ def test_onnx_runs_at_any_batch_and_carries_classes_and_transform(
     assert json.loads(about["transform"])["mean"] == [0.485, 0.456, 0.406]
 
 
+@pytest.mark.slow
 def test_torch_export_loads_and_gives_the_logits(
     resnet_workshop: SimpleNamespace, tmp_path: Path, images: np.ndarray
 ) -> None:
@@ -218,6 +219,7 @@ def test_an_export_that_does_not_match_leaves_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_head_that_plain_torchvision_has_no_place_for_goes_out_as_torch_export_only(
     workshop: SimpleNamespace, tmp_path: Path
 ) -> None:

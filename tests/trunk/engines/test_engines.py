@@ -155,6 +155,7 @@ def test_features_before_the_last_stage_are_torchvisions(opened: Open, model: nn
     assert_close(engine(pixels), torchvision_features(model, pixels, "layer3"), 1e-5)
 
 
+@pytest.mark.slow
 def test_features_of_bottleneck_blocks_are_torchvisions(info: WeightsInfo, pixels: Pixels, work_dir: Path) -> None:
     model = made("resnet50")
     trunk, dim = trunk_of(model, "avgpool", "resnet50")
@@ -330,6 +331,7 @@ def test_an_exported_trunk_is_kept_and_used_again(opened: Open, work_dir: Path, 
     assert {p: p.stat().st_mtime_ns for p in work_dir.iterdir()} == files
 
 
+@pytest.mark.slow
 def test_exporting_says_nothing(
     model: nn.Module, info: WeightsInfo, tmp_path: Path, pixels: Pixels, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -356,6 +358,7 @@ def test_an_export_that_has_changed_is_refused_with_the_cure(
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.slow
 def test_an_export_is_named_by_its_bytes_and_the_first_of_several_is_taken(
     opened: Open, work_dir: Path, tmp_path: Path, pixels: Pixels
 ) -> None:
@@ -390,6 +393,7 @@ def test_an_export_that_cannot_be_loaded_is_named_with_the_cure(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_other_weights_never_meet_an_export_of_these(
     info: WeightsInfo, opened: Open, work_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

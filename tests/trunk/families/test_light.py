@@ -13,6 +13,7 @@ def python(code: str) -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_torchvision_is_imported_without_the_compiler() -> None:
     python(OPEN.format(trunk="resnet18") + LIGHT)
 

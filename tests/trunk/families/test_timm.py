@@ -212,6 +212,7 @@ def test_a_file_of_timms_gives_the_features_that_timm_gives(name: str, ending: s
         assert torch.equal(behead(loaded, anatomy)(images()), expected)
 
 
+@pytest.mark.slow
 def test_position_embeddings_of_another_size_are_resampled_by_timms_filter(tmp_path: Path) -> None:
     name, path = "vit_tiny_patch16_224", tmp_path / "mine.pth"
     own = timm.create_model(name, num_classes=10)
@@ -232,6 +233,7 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
         resolve_weights(str(path), "timm:vit_tiny_patch16_224", Workspace(tmp_path))
 
 
+@pytest.mark.slow
 def test_random_weights_of_a_preset_for_images_of_another_size_are_the_same_weights(tmp_path: Path) -> None:
     """A position embedding has as many numbers as the images have patches: the identity is that of its own size."""
     trunk, desk = "timm:vit_tiny_patch16_224", Workspace(tmp_path)

@@ -215,6 +215,7 @@ def test_an_entry_that_is_not_there_is_a_key_error() -> None:
         family.entry("resnet18", "IMAGENET1K_V9")
 
 
+@pytest.mark.slow
 def test_a_file_for_images_of_another_size_has_its_position_embedding_interpolated() -> None:
     """As torchvision's own function does; no other tensor changes."""
     state = dict(build("vit_b_32", num_classes=3, image_size=64).state_dict())
