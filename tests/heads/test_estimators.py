@@ -28,7 +28,7 @@ NO_INTERCEPT = "cosines have no intercept: a class cannot be favoured where the 
     [
         (ExactLinearHead(), {}),
         pytest.param(ExactLinearHeadCV(Cs=3, cv=2), {}, marks=pytest.mark.slow),
-        (MinibatchHead(), {}),
+        pytest.param(MinibatchHead(), {}, marks=pytest.mark.slow),
         pytest.param(MinibatchHead(solver="sgd"), {}, marks=pytest.mark.slow),
         pytest.param(MinibatchHead("mlp", width=16, epochs=20), {}, marks=pytest.mark.slow),
         pytest.param(

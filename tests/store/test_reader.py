@@ -89,7 +89,9 @@ def _checksum(cache: Cache, queue: multiprocessing.Queue) -> None:  # type: igno
     queue.put(zlib.crc32(np.ascontiguousarray(cache.split("test").X).tobytes()))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(
+    "method", ["fork", *(pytest.param(m, marks=pytest.mark.slow) for m in ("spawn", "forkserver"))]
+)
 def test_every_kind_of_child_process_reads_the_same_bytes(make_cache: Make, method: str) -> None:
     cache = open_cache(make_cache())
     expected = zlib.crc32(np.ascontiguousarray(cache.split("test").X).tobytes())

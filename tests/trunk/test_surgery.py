@@ -236,8 +236,8 @@ def test_the_description_of_resnet50_has_its_published_shapes_and_counts() -> No
     [
         pytest.param("vit_b_32", marks=pytest.mark.slow),
         "convnext_tiny",
-        "swin_t",
-        "densenet121",
+        pytest.param("swin_t", marks=pytest.mark.slow),
+        pytest.param("densenet121", marks=pytest.mark.slow),
         "googlenet",
         "alexnet",
     ],

@@ -29,7 +29,7 @@ def never() -> float:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-@pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+@pytest.mark.parametrize("engine", ["torch", pytest.param("onnxruntime", marks=pytest.mark.slow)])
 def test_the_certificate_holds_for_both_engines_and_storage_types(
     photos: Path, tmp_path: Path, quick: Quick, dtype: str, engine: str, task_of: Any
 ) -> None:

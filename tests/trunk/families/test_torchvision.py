@@ -80,9 +80,9 @@ def test_features_are_what_goes_into_the_module_that_gives_the_logits(name: str)
     [
         "resnet18",
         pytest.param("vit_b_32", marks=pytest.mark.slow),
-        "swin_t",
+        pytest.param("swin_t", marks=pytest.mark.slow),
         "mobilenet_v3_small",
-        "densenet121",
+        pytest.param("densenet121", marks=pytest.mark.slow),
         "googlenet",
     ],
 )
