@@ -128,6 +128,7 @@ def test_of_too_many_rows_neighbours_score_a_part_and_say_so(monkeypatch):
     assert results[0].note.endswith("; on 20 of 60 val rows") and "of 60" not in results[1].note
 
 
+@pytest.mark.slow
 def test_ridge_scores_as_scikit_learns_at_the_penalty_with_the_best_left_out_accuracy():
     result = run(names=["ridge"])["ridge"]
     (X, y), (X_test, y_test) = blobs(), blobs(60, seed=2)

@@ -19,9 +19,9 @@ needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason
 # name -> the shape before the last stage of one image of 64 px
 NETWORKS = [
     ("resnet18", (256, 4, 4)),
-    ("densenet121", (1024, 4, 4)),
+    pytest.param("densenet121", (1024, 4, 4), marks=pytest.mark.slow),
     pytest.param("vit_b_32", (5, 768), marks=pytest.mark.slow),  # tokens
-    ("swin_t", (4, 4, 384)),  # channels come last
+    pytest.param("swin_t", (4, 4, 384), marks=pytest.mark.slow),  # channels come last
     pytest.param("convnext_tiny", (384, 4, 4), marks=pytest.mark.slow),
     ("mobilenet_v3_small", (96, 2, 2)),
     ("efficientnet_b0", (192, 2, 2)),

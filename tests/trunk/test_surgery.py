@@ -71,6 +71,7 @@ def test_a_model_without_a_classifier_says_so(model: nn.Module, anatomy: Anatomy
         anatomy_of("resnet18", behead(model, anatomy))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 @pytest.mark.parametrize(("layer", "last"), [("avgpool", "layer4"), ("layer3", "layer3")])
 def test_the_trunk_at_a_layer_gives_that_layers_mean_over_places(

@@ -290,6 +290,7 @@ def worst(one, other):
     return max(np.abs(one.tensors[n] - other.tensors[n]).max() / np.abs(other.tensors[n]).max() for n in one.tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", KINDS, ids=lambda c: c.kind)
 @pytest.mark.parametrize("mixup", [0.0, 0.4])
 def test_heads_of_many_seeds_share_a_pass_and_equal_their_solo_runs(base, mixup, monkeypatch):

@@ -25,6 +25,7 @@ def loss(logits, y, temperature):
     return -scipy.special.log_softmax(logits.astype(float) / temperature, axis=1)[np.arange(len(y)), y].mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-3, 0.3, 1.0, 5.0, 1e4])
 @pytest.mark.parametrize("n", [6, 400])
 def test_temperature_is_the_likeliest_under_a_normal_prior_of_its_logarithm(scale, n):

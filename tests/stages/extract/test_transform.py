@@ -138,6 +138,7 @@ def test_a_files_guessed_transform_is_said_once_with_its_cure(
         assert cure in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"preset": "IMAGENET1K_V1"}, GIVEN], ids=["preset", "given"])
 def test_a_transform_that_was_asked_for_is_no_guess(
     photos: Path, tmp_path: Path, resnet: Quick, weights_file: Path, listener: Any, options: Quick

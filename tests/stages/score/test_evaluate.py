@@ -173,6 +173,7 @@ def ran_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("device", "place"), [("cuda", "meta"), ("cpu", "cpu")])
 @pytest.mark.parametrize("verb", ["evaluate", "evaluate --data", "compare"])
 def test_a_fine_tuned_network_is_scored_on_the_device_that_was_asked_for(

@@ -231,6 +231,7 @@ def test_a_head_that_plain_torchvision_has_no_place_for_goes_out_as_torch_export
     assert max(made.parity.values()) <= 1e-4
 
 
+@pytest.mark.slow
 def test_a_head_of_the_stage_before_is_exported_on_its_layer(photos: Path, quick: Quick, tmp_path: Path) -> None:
     made = extract(photos, workspace=tmp_path, layer="previous", **quick)
     head = train(made.cache, workspace=tmp_path)
