@@ -22,12 +22,14 @@ help: ## list the targets (the default)
 
 setup: $(READY) ## make .venv and install into it (once)
 
-# Without compiling: half of the time went into thousands of modules that nobody imports; Python compiles those it needs.
+# pip compiles modules one after the other, which took half of the time: here all cores do it, and what some packages
+# bring that is not Python (templates) is left alone.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": give another with make PYTHON=python3.12")'
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make a virtual environment: install its venv package (on Debian and Ubuntu: python3-venv)" >&2; rm -rf $(VENV); exit 1; }
 	@echo "installing into $(VENV) (PyTorch is large: some minutes the first time)"
 	$(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[heif,onnx,optuna,timm,dev]'
+	@$(VENV)/bin/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
 
 demo: $(READY) ## run the whole pipeline on handwritten digits, step by step
