@@ -34,7 +34,7 @@ from pipeline.base.words import named
 from pipeline.heads.kinds import KINDS
 from pipeline.heads.kinds.kind import kind_of
 from pipeline.heads.rows import Array
-from pipeline.heads.standardize import row_chunks
+from pipeline.heads.standardize import copied, row_chunks
 
 FORMAT: Literal["pipeline-head"] = "pipeline-head"
 VERSION: Literal[1] = 1
@@ -112,7 +112,7 @@ class Head:
             raise HeadError(f"features have shape {tuple(X.shape)}: this head needs (rows, {self.dim})")
         kind, out = kind_of(self.kind), np.empty((len(X), len(self.classes)), dtype=np.float32)
         for start, chunk in row_chunks(X):
-            out[start : start + len(chunk)] = kind.logits(self.tensors, chunk.astype(np.float32))
+            out[start : start + len(chunk)] = kind.logits(self.tensors, copied(chunk).numpy())
         return out
 
     @property

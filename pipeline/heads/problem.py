@@ -16,7 +16,7 @@ import torch
 
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.rows import Array, unkept
-from pipeline.heads.standardize import row_chunks
+from pipeline.heads.standardize import copied, row_chunks
 
 ClassWeight: TypeAlias = Literal["balanced"] | Mapping[int, float] | None
 
@@ -114,6 +114,9 @@ def check_features(X: Array, what: str) -> None:
         raise HeadError(f"{what} features are {X.dtype}: float16, float32 or float64 is needed")
     bad, first = 0, -1
     for start, chunk in row_chunks(unkept(X)):
+        # A sum of finite numbers may overflow, but what is not finite never has a finite one.
+        if bool(torch.isfinite(copied(chunk).sum(dim=1)).all()):
+            continue
         rows = np.flatnonzero(~np.isfinite(chunk).all(axis=1))
         if rows.size and first < 0:
             first = start + int(rows[0])

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.heads.standardize import Standardization, row_chunks
+from pipeline.heads.standardize import Standardization, copied, row_chunks
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -37,13 +37,12 @@ class StandardRows:
         """Rows of X (N, D), standardised by ``s`` where given; ``resident`` holds them all as ``dtype``."""
         self._X = X
         self._device = device
-        self._numpy = np.dtype(str(dtype).removeprefix("torch."))
         self.dtype, self.dim = dtype, X.shape[1]
         self._shift: torch.Tensor | None = None
         self._factor: torch.Tensor | None = None
         if s is not None:
-            self._shift = torch.from_numpy(s.mean.astype(self._numpy)).to(device)
-            self._factor = torch.from_numpy((1.0 / s.scale).astype(self._numpy)).to(device)
+            self._shift = torch.from_numpy(s.mean).to(device, dtype)
+            self._factor = torch.from_numpy(1.0 / s.scale).to(device, dtype)
         self._held: torch.Tensor | None = None
         if resident:
             held = torch.empty(X.shape, dtype=dtype, device=device)
@@ -61,7 +60,7 @@ class StandardRows:
         return len(self._X)
 
     def _standard(self, rows: Array) -> torch.Tensor:
-        x = torch.from_numpy(np.array(rows, dtype=self._numpy)).to(self._device)  # a copy: the map is read-only
+        x = copied(rows, self.dtype).to(self._device)
         if self._shift is not None and self._factor is not None:
             x.sub_(self._shift).mul_(self._factor)
         return x

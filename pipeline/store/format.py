@@ -256,6 +256,18 @@ def block_sums(block_rows: int, *parts: NDArray[Any]) -> NDArray[np.uint32]:
     return np.array([zlib.crc32(b"".join(piece)) for piece in pieces], "<u4")
 
 
+def finite_and_zero(rows: NDArray[np.floating[Any]]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which rows (n, D) of float16 or float32 are finite throughout, and which are zero throughout, each (n,).
+
+    Without their signs, the bits of floats of one type are in the order of their sizes. numpy reads float16 as whole
+    numbers nine times as fast as it does as floats.
+    """
+    kind: type[np.unsignedinteger[Any]] = np.uint16 if rows.dtype == np.float16 else np.uint32
+    infinite = np.array(np.inf, rows.dtype).view(kind)
+    largest = (rows.view(kind) & ~np.array(-0.0, rows.dtype).view(kind)).max(axis=1)
+    return largest < infinite, largest == 0
+
+
 def partial_path(cache: Path) -> Path:
     """Where the unfinished file of ``cache`` lies."""
     return cache.with_name(cache.name + ".partial")

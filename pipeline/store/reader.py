@@ -26,6 +26,7 @@ from pipeline.store.format import (
     block_sums,
     column_name,
     columns_sha256,
+    finite_and_zero,
     labels_sha256,
     repeated,
     texts_sha256,
@@ -253,15 +254,15 @@ class Cache:
         for block in wanted.tolist():
             start, stop = block * size, min(len(self), (block + 1) * size)
             part = np.asarray(self.features[start:stop])
-            if zlib.crc32(part.tobytes()) != int(sums[block]):
+            if zlib.crc32(part.data) != int(sums[block]):
                 raise CacheError(f"{self.path}: block {block} (rows {start} to {stop - 1}) is damaged: {CURE}")
             good = self.states[start:stop] == GOOD
-            zero = np.asarray(~part.any(axis=1))
+            finite, zero = finite_and_zero(part)
             if (good == zero).any():
                 row = start + int(np.argmax(good == zero))
                 what = "a good item is all zero" if zero[row - start] else "a failed item has features"
                 raise CacheError(f"{self.path}: row {row}: {what}; {CURE}")
-            if not np.isfinite(part).all():
+            if not finite.all():
                 raise CacheError(f"{self.path}: a row of block {block} is not finite: {CURE}")
             if progress:
                 progress(stop - start)

@@ -38,6 +38,7 @@ from pipeline.store.format import (
     canonical_json,
     column_path,
     columns_sha256,
+    finite_and_zero,
     ids_sha256,
     key_of,
     labels_sha256,
@@ -214,7 +215,7 @@ class Writer:
         with np.errstate(over="ignore"):
             stored = np.ascontiguousarray(features, dtype=self.dtype)
         stored[~good] = 0
-        finite, zero = np.isfinite(stored).all(axis=1), ~stored.any(axis=1)
+        finite, zero = finite_and_zero(stored)
         if not finite.all():
             row, peak = start + int(np.argmin(finite)), float(np.abs(np.nan_to_num(features[~finite])).max())
             cure = (

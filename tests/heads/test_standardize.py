@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.heads import standardize
-from pipeline.heads.standardize import fit_standardization, fold
+from pipeline.heads.standardize import copied, fit_standardization, fold
 
 
 def sparse(n=300, d=40):
@@ -93,3 +94,17 @@ def test_rounded_weights_meet_the_mean_no_more():
     expected = (X - s.mean) / s.scale @ weight.T + bias
     error = np.abs(X @ folded.T.astype(np.float64) + shifted - expected).max()
     assert error < 2 * np.spacing(np.abs(shifted).max()) + 1e-5
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("wide", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int64])
+def test_a_copy_has_numpys_numbers_and_is_nobody_elses(dtype, wide, read_only):
+    X = (np.random.default_rng(0).standard_normal((50, 7)) * 100).astype(dtype)
+    X.flags.writeable = not read_only
+    kept = X.copy()
+    found = copied(X, wide)
+    assert found.dtype == wide
+    np.testing.assert_array_equal(found.numpy(), X.astype(found.numpy().dtype))
+    found.zero_()
+    np.testing.assert_array_equal(X, kept)

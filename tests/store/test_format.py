@@ -15,7 +15,17 @@ import pytest
 
 from pipeline.base.items import ITEM_STATES
 from pipeline.store import difference, format, key_of
-from pipeline.store.format import DATASETS, FORMAT, FORMAT_VERSION, Texts, pack, repeated, texts_sha256, unpack
+from pipeline.store.format import (
+    DATASETS,
+    FORMAT,
+    FORMAT_VERSION,
+    Texts,
+    finite_and_zero,
+    pack,
+    repeated,
+    texts_sha256,
+    unpack,
+)
 
 
 def test_h5py_alone_finds_the_published_layout(make_cache: Callable[..., Path]) -> None:
@@ -104,3 +114,13 @@ def test_the_key_covers_every_value_and_no_order() -> None:
 def test_the_difference_names_fields_by_their_path() -> None:
     left, right = {"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 5}, "e": 0}
     assert difference(left, right) == [("b.c", 2, 5), ("b.d", 3, None), ("e", None, 0)]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_finite_and_zero_rows_are_told_by_their_bits(dtype: type) -> None:
+    top, least = np.finfo(dtype).max, np.finfo(dtype).smallest_subnormal
+    cells = [0, 0], [0, -0.0], [1, 0], [top, -top], [least, 0], [np.inf, 1], [0, -np.inf], [np.nan, 0]
+    rows = np.array(cells, dtype)
+    finite, zero = finite_and_zero(rows)
+    assert finite.tolist() == np.isfinite(rows).all(axis=1).tolist()
+    assert zero.tolist() == (~rows.any(axis=1)).tolist()

@@ -13,7 +13,7 @@ from pipeline.base.errors import HeadError
 from pipeline.heads.artifact import Head
 from pipeline.heads.choice import METRICS
 from pipeline.heads.scores.metrics import shares
-from pipeline.heads.standardize import row_chunks
+from pipeline.heads.standardize import copied, row_chunks
 
 COLUMNS = 1 << 14  # logits of a row that are made together: heads x classes
 NUMBERS = 1 << 22  # logits that are held together: 32 MB as float64
@@ -56,7 +56,7 @@ class Tally:
             size = max(1, NUMBERS // len(bias))
             for start, chunk in row_chunks(X):
                 for at in range(0, len(chunk), size):
-                    rows = torch.from_numpy(np.array(chunk[at : at + size], np.float32))
+                    rows = copied(chunk[at : at + size])
                     logits = torch.addmm(shift, rows, by_class).view(len(rows), len(group), -1)
                     self._add(first, logits, y[start + at : start + at + len(rows)])
 
