@@ -26,18 +26,37 @@ def make_photographs(folder: Path, count: int, *, size: tuple[int, int] = SIZE, 
         Image.fromarray(pixels).save(folders[number % classes] / f"{number:06d}.jpg", quality=QUALITY)
 
 
-def make_small(folder: Path, count: int, *, first: int = 0, side: int = 32, classes: int = 10) -> None:
-    """``count`` small PNG images in class folders, numbered from ``first``, each with content of its own."""
-    folders = _class_folders(folder, classes)
+def make_small(
+    folder: Path,
+    count: int,
+    *,
+    first: int = 0,
+    side: int = 32,
+    classes: int = 10,
+    labels: NDArray[np.int64] | None = None,
+) -> list[Path]:
+    """``count`` small PNG images in class folders, numbered from ``first``, each with content of its own; their paths.
+
+    ``labels`` (count,) says in which folder each is put; by default each has its turn.
+    """
+    folders, paths = _class_folders(folder, classes), []
     for number in range(first, first + count):
         rng = np.random.default_rng(number)
         coarse = rng.integers(0, 256, (side // 4, side // 4, 3), dtype=np.uint8)
         pixels = coarse.repeat(4, axis=0).repeat(4, axis=1)
-        Image.fromarray(pixels).save(folders[number % classes] / f"{number:06d}.png", compress_level=1)
+        label = number % classes if labels is None else int(labels[number - first])
+        paths.append(folders[label] / f"{number:06d}.png")
+        Image.fromarray(pixels).save(paths[-1], compress_level=1)
+    return paths
+
+
+def name_of_class(number: int) -> str:
+    """The name of a class's folder."""
+    return f"class{number:02d}"
 
 
 def _class_folders(folder: Path, classes: int) -> list[Path]:
-    folders = [folder / f"class{c:02d}" for c in range(classes)]
+    folders = [folder / name_of_class(c) for c in range(classes)]
     for each in folders:
         each.mkdir(parents=True, exist_ok=True)
     return folders

@@ -18,12 +18,16 @@ from pipeline.base.watch import Watch
 
 @dataclass(frozen=True)
 class Bench:
-    """What an entry works with: how many repeats, threads (None: as the libraries choose), and an empty folder."""
+    """What an entry works with: how many repeats, threads (None: as the libraries choose), and an empty folder.
+
+    ``large`` asks for the sizes that take long, where an entry has such.
+    """
 
     repeats: int
     folder: Path
     watch: Watch
     threads: int | None = None
+    large: bool = False
 
     def alternate(self, what: str, ways: Mapping[str, Callable[[], float]]) -> dict[str, tuple[float, ...]]:
         """Run the ways in turns (A B A B ...), each ``repeats`` times; what each call returned, by way.

@@ -24,6 +24,7 @@ from pipeline.bench import machine, words
 from pipeline.bench.decoding import bench_decode
 from pipeline.bench.extraction import bench_extract
 from pipeline.bench.finetuning import bench_finetune, bench_prefix
+from pipeline.bench.growth import bench_growth
 from pipeline.bench.heads_exact import (
     bench_evals,
     bench_exact_cv,
@@ -54,6 +55,7 @@ MEASURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "prefix": bench_prefix,
     "finetune": bench_finetune,
     "memory": lambda bench: [*bench_memory(bench), *bench_exact_memory(bench), *bench_streamed(bench)],
+    "growth": bench_growth,
 }
 CALM = 0.35  # of the cores busy before the bench begins; above it the figures are of other programs as well
 
@@ -120,7 +122,7 @@ def _measure(name: str, settings: BenchSettings, desk: Workspace) -> list[Figure
     _make(parent)
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent)).resolve()
     try:
-        return MEASURES[name](Bench(settings.repeats, folder, desk.watch, settings.threads))
+        return MEASURES[name](Bench(settings.repeats, folder, desk.watch, settings.threads, settings.large))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if not any(parent.iterdir()):
@@ -135,7 +137,8 @@ def _make(folder: Path) -> None:
 def _command(settings: BenchSettings) -> str:
     """The command line that repeats this run."""
     words = ["pipeline", "bench", *settings.chosen, "--repeats", str(settings.repeats)]
-    return " ".join([*words, "--threads", str(settings.threads)] if settings.threads else words)
+    words += ["--threads", str(settings.threads)] if settings.threads else []
+    return " ".join([*words, "--large"] if settings.large else words)
 
 
 def _save(record: dict[str, Any], out: Path) -> Path:

@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.base.errors import PipelineError
 from pipeline.base.watch import Watch
-from pipeline.bench.child import observed, run_python
+from pipeline.bench.child import measured, observed, run_python
 from pipeline.bench.decoding import bench_decode
 from pipeline.bench.extraction import bench_extract
 from pipeline.bench.images import make_photographs, make_small
@@ -109,8 +110,11 @@ def test_photographs_have_the_size_of_photographs(tmp_path):
 def test_no_two_small_images_are_the_same(tmp_path):
     make_small(tmp_path, 30)
     make_small(tmp_path, 5, first=30, classes=1)
+    make_small(tmp_path, 2, first=35, labels=np.array([7, 7]))
+    told = sorted(int(path.stem) for path in (tmp_path / "class07").iterdir())
+    assert told == [7, 17, 27, 35, 36]
     paths = list(tmp_path.rglob("*.png"))
-    assert len(paths) == 35 == len({p.read_bytes() for p in paths})
+    assert len(paths) == 37 == len({p.read_bytes() for p in paths})
 
 
 def test_a_child_process_is_observed_from_within(tmp_path):
@@ -133,6 +137,8 @@ def test_a_child_process_is_observed_from_within(tmp_path):
 def test_a_failed_child_is_an_error_with_its_last_line(tmp_path):
     with pytest.raises(PipelineError, match="exit 3"):
         observed(tmp_path / "r.json", "no_such_module_exit 3", [], watched=tmp_path)
+    with pytest.raises(PipelineError, match="exit 4"):
+        measured(["-m", "no_such_module_exit 4"])
 
 
 @pytest.mark.slow  # starts whole processes, and times them

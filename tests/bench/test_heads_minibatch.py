@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.base.watch import Watch
-from pipeline.bench.features import power_law
+from pipeline.bench.features import power_law, power_law_pieces
 from pipeline.bench.heads_minibatch import bench_batched, bench_epoch, bench_streamed
 from pipeline.bench.measure import Bench
 
@@ -51,3 +51,15 @@ def test_power_law_features_are_the_same_from_the_same_seed():
     np.testing.assert_array_equal(one[0], two[0])
     np.testing.assert_array_equal(one[1], two[1])
     assert not np.array_equal(one[0], other[0])
+
+
+def test_power_law_features_in_pieces_are_of_one_basis_and_one_map():
+    pieces = list(power_law_pieces(50_000, 8, 3, 0, piece=20_000))
+    assert [len(X) for X, _ in pieces] == [len(y) for _, y in pieces] == [20_000, 20_000, 10_000]
+    for mine, whole in zip(pieces[0], power_law(20_000, 8, 3, 0), strict=True):
+        np.testing.assert_array_equal(mine, whole)
+    first, last = (np.cov(X.astype(float).T) for X, _ in (pieces[0], pieces[2]))
+    np.testing.assert_allclose(first, last, atol=0.03)
+    means = [np.stack([X[y == c].astype(float).mean(axis=0) for c in range(3)]) for X, y in (pieces[0], pieces[2])]
+    np.testing.assert_allclose(*means, atol=0.05)
+    assert np.abs(means[0]).max() > 0.2

@@ -82,6 +82,16 @@ def test_the_record_says_what_was_measured_where_and_with_what(tmp_path, toys):
     assert report.to_json() == {**record, "path": str(report.path)}
 
 
+def test_the_large_sizes_are_handed_on_and_recorded(tmp_path, monkeypatch):
+    def sized(bench):
+        return [Figure("sized", "large", (float(bench.large),), {})]
+
+    measures(monkeypatch, {"sized": sized})
+    report = bench.work(BenchSettings(repeats=1, large=True), Workspace(tmp_path, Ear()))
+    assert report.figures[0].value == 1
+    assert report.record["command"] == "pipeline bench sized --repeats 1 --large"
+
+
 def test_a_second_run_keeps_the_first_record(tmp_path, toys):
     asked = BenchSettings(entries=("good",), repeats=1, out=tmp_path / "kept")
     paths = {bench.work(asked, Workspace(tmp_path, Ear())).path for _ in range(2)}
