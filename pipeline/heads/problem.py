@@ -6,6 +6,7 @@ Knows arrays only: features (N, D) of any float type, which may be a read-only m
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -16,7 +17,8 @@ import torch
 
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.rows import Array, unkept
-from pipeline.heads.standardize import copied, row_chunks
+from pipeline.heads.standardize import chunk_rows, copied, row_chunks
+from pipeline.heads.threads import by_threads
 
 ClassWeight: TypeAlias = Literal["balanced"] | Mapping[int, float] | None
 
@@ -112,19 +114,23 @@ def check_features(X: Array, what: str) -> None:
         )
     if not (np.issubdtype(X.dtype, np.floating) or np.issubdtype(X.dtype, np.integer)):
         raise HeadError(f"{what} features are {X.dtype}: float16, float32 or float64 is needed")
-    bad, first = 0, -1
-    for start, chunk in row_chunks(unkept(X)):
-        # A sum of finite numbers may overflow, but what is not finite never has a finite one.
-        if bool(torch.isfinite(copied(chunk).sum(dim=1)).all()):
-            continue
-        rows = np.flatnonzero(~np.isfinite(chunk).all(axis=1))
-        if rows.size and first < 0:
-            first = start + int(rows[0])
-        bad += rows.size
-    if bad:
+    bad = np.concatenate(by_threads(len(X), chunk_rows(X.shape[1]), functools.partial(_not_finite, unkept(X))))
+    if bad.size:
         raise HeadError(
-            f"{bad} of {len(X)} {what} rows hold NaN or infinite features, the first is row {first}: extract them again"
+            f"{bad.size} of {len(X)} {what} rows hold NaN or infinite features, the first is row {bad[0]}: extract "
+            "them again"
         )
+
+
+def _not_finite(X: Array, start: int, stop: int) -> npt.NDArray[np.int64]:
+    """The numbers of those of the rows that hold what is not finite."""
+    found = [np.zeros(0, np.int64)]
+    room = torch.empty(min(chunk_rows(X.shape[1]), stop - start), X.shape[1])
+    for first, chunk in row_chunks(X, start, stop):
+        # A sum of finite numbers may overflow, but what is not finite never has a finite one.
+        if not bool(torch.isfinite(copied(chunk, room=room).sum(dim=1)).all()):
+            found.append(first + np.flatnonzero(~np.isfinite(chunk).all(axis=1)))
+    return np.concatenate(found)
 
 
 def check_labels(y: Array, n_rows: int, n_classes: int, what: str) -> npt.NDArray[np.int64]:

@@ -7,16 +7,19 @@ pages are kept. Knows nothing of labels or solvers, nor of where the arrays come
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.heads.standardize import Standardization, copied, row_chunks
+from pipeline.heads.standardize import Standardization, chunk_rows, copied, identity, row_chunks
+from pipeline.heads.threads import by_threads
 
 Array: TypeAlias = npt.NDArray[Any]
+T = TypeVar("T")
+Chunks: TypeAlias = Iterator[tuple[int, torch.Tensor]]  # (first row's number, rows (n, D))
 
 
 class StandardRows:
@@ -35,14 +38,14 @@ class StandardRows:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         """Rows of X (N, D), standardised by ``s`` where given; ``resident`` holds them all as ``dtype``."""
-        self._X = X
+        self._X, self._s = X, s
         self._device = device
         self.dtype, self.dim = dtype, X.shape[1]
         self._shift: torch.Tensor | None = None
         self._factor: torch.Tensor | None = None
         if s is not None:
             self._shift = torch.from_numpy(s.mean).to(device, dtype)
-            self._factor = torch.from_numpy(1.0 / s.scale).to(device, dtype)
+            self._factor = torch.from_numpy(1.0 / s.scale).to(device, dtype) if (s.scale != 1).any() else None
         self._held: torch.Tensor | None = None
         if resident:
             held = torch.empty(X.shape, dtype=dtype, device=device)
@@ -59,10 +62,12 @@ class StandardRows:
         """The number of rows."""
         return len(self._X)
 
-    def _standard(self, rows: Array) -> torch.Tensor:
-        x = copied(rows, self.dtype).to(self._device)
-        if self._shift is not None and self._factor is not None:
-            x.sub_(self._shift).mul_(self._factor)
+    def _standard(self, rows: Array, room: torch.Tensor | None = None) -> torch.Tensor:
+        x = copied(rows, self.dtype, room=room).to(self._device)
+        if self._shift is not None:
+            x.sub_(self._shift)
+        if self._factor is not None:
+            x.mul_(self._factor)
         return x
 
     def take(self, index: npt.NDArray[np.int64]) -> torch.Tensor:
@@ -71,13 +76,31 @@ class StandardRows:
             return self._held.index_select(0, torch.from_numpy(index).to(self._device))
         return self._standard(self._X[index])
 
-    def chunks(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """All rows in order as (first row's number, rows (n, D))."""
-        for start, chunk in row_chunks(self._X):
-            if self._held is not None:
-                yield start, self._held[start : start + len(chunk)]
-            else:
-                yield start, self._standard(chunk)
+    def chunks(self, start: int = 0, stop: int | None = None) -> Chunks:
+        """Rows in order as (first row's number, rows (n, D)); the next rows take the place of those before."""
+        if self._held is not None:
+            for first, chunk in row_chunks(self._X, start, stop):
+                yield first, self._held[first : first + len(chunk)]
+            return
+        room = torch.empty(min(len(self), chunk_rows(self.dim)), self.dim, dtype=self.dtype)
+        for first, chunk in row_chunks(self._X, start, stop):
+            yield first, self._standard(chunk, room)
+
+    def undivided(self, mean: torch.Tensor) -> tuple[StandardRows, torch.Tensor]:
+        """Rows off a ``mean`` (D,) of these, but not divided by their scales; and what divides them, (D,) float64.
+
+        Read anew each time, for one operation less than these take.
+        """
+        s = identity(self.dim) if self._s is None else self._s
+        centre = Standardization(s.mean + s.scale * mean.double().cpu().numpy(), np.ones(self.dim))
+        rows = StandardRows(self._X, centre, self._device, resident=False, dtype=self.dtype)
+        return rows, torch.from_numpy(s.scale).to(self._device)
+
+    def by_threads(self, work: Callable[[Chunks], T]) -> list[T]:
+        """What ``work`` makes of the chunks of each run of rows, in order; a run for each thread of a processor."""
+        if self._device.type != "cpu":
+            return [work(self.chunks())]
+        return by_threads(len(self), chunk_rows(self.dim), lambda start, stop: work(self.chunks(start, stop)))
 
 
 class MappedRows:

@@ -29,19 +29,20 @@ import numpy.typing as npt
 import torch
 
 from pipeline.base.errors import ConfigError
+from pipeline.base.machine import memory_share
 from pipeline.heads.exact.minimise import Minimum, Objective, Progress, minimise
 from pipeline.heads.exact.products import Held, Streamed
 from pipeline.heads.exact.spectrum import decompose
 from pipeline.heads.problem import Problem
-from pipeline.heads.rows import StandardRows
+from pipeline.heads.rows import Chunks, StandardRows
 from pipeline.heads.standardize import fit_standardization, fold
 
 TOL = {torch.float32: 1e-5, torch.float64: 1e-10}  # see ExactFit.converged
 FALL_SHARE = 0.03  # the objective may still fall by this times tol, as a share of it; an estimate, off by 3 or so
 FOLD_SLACK = 10  # a fold's head is only scored: its objective may still fall by 3e-6 of it in float32
 MAX_ITER = 1000
-HELD_BYTES = 8 << 30  # of rotated rows that are held; past it rows are read anew for each product
 LOGITS_BYTES = 1 << 28  # of the logits of the cases that advance together
+PRODUCTS = 40  # of a fit, about
 STRIDE = 4  # of the penalties that the others are interpolated from: a decade on the default path
 EASY = 1000.0  # C times the weight of all rows, up to which a head is found from zero in a few steps
 NEIGHBOURS = 4  # solved penalties that a start is interpolated from
@@ -89,7 +90,7 @@ def fit_exact(
     *,
     tol: float | None = None,
     max_iter: int = MAX_ITER,
-    held_bytes: int = HELD_BYTES,
+    held_bytes: int | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> list[ExactFit]:
     """The optimum for each C, in their order; the same input gives the same bits with the same number of threads.
@@ -99,8 +100,8 @@ def fit_exact(
     200 rows of three sets of features, the choice of C by log-loss is then as good as with each fold's own (0.226
     against 0.235 on new images from 12 rows, 0.159 against 0.160 from 40, 1.11 both from 200). Products and the
     head are of ``problem.dtype``, sums of float64. ``tol`` None means 1e-5 in float32, 1e-10 in float64. Rows are held
-    in the eigenbasis where they fit in ``held_bytes``, otherwise read anew for each product. ``on_step`` hears each
-    iteration where there is one case only.
+    in the eigenbasis where that pays and they fit in ``held_bytes`` (None means an eighth of the machine's memory),
+    otherwise read anew for each product. ``on_step`` hears each iteration where there is one case only.
 
     Raises:
         ConfigError: a C, tolerance or number of iterations that is not legal.
@@ -116,7 +117,8 @@ def fit_exact(
             raise ConfigError(f"C is {C}: it must be above 0 and finite")
     if not len(Cs):
         raise ConfigError("no C: give at least one")
-    job = _Job(problem, held_bytes)
+    held_bytes = memory_share() if held_bytes is None else held_bytes
+    job = _Job(problem, held_bytes, n_fits=len(Cs) * (1 + problem.n_folds))
     tell = on_step if len(Cs) == 1 and problem.folds is None else None
     job.solve(sorted(set(map(float, Cs))), tol=tol, max_iter=max_iter, on_step=tell)
     return [job.fits[number, float(C)] for number in range(-1, problem.n_folds) for C in Cs]
@@ -125,7 +127,7 @@ def fit_exact(
 class _Job:
     """Rows made ready once, and the fits that there are so far, by case: (fold, C), the fold that is left out or -1."""
 
-    def __init__(self, problem: Problem, held_bytes: int) -> None:
+    def __init__(self, problem: Problem, held_bytes: int, n_fits: int) -> None:
         X, n = problem.X, len(problem.X)
         self.X, self.n_classes, self.n_folds = X, problem.n_classes, problem.n_folds
         self.device, self.dtype = problem.target, problem.dtype
@@ -142,9 +144,8 @@ class _Job:
         self.spectrum = decompose(rows, self.weights[0])
         # On rows that are not centred the intercept's gradient enters all others, times the mean.
         self.reach = 1.0 + float(self.spectrum.mean.abs().max())
-        wide = n * len(self.spectrum.values) * self.weights.element_size()
         self.product: Held | Streamed
-        if wide <= held_bytes:
+        if turning_pays(problem, n_fits) and turned_bytes(problem) <= held_bytes:
             self.product = Held(self.spectrum.rotate(rows))
         else:
             self.product = Streamed(rows, self.spectrum)
@@ -283,21 +284,43 @@ class _Job:
         k, c, d = weight.shape
         W = torch.from_numpy(weight.reshape(k * c, d)).to(self.device)
         b = torch.from_numpy(bias.reshape(k * c, 1)).to(self.device)
-        loss = torch.zeros(k, dtype=torch.float64, device=self.device)
-        gradient, slope = torch.zeros_like(W), torch.zeros_like(b).view(k, c)
         rows = StandardRows(self.X, self.standardization, self.device, resident=False, dtype=torch.float64)
         weighting = torch.tensor([1 + number for number, _ in cases], device=self.device)
-        for start, piece in rows.chunks():
-            stop = start + len(piece)
-            w = self.weights[:, start:stop].double()[weighting]  # (K, n)
-            log_p = torch.log_softmax(torch.addmm(b, W, piece.T).view(k, c, -1), dim=1)
-            places = self.y[start:stop].expand(k, 1, -1)
-            loss -= (log_p.gather(1, places).squeeze(1) * w).sum(dim=1)
-            residual = log_p.exp_().mul_(w.unsqueeze(1))
-            residual.scatter_add_(1, places, -w.unsqueeze(1))
-            slope += residual.sum(dim=2)
-            gradient.addmm_(residual.view(k * c, -1), piece)
-        return loss.cpu().numpy(), gradient.view(k, c, d).cpu().numpy(), slope.cpu().numpy()
+
+        def work(chunks: Chunks) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            loss = torch.zeros(k, dtype=torch.float64, device=self.device)
+            gradient, slope = torch.zeros_like(W), torch.zeros_like(b).view(k, c)
+            for start, piece in chunks:
+                stop = start + len(piece)
+                w = self.weights[:, start:stop].double()[weighting]  # (K, n)
+                log_p = torch.log_softmax(torch.addmm(b, W, piece.T).view(k, c, -1), dim=1)
+                places = self.y[start:stop].expand(k, 1, -1)
+                loss -= (log_p.gather(1, places).squeeze(1) * w).sum(dim=1)
+                residual = log_p.exp_().mul_(w.unsqueeze(1))
+                residual.scatter_add_(1, places, -w.unsqueeze(1))
+                slope += residual.sum(dim=2)
+                gradient.addmm_(residual.view(k * c, -1), piece)
+            return loss, gradient.view(k, c, d), slope
+
+        loss, gradient, slope = (sum(part[1:], part[0]) for part in zip(*rows.by_threads(work), strict=True))
+        return loss.cpu().numpy(), gradient.cpu().numpy(), slope.cpu().numpy()
+
+
+def turned_bytes(problem: Problem) -> int:
+    """Memory that the rows take once they are turned into their eigenbasis."""
+    n, d = problem.X.shape
+    return int(n * min(n, d) * problem.dtype.itemsize)
+
+
+def turning_pays(problem: Problem, n_fits: int) -> bool:
+    """Whether so many fits take less time on rows that are turned once and held than on rows as they are.
+
+    To turn N rows of D features costs N D² multiplications, to turn the weights instead D² for each column of each
+    product. Fewer rows than features are turned as they are decomposed; another device than a processor has no memory
+    to read them from anew.
+    """
+    n, d = problem.X.shape
+    return n < d or problem.target.type != "cpu" or PRODUCTS * n_fits * problem.n_classes > n
 
 
 def waves(Cs: Sequence[float], total: float) -> list[list[int]]:

@@ -4,19 +4,30 @@ Knows rows and weights, nothing of labels or penalties. With Z the (standardised
 and G = Zᵀ diag(w) Z / Σw = V Λ Vᵀ, the rows become U = Z V. A head θ on U is the head θ Vᵀ on Z, its penalty ‖θ‖² is
 the same number, and the curvature of any loss that sees the rows through θ U is a weighting of a diagonal matrix. With
 fewer rows than features only the directions that the rows span are kept: a penalised head has no weight elsewhere.
+
+Of very many rows a sample makes G: any orthogonal V leaves the problem what it is, and one from SAMPLED rows for each
+feature costs a fit one or two iterations. Its columns are scaled to the variances that they have in all rows, so that
+one which is all but zero in the sample is not taken for one without curvature.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from pipeline.base.errors import HeadError
-from pipeline.heads.rows import StandardRows
+from pipeline.heads.rows import Chunks, StandardRows
 
 EIGENVALUE_FLOOR = 1e-12  # of the largest, in float64: below it is rounding
+SAMPLED = 8  # rows for each feature, of which G is made where there are more
+ASIDE = 2  # ... and of others, of which the coordinates' variances are
+FEWEST = 20_000  # rows of both together
+AT_ONCE = 1024  # rows of a sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,24 +68,77 @@ def decompose(rows: StandardRows, weight: torch.Tensor) -> Spectrum:
     Raises:
         HeadError: every row has the same features.
     """
-    mean = torch.zeros(rows.dim, dtype=rows.dtype, device=weight.device)
-    for start, piece in rows.chunks():
-        mean += weight[start : start + len(piece)] @ piece
+    mean = _sum(rows, weight, None)
     if len(rows) < rows.dim:
         return _of_few(rows, weight, mean)
+    places, _ = sample(weight, rows.dim)
     gram = torch.zeros(rows.dim, rows.dim, dtype=rows.dtype, device=weight.device)
-    for start, piece in rows.chunks():
-        scaled = (piece - mean).mul_(weight[start : start + len(piece), None].sqrt())
+    for piece, w in weighed(rows, weight, places):
+        scaled = (piece - mean).mul_(w[:, None].sqrt())
         gram.addmm_(scaled.T, scaled)
     _check_not_all_the_same(rows, weight, mean, gram.diagonal())
+    if places is not None:
+        _scale_columns(gram, _sum(rows, weight, mean))
     # All directions are kept: rotated by an orthogonal matrix nothing is lost, however small an eigenvalue may be.
     values, vectors = torch.linalg.eigh(gram)
     return Spectrum(values.clamp_min_(0), (vectors.contiguous(),), mean)
 
 
+Places = npt.NDArray[np.int64]
+
+
+def sample(weight: torch.Tensor, dim: int) -> tuple[Places | None, Places | None]:
+    """Rows evenly spaced among those of a weight (N,) above 0, as two lists without a common row; None means all.
+
+    The first is of SAMPLED rows for each of the ``dim`` features, the second of ASIDE, or of as many shares of FEWEST.
+    """
+    wanted = max((SAMPLED + ASIDE) * dim, FEWEST)
+    if len(weight) <= wanted:
+        return None, None
+    counted = np.flatnonzero(weight.cpu().numpy())
+    if len(counted) > wanted:
+        counted = counted[np.arange(wanted) * len(counted) // wanted]
+    aside = np.arange(len(counted)) % ((SAMPLED + ASIDE) // ASIDE) == 0
+    return counted[~aside], counted[aside]
+
+
+def weighed(
+    rows: StandardRows, weight: torch.Tensor, places: Places | None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The rows at ``places``, by default all, in pieces (n, D) with their weights (n,), which sum to 1 over all."""
+    if places is None:
+        for start, piece in rows.chunks():
+            yield piece, weight[start : start + len(piece)]
+        return
+    some = weight[torch.from_numpy(places).to(weight.device)]
+    some = some / some.sum()
+    for first in range(0, len(places), AT_ONCE):
+        yield rows.take(places[first : first + AT_ONCE]), some[first : first + AT_ONCE]
+
+
+def _sum(rows: StandardRows, weight: torch.Tensor, mean: torch.Tensor | None) -> torch.Tensor:
+    """The weighted sum (D,) of all rows, or of the squares of what they are off a mean (D,)."""
+
+    def work(chunks: Chunks) -> torch.Tensor:
+        total = torch.zeros(rows.dim, dtype=rows.dtype, device=weight.device)
+        for start, piece in chunks:
+            total += weight[start : start + len(piece)] @ (piece if mean is None else (piece - mean).square_())
+        return total
+
+    return torch.stack(rows.by_threads(work)).sum(dim=0)
+
+
+def _scale_columns(gram: torch.Tensor, variance: torch.Tensor) -> None:
+    """Make ``variance`` (D,) the diagonal of G (D, D), and leave the columns' correlations as they are."""
+    found = gram.diagonal()
+    factor = torch.where(found > 0, (variance / found).sqrt(), torch.zeros_like(found))
+    gram.mul_(factor).mul_(factor[:, None])
+    gram.diagonal().copy_(variance)
+
+
 def _of_few(rows: StandardRows, weight: torch.Tensor, mean: torch.Tensor) -> Spectrum:
     """From the N x N matrix of the rows' products; in float64, since its small eigenvalues are divided by."""
-    scaled = torch.cat([piece for _, piece in rows.chunks()]).sub_(mean).mul_(weight[:, None].sqrt()).double()
+    scaled = torch.cat([piece.clone() for _, piece in rows.chunks()]).sub_(mean).mul_(weight[:, None].sqrt()).double()
     _check_not_all_the_same(rows, weight, mean, scaled.square().sum(dim=0))
     values, left = torch.linalg.eigh(scaled @ scaled.T)
     kept = values > EIGENVALUE_FLOOR * values[-1]

@@ -9,8 +9,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.base.errors import ConfigError, HeadError
+from pipeline.heads.exact import path, spectrum
 from pipeline.heads.exact.path import fit_exact, lagrange, waves
 from pipeline.heads.problem import Problem
+from pipeline.heads.rows import StandardRows
 from pipeline.heads.standardize import fit_standardization
 
 
@@ -315,3 +317,36 @@ def test_on_a_gpu_the_optimum_is_the_same():
     ours, there = (fit_exact(Problem(X, y, 10, device=d), [0.01, 1.0]) for d in ("cpu", "cuda"))
     for a, b in zip(ours, there, strict=True):
         assert b.converged and b.objective == pytest.approx(a.objective, rel=5e-6)
+
+
+def test_rows_are_turned_where_so_many_fits_cost_less_on_them_and_memory_allows_it(monkeypatch):
+    X, y = data(n=900, d=25)
+    used = []
+    for kind in (path.Held, path.Streamed):
+        monkeypatch.setattr(path, kind.__name__, lambda *of, kind=kind: used.append(kind.__name__) or kind(*of))
+    problem = Problem(X, y, 3)
+    assert path.turned_bytes(problem) == 900 * 25 * 4
+    few, many = [0.1], np.logspace(-3, 1, 20)
+    for Cs, memory in ((few, 1 << 30), (many, 1 << 30), (many, 900 * 25 * 4 - 1), (few, 900 * 25 * 4)):
+        fit_exact(problem, Cs, held_bytes=memory)
+    assert used == ["Streamed", "Held", "Streamed", "Streamed"]
+    wide = Problem(np.tile(X[:20], 3), y[:20], 3)
+    assert path.turned_bytes(wide) == 20 * 20 * 4
+    fit_exact(wide, few)
+    assert used[4:] == ["Held"]
+
+
+def test_vectors_of_a_sample_lead_to_the_optimum_of_all_rows(monkeypatch):
+    X, y = data(n=3000, d=12)
+    (every,) = fit_exact(Problem(X, y, 3, dtype=torch.float64), [0.1])
+    monkeypatch.setattr(spectrum, "FEWEST", 200)
+    taken = []
+    take = StandardRows.take
+    monkeypatch.setattr(StandardRows, "take", lambda rows, index: taken.extend(index) or take(rows, index))
+    (fit,) = fit_exact(Problem(X, y, 3, dtype=torch.float64), [0.1])
+    assert len(taken) == len(set(taken)) == 200
+    assert fit.converged and fit.n_iter <= 1.5 * every.n_iter
+    assert fit.objective == pytest.approx(every.objective, rel=1e-12)
+    np.testing.assert_allclose(fit.weight, every.weight, atol=1e-6 * np.abs(every.weight).max())
+    (fit,) = fit_exact(Problem(X, y, 3), [0.1])
+    assert fit.converged and fit.objective == pytest.approx(every.objective, rel=1e-6)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.base.errors import HeadError
-from pipeline.heads.exact.spectrum import decompose
+from pipeline.heads.exact.spectrum import ASIDE, FEWEST, SAMPLED, decompose, sample
 from pipeline.heads.rows import StandardRows
 
 CPU = torch.device("cpu")
@@ -103,3 +103,54 @@ def test_rows_that_differ_by_less_than_rounding_of_their_mean_are_kept(n, d):
     X[0, 0] += 2 * np.finfo(np.float32).eps
     rows = StandardRows(X, None, CPU, resident=False)
     assert decompose(rows, torch.full((n,), 1 / n)).values.max() > 0
+
+
+def many(n=FEWEST + 5000, d=6):
+    """More rows than G is made of: (X, weights that sum to 1, the rows as solvers read them)."""
+    X, w, rows = rows_of(n, d)
+    return X, torch.from_numpy(w), rows
+
+
+def test_of_very_many_rows_a_sample_makes_the_vectors_and_all_of_them_mean_and_variances(monkeypatch):
+    X, w, rows = many()
+    taken = []
+    take = rows.take
+    monkeypatch.setattr(rows, "take", lambda index: taken.append(index) or take(index))
+    spectrum = decompose(rows, w)
+    assert sum(map(len, taken)) == FEWEST * SAMPLED // (SAMPLED + ASIDE)
+    gram, vectors = covariance(X, w.numpy()), spectrum.vectors.numpy()
+    np.testing.assert_allclose(spectrum.mean, w.numpy() @ X, rtol=1e-10)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(6), atol=1e-12)
+    made = (vectors * spectrum.values.numpy()) @ vectors.T
+    np.testing.assert_allclose(made.diagonal(), gram.diagonal(), rtol=1e-10)
+    np.testing.assert_allclose(made, gram, atol=0.05 * gram.max())
+    assert np.abs(made - gram).max() > 1e-6 * gram.max()  # (it is a sample)
+
+
+def test_a_sample_is_of_rows_that_count_in_two_parts_without_a_common_row():
+    weight = torch.ones(10 * FEWEST)
+    weight[1::2] = 0
+    learned, aside = sample(weight, 6)
+    assert learned is not None and aside is not None
+    assert len(learned) + len(aside) == FEWEST and len(aside) == FEWEST * ASIDE // (SAMPLED + ASIDE)
+    assert not set(learned.tolist()) & set(aside.tolist())
+    assert bool((weight[learned] > 0).all()) and bool((weight[aside] > 0).all())
+    assert learned.min() < 20 and learned.max() > 10 * FEWEST - 20  # spread over all, which may be sorted by class
+    weight[:-7] = 0
+    few = sample(weight, 6)
+    assert sum(len(part) for part in few) == 3  # the rows of a weight, though they are fewer
+    assert sample(torch.ones(FEWEST), 6) == (None, None)
+
+
+def test_a_column_that_is_zero_in_the_sample_keeps_the_variance_of_all_rows():
+    X, w, _ = many()
+    learned, aside = sample(w, 6)
+    X[:, 2] = 0
+    unseen = np.setdiff1d(np.arange(len(X)), np.concatenate([learned, aside]))[:50]
+    X[unseen, 2] = 5.0
+    spectrum = decompose(StandardRows(X, None, CPU, resident=False, dtype=torch.float64), w)
+    expected = covariance(X, w.numpy())[2, 2]
+    assert expected > 0
+    place = spectrum.vectors[2].abs().argmax()
+    np.testing.assert_allclose(spectrum.vectors[2, place].abs(), 1, rtol=1e-3)
+    np.testing.assert_allclose(spectrum.values[place], expected, rtol=1e-3)
