@@ -28,7 +28,7 @@ from pipeline.heads.exact.path import ExactFit, fit_exact
 from pipeline.heads.problem import Problem, Split
 from pipeline.heads.ridge import LAMBDAS, RidgeFit, ridge_path
 from pipeline.heads.rows import Array, StandardRows
-from pipeline.heads.standardize import Standardization, fit_standardization, row_chunks
+from pipeline.heads.standardize import Standardization, copied, fit_standardization, row_chunks
 
 NEIGHBOURS = {"knn10": 10, "knn20": 20, "knn100": 100, "knn200": 200}
 COSINE_CENTROID = "cosine-centroid"
@@ -171,7 +171,7 @@ def _centroid(rows: _Splits) -> BaselineResult:
     present, place = np.unique(train.y, return_inverse=True)
     total = torch.zeros(len(present), train.raw.shape[1], dtype=torch.float64)
     for at, piece in train.standard():
-        total.index_add_(0, torch.from_numpy(place[at]), torch.from_numpy(piece).double())
+        total.addmm_(_members(place[at], len(present)).double(), torch.from_numpy(piece).double())
     means = total.numpy() / np.bincount(place)[:, None]
 
     def nearest(split: _Rows) -> Guess:
@@ -218,7 +218,14 @@ def _cosine_centroid(rows: _Splits) -> BaselineResult:
 def cosine_centroids(X: Array, y: npt.NDArray[np.int64], n_classes: int) -> torch.Tensor:
     """The direction (C, D) float32 of each class: the mean of its rows (N, D), each of length 1."""
     total = torch.zeros(n_classes, X.shape[1])
-    return torch.nn.functional.normalize(total.index_add_(0, torch.from_numpy(y), _unit(X)))
+    for start, chunk in row_chunks(X):
+        total.addmm_(_members(y[start : start + len(chunk)], n_classes), _unit(chunk))
+    return torch.nn.functional.normalize(total)
+
+
+def _members(place: npt.NDArray[np.int64], n: int) -> torch.Tensor:
+    """(n, rows) float32: 1 where a row is of a class; the product with rows is their sum by class."""
+    return torch.nn.functional.one_hot(torch.from_numpy(place), n).T.float()
 
 
 def nearest_by_cosine(centroids: torch.Tensor, X: Array) -> Guess:
@@ -238,7 +245,7 @@ def _ridge(name: str, rows: _Splits) -> BaselineResult:
 
 def _linear(fit: RidgeFit | ExactFit, X: Array) -> Guess:
     weight, bias = fit.weight.T.astype(np.float32), fit.bias.astype(np.float32)
-    parts = [(chunk.astype(np.float32) @ weight + bias).argmax(axis=1) for _, chunk in row_chunks(X)]
+    parts = [(copied(chunk).numpy() @ weight + bias).argmax(axis=1) for _, chunk in row_chunks(X)]
     return np.concatenate(parts)
 
 
@@ -272,8 +279,7 @@ def _unit(X: Array) -> torch.Tensor:
     """Rows (N, D) float32 of length 1; a row of zeros stays one, as far from all as from any."""
     rows = torch.empty(X.shape, dtype=torch.float32)
     for start, chunk in row_chunks(X):
-        piece = torch.from_numpy(np.array(chunk, dtype=np.float32))  # a copy: the map is read-only
-        rows[start : start + len(chunk)] = torch.nn.functional.normalize(piece)
+        rows[start : start + len(chunk)] = torch.nn.functional.normalize(copied(chunk))
     return rows
 
 

@@ -15,6 +15,7 @@ f = 1 / (s + lambda) (Rifkin and Lippert 2007), which stays exact where residual
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -28,6 +29,8 @@ from pipeline.heads.problem import Problem
 from pipeline.heads.standardize import fit_standardization, fold, identity, row_chunks
 
 LAMBDAS = tuple(10.0 ** (k / 2) for k in range(-6, 13))  # 10^-3 ... 10^6; scikit-learn's alpha
+GRAM_COLUMNS = 256  # of A'A that are computed at once
+FITTED_COLUMNS = 256  # of several penalties' predictions, likewise
 NOTHING_LEFT = 1e-9  # 1 - h below this: the row alone decides its own fit
 
 
@@ -102,14 +105,16 @@ class _Centred:
 
     def _standard(self) -> Iterator[tuple[slice, torch.Tensor]]:
         for start, chunk in row_chunks(self._X):
-            rows = (chunk.astype(np.float64) - self.standardization.mean) / self.standardization.scale
+            rows = chunk.astype(np.float64)
+            rows -= self.standardization.mean
+            rows /= self.standardization.scale
             yield slice(start, start + len(chunk)), torch.from_numpy(rows).to(self.device)
 
     def pieces(self) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
         """Where some rows are, and of these A (n, D) and T (n, C)."""
         for at, rows in self._standard():
             root = self.w[at, None].sqrt()
-            yield at, (rows - self.mean) * root, (self.targets[at] - self.target_mean) * root
+            yield at, rows.sub_(self.mean).mul_(root), (self.targets[at] - self.target_mean) * root
 
     def inverse(self, values: torch.Tensor, lam: float) -> torch.Tensor:
         """1 / (s + lambda) of eigenvalues s (r,); for lambda 0 the pseudo-inverse."""
@@ -143,20 +148,24 @@ def _tall(rows: _Centred, lambdas: Sequence[float]) -> tuple[Tensors, Tensors]:
     gram = torch.zeros(d, d, dtype=torch.float64, device=rows.device)
     moment = torch.zeros(d, rows.targets.shape[1], dtype=torch.float64, device=rows.device)
     for _, a, t in rows.pieces():
-        gram.addmm_(a.T, a)
+        for first in range(0, d, GRAM_COLUMNS):  # below the diagonal, which is all that eigh reads: half the work
+            gram[first:, first : first + GRAM_COLUMNS].addmm_(a[:, first:].T, a[:, first : first + GRAM_COLUMNS])
         moment.addmm_(a.T, t)
-    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = torch.linalg.eigh(gram)  # of the lower triangle
     rotated = vectors.T @ moment
     inverses = [rows.inverse(values, lam) for lam in lambdas]
     solutions = [inverse[:, None] * rotated for inverse in inverses]
     predictions = [torch.empty_like(rows.targets) for _ in lambdas]
+    classes = moment.shape[1]
+    together = torch.split(torch.cat(solutions, dim=1), max(1, FITTED_COLUMNS // classes) * classes, dim=1)
     for at, a, t in rows.pieces():
         u = a @ vectors
         leverages = (u * u) @ torch.stack(inverses, dim=1) + rows.share[at, None]
-        for out, solution, leverage in zip(predictions, solutions, leverages.T, strict=True):
+        fitted = itertools.chain.from_iterable(torch.split(u @ some, classes, dim=1) for some in together)
+        for out, fit, leverage in zip(predictions, fitted, leverages.T, strict=True):
             rest = 1 - leverage
             defined = rest > NOTHING_LEFT
-            out[at] = rows.left_out(at, (t - u @ solution) / torch.where(defined, rest, 1.0)[:, None], defined)
+            out[at] = rows.left_out(at, (t - fit) / torch.where(defined, rest, 1.0)[:, None], defined)
     return [(vectors @ solution).T for solution in solutions], predictions
 
 

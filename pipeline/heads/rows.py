@@ -6,6 +6,7 @@ pages are kept. Knows nothing of labels or solvers, nor of where the arrays come
 
 from __future__ import annotations
 
+import copy
 import mmap
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias, TypeVar
@@ -21,11 +22,14 @@ Array: TypeAlias = npt.NDArray[Any]
 T = TypeVar("T")
 Chunks: TypeAlias = Iterator[tuple[int, torch.Tensor]]  # (first row's number, rows (n, D))
 
+KEPT_BYTES = 16 << 20  # of pages, where many runs of rows are read
+PAGE_TABLE_BYTES = 2 << 20  # what one page table maps; a page fault maps its neighbours, too, within one table
+
 
 class StandardRows:
     """Rows (N, D) handed out standardised in one float type on a device, held there or read anew each time.
 
-    Held and read rows have the same bits: each goes through the same two operations.
+    Held and read rows have the same bits: each goes through the same two operations. ``resident`` says which they are.
     """
 
     def __init__(
@@ -40,7 +44,7 @@ class StandardRows:
         """Rows of X (N, D), standardised by ``s`` where given; ``resident`` holds them all as ``dtype``."""
         self._X, self._s = X, s
         self._device = device
-        self.dtype, self.dim = dtype, X.shape[1]
+        self.dtype, self.dim, self.resident = dtype, X.shape[1], resident
         self._shift: torch.Tensor | None = None
         self._factor: torch.Tensor | None = None
         if s is not None:
@@ -62,6 +66,11 @@ class StandardRows:
         """The number of rows."""
         return len(self._X)
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of a row as it is stored."""
+        return int(self.dim * self._X.dtype.itemsize)
+
     def _standard(self, rows: Array, room: torch.Tensor | None = None) -> torch.Tensor:
         x = copied(rows, self.dtype, room=room).to(self._device)
         if self._shift is not None:
@@ -71,10 +80,25 @@ class StandardRows:
         return x
 
     def take(self, index: npt.NDArray[np.int64]) -> torch.Tensor:
-        """The rows (n, D) at ``index`` (n,), best sorted so that a memory map is read forwards."""
+        """The rows (n, D) at ``index`` (n,), which ascends where they are a memory map's; batches of such: ``pool``."""
         if self._held is not None:
             return self._held.index_select(0, torch.from_numpy(index).to(self._device))
-        return self._standard(self._X[index])
+        return self._standard(self._stored(index))
+
+    def _stored(self, index: npt.NDArray[np.int64]) -> Array:
+        # (of an array np.take is four times as quick as the index in brackets)
+        return self._X[index] if isinstance(self._X, MappedRows) else np.take(self._X, index, axis=0)
+
+    def pool(self, index: npt.NDArray[np.int64]) -> StandardRows:
+        """The rows at ascending ``index`` alone, numbered from 0, in memory as they are stored; not of held rows."""
+        pool = copy.copy(self)
+        pool._X = self._stored(index)
+        return pool
+
+    def announce(self, index: npt.NDArray[np.int64]) -> None:
+        """Have the disk read the rows at ascending ``index`` meanwhile, where they are those of a memory map."""
+        if isinstance(self._X, MappedRows):
+            self._X.announce(index)
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Chunks:
         """Rows in order as (first row's number, rows (n, D)); the next rows take the place of those before."""
@@ -107,34 +131,67 @@ class MappedRows:
     """Rows (N, D) of a read-only ``numpy.memmap``; every access gives a copy and lets the map's pages go.
 
     Kept, they would count as this process's memory. They stay in the system's page cache, from where they are mapped
-    again at the cost of a page fault each. Rows picked by number are announced first: the disk reads them together, and
-    no more than them.
+    again at the cost of a page fault each.
     """
 
     def __init__(self, X: Array, pages: mmap.mmap) -> None:
         """X as a view of ``pages``, which hold the file's bytes from the map's first page on."""
-        self._X, self._pages = X, pages
-        self._start = X.__array_interface__["data"][0] - np.frombuffer(pages, np.uint8, 1).ctypes.data
+        self._X, self._pages = X.view(np.ndarray), pages  # (every slice of a memmap costs its bookkeeping)
+        self._base = np.frombuffer(pages, np.uint8, 1).ctypes.data
+        self._start = X.__array_interface__["data"][0] - self._base
         self.shape, self.dtype, self.ndim, self.size = X.shape, X.dtype, X.ndim, X.size
 
     def __len__(self) -> int:
         """The number of rows."""
         return len(self._X)
 
-    def __getitem__(self, at: slice | Array) -> Array:
-        """A copy of the rows at a slice or at numbers (n,)."""
-        if not isinstance(at, slice):
-            self._announce(at)
-        rows = np.array(self._X[at])
-        self._pages.madvise(mmap.MADV_DONTNEED)
+    def __getitem__(self, at: slice | npt.NDArray[np.int64]) -> Array:
+        """A copy of the rows at a slice or at ascending numbers (n,), each run of them read at once."""
+        if isinstance(at, slice):
+            first, end, _ = at.indices(len(self))
+            rows = np.array(self._X[first:end])
+            self._let_go(first, end)
+            return rows
+        rows, place, kept = np.empty((len(at), self.shape[1]), self.dtype), 0, 0
+        for first, end in runs(at):
+            rows[place : place + end - first] = self._X[first:end]
+            place += end - first
+            if (place - kept) * self._X.strides[0] >= KEPT_BYTES or place == len(at):
+                self._let_go(int(at[kept]), end)
+                kept = place
         return rows
 
-    def _announce(self, index: Array) -> None:
+    def announce(self, index: npt.NDArray[np.int64]) -> None:
+        """Have the disk read the rows at ascending ``index`` (n,), and no more than them, without waiting for it."""
+        for first, end in runs(index):
+            begin, stop = self._bytes(first, end)
+            self._pages.madvise(mmap.MADV_WILLNEED, begin - begin % mmap.PAGESIZE, stop - begin + begin % mmap.PAGESIZE)
+
+    def _bytes(self, first: int, end: int) -> tuple[int, int]:
+        """Where rows ``first`` to ``end`` begin and end in the map."""
         row_bytes = self._X.strides[0]
-        for row in index.tolist():
-            first = self._start + row * row_bytes
-            page = first - first % mmap.PAGESIZE
-            self._pages.madvise(mmap.MADV_WILLNEED, page, first + row_bytes - page)
+        return self._start + first * row_bytes, self._start + end * row_bytes
+
+    def _let_go(self, first: int, end: int) -> None:
+        """Let go the pages of rows ``first`` to ``end``, and what else their page tables map: no others are looked at.
+
+        A call for the whole map would look through all of it each time, and reading it would take its square.
+        """
+        if first >= end:
+            return
+        begin, stop = (self._base + at for at in self._bytes(first, end))
+        begin = max(begin - begin % PAGE_TABLE_BYTES - self._base, 0)
+        stop = min(stop + -stop % PAGE_TABLE_BYTES - self._base, len(self._pages))
+        self._pages.madvise(mmap.MADV_DONTNEED, begin, stop - begin)
+
+
+def runs(index: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """The runs of consecutive numbers in ascending ``index`` (n,), each as (first, last + 1)."""
+    if not len(index):
+        return
+    ends = np.flatnonzero(np.diff(index) != 1)
+    firsts, lasts = index[np.append(0, ends + 1)], index[np.append(ends, len(index) - 1)]
+    yield from zip(firsts.tolist(), (lasts + 1).tolist(), strict=True)
 
 
 def unkept(X: Array) -> Array:

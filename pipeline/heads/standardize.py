@@ -50,7 +50,7 @@ def copied(
     It is made in the first rows of ``room`` where that is given: new memory comes page by page, which takes longer than
     the copying. Float16 becomes float32 by torch: numpy has the same numbers, in 25 times the time.
     """
-    if rows.dtype != np.float16:
+    if rows.dtype != np.float16 or min(rows.strides) < 0:  # (torch has no strides below 0)
         return torch.from_numpy(rows.astype(str(dtype).removeprefix("torch.")))
     half = torch.from_numpy(np.asarray(_Lent(rows)))
     return (torch.empty(rows.shape, dtype=dtype) if room is None else room[: len(rows)]).copy_(half)

@@ -10,6 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.preprocessing import StandardScaler, normalize
 
 from pipeline.base.errors import ConfigError, HeadError
+from pipeline.heads import baselines
 from pipeline.heads.baselines import BASELINES, run_baselines
 from pipeline.heads.problem import Problem, Split
 
@@ -95,6 +96,17 @@ def test_neighbours_are_no_more_than_the_train_rows():
     X, y = blobs(15)
     results = run_baselines(Problem(X, y, 3, val=Split(X, y)), names=["knn10", "knn20", "knn200"])
     assert [r.note.split(",")[0] for r in results] == ["k = 10", *["k = 15 (every train row)"] * 2]
+
+
+def test_cosine_centroids_hold_a_piece_of_the_rows_at_a_time(monkeypatch):
+    X = np.random.default_rng(0).standard_normal((20_000, 4)).astype(np.float16)
+    y, sizes, unit = np.arange(20_000) % 3, [], baselines._unit
+    monkeypatch.setattr(baselines, "_unit", lambda rows: sizes.append(len(rows)) or unit(rows))
+    found = baselines.cosine_centroids(X, y, 3)
+    Z = X.astype(np.float64) / np.linalg.norm(X.astype(np.float64), axis=1, keepdims=True)
+    means = np.stack([Z[y == c].mean(axis=0) for c in range(3)])
+    np.testing.assert_allclose(found, means / np.linalg.norm(means, axis=1, keepdims=True), atol=1e-4)
+    assert sum(sizes) == 20_000 and max(sizes) <= 8192
 
 
 @pytest.mark.parametrize(("rows_at_once", "known"), [(None, None), (7, None), (7, 130), (60, 1)])

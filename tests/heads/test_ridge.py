@@ -45,6 +45,17 @@ def test_every_penalty_is_scikit_learns_ridge_classifier(shape):
         assert fit.lam == lam
 
 
+def test_columns_and_penalties_taken_in_parts_come_to_the_same(monkeypatch):
+    X, y = rows_of(TALL)
+    whole = ridge_path(Problem(X, y, 4)).fits
+    monkeypatch.setattr("pipeline.heads.ridge.GRAM_COLUMNS", 5)  # 5, 5 and 2 of 12
+    monkeypatch.setattr("pipeline.heads.ridge.FITTED_COLUMNS", 8)  # two penalties
+    for fit, other in zip(ridge_path(Problem(X, y, 4)).fits, whole, strict=True):
+        np.testing.assert_allclose(fit.weight, other.weight, rtol=1e-5, atol=1e-7)
+        assert fit.loo_accuracy == other.loo_accuracy
+        assert fit.loo_squared_error == pytest.approx(other.loo_squared_error, rel=1e-9)
+
+
 @pytest.mark.parametrize("shape", [TALL, WIDE])
 def test_class_and_sample_weights_are_scikit_learns(shape):
     X, y = rows_of(shape)

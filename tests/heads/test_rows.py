@@ -1,5 +1,6 @@
 """The rows that a solver sees: standardised, and of a memory map no pages that stay."""
 
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.heads.rows import MappedRows, StandardRows, unkept
+from pipeline.heads.rows import PAGE_TABLE_BYTES, MappedRows, StandardRows, unkept
 from pipeline.heads.standardize import fit_standardization
 
 CPU = torch.device("cpu")
@@ -80,6 +81,43 @@ def test_pages_that_were_read_are_let_go(mapped, tmp_path):
     assert total == pytest.approx(float(np.asarray(X, "f8").sum()))
     found[np.arange(0, 3000, 7)]
     assert mapped_bytes(path) == 0
+
+
+class Advised(mmap.mmap):
+    """A map that notes what is advised of it."""
+
+    def madvise(self, option, start, length):
+        self.advice = [*getattr(self, "advice", []), (option, start, length)]
+        super().madvise(option, start, length)
+
+    def advised(self, option):
+        return [(start, length) for which, start, length in self.advice if which == option]
+
+
+@pytest.fixture
+def advised(mapped, tmp_path):
+    rows, _ = mapped
+    with (tmp_path / "rows.bin").open("rb") as file:
+        pages = Advised(file.fileno(), 0, access=mmap.ACCESS_READ)
+    yield MappedRows(np.frombuffer(pages, np.float16, offset=100).reshape(rows.shape), pages)
+
+
+def test_letting_pages_go_looks_at_those_that_were_read_alone(advised):
+    """Looked at whole after each piece, a map would take the square of its rows."""
+    for start in range(0, 3000, 10):
+        advised[start : start + 10]
+    looked_at = [length for _, length in advised._pages.advised(mmap.MADV_DONTNEED)]
+    assert len(looked_at) == 300
+    assert max(looked_at) <= 2 * PAGE_TABLE_BYTES
+
+
+def test_no_more_than_the_rows_is_announced(advised):
+    advised.announce(np.array([3, 4, 5, 900, 2999]))
+    expected = [(first * 4096 + 100, end * 4096 + 100) for first, end in ((3, 6), (900, 901), (2999, 3000))]
+    found = advised._pages.advised(mmap.MADV_WILLNEED)
+    for (begin, end), (start, length) in zip(expected, found, strict=True):
+        assert begin - mmap.PAGESIZE < start <= begin
+        assert start + length == end
 
 
 @pytest.mark.parametrize("mode", ["c", "r+"])

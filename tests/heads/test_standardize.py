@@ -108,3 +108,12 @@ def test_a_copy_has_numpys_numbers_and_is_nobody_elses(dtype, wide, read_only):
     np.testing.assert_array_equal(found.numpy(), X.astype(found.numpy().dtype))
     found.zero_()
     np.testing.assert_array_equal(X, kept)
+
+
+def test_float16_becomes_float32_to_the_bits_of_numpy():
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)].reshape(-1, 2)
+    finite.setflags(write=False)
+    for stored in (finite, finite[::-1], finite[::3], finite.T, finite.astype(">f2")):
+        expected = stored.astype(np.float32)
+        np.testing.assert_array_equal(copied(stored).numpy().view(np.uint32), expected.view(np.uint32))

@@ -15,6 +15,7 @@ import torch
 
 from pipeline.base.errors import ConfigError
 from pipeline.heads.kinds.kind import kind_of
+from pipeline.heads.minibatch.batches import POOL_BYTES
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.passes import Data, Epoch, FitResult, Labelled, OnEpoch, Pass, ShouldStop, shared
 from pipeline.heads.problem import Problem
@@ -37,7 +38,7 @@ def fit_minibatch(
     """One fitted head for each config, in the configs' order; the same input gives the same bits.
 
     Val rows, where given, choose the epoch that is kept. A batch's loss is the mean over its rows, each weighed.
-    Rows are held standardised where they fit in ``memory_budget_bytes``, otherwise each batch is read anew;
+    Rows are held standardised where they fit in ``memory_budget_bytes``, otherwise each epoch reads them (``batches``);
     configs that agree in kind (and hidden layers), epochs, batch size, solver, schedule and order seed advance in
     one pass, as many as fit in it again, other passes follow. A head's ``seed`` is its own, so that heads of many
     seeds train in one pass where their ``order_seed`` is the same number. A head whose loss stops being finite is
@@ -90,7 +91,8 @@ def _data(problem: Problem, memory_budget_bytes: int) -> Data:
 
     train, watched = labelled(X, problem.y, resident=resident), None
     if val is not None:
-        resident = held + StandardRows.held_bytes(val.X, problem.dtype) <= memory_budget_bytes
+        beside = held if resident else POOL_BYTES
+        resident = beside + StandardRows.held_bytes(val.X, problem.dtype) <= memory_budget_bytes
         watched = labelled(val.X if resident else unkept(val.X), val.y, resident=resident)
     # A weighted mean, so that a row of weight 2 counts as two rows do.
     loss_weight = torch.from_numpy(problem.loss_weight / problem.row_weight.mean()).to(problem.target, problem.dtype)

@@ -20,6 +20,7 @@ from pipeline.base.errors import HeadError
 from pipeline.heads.choice import order
 from pipeline.heads.kinds.batched import Parameters, decays
 from pipeline.heads.kinds.kind import kind_of
+from pipeline.heads.minibatch.batches import taken
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.noise import Mix, Noise
 from pipeline.heads.minibatch.updates import AdamW, Sgd, Update
@@ -90,15 +91,6 @@ class FitResult:
         if layer is None:
             raise HeadError(f"a head of kind {self.config.kind} has no single weight and bias: take its tensors")
         return layer
-
-
-def epoch_batches(n: int, *, batch_size: int, seed: int, epoch: int) -> list[npt.NDArray[np.int64]]:
-    """Row numbers of an epoch's batches: a shuffle by (seed, epoch) cut evenly, none above batch_size, each sorted.
-
-    Even cutting leaves no batch of a few rows at the end, whose noisy gradient would count like a full one.
-    """
-    order = np.random.default_rng([seed, epoch]).permutation(n)
-    return [np.sort(part) for part in np.array_split(order, math.ceil(n / batch_size))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,8 +214,9 @@ class Pass:
             loss = torch.zeros(len(self.alive), dtype=torch.float64, device=self._data.device)
             hits = torch.zeros_like(loss)
             n, factor = len(self._data.train.rows), self._factor()
-            for index in epoch_batches(n, batch_size=first.batch_size, seed=first.order, epoch=self._epoch):
-                self._step(index, loss, hits)
+            batches = taken(self._data.train.rows, batch_size=first.batch_size, seed=first.order, epoch=self._epoch)
+            for index, x in batches:
+                self._step(index, x, loss, hits)
             self._close(factor, loss / n, hits / n, on_epoch)
         self._seconds += time.perf_counter() - began
 
@@ -242,10 +235,10 @@ class Pass:
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * self._steps / (self._batches * self.configs[0].epochs)))
 
-    def _step(self, index: npt.NDArray[np.int64], loss: torch.Tensor, hits: torch.Tensor) -> None:
-        """One batch: add its summed losses and hits, then update."""
+    def _step(self, index: npt.NDArray[np.int64], x: torch.Tensor, loss: torch.Tensor, hits: torch.Tensor) -> None:
+        """One batch, of the rows x at ``index``: add its summed losses and hits, then update."""
         data, at = self._data, torch.from_numpy(index).to(self._data.device)
-        x, mix = data.train.rows.take(index), self._noise.mix(len(index))
+        mix = self._noise.mix(len(index))
         logits = self._heads.forward(x, mix, self._noise)
         labellings = _labellings(data.train.y[at], data.loss_weight[at], mix)
         for one in labellings:

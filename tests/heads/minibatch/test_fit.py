@@ -12,9 +12,9 @@ from sklearn.preprocessing import StandardScaler
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.artifact import Head
 from pipeline.heads.minibatch import fit as minibatch
+from pipeline.heads.minibatch.batches import epoch_batches
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch
-from pipeline.heads.minibatch.passes import epoch_batches
 from pipeline.heads.problem import Problem, Split
 
 SHORT = MinibatchConfig(epochs=4, batch_size=32, lr=0.01)
@@ -231,17 +231,6 @@ def test_defaults_learn_wide_features_well():
     scaler = StandardScaler().fit(X)
     expected = LogisticRegression(max_iter=500).fit(scaler.transform(X), y).score(scaler.transform(X_test), y_test)
     assert (logits(result, X_test).argmax(axis=1) == y_test).mean() >= expected - 0.02
-
-
-def test_batches_hold_each_row_once_and_none_is_much_smaller():
-    batches = epoch_batches(1025, batch_size=256, seed=3, epoch=2)
-    assert sorted(len(b) for b in batches) == [205] * 5
-    np.testing.assert_array_equal(np.sort(np.concatenate(batches)), np.arange(1025))
-
-
-def test_epochs_are_shuffled_differently():
-    one, two = (epoch_batches(100, batch_size=50, seed=0, epoch=e)[0] for e in (1, 2))
-    assert not np.array_equal(one, two)
 
 
 def test_no_configs_are_refused():
