@@ -15,10 +15,11 @@ f = 1 / (s + lambda) (Rifkin and Lippert 2007), which stays exact where residual
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,10 @@ import torch
 
 from pipeline.base.errors import ConfigError
 from pipeline.heads.problem import Problem
-from pipeline.heads.standardize import fit_standardization, fold, identity, row_chunks
+from pipeline.heads.standardize import chunk_rows, copied, fit_standardization, fold, identity, row_chunks
+from pipeline.heads.threads import by_threads
+
+T = TypeVar("T")
 
 LAMBDAS = tuple(10.0 ** (k / 2) for k in range(-6, 13))  # 10^-3 ... 10^6; scikit-learn's alpha
 GRAM_COLUMNS = 256  # of A'A that are computed at once
@@ -99,20 +103,30 @@ class _Centred:
         self.targets = torch.full((len(X), problem.n_classes), -1.0, dtype=torch.float64, device=self.device)
         self.targets[torch.arange(len(X), device=self.device), self.y] = 1.0
         self.target_mean = self.share @ self.targets
-        self.mean = torch.zeros(X.shape[1], dtype=torch.float64, device=self.device)
-        for at, rows in self._standard():
-            self.mean += self.share[at] @ rows
 
-    def _standard(self) -> Iterator[tuple[slice, torch.Tensor]]:
-        for start, chunk in row_chunks(self._X):
-            rows = chunk.astype(np.float64)
-            rows -= self.standardization.mean
-            rows /= self.standardization.scale
-            yield slice(start, start + len(chunk)), torch.from_numpy(rows).to(self.device)
+        def work(start: int, stop: int) -> torch.Tensor:
+            total = torch.zeros(X.shape[1], dtype=torch.float64, device=self.device)
+            for at, rows in self._standard(start, stop):
+                total += self.share[at] @ rows
+            return total
 
-    def pieces(self) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+        self.mean = torch.stack(self.by_threads(work)).sum(dim=0)
+
+    def by_threads(self, work: Callable[[int, int], T]) -> list[T]:
+        """What ``work(start, stop)`` gives for runs of the rows, in order."""
+        if self.device.type != "cpu":
+            return [work(0, len(self._X))]
+        return by_threads(len(self._X), chunk_rows(self.shape[1]), work)
+
+    def _standard(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[slice, torch.Tensor]]:
+        mean, scale = (torch.from_numpy(part) for part in (self.standardization.mean, self.standardization.scale))
+        for first, chunk in row_chunks(self._X, start, stop):
+            rows = copied(chunk, torch.float64).sub_(mean).div_(scale)
+            yield slice(first, first + len(chunk)), rows.to(self.device)
+
+    def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
         """Where some rows are, and of these A (n, D) and T (n, C)."""
-        for at, rows in self._standard():
+        for at, rows in self._standard(start, stop):
             root = self.w[at, None].sqrt()
             yield at, rows.sub_(self.mean).mul_(root), (self.targets[at] - self.target_mean) * root
 
@@ -145,12 +159,17 @@ Tensors: TypeAlias = list[torch.Tensor]
 def _tall(rows: _Centred, lambdas: Sequence[float]) -> tuple[Tensors, Tensors]:
     """Layers (C, D) and left-out predictions (N, C) of each penalty by the D x D matrix, in two passes."""
     d = rows.shape[1]
-    gram = torch.zeros(d, d, dtype=torch.float64, device=rows.device)
-    moment = torch.zeros(d, rows.targets.shape[1], dtype=torch.float64, device=rows.device)
-    for _, a, t in rows.pieces():
-        for first in range(0, d, GRAM_COLUMNS):  # below the diagonal, which is all that eigh reads: half the work
-            gram[first:, first : first + GRAM_COLUMNS].addmm_(a[:, first:].T, a[:, first : first + GRAM_COLUMNS])
-        moment.addmm_(a.T, t)
+
+    def learn(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        gram = torch.zeros(d, d, dtype=torch.float64, device=rows.device)
+        moment = torch.zeros(d, rows.targets.shape[1], dtype=torch.float64, device=rows.device)
+        for _, a, t in rows.pieces(start, stop):
+            for first in range(0, d, GRAM_COLUMNS):  # below the diagonal, which is all that eigh reads: half the work
+                gram[first:, first : first + GRAM_COLUMNS].addmm_(a[:, first:].T, a[:, first : first + GRAM_COLUMNS])
+            moment.addmm_(a.T, t)
+        return gram, moment
+
+    gram, moment = (functools.reduce(torch.Tensor.add_, part) for part in zip(*rows.by_threads(learn), strict=True))
     values, vectors = torch.linalg.eigh(gram)  # of the lower triangle
     rotated = vectors.T @ moment
     inverses = [rows.inverse(values, lam) for lam in lambdas]
@@ -158,14 +177,18 @@ def _tall(rows: _Centred, lambdas: Sequence[float]) -> tuple[Tensors, Tensors]:
     predictions = [torch.empty_like(rows.targets) for _ in lambdas]
     classes = moment.shape[1]
     together = torch.split(torch.cat(solutions, dim=1), max(1, FITTED_COLUMNS // classes) * classes, dim=1)
-    for at, a, t in rows.pieces():
-        u = a @ vectors
-        leverages = (u * u) @ torch.stack(inverses, dim=1) + rows.share[at, None]
-        fitted = itertools.chain.from_iterable(torch.split(u @ some, classes, dim=1) for some in together)
-        for out, fit, leverage in zip(predictions, fitted, leverages.T, strict=True):
-            rest = 1 - leverage
-            defined = rest > NOTHING_LEFT
-            out[at] = rows.left_out(at, (t - fit) / torch.where(defined, rest, 1.0)[:, None], defined)
+
+    def leave_out(start: int, stop: int) -> None:
+        for at, a, t in rows.pieces(start, stop):
+            u = a @ vectors
+            leverages = (u * u) @ torch.stack(inverses, dim=1) + rows.share[at, None]
+            fitted = itertools.chain.from_iterable(torch.split(u @ some, classes, dim=1) for some in together)
+            for out, fit, leverage in zip(predictions, fitted, leverages.T, strict=True):
+                rest = 1 - leverage
+                defined = rest > NOTHING_LEFT
+                out[at] = rows.left_out(at, (t - fit) / torch.where(defined, rest, 1.0)[:, None], defined)
+
+    rows.by_threads(leave_out)
     return [(vectors @ solution).T for solution in solutions], predictions
 
 
