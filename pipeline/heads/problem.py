@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.base.errors import ConfigError, HeadError
+from pipeline.base.machine import memory_share
 from pipeline.heads.rows import Array, unkept
 from pipeline.heads.standardize import chunk_rows, copied, row_chunks
 from pipeline.heads.threads import by_threads
@@ -62,6 +63,7 @@ class Problem:
     val_metric: Literal["accuracy", "log_loss"] = "accuracy"  # ... by this
     standardize: bool = True
     device: str | torch.device = "cpu"
+    memory: int | None = None  # bytes that rows may be held in; None: an eighth of the machine's
     dtype: torch.dtype = torch.float32  # of the products and of the head; float64 or float32
     row_weight: npt.NDArray[np.float64] = field(init=False)  # (N,): ``sample_weight``, ones where there is none
     loss_weight: npt.NDArray[np.float64] = field(init=False)  # (N,): the class's times the row's own
@@ -95,6 +97,11 @@ class Problem:
     def target(self) -> torch.device:
         """The device."""
         return torch.device(self.device)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that rows may be held in."""
+        return memory_share() if self.memory is None else self.memory
 
     @property
     def n_folds(self) -> int:

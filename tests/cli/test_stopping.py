@@ -17,6 +17,7 @@ import pytest
 import pipeline.stages.extract.job
 import pipeline.stages.finetune.job
 import pipeline.stages.learn.search
+import pipeline.stages.learn.task
 import pipeline.stages.learn.train
 import pipeline.stages.score.evaluate
 import pipeline.stages.upkeep.audit
@@ -30,9 +31,9 @@ from pipeline.stages import extract, finetune, learn, score, upkeep, use
 
 MOMENTS = {
     "extract": (extract.job, "plan_file", "finished blocks are kept: the same command goes on from there"),
-    "train": (learn.train, "fit_exact", "no half run is left: the same command begins anew"),
+    "train": (learn.task, "fit_exact", "no half run is left: the same command begins anew"),
     "train --solver sgd": (learn.train, "fit_minibatch", "no half run is left: the same command begins anew"),
-    "search": (learn.search, "fit_exact", "no half run is left: the same command begins anew"),
+    "search": (learn.task, "fit_exact", "no half run is left: the same command begins anew"),
     "search --space mlp": (learn.search, "minibatch_search", "heads that were tried to the end are kept: the same"),
     "search --space mlp --optuna j.log": (learn.search, "minibatch_search", "finished trials are in j.log: the same"),
     "evaluate": (

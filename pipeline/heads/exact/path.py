@@ -29,7 +29,6 @@ import numpy.typing as npt
 import torch
 
 from pipeline.base.errors import ConfigError
-from pipeline.base.machine import memory_share
 from pipeline.heads.exact.minimise import Minimum, Objective, Progress, minimise
 from pipeline.heads.exact.products import Held, Streamed
 from pipeline.heads.exact.spectrum import decompose
@@ -90,7 +89,6 @@ def fit_exact(
     *,
     tol: float | None = None,
     max_iter: int = MAX_ITER,
-    held_bytes: int | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> list[ExactFit]:
     """The optimum for each C, in their order; the same input gives the same bits with the same number of threads.
@@ -100,8 +98,8 @@ def fit_exact(
     200 rows of three sets of features, the choice of C by log-loss is then as good as with each fold's own (0.226
     against 0.235 on new images from 12 rows, 0.159 against 0.160 from 40, 1.11 both from 200). Products and the
     head are of ``problem.dtype``, sums of float64. ``tol`` None means 1e-5 in float32, 1e-10 in float64. Rows are held
-    in the eigenbasis where that pays and they fit in ``held_bytes`` (None means an eighth of the machine's memory),
-    otherwise read anew for each product. ``on_step`` hears each iteration where there is one case only.
+    in the eigenbasis where that pays and ``problem.memory`` allows it, otherwise read anew for each product.
+    ``on_step`` hears each iteration where there is one case only.
 
     Raises:
         ConfigError: a C, tolerance or number of iterations that is not legal.
@@ -117,8 +115,7 @@ def fit_exact(
             raise ConfigError(f"C is {C}: it must be above 0 and finite")
     if not len(Cs):
         raise ConfigError("no C: give at least one")
-    held_bytes = memory_share() if held_bytes is None else held_bytes
-    job = _Job(problem, held_bytes, n_fits=len(Cs) * (1 + problem.n_folds))
+    job = _Job(problem, n_fits=len(Cs) * (1 + problem.n_folds))
     tell = on_step if len(Cs) == 1 and problem.folds is None else None
     job.solve(sorted(set(map(float, Cs))), tol=tol, max_iter=max_iter, on_step=tell)
     return [job.fits[number, float(C)] for number in range(-1, problem.n_folds) for C in Cs]
@@ -127,7 +124,7 @@ def fit_exact(
 class _Job:
     """Rows made ready once, and the fits that there are so far, by case: (fold, C), the fold that is left out or -1."""
 
-    def __init__(self, problem: Problem, held_bytes: int, n_fits: int) -> None:
+    def __init__(self, problem: Problem, n_fits: int) -> None:
         X, n = problem.X, len(problem.X)
         self.X, self.n_classes, self.n_folds = X, problem.n_classes, problem.n_folds
         self.device, self.dtype = problem.target, problem.dtype
@@ -145,7 +142,7 @@ class _Job:
         # On rows that are not centred the intercept's gradient enters all others, times the mean.
         self.reach = 1.0 + float(self.spectrum.mean.abs().max())
         self.product: Held | Streamed
-        if turning_pays(problem, n_fits) and turned_bytes(problem) <= held_bytes:
+        if turning_pays(problem, n_fits) and turned_bytes(problem) <= problem.memory_bytes:
             self.product = Held(self.spectrum.rotate(rows))
         else:
             self.product = Streamed(rows, self.spectrum)

@@ -22,7 +22,6 @@ from pipeline.heads.problem import Problem
 from pipeline.heads.rows import Array, StandardRows, unkept
 from pipeline.heads.standardize import fit_standardization, identity
 
-MEMORY_BUDGET_BYTES = 1 << 30
 HEAD_COPIES = 6  # a head's parameters, their two moments, gradient, best epoch and their stacking
 UNIT_COPIES = 6  # a batch's hidden units or logits, their gradients and what lies between
 
@@ -31,14 +30,13 @@ def fit_minibatch(
     problem: Problem,
     configs: Sequence[MinibatchConfig],
     *,
-    memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
     on_epoch: OnEpoch | None = None,
     should_stop: ShouldStop | None = None,
 ) -> list[FitResult]:
     """One fitted head for each config, in the configs' order; the same input gives the same bits.
 
     Val rows, where given, choose the epoch that is kept. A batch's loss is the mean over its rows, each weighed.
-    Rows are held standardised where they fit in ``memory_budget_bytes``, otherwise each epoch reads them (``batches``);
+    Rows are held standardised where they fit in ``problem.memory``, otherwise each epoch reads them (``batches``);
     configs that agree in kind (and hidden layers), epochs, batch size, solver, schedule and order seed advance in
     one pass, as many as fit in it again, other passes follow. A head's ``seed`` is its own, so that heads of many
     seeds train in one pass where their ``order_seed`` is the same number. A head whose loss stops being finite is
@@ -49,15 +47,13 @@ def fit_minibatch(
         ConfigError: no configs.
     """
     results: dict[int, FitResult] = {}
-    for members, group in passes(problem, configs, memory_budget_bytes):
+    for members, group in passes(problem, configs):
         group.advance(group.configs[0].epochs, functools.partial(tell, on_epoch, members), should_stop or never)
         results |= zip(members, group.results(), strict=True)
     return [results[i] for i in range(len(configs))]
 
 
-def passes(
-    problem: Problem, configs: Sequence[MinibatchConfig], memory_budget_bytes: int
-) -> Iterator[tuple[list[int], Pass]]:
+def passes(problem: Problem, configs: Sequence[MinibatchConfig]) -> Iterator[tuple[list[int], Pass]]:
     """The passes that the configs need, each with the numbers of its configs; made when asked for.
 
     Raises:
@@ -65,22 +61,27 @@ def passes(
     """
     if not configs:
         raise ConfigError("no configurations: at least one is needed")
-    data = _data(problem, memory_budget_bytes)
+    data = _data(problem)
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, c in enumerate(configs):
         groups.setdefault(shared(c), []).append(i)
     for members in groups.values():
-        at_most = max(1, memory_budget_bytes // _bytes(configs[members[0]], data))
+        at_most = max(1, problem.memory_bytes // _bytes(configs[members[0]], data))
         for some in (members[i : i + at_most] for i in range(0, len(members), at_most)):
             first = configs[some[0]]
             widest = max([data.dim, *kind_of(first.kind).hidden(first)])
             yield some, Pass(data, [configs[i].with_rate(widest) for i in some])
 
 
-def _data(problem: Problem, memory_budget_bytes: int) -> Data:
+def held_bytes(problem: Problem) -> int:
+    """Memory that the train rows take where they are held."""
+    return StandardRows.held_bytes(problem.X, problem.dtype)
+
+
+def _data(problem: Problem) -> Data:
     """The problem's rows, held where they fit in the budget, train rows first."""
-    val, held = problem.val, StandardRows.held_bytes(problem.X, problem.dtype)
-    resident = held <= memory_budget_bytes
+    val, held = problem.val, held_bytes(problem)
+    resident = held <= problem.memory_bytes
     X = problem.X if resident else unkept(problem.X)
     s = fit_standardization(X, problem.row_weight) if problem.standardize else identity(X.shape[1])
 
@@ -92,7 +93,7 @@ def _data(problem: Problem, memory_budget_bytes: int) -> Data:
     train, watched = labelled(X, problem.y, resident=resident), None
     if val is not None:
         beside = held if resident else POOL_BYTES
-        resident = beside + StandardRows.held_bytes(val.X, problem.dtype) <= memory_budget_bytes
+        resident = beside + StandardRows.held_bytes(val.X, problem.dtype) <= problem.memory_bytes
         watched = labelled(val.X if resident else unkept(val.X), val.y, resident=resident)
     # A weighted mean, so that a row of weight 2 counts as two rows do.
     loss_weight = torch.from_numpy(problem.loss_weight / problem.row_weight.mean()).to(problem.target, problem.dtype)

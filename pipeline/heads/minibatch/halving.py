@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.minibatch.config import MinibatchConfig
-from pipeline.heads.minibatch.fit import MEMORY_BUDGET_BYTES, never, passes, tell
+from pipeline.heads.minibatch.fit import never, passes, tell
 from pipeline.heads.minibatch.passes import FitResult, OnEpoch, Pass, ShouldStop
 from pipeline.heads.problem import Problem
 
@@ -50,7 +50,6 @@ def successive_halving(
     configs: Sequence[MinibatchConfig],
     schedule: Halving,
     *,
-    memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
     on_epoch: OnEpoch | None = None,
     should_stop: ShouldStop | None = None,
 ) -> list[FitResult]:
@@ -68,7 +67,7 @@ def successive_halving(
     if problem.val is None:
         raise HeadError("no val rows: successive halving compares heads on them")
     full = [replace(config, epochs=schedule.max_epochs) for config in configs]
-    groups = list(passes(problem, full, memory_budget_bytes))
+    groups = list(passes(problem, full))
     stop, ends = should_stop or never, schedule.rungs()
     for end in ends:
         for members, group in groups:

@@ -22,7 +22,7 @@ from pipeline.base.errors import HeadError
 from pipeline.base.spelling import option
 from pipeline.base.words import many
 from pipeline.heads.baselines import cosine_centroids, nearest_by_cosine
-from pipeline.heads.exact.path import ExactFit, fit_exact
+from pipeline.heads.exact.path import ExactFit
 from pipeline.heads.scores.tally import linear_figures
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
@@ -124,7 +124,7 @@ def drawn(rows: Rows, k: int, *, seed: tuple[int, int, int]) -> Rows:
 def _choose(task: Task[SearchSettings], rows: Rows) -> tuple[ExactFit, Mapping[str, float]]:
     """The best head on val of the path on the drawn rows, and its figures there."""
     metric = task.settings.metric
-    fits = fit_exact(task.problem(rows), task.settings.penalties)
+    fits = task.exact(rows, task.settings.penalties)
     trials = exact_trials(task, fits, rows)
     best = min(range(len(fits)), key=lambda i: trials[i].order(metric))
     return fits[best], trials[best].val

@@ -18,7 +18,7 @@ from pipeline.base.interrupt import on_interrupt
 from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.heads.choice import at_the_end
-from pipeline.heads.exact.path import ExactFit, fit_exact
+from pipeline.heads.exact.path import ExactFit
 from pipeline.runs.folder import Run, kept_from, result_of
 from pipeline.show.pictures import svg
 from pipeline.stages.learn import words
@@ -94,17 +94,17 @@ def _exact_search(task: Task[SearchSettings]) -> Ranking:
     settings, folds = task.settings, None
     if settings.cv:
         folds, rows = fold_numbers(task, settings.cv), task.both
-        fits = fit_exact(task.problem(rows, folds=folds), settings.penalties)
+        fits = task.exact(rows, settings.penalties, folds=folds)
         trials = cross_validated(fits, rows, folds)
     else:
         rows = task.train
-        fits = fit_exact(task.problem(rows), settings.penalties)
+        fits = task.exact(rows, settings.penalties)
         trials = exact_trials(task, fits, rows)
     ranked = sorted(trials, key=lambda t: t.order(settings.metric))
     C = ranked[0].settings["C"]
     if settings.refit and not settings.cv:  # with cross-validation it has learned from both already
         rows, folds = task.both, refit_folds(task)
-        fits = fit_exact(task.problem(rows, folds=folds), [C])
+        fits = task.exact(rows, [C], folds=folds)
     chosen = {fit.fold: fit for fit in fits if fit.C == C}
     held_out = None if folds is None else of_folds(task, _left_out(chosen, rows, folds), folds)
     files = {PATH_PICTURE: svg(words.path(trials, settings.metric, C))}

@@ -15,6 +15,7 @@ from pipeline.heads.kinds import KINDS
 from pipeline.heads.minibatch.config import LEARNING_RATES, SCHEDULES, SOLVERS, WIDE, MinibatchConfig
 
 EXACT = "exact"
+GIB = 1 << 30
 _RATES = ", ".join(f"{rate:g} with {solver}" for solver, rate in LEARNING_RATES.items())
 _MINIBATCH = {f.name for f in dataclasses.fields(MinibatchConfig)}
 VIEWS_HELP = "learn from so many augmented copies of each train image, too (made by `pipeline extract --views`)"
@@ -33,8 +34,17 @@ class HeadSettings:
     seed: int = st.option(MinibatchConfig.seed, "seed of all that is drawn at random", minimum=0)
     device: str = st.option("cpu", "where a head is fitted", choices=("cpu", "cuda"), identity=False)
 
+    memory: float | None = st.option(
+        None, "GiB of memory that rows may be held in; by default an eighth of the machine's", above=0, identity=False
+    )
+
     def __post_init__(self) -> None:
         st.check(self)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The memory in bytes."""
+        return None if self.memory is None else int(self.memory * GIB)
 
     @property
     def val_metric(self) -> Literal["accuracy", "log_loss"]:

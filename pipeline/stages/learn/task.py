@@ -6,15 +6,18 @@ Test rows are not in it: what fits and chooses is handed nothing else.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import HeadError
-from pipeline.base.words import many
+from pipeline.base.spelling import option
+from pipeline.base.words import many, size
 from pipeline.base.workspace import Workspace
+from pipeline.heads.exact.path import ExactFit, Step, fit_exact, turned_bytes, turning_pays
 from pipeline.heads.problem import Problem, Split
 from pipeline.runs import folder as runs
 from pipeline.runs import remarks
@@ -43,8 +46,17 @@ class Task(Generic[S]):
         """Train and val rows together."""
         if not len(self.val):
             return self.train
+        if (X := self._one_view()) is not None:
+            return Rows(X, np.concatenate([self.train.y, self.val.y]))
         X = np.concatenate([self.train.X, self.val.X])
         return Rows(X, np.concatenate([self.train.y, self.val.y]))
+
+    def _one_view(self) -> NDArray[np.floating[Any]] | None:
+        """Train and val rows as they lie in the cache, where that is one run of it: joined they take memory."""
+        rows = np.concatenate([labelled(self.cache, split) for split in ("train", "val")])
+        if len(rows) != len(self.train) + len(self.val) or (np.diff(rows) != 1).any():
+            return None
+        return self.cache.features[rows[0] : rows[-1] + 1]
 
     @functools.cached_property
     def images(self) -> NDArray[np.int64]:
@@ -77,7 +89,30 @@ class Task(Generic[S]):
             val=Split(val.X, val.y) if val is not None and len(val) else None,
             val_metric=self.settings.val_metric,
             device=self.settings.device,
+            memory=self.settings.memory_bytes,
         )
+
+    def exact(
+        self,
+        rows: Rows,
+        Cs: Sequence[float],
+        *,
+        folds: NDArray[np.int64] | None = None,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> list[ExactFit]:
+        """The exact heads of ``rows``; where memory does not allow what would be faster, it is said."""
+        problem = self.problem(rows, folds=folds)
+        if turning_pays(problem, len(Cs) * (1 + problem.n_folds)):
+            self.say_if_not_held(problem, turned_bytes(problem))
+        return fit_exact(problem, Cs, on_step=on_step)
+
+    def say_if_not_held(self, problem: Problem, needed: int) -> None:
+        """Say that rows which take so many bytes are read for each pass, where there is less memory for them."""
+        if needed > problem.memory_bytes:
+            self.desk.watch.say(
+                f"the rows are read anew for each pass: held they take {size(needed)}, and "
+                f"{option('memory')} allows {size(problem.memory_bytes)}"
+            )
 
 
 def task_of(settings: S, desk: Workspace) -> Task[S]:

@@ -12,8 +12,8 @@ from pipeline.base.errors import HeadError
 from pipeline.base.spelling import option
 from pipeline.base.watch import TraceRow
 from pipeline.base.workspace import Workspace
-from pipeline.heads.exact.path import Step, fit_exact
-from pipeline.heads.minibatch.fit import fit_minibatch
+from pipeline.heads.exact.path import Step
+from pipeline.heads.minibatch.fit import fit_minibatch, held_bytes
 from pipeline.heads.minibatch.passes import Epoch
 from pipeline.heads.scores.tally import linear_figures
 from pipeline.show.trace import observe
@@ -66,7 +66,7 @@ def _exact(task: Task[TrainSettings]) -> Fit:
             TraceRow(step.n_iter, step.objective, step.accuracy, val_accuracy, observation="", val_loss=val_loss)
         )
 
-    found = fit_exact(task.problem(task.train), [task.settings.C], on_step=tell)[0]
+    [found] = task.exact(task.train, [task.settings.C], on_step=tell)
     rows = observed(rows, len(task.cache.classes), "iteration")
     for row in rows:
         task.desk.watch.trace(row, of=len(rows), step="Iteration")
@@ -82,7 +82,9 @@ def _minibatch(task: Task[TrainSettings]) -> Fit:
         rows.append(dataclasses.replace(row, observation=observe([*rows, row], len(task.cache.classes))))
         watch.trace(rows[-1], of=settings.epochs)
 
-    found = fit_minibatch(task.problem(task.train, val=task.val), [settings.config()], on_epoch=tell)[0]
+    problem = task.problem(task.train, val=task.val)
+    task.say_if_not_held(problem, held_bytes(problem))
+    [found] = fit_minibatch(problem, [settings.config()], on_epoch=tell)
     if found.diverged:
         watch.end_trace()
         rate = found.config.lr

@@ -1,5 +1,6 @@
 """The exact solver against scikit-learn's logistic regression, converged far past its defaults, in float64."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -174,13 +175,11 @@ def test_statistics_of_the_rows_that_are_held_out_do_no_harm(n):
 def test_streamed_rows_give_what_held_ones_give():
     X, y = data(n=300, d=25)
     held = fit_exact(Problem(X, y, 3), [0.1, 1.0])
-    streamed = fit_exact(Problem(X, y, 3), [0.1, 1.0], held_bytes=0)
+    streamed = fit_exact(Problem(X, y, 3, memory=0), [0.1, 1.0])
     for a, b in zip(held, streamed, strict=True):
         assert b.converged
         assert b.objective == pytest.approx(a.objective, rel=1e-5)
-    held, streamed = (
-        fit_exact(Problem(X, y, 3, dtype=torch.float64), [0.1], held_bytes=size)[0] for size in (1 << 30, 0)
-    )
+    held, streamed = (fit_exact(Problem(X, y, 3, dtype=torch.float64, memory=size), [0.1])[0] for size in (1 << 30, 0))
     np.testing.assert_allclose(streamed.weight, held.weight, atol=1e-7 * np.abs(held.weight).max())
     assert streamed.objective == pytest.approx(held.objective, rel=1e-9)
 
@@ -328,7 +327,7 @@ def test_rows_are_turned_where_so_many_fits_cost_less_on_them_and_memory_allows_
     assert path.turned_bytes(problem) == 900 * 25 * 4
     few, many = [0.1], np.logspace(-3, 1, 20)
     for Cs, memory in ((few, 1 << 30), (many, 1 << 30), (many, 900 * 25 * 4 - 1), (few, 900 * 25 * 4)):
-        fit_exact(problem, Cs, held_bytes=memory)
+        fit_exact(dataclasses.replace(problem, memory=memory), Cs)
     assert used == ["Streamed", "Held", "Streamed", "Streamed"]
     wide = Problem(np.tile(X[:20], 3), y[:20], 3)
     assert path.turned_bytes(wide) == 20 * 20 * 4

@@ -1,5 +1,6 @@
 """Which rows the batches of an epoch hold, and how often and in what pieces a file's rows are read for them."""
 
+import dataclasses
 import itertools
 import weakref
 
@@ -143,10 +144,10 @@ def test_a_head_from_pools_of_class_sorted_rows_is_as_good_as_from_held_ones(sto
     X, y = stored
     problem = Problem(X, y, 4, val=Split(X, y))
     config = MinibatchConfig(epochs=4, batch_size=32, lr=0.01, schedule=schedule)
-    [streamed] = fit_minibatch(problem, [config], memory_budget_bytes=0)
+    [streamed] = fit_minibatch(dataclasses.replace(problem, memory=0), [config])
     held = [fit_minibatch(problem, [MinibatchConfig(**{**vars(config), "seed": s})])[0] for s in range(3)]
     losses = [result.trace[-1].val_loss for result in held]
     assert streamed.trace[-1].val_loss == pytest.approx(np.mean(losses), rel=0.02)
     assert not np.array_equal(streamed.weight, held[0].weight)  # its batches are others
-    [again] = fit_minibatch(problem, [config], memory_budget_bytes=0)
+    [again] = fit_minibatch(dataclasses.replace(problem, memory=0), [config])
     np.testing.assert_array_equal(streamed.weight, again.weight)

@@ -173,7 +173,7 @@ def test_rows_read_past_the_budget_give_the_bits_of_held_rows(tmp_path):
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     problem = Problem(mapped, y, 3, val=Split(mapped[:50], y[:50]))
     (held,) = fit_minibatch(problem, [SHORT])
-    (streamed,) = fit_minibatch(problem, [SHORT], memory_budget_bytes=0)
+    (streamed,) = fit_minibatch(dataclasses.replace(problem, memory=0), [SHORT])
     np.testing.assert_array_equal(held.weight, streamed.weight)
     assert held.trace == streamed.trace
 
@@ -263,7 +263,7 @@ def test_heads_past_the_budget_take_several_passes_and_lose_nothing():
     X, y = blobs()
     configs = [dataclasses.replace(SHORT, lr=lr) for lr in (0.001, 0.01, 0.1)]
     wide = fit_minibatch(Problem(X, y, 3), configs)
-    narrow = fit_minibatch(Problem(X, y, 3), configs, memory_budget_bytes=0)
+    narrow = fit_minibatch(Problem(X, y, 3, memory=0), configs)
     for one, other in zip(wide, narrow, strict=True):
         assert one.config == other.config
         np.testing.assert_allclose(one.weight, other.weight, rtol=0, atol=1e-5)

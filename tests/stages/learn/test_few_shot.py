@@ -70,7 +70,7 @@ def test_a_draws_figures_are_those_of_the_head_that_is_best_on_val(cache: Path, 
 def test_test_rows_are_asked_for_only_when_all_heads_are_fixed(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pipeline.stages.learn.few_shot as module
+    import pipeline.stages.learn.task as module
     from pipeline.store.reader import Cache
 
     told: list[str] = []
