@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.base.errors import ConfigError, HeadError
+from pipeline.heads import standardize
 from pipeline.heads.exact import path, spectrum
 from pipeline.heads.exact.path import fit_exact, lagrange, waves
 from pipeline.heads.problem import Problem
@@ -349,3 +350,20 @@ def test_vectors_of_a_sample_lead_to_the_optimum_of_all_rows(monkeypatch):
     np.testing.assert_allclose(fit.weight, every.weight, atol=1e-6 * np.abs(every.weight).max())
     (fit,) = fit_exact(Problem(X, y, 3), [0.1])
     assert fit.converged and fit.objective == pytest.approx(every.objective, rel=1e-6)
+
+
+def test_rows_that_threads_share_give_the_same_bits_again_and_the_optimum_of_one_thread(monkeypatch):
+    X, y = data(n=3000, d=12)
+    monkeypatch.setattr(standardize, "CHUNK_ROWS", 500)  # six pieces, of which each thread has three
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (2, 2, 1):
+            torch.set_num_threads(threads)
+            found += fit_exact(Problem(X.astype(np.float16), y, 3), [0.1])
+    finally:
+        torch.set_num_threads(before)
+    first, again, alone = found
+    np.testing.assert_array_equal(first.weight, again.weight)
+    assert first.grad_norm == again.grad_norm
+    assert alone.objective == pytest.approx(first.objective, rel=1e-6)
