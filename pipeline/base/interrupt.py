@@ -13,6 +13,7 @@ from pipeline.base.errors import Interrupted
 ANEW = "nothing was changed: the same command begins anew"
 NO_HALF_RUN = "no half run is left: the same command begins anew"
 GOES_ON = "the same command goes on from there"
+AGAIN = 0.05  # seconds until a stop that had to wait is tried again
 
 
 @contextmanager
@@ -37,6 +38,41 @@ def is_stop(error: BaseException | None) -> bool:
 def told(stop: BaseException) -> str:
     """What Ctrl-C came with."""
     return str(next(iter(getattr(stop, "__notes__", ())), f"stopped; {ANEW}"))
+
+
+@contextmanager
+def held_while_importing() -> Iterator[None]:
+    """Within it, a Ctrl-C that comes while a library is imported waits until that is done.
+
+    A library's C++ code may call Python while it is set up, and expects no exception from that: it ends the process by
+    abort() instead of by a line. Nothing is changed outside the main thread, nor where Ctrl-C is not Python's own, as
+    in a job that a shell has put in the background.
+    """
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def stop(_number: int, frame: FrameType | None) -> None:
+        if not _importing(frame):
+            raise KeyboardInterrupt
+        again = threading.Timer(AGAIN, signal.raise_signal, [signal.SIGINT])
+        again.daemon = True
+        again.start()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 class StopRequest:

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from pipeline.base.errors import Interrupted, PipelineError
-from pipeline.base.interrupt import is_stop, told
+from pipeline.base.interrupt import held_while_importing, is_stop, told
 from pipeline.base.spelling import as_flags
 from pipeline.base.workspace import Workspace
 from pipeline.cli.commands import COMMANDS
@@ -24,7 +24,7 @@ from pipeline.show.terminal.console import Console, fail, stopped
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 done in part, 2 refused, 128 + signal interrupted."""
-    with as_flags():
+    with as_flags(), held_while_importing():
         return _main(list(sys.argv[1:] if argv is None else argv))
 
 

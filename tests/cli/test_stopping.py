@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +27,7 @@ import pipeline.stages.upkeep.inspect
 import pipeline.stages.use.export
 import pipeline.stages.use.predict
 from pipeline.base.errors import HeadError
-from pipeline.base.interrupt import is_stop, on_interrupt, told
+from pipeline.base.interrupt import held_while_importing, is_stop, on_interrupt, told
 from pipeline.cli.main import main
 from pipeline.stages import extract, finetune, learn, score, upkeep, use
 
@@ -72,6 +74,37 @@ def test_of_several_who_say_what_is_kept_the_innermost_is_heard() -> None:
         raise KeyboardInterrupt
     assert told(stop.value) == "stopped; inner"
     assert told(KeyboardInterrupt()) == "stopped; nothing was changed: the same command begins anew"
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C is Python's own, whatever it was for the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_stop_that_comes_while_a_library_is_imported_waits_until_that_is_done(
+    ctrl_c: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "planted_library.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nwhole = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "planted_library", raising=False)
+    with pytest.raises(KeyboardInterrupt), held_while_importing():
+        importlib.import_module("planted_library")
+        time.sleep(60)
+    assert sys.modules["planted_library"].whole
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(KeyboardInterrupt), held_while_importing():
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("it did not come at once")
+
+
+def test_a_stop_that_is_ignored_stays_so(ctrl_c: None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with held_while_importing():
+        signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def heard() -> None:
