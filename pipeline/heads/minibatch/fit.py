@@ -73,14 +73,9 @@ def passes(problem: Problem, configs: Sequence[MinibatchConfig]) -> Iterator[tup
             yield some, Pass(data, [configs[i].with_rate(widest) for i in some])
 
 
-def held_bytes(problem: Problem) -> int:
-    """Memory that the train rows take where they are held."""
-    return StandardRows.held_bytes(problem.X, problem.dtype)
-
-
 def _data(problem: Problem) -> Data:
     """The problem's rows, held where they fit in the budget, train rows first."""
-    val, held = problem.val, held_bytes(problem)
+    val, held = problem.val, StandardRows.held_bytes(problem.X, problem.dtype)
     resident = held <= problem.memory_bytes
     X = problem.X if resident else unkept(problem.X)
     s = fit_standardization(X, problem.row_weight) if problem.standardize else identity(X.shape[1])

@@ -24,6 +24,7 @@ from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch
 from pipeline.heads.minibatch.halving import Halving, successive_halving
 from pipeline.heads.minibatch.space import sample_configs
+from pipeline.heads.rows import StandardRows
 from pipeline.runs.held_out import HeldOut
 from pipeline.stages.learn.held_out import of_folds, refit_folds
 from pipeline.stages.learn.kept import Fit, make_head, minibatch_fit, observed, trace_row
@@ -67,6 +68,7 @@ def minibatch_search(task: Task[SearchSettings]) -> Ranking:
     """
     settings, space = task.settings, Space.of(task.settings)
     state = SearchState(task, space.varied)
+    task.say_if_not_held(StandardRows.held_bytes(task.train.X))
     if settings.optuna is None:
         done = _halved(task, space, state)
     else:

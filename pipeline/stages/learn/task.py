@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import HeadError
+from pipeline.base.machine import memory_share
 from pipeline.base.spelling import option
 from pipeline.base.words import many, size
 from pipeline.base.workspace import Workspace
@@ -89,7 +90,7 @@ class Task(Generic[S]):
             val=Split(val.X, val.y) if val is not None and len(val) else None,
             val_metric=self.settings.val_metric,
             device=self.settings.device,
-            memory=self.settings.memory_bytes,
+            memory=self.memory,
         )
 
     def exact(
@@ -103,15 +104,21 @@ class Task(Generic[S]):
         """The exact heads of ``rows``; where memory does not allow what would be faster, it is said."""
         problem = self.problem(rows, folds=folds)
         if turning_pays(problem, len(Cs) * (1 + problem.n_folds)):
-            self.say_if_not_held(problem, turned_bytes(problem))
+            self.say_if_not_held(turned_bytes(problem))
         return fit_exact(problem, Cs, on_step=on_step)
 
-    def say_if_not_held(self, problem: Problem, needed: int) -> None:
+    @property
+    def memory(self) -> int:
+        """Bytes that rows may be held in."""
+        told = self.settings.memory_bytes
+        return memory_share() if told is None else told
+
+    def say_if_not_held(self, needed: int) -> None:
         """Say that rows which take so many bytes are read for each pass, where there is less memory for them."""
-        if needed > problem.memory_bytes:
+        if needed > self.memory:
             self.desk.watch.say(
                 f"the rows are read anew for each pass: held they take {size(needed)}, and "
-                f"{option('memory')} allows {size(problem.memory_bytes)}"
+                f"{option('memory')} allows {size(self.memory)}"
             )
 
 

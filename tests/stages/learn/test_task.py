@@ -30,13 +30,16 @@ def test_train_and_val_rows_are_one_view_of_the_cache(workshop: SimpleNamespace,
     np.testing.assert_array_equal(both.y, np.concatenate([task.train.y, task.val.y]))
 
 
-@pytest.mark.parametrize("solver", ["exact", "adamw"])
+@pytest.mark.parametrize("solver", ["exact", "adamw", "mlp"])
 def test_memory_decides_whether_rows_are_held_and_it_is_said(
     workshop: SimpleNamespace, tmp_path: Path, listener: Any, solver: str
 ) -> None:
     def work(memory: float | None) -> float | None:
-        if solver == "exact":
-            found = search(workshop.cache.cache, memory=memory, evaluate=False, workspace=tmp_path, watch=listener)
+        if solver != "adamw":
+            few = {"space": "mlp", "trials": 2, "epochs": 2} if solver == "mlp" else {}
+            found = search(
+                workshop.cache.cache, memory=memory, evaluate=False, workspace=tmp_path, watch=listener, **few
+            )
         else:
             found = train(
                 workshop.cache.cache, solver=solver, epochs=5, memory=memory, workspace=tmp_path, watch=listener
