@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +27,8 @@ import torch
 
 from pipeline.base.errors import ConfigError
 from pipeline.heads.problem import Problem
-from pipeline.heads.standardize import chunk_rows, copied, fit_standardization, fold, identity, row_chunks
-from pipeline.heads.threads import by_threads
-
-T = TypeVar("T")
+from pipeline.heads.rows import Chunks, StandardRows
+from pipeline.heads.standardize import fit_standardization, fold, identity
 
 LAMBDAS = tuple(10.0 ** (k / 2) for k in range(-6, 13))  # 10^-3 ... 10^6; scikit-learn's alpha
 GRAM_COLUMNS = 256  # of A'A that are computed at once
@@ -94,9 +92,9 @@ class _Centred:
 
     def __init__(self, problem: Problem) -> None:
         X, self.device, self.shape = problem.X, problem.target, problem.X.shape
-        self._X = X
         weight = problem.row_weight
         self.standardization = fit_standardization(X, weight) if problem.standardize else identity(X.shape[1])
+        self.rows = StandardRows(X, self.standardization, self.device, resident=False, dtype=torch.float64)
         self.y = torch.from_numpy(problem.y).to(self.device)
         self.w = torch.from_numpy(problem.loss_weight).to(self.device)
         self.share = self.w / self.w.sum()
@@ -104,31 +102,14 @@ class _Centred:
         self.targets[torch.arange(len(X), device=self.device), self.y] = 1.0
         self.target_mean = self.share @ self.targets
 
-        def work(start: int, stop: int) -> torch.Tensor:
-            total = torch.zeros(X.shape[1], dtype=torch.float64, device=self.device)
-            for at, rows in self._standard(start, stop):
-                total += self.share[at] @ rows
-            return total
+        self.mean = self.rows.weighted_sum(self.share)
 
-        self.mean = torch.stack(self.by_threads(work)).sum(dim=0)
-
-    def by_threads(self, work: Callable[[int, int], T]) -> list[T]:
-        """What ``work(start, stop)`` gives for runs of the rows, in order."""
-        if self.device.type != "cpu":
-            return [work(0, len(self._X))]
-        return by_threads(len(self._X), chunk_rows(self.shape[1]), work)
-
-    def _standard(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[slice, torch.Tensor]]:
-        mean, scale = (torch.from_numpy(part) for part in (self.standardization.mean, self.standardization.scale))
-        for first, chunk in row_chunks(self._X, start, stop):
-            rows = copied(chunk, torch.float64).sub_(mean).div_(scale)
-            yield slice(first, first + len(chunk)), rows.to(self.device)
-
-    def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+    def pieces(self, chunks: Chunks) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
         """Where some rows are, and of these A (n, D) and T (n, C)."""
-        for at, rows in self._standard(start, stop):
+        for first, rows in chunks:
+            at = slice(first, first + len(rows))
             root = self.w[at, None].sqrt()
-            yield at, rows.sub_(self.mean).mul_(root), (self.targets[at] - self.target_mean) * root
+            yield at, (rows - self.mean).mul_(root), (self.targets[at] - self.target_mean) * root
 
     def inverse(self, values: torch.Tensor, lam: float) -> torch.Tensor:
         """1 / (s + lambda) of eigenvalues s (r,); for lambda 0 the pseudo-inverse."""
@@ -160,16 +141,18 @@ def _tall(rows: _Centred, lambdas: Sequence[float]) -> tuple[Tensors, Tensors]:
     """Layers (C, D) and left-out predictions (N, C) of each penalty by the D x D matrix, in two passes."""
     d = rows.shape[1]
 
-    def learn(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def learn(chunks: Chunks) -> tuple[torch.Tensor, torch.Tensor]:
         gram = torch.zeros(d, d, dtype=torch.float64, device=rows.device)
         moment = torch.zeros(d, rows.targets.shape[1], dtype=torch.float64, device=rows.device)
-        for _, a, t in rows.pieces(start, stop):
+        for _, a, t in rows.pieces(chunks):
             for first in range(0, d, GRAM_COLUMNS):  # below the diagonal, which is all that eigh reads: half the work
                 gram[first:, first : first + GRAM_COLUMNS].addmm_(a[:, first:].T, a[:, first : first + GRAM_COLUMNS])
             moment.addmm_(a.T, t)
         return gram, moment
 
-    gram, moment = (functools.reduce(torch.Tensor.add_, part) for part in zip(*rows.by_threads(learn), strict=True))
+    gram, moment = (
+        functools.reduce(torch.Tensor.add_, part) for part in zip(*rows.rows.by_threads(learn), strict=True)
+    )
     values, vectors = torch.linalg.eigh(gram)  # of the lower triangle
     rotated = vectors.T @ moment
     inverses = [rows.inverse(values, lam) for lam in lambdas]
@@ -178,8 +161,8 @@ def _tall(rows: _Centred, lambdas: Sequence[float]) -> tuple[Tensors, Tensors]:
     classes = moment.shape[1]
     together = torch.split(torch.cat(solutions, dim=1), max(1, FITTED_COLUMNS // classes) * classes, dim=1)
 
-    def leave_out(start: int, stop: int) -> None:
-        for at, a, t in rows.pieces(start, stop):
+    def leave_out(chunks: Chunks) -> None:
+        for at, a, t in rows.pieces(chunks):
             u = a @ vectors
             leverages = (u * u) @ torch.stack(inverses, dim=1) + rows.share[at, None]
             fitted = itertools.chain.from_iterable(torch.split(u @ some, classes, dim=1) for some in together)
@@ -188,13 +171,13 @@ def _tall(rows: _Centred, lambdas: Sequence[float]) -> tuple[Tensors, Tensors]:
                 defined = rest > NOTHING_LEFT
                 out[at] = rows.left_out(at, (t - fit) / torch.where(defined, rest, 1.0)[:, None], defined)
 
-    rows.by_threads(leave_out)
+    rows.rows.by_threads(leave_out)
     return [(vectors @ solution).T for solution in solutions], predictions
 
 
 def _wide(rows: _Centred, lambdas: Sequence[float]) -> tuple[Tensors, Tensors]:
     """The same by the N x N matrix, its rows held."""
-    pieces = list(rows.pieces())
+    pieces = list(rows.pieces(rows.rows.chunks()))
     a, t = torch.cat([piece[1] for piece in pieces]), torch.cat([piece[2] for piece in pieces])
     values, vectors = torch.linalg.eigh(a @ a.T)
     # sqrt(w) is an eigenvector of eigenvalue 0, the intercept's: leaving rows out does not see it.

@@ -110,6 +110,17 @@ class StandardRows:
         for first, chunk in row_chunks(self._X, start, stop):
             yield first, self._standard(chunk, room)
 
+    def weighted_sum(self, weight: torch.Tensor, off: torch.Tensor | None = None) -> torch.Tensor:
+        """The sum (D,) of all rows under weights (N,), or of the squares of what they are ``off`` a mean (D,)."""
+
+        def work(chunks: Chunks) -> torch.Tensor:
+            total = torch.zeros(self.dim, dtype=self.dtype, device=self._device)
+            for start, piece in chunks:
+                total += weight[start : start + len(piece)] @ (piece if off is None else (piece - off).square_())
+            return total
+
+        return torch.stack(self.by_threads(work)).sum(dim=0)
+
     def undivided(self, mean: torch.Tensor) -> tuple[StandardRows, torch.Tensor]:
         """Rows off a ``mean`` (D,) of these, but not divided by their scales; and what divides them, (D,) float64.
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.base.errors import HeadError
-from pipeline.heads.rows import Chunks, StandardRows
+from pipeline.heads.rows import StandardRows
 
 EIGENVALUE_FLOOR = 1e-12  # of the largest, in float64: below it is rounding
 SAMPLED = 8  # rows for each feature, of which G is made where there are more
@@ -68,7 +68,7 @@ def decompose(rows: StandardRows, weight: torch.Tensor) -> Spectrum:
     Raises:
         HeadError: every row has the same features.
     """
-    mean = _sum(rows, weight, None)
+    mean = rows.weighted_sum(weight)
     if len(rows) < rows.dim:
         return _of_few(rows, weight, mean)
     places, _ = sample(weight, rows.dim)
@@ -78,7 +78,7 @@ def decompose(rows: StandardRows, weight: torch.Tensor) -> Spectrum:
         gram.addmm_(scaled.T, scaled)
     _check_not_all_the_same(rows, weight, mean, gram.diagonal())
     if places is not None:
-        _scale_columns(gram, _sum(rows, weight, mean))
+        _scale_columns(gram, rows.weighted_sum(weight, off=mean))
     # All directions are kept: rotated by an orthogonal matrix nothing is lost, however small an eigenvalue may be.
     values, vectors = torch.linalg.eigh(gram)
     return Spectrum(values.clamp_min_(0), (vectors.contiguous(),), mean)
@@ -114,18 +114,6 @@ def weighed(
     some = some / some.sum()
     for first in range(0, len(places), AT_ONCE):
         yield rows.take(places[first : first + AT_ONCE]), some[first : first + AT_ONCE]
-
-
-def _sum(rows: StandardRows, weight: torch.Tensor, mean: torch.Tensor | None) -> torch.Tensor:
-    """The weighted sum (D,) of all rows, or of the squares of what they are off a mean (D,)."""
-
-    def work(chunks: Chunks) -> torch.Tensor:
-        total = torch.zeros(rows.dim, dtype=rows.dtype, device=weight.device)
-        for start, piece in chunks:
-            total += weight[start : start + len(piece)] @ (piece if mean is None else (piece - mean).square_())
-        return total
-
-    return torch.stack(rows.by_threads(work)).sum(dim=0)
 
 
 def _scale_columns(gram: torch.Tensor, variance: torch.Tensor) -> None:
