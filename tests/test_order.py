@@ -44,8 +44,8 @@ DEFERRED = {
     "images/sources/torchvision.py": {"torchvision.datasets"},
     "show/letters.py": {"matplotlib.font_manager"},
     "show/pictures.py": {"matplotlib", "matplotlib.collections", "matplotlib.figure", "matplotlib.ticker"},
+    "stages/extract/blocks.py": {"pipeline.trunk.frozen", "pipeline.trunk.weights"},
     "stages/extract/doors.py": {"pipeline.stages.extract.job"},
-    "stages/extract/job.py": {"pipeline.stages.extract.blocks"},
     "stages/finetune/doors.py": {"pipeline.stages.finetune.job"},
     "stages/learn/adaptive.py": {"optuna", "optuna.storages", "optuna.storages.journal", "optuna.trial"},
     "stages/learn/brackets.py": {"pipeline.stages.learn.adaptive"},
@@ -60,6 +60,7 @@ DEFERRED = {
     "stages/upkeep/doors.py": {
         f"pipeline.stages.upkeep.{verb}" for verb in ("audit", "catalog", "inspect", "relabel", "verify")
     },
+    "stages/upkeep/verify.py": {"pipeline.stages.upkeep.afresh"},
     "stages/use/doors.py": {f"pipeline.stages.use.{verb}" for verb in ("export", "predict", "rows", "trace")},
     "stages/use/export.py": {"onnxruntime"},
     "stages/use/tables.py": {"pyarrow", "pyarrow.parquet"},

@@ -236,6 +236,15 @@ class Cache:
             raise CacheError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
         return np.flatnonzero((self.splits == SPLITS.index(split)) & (self.states == GOOD))
 
+    def features_at(self, rows: NDArray[np.int64]) -> Matrix:
+        """The features (n, D) at ``rows`` (n,), read-only: a view of the map where they are one run of it."""
+        if is_one_run(rows):
+            first = int(rows[0]) if len(rows) else 0
+            return self.features[first : first + len(rows)]
+        copied = np.take(np.asarray(self.features), rows, axis=0, mode="clip")  # (brackets take four times as long)
+        copied.setflags(write=False)
+        return copied
+
     def split(self, split: str) -> Features:
         """The good rows of one split ("train", "val", "test", or "none" for items without a split)."""
         return Features(self, self.rows(split))
@@ -268,6 +277,11 @@ class Cache:
                 progress(stop - start)
 
 
+def is_one_run(rows: NDArray[np.int64]) -> bool:
+    """Whether different numbers (n,), or none, are consecutive and ascend."""
+    return len(rows) == 0 or (int(rows[-1] - rows[0]) + 1 == len(rows) and bool((np.diff(rows) == 1).all()))
+
+
 class Features:
     """The rows of one split; a map-style dataset for ``torch.utils.data.DataLoader``.
 
@@ -293,18 +307,13 @@ class Features:
     @property
     def contiguous(self) -> bool:
         """Whether the rows are one run of the file, so that ``X`` copies nothing."""
-        return len(self.rows) == 0 or int(self.rows[-1] - self.rows[0]) + 1 == len(self.rows)
+        return is_one_run(self.rows)
 
     @property
     def X(self) -> Matrix:
         """(n, D) float16 or float32, read-only."""
         if self._X is None:
-            if self.contiguous:
-                first = int(self.rows[0]) if len(self.rows) else 0
-                self._X = self.cache.features[first : first + len(self.rows)]
-            else:
-                self._X = self.cache.features[self.rows]
-                self._X.setflags(write=False)
+            self._X = self.cache.features_at(self.rows)
         return self._X
 
     @property

@@ -26,16 +26,19 @@ class Rows:
         return len(self.y)
 
 
-def load_rows(cache: Cache, split: str) -> Rows:
-    """The labelled good rows of a split, their checksums verified: no damaged or empty row reaches a head.
+def load_rows(cache: Cache, *splits: str) -> Rows:
+    """The labelled good rows of a split, or of several, each below the one before; no damaged row reaches a head.
+
+    ``X`` is a view of the memory map where they are one run of it, as those of neighbouring splits are, too; where
+    images among them failed or have no label, a copy.
 
     Raises:
         CacheError: a block is damaged.
     """
-    features = cache.split(split)
-    cache.verify(features.rows)
-    labelled = features.y >= 0
-    return Rows(features.X, features.y) if labelled.all() else Rows(features.X[labelled], features.y[labelled])
+    rows = np.concatenate([cache.rows(split) for split in splits])
+    cache.verify(rows)
+    rows = rows[cache.labels[rows] >= 0]
+    return Rows(cache.features_at(rows), cache.labels[rows])
 
 
 def with_views(cache: Cache, rows: Rows, views: int) -> Rows:

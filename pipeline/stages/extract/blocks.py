@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,9 @@ from pipeline.stages.extract.results import Shares, Work
 from pipeline.stages.extract.settings import ExtractSettings
 from pipeline.store import Cache, Failure, Writer, append_failures, open_partial, partial_failures_path, partial_path
 from pipeline.store.fill import blocks_to_do, one_by_one
-from pipeline.trunk.frozen import FrozenTrunk, default_batch
-from pipeline.trunk.weights import confirm
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import, and a job that only copies rows needs no trunk
+    from pipeline.trunk.frozen import FrozenTrunk
 
 
 @dataclass
@@ -202,12 +203,22 @@ def _confirm_weights(writer: Writer, settings: ExtractSettings, desk: Workspace)
     Raises:
         WeightsError: it is not; the unfinished file goes, unless it has rows.
     """
+    from pipeline.trunk.weights import confirm
+
     try:
         confirm(settings.weights, settings.trunk, settings.preset, desk)
     except WeightsError:
         if not writer.done.any():
             writer.path.unlink()
         raise
+
+
+def _open_trunk(recipe: Recipe, settings: ExtractSettings, block_rows: int, desk: Workspace) -> FrozenTrunk:
+    from pipeline.trunk.frozen import FrozenTrunk, default_batch
+
+    # Batches do not cross blocks: one larger than these would be padded each time.
+    batch = settings.batch_size or min(block_rows, default_batch(recipe.trunk.device, recipe.geometry().crop))
+    return FrozenTrunk(recipe.trunk, batch=batch, work_dir=desk.engines)
 
 
 def do_blocks(
@@ -233,10 +244,7 @@ def do_blocks(
         fresh = int((origin.donor[rows] < 0).sum()) if rows else 0
         if fresh and ranks.first:
             _confirm_weights(writer, settings, desk)
-        # Batches do not cross blocks: one larger than these would be padded each time.
-        size = recipe.geometry().crop
-        batch = settings.batch_size or min(target.block_rows, default_batch(recipe.trunk.device, size))
-        trunk = FrozenTrunk(recipe.trunk, batch=batch, work_dir=desk.engines) if fresh else None
+        trunk = _open_trunk(recipe, settings, target.block_rows, desk) if fresh else None
         workers = settings.workers or cores()
         ahead = 4 * workers + (trunk.engine.batch if trunk else 0)
         limits = Limits(settings.max_pixels or MAX_PIXELS)

@@ -24,6 +24,7 @@ from pipeline.base.workspace import Workspace
 from pipeline.images import View, open_images
 from pipeline.runs import folder as runs
 from pipeline.stages.extract import words
+from pipeline.stages.extract.blocks import do_blocks, recipe_of_begun
 from pipeline.stages.extract.plan import Plan, plan_file
 from pipeline.stages.extract.results import ExtractResult, Work
 from pipeline.stages.extract.settings import ExtractSettings
@@ -82,8 +83,6 @@ def _lead(settings: ExtractSettings, desk: Workspace, ranks: Ranks, view: View |
 
 def _follow(settings: ExtractSettings, desk: Workspace, ranks: Ranks) -> ExtractResult:
     """Another process: does its blocks of the file that the first one made, and waits for it to be published."""
-    from pipeline.stages.extract.blocks import do_blocks, recipe_of_begun
-
     began = time.perf_counter()
     job = ranks.told()
     if job["out"] is None:
@@ -111,8 +110,6 @@ def _nothing_to_do(plan: Plan, there: store.Cache, began: float) -> ExtractResul
 
 
 def _work_and_publish(plan: Plan, ranks: Ranks, began: float) -> ExtractResult:
-    from pipeline.stages.extract.blocks import do_blocks
-
     work = do_blocks(plan.out, plan.listing.images, plan.recipe, plan.settings, ranks=ranks, desk=plan.desk)
     forwards = ranks.total(work.forwards)
     _publish(plan)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,8 @@ class Task(Generic[S]):
     """The labelled good rows of a cache to learn from (``train``) and to choose by (``val``, perhaps none)."""
 
     cache: Cache
-    train: Rows
+    own: Rows  # train rows, and val rows below them
+    train: Rows  # a view of them; with augmented views of its images a copy
     val: Rows
     settings: S
     desk: Workspace
@@ -45,19 +46,11 @@ class Task(Generic[S]):
     @functools.cached_property
     def both(self) -> Rows:
         """Train and val rows together."""
+        if not self.settings.views:
+            return self.own
         if not len(self.val):
             return self.train
-        if (X := self._one_view()) is not None:
-            return Rows(X, np.concatenate([self.train.y, self.val.y]))
-        X = np.concatenate([self.train.X, self.val.X])
-        return Rows(X, np.concatenate([self.train.y, self.val.y]))
-
-    def _one_view(self) -> NDArray[np.floating[Any]] | None:
-        """Train and val rows as they lie in the cache, where that is one run of it: joined they take memory."""
-        rows = np.concatenate([labelled(self.cache, split) for split in ("train", "val")])
-        if len(rows) != len(self.train) + len(self.val) or (np.diff(rows) != 1).any():
-            return None
-        return self.cache.features[rows[0] : rows[-1] + 1]
+        return Rows(*(np.concatenate(pair) for pair in ((self.train.X, self.val.X), (self.train.y, self.val.y))))
 
     @functools.cached_property
     def images(self) -> NDArray[np.int64]:
@@ -132,7 +125,9 @@ def task_of(settings: S, desk: Workspace) -> Task[S]:
     cache = find_cache(settings.cache, desk)
     require_ours(cache)
     runs.require_writable(desk)
-    train, val = load_rows(cache, "train"), load_rows(cache, "val")
+    # Loaded together: where an image failed, rows are a copy, and both splits and the two joined are then one of it.
+    own, n = load_rows(cache, "train", "val"), len(labelled(cache, "train"))
+    train, val = Rows(own.X[:n], own.y[:n]), Rows(own.X[n:], own.y[n:])
     if settings.views:
         train = with_views(cache, train, settings.views)
     if not len(train):
@@ -145,4 +140,4 @@ def task_of(settings: S, desk: Workspace) -> Task[S]:
         f"{cache.path.name}: {many(len(train), 'train row')}, {many(len(val), 'val row')}, "
         f"{many(cache.dim, 'feature')}, {many(len(cache.classes), 'class')}"
     )
-    return Task(cache, train, val, settings, desk)
+    return Task(cache, own, train, val, settings, desk)

@@ -110,6 +110,22 @@ def test_nothing_changed_is_nothing_done_and_no_torch(photos: Path, tmp_path: Pa
     assert (first.cache.stat().st_ino, first.cache.read_bytes()) == (before.st_ino, bits)
 
 
+def test_rows_that_are_only_copied_need_no_torch_nor_does_verifying_them(
+    photos: Path, tmp_path: Path, quick: Quick
+) -> None:
+    extract(photos, workspace=tmp_path / "w", **quick)
+    shutil.copytree(photos, tmp_path / "other")
+    (tmp_path / "other" / "ant").rename(tmp_path / "other" / "wasp")
+    code = (
+        "import sys; from pipeline import extract, verify\n"
+        f"r = extract({str(tmp_path / 'other')!r}, workspace={str(tmp_path / 'w')!r}, **{quick!r})\n"
+        "assert r.new == 0 and r.reused == 60, r\n"
+        "verify(r.cache)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.slow
 def test_a_remembered_transform_that_is_not_the_weights_own_makes_no_row(
     photos: Path, tmp_path: Path, quick: Quick

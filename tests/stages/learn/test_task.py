@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import search, train
+from pipeline import extract, open_cache, search, train
 from pipeline.base.errors import ConfigError
 from pipeline.base.workspace import Workspace
 from pipeline.stages.learn.settings import SearchSettings
@@ -28,6 +30,27 @@ def test_train_and_val_rows_are_one_view_of_the_cache(workshop: SimpleNamespace,
     assert np.shares_memory(both.X, task.cache.features)
     np.testing.assert_array_equal(both.X, np.concatenate([task.train.X, task.val.X]))
     np.testing.assert_array_equal(both.y, np.concatenate([task.train.y, task.val.y]))
+
+
+def test_where_an_image_failed_both_splits_are_one_copy(
+    workshop: SimpleNamespace, tmp_path: Path, quick: dict[str, Any]
+) -> None:
+    photos = shutil.copytree(workshop.photos, tmp_path / "photos")
+    learned = open_cache(workshop.cache.cache).split("train").ids
+    broken = photos / os.fsdecode(learned[len(learned) // 2])
+    broken.write_bytes(broken.read_bytes()[:40])
+    made = extract(photos, workspace=tmp_path, **quick)
+    whole, task = open_cache(made.cache), task_of(SearchSettings(str(made.cache)), Workspace(tmp_path))
+    assert made.failed == 1
+    assert not np.shares_memory(task.train.X, whole.features)
+    assert np.shares_memory(task.train.X, task.both.X)
+    assert np.shares_memory(task.val.X, task.both.X)
+    for split, rows in (("train", task.train), ("val", task.val)):
+        there = whole.split(split)
+        np.testing.assert_array_equal(rows.X, whole.features[there.rows])
+        np.testing.assert_array_equal(rows.y, there.y)
+    np.testing.assert_array_equal(task.both.X, np.concatenate([task.train.X, task.val.X]))
+    np.testing.assert_array_equal(task.both.y, np.concatenate([task.train.y, task.val.y]))
 
 
 @pytest.mark.parametrize("solver", ["exact", "adamw", "mlp"])
