@@ -123,6 +123,7 @@ def extract(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     layer: str | PathLike[str] = "last",
+    decode: str | PathLike[str] = "auto",
     dtype: str | PathLike[str] = "float16",
     engine: str | PathLike[str] = "auto",
     precision: str | PathLike[str] = "float32",

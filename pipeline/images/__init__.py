@@ -4,11 +4,11 @@ Knows where images come from and pixels, nothing of networks, nothing of the fea
 """
 
 from pipeline.images.augment import Augmentation
-from pipeline.images.decode import DECODE_POLICY, FAILURE_KINDS, MAX_PIXELS, ImageFailure, decode
+from pipeline.images.decode import FAILURE_KINDS, HEADROOM, MAX_PIXELS, ImageFailure, decode, decode_policy
 from pipeline.images.digests import digest_many
 from pipeline.images.formats import IMAGE_EXTENSIONS, passed_over, readable
 from pipeline.images.listing import Images, Item, Listing, assemble, shown, skip_summary
-from pipeline.images.loader import Limits, Loaded, Loader
+from pipeline.images.loader import Limits, Loaded, Loader, look_ahead
 from pipeline.images.resize import Geometry, to_pixels
 from pipeline.images.sources.by_id import NamedRows, read_by_id
 from pipeline.images.sources.columns import Columns
@@ -21,8 +21,8 @@ from pipeline.images.splits import SplitPlan, assign_splits, needs_carving
 from pipeline.images.views import View
 
 __all__ = [
-    "DECODE_POLICY",
     "FAILURE_KINDS",
+    "HEADROOM",
     "IMAGE_EXTENSIONS",
     "MAX_PIXELS",
     "Augmentation",
@@ -43,10 +43,12 @@ __all__ = [
     "assemble",
     "assign_splits",
     "decode",
+    "decode_policy",
     "digest_many",
     "is_manifest",
     "is_source",
     "list_source",
+    "look_ahead",
     "needs_carving",
     "open_images",
     "passed_over",

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from pipeline.images.views import random_box
+from pipeline.images.cover import Cover
+from pipeline.images.views import random_part
 
 SCALE = (0.08, 1.0)  # share of the image's area: torchvision's default, that its weights were trained with
 OPERATIONS = 2  # of RandAugment, on each image
@@ -45,9 +46,11 @@ class Augmentation:
         return self.kind in ("crop", "weights")
 
 
-def random_crop(image: Image.Image, crop: int, resample: Image.Resampling, rng: np.random.Generator) -> Image.Image:
+def random_crop(
+    image: Image.Image, crop: int, resample: Image.Resampling, rng: np.random.Generator, cover: Cover | None = None
+) -> Image.Image:
     """(crop, crop) pixels: a random part of the image, resized."""
-    return image.resize((crop, crop), resample, box=random_box(image.width, image.height, rng, SCALE))
+    return image.resize((crop, crop), resample, box=random_part(image, rng, SCALE, cover))
 
 
 def finish(square: Image.Image, augmentation: Augmentation, rng: np.random.Generator) -> Image.Image:

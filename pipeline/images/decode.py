@@ -29,8 +29,9 @@ from PIL import (
 from pipeline.base.errors import ConfigError
 from pipeline.base.spelling import option
 from pipeline.images.colour import to_rgb
+from pipeline.images.cover import Cover
 from pipeline.images.formats import CURES, readable
-from pipeline.images.orientation import upright
+from pipeline.images.orientation import recorded_orientation, upright
 from pipeline.images.room import ALONE
 
 FAILURE_KINDS = ("unreadable", "truncated", "too_large", "vanished")
@@ -40,7 +41,7 @@ MAX_SIDE: Final = 65_535  # JPEG's and GIF's own limit: a longer line of pixels 
 MAX_BYTES: Final = 1 << 30  # of a file: more than MAX_PIXELS take in any mode, uncompressed
 FREE_SCANS, MAX_SCAN_PIXELS = 20, 1 << 30  # of a JPEG that is drawn in many scans: some ten seconds' work
 
-DECODE_POLICY: dict[str, str | int] = {
+_POLICY: dict[str, str | int] = {
     "version": 2,
     "decoder": f"pillow-{PIL.__version__.split('.')[0]}",
     "orientation": "applied",
@@ -55,6 +56,13 @@ DECODE_POLICY: dict[str, str | int] = {
     "max_bytes": MAX_BYTES,
     "max_scan_pixels": MAX_SCAN_PIXELS,
 }
+
+HEADROOM = 2  # times the sizes that are asked for: below it, nothing is shrunk while it is decoded
+
+
+def decode_policy(*, scaled: bool) -> dict[str, str | int]:
+    """How a file becomes pixels, for a cache's key; ``scaled``: some are shrunk while they are decoded."""
+    return {**_POLICY, "scaled": f"JPEG, to {HEADROOM} times the size or more"} if scaled else dict(_POLICY)
 
 
 class ImageFailure(Exception):
@@ -102,10 +110,14 @@ _ROOM = 12  # bytes a pixel that a decoder may want: a progressive JPEG's coeffi
 
 @dataclass(frozen=True)
 class Found:
-    """What an image was like before it was made a network's: (width, height) as it is seen, and its file's mode."""
+    """What an image was like before it was made a network's: (width, height) as it is seen, and its file's mode.
+
+    ``cover`` says where an image that was shrunk while it was decoded shows the whole one.
+    """
 
     size: tuple[int, int]
     mode: str
+    cover: Cover | None = None
 
 
 def decode(blob: bytes) -> Image.Image:
@@ -114,12 +126,16 @@ def decode(blob: bytes) -> Image.Image:
 
 
 def examine(
-    blob: bytes, sized: Callable[[int], object] | None = None, max_pixels: int = MAX_PIXELS
+    blob: bytes, sized: Callable[[int], object] | None = None, max_pixels: int = MAX_PIXELS, side: int | None = None
 ) -> tuple[Image.Image, Found]:
     """The image in mode RGB: upright, over white, 8 bits a channel, first frame, fully decoded; and what was found.
 
     A plain 8-bit RGB or grey image gives exactly the pixels of ``PIL.Image.open(...).convert("RGB")``. ``sized`` is
     called with the number of pixels before any of them is decoded.
+
+    With ``side``, a JPEG that is to become so small is decoded at a half, a quarter or an eighth of its size, as long
+    as its short side keeps HEADROOM times as many pixels: libjpeg then makes each block of 8 × 8 pixels one of 4, 2 or
+    1, and a photograph of 12 megapixels takes a quarter of the time, most of which goes into reading its code.
 
     Raises:
         ImageFailure: not an image of a format that we read, cut short, damaged, of more than ``max_pixels`` pixels or
@@ -130,16 +146,18 @@ def examine(
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ConfigError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True: set it to False, or cut images count as whole")
     try:
-        return _decode(blob, sized, max_pixels)
+        return _decode(blob, sized, max_pixels, side)
     except Warning:
         # Pillow complains of odd metadata in good images, and the caller's filters turn warnings into errors. Filters
         # are the whole process's, so they are touched only in this rare case and by one thread at a time.
         with ALONE, _retry, warnings.catch_warnings():  # in this order: who is alone may come to need the other lock
             warnings.simplefilter("ignore")
-            return _decode(blob, sized, max_pixels)
+            return _decode(blob, sized, max_pixels, side)
 
 
-def _decode(blob: bytes, sized: Callable[[int], object] | None, max_pixels: int) -> tuple[Image.Image, Found]:
+def _decode(
+    blob: bytes, sized: Callable[[int], object] | None, max_pixels: int, side: int | None
+) -> tuple[Image.Image, Found]:
     name, opener = _format(blob)
     _check_size(_early_size(name, blob), max_pixels)
     image: ImageFile.ImageFile | None = None
@@ -150,10 +168,14 @@ def _decode(blob: bytes, sized: Callable[[int], object] | None, max_pixels: int)
             _check_scans(blob, image.size)
         if sized is not None:
             sized(image.width * image.height)
+        cover = None if side is None or name != "JPEG" else _shrink(image, HEADROOM * side)
         image.load()
         mode = image.mode
         seen = upright(to_rgb(image), image)
-        return seen, Found(seen.size, mode)
+        if cover is None:
+            return seen, Found(seen.size, mode)
+        cover = cover.upright(image.size, recorded_orientation(image))
+        return seen, Found(cover.size, mode, cover)
     except (ImageFailure, MemoryError, Warning):
         raise
     except Image.DecompressionBombError as error:
@@ -166,6 +188,13 @@ def _decode(blob: bytes, sized: Callable[[int], object] | None, max_pixels: int)
         if "truncated" in words.lower() or _is_cut_short(name, blob):
             raise ImageFailure("truncated", f"the {name} data stop before the image is complete ({words})") from error
         raise ImageFailure("unreadable", f"the {name} data are damaged or of an unsupported kind ({words})") from error
+
+
+def _shrink(image: ImageFile.ImageFile, side: int) -> Cover | None:
+    """Have a JPEG decoded at a fraction of its size, its short side ``side`` pixels or more; None: it stays whole."""
+    size = image.size
+    drafted = image.draft(None, (side, side))
+    return None if drafted is None or image.size == size else Cover(size, drafted[1])
 
 
 def _format(blob: bytes) -> tuple[str, Callable[[io.BytesIO], ImageFile.ImageFile]]:

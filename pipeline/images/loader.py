@@ -61,6 +61,18 @@ class Limits:
 
 LIMITS = Limits()
 
+AHEAD_BYTES = 64 << 20  # of pixels that wait for the trunk
+MOST_AHEAD = 1024  # images: more of the small ones bring nothing
+
+
+def look_ahead(geometry: Geometry, batch: int) -> int:
+    """How many images to have ready or at work before they are asked for, where ``batch`` are taken at once.
+
+    As many as AHEAD_BYTES hold, so that a few large files in a row do not keep the trunk waiting, and two batches at
+    least. Whole images are in memory only where a thread is at work on one.
+    """
+    return max(2 * batch, min(MOST_AHEAD, AHEAD_BYTES // (3 * geometry.crop**2)))
+
 
 class Loader:
     """Loads images in ``workers`` threads, at most ``ahead`` before they are asked for; results in the jobs' order."""
@@ -135,9 +147,11 @@ def _load_one(index: int, item: bytes, images: Images, geometry: Geometry, limit
             digest = hashlib.sha256(blob).digest()
             marks[1:] = [time.perf_counter()] * 3
             most = limits.of(index, digest)
-            image, found = examine(blob, lambda pixels: room.enter_context(alone_if(pixels > BIG_PIXELS)), most)
+            image, found = examine(
+                blob, lambda pixels: room.enter_context(alone_if(pixels > BIG_PIXELS)), most, geometry.side
+            )
             marks[2:] = [time.perf_counter()] * 2
-            pixels = to_pixels(image, geometry, digest)
+            pixels = to_pixels(image, geometry, digest, found.cover)
             marks[3] = time.perf_counter()
             del blob, image  # before the next big one may come
     except ImageFailure as error:

@@ -1,5 +1,7 @@
 """An RGB image -> the square of pixels that a network wants, bit for bit as torchvision's preset gives it.
 
+That is of images that were decoded whole; of those that were shrunk meanwhile it is the same square but for rounding.
+
 Knows resizing and cropping. Normalisation is the trunk's business: pixels stay uint8 here.
 """
 
@@ -13,9 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.base.errors import ConfigError
+from pipeline.images.augment import SCALE as CROP_SCALE
 from pipeline.images.augment import Augmentation, finish, random_crop
+from pipeline.images.cover import Cover
 from pipeline.images.decode import MAX_PIXELS, ImageFailure
-from pipeline.images.views import View, view_pixels
+from pipeline.images.views import SCALE as VIEW_SCALE
+from pipeline.images.views import View, smallest_side, view_pixels
 
 # name -> (Pillow's filter, half its width in source pixels when nothing is shrunk)
 _FILTERS = {
@@ -37,6 +42,7 @@ class Geometry:
     interpolation: str = "bilinear"
     view: View | None = None  # an augmented view instead of the centre
     augmentation: Augmentation | None = None  # what an epoch of training does to the image
+    scaled: bool = False  # what can be shrunk while it is decoded may be
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -49,35 +55,52 @@ class Geometry:
         if self.interpolation not in _FILTERS:
             raise ConfigError(f"interpolation {self.interpolation!r} is not known: choose from {', '.join(_FILTERS)}")
 
+    @property
+    def side(self) -> int | None:
+        """What the short side of an image becomes; None where the whole image must be decoded.
 
-def to_pixels(image: Image.Image, geometry: Geometry, digest: bytes = b"") -> NDArray[np.uint8]:
+        Of a part that is drawn at random, what the short side would become with the smallest part.
+        """
+        if not self.scaled:
+            return None
+        if self.view is not None:
+            return math.ceil(self.crop / smallest_side(VIEW_SCALE))
+        if self.augmentation is not None and self.augmentation.crops:
+            return math.ceil(self.crop / smallest_side(CROP_SCALE))
+        return self.resize
+
+
+def to_pixels(
+    image: Image.Image, geometry: Geometry, digest: bytes = b"", cover: Cover | None = None
+) -> NDArray[np.uint8]:
     """(3, crop, crop) uint8: what torchvision's ``ImageClassification`` preset has before it converts to float.
 
     Only what the crop shows is computed, where that gives the same bits. Pillow makes each row narrow or wide first,
     rounds to 8 bits, then does the same with columns. So rows that no output row needs can be left out of the first
     pass, and columns outside the crop out of the second; the coefficients stay those of the whole image. ``digest`` is
-    the file's, which decides an augmented view and what an augmentation draws.
+    the file's, which decides an augmented view and what an augmentation draws. ``cover`` belongs to an image that was
+    shrunk while it was decoded: sizes and parts are then those of the whole image.
 
     Raises:
         ImageFailure: so narrow that it would be larger than MAX_PIXELS once its short side is resized.
     """
     if geometry.view is not None:
-        return view_pixels(image, geometry.crop, _FILTERS[geometry.interpolation][0], geometry.view, digest)
+        return view_pixels(image, geometry.crop, _FILTERS[geometry.interpolation][0], geometry.view, digest, cover)
     if geometry.augmentation is None:
-        square = _centre(image, geometry)
+        square = _centre(image, geometry, cover)
     else:
         rng = geometry.augmentation.generator(digest)
         if geometry.augmentation.crops:
-            square = random_crop(image, geometry.crop, _FILTERS[geometry.interpolation][0], rng)
+            square = random_crop(image, geometry.crop, _FILTERS[geometry.interpolation][0], rng, cover)
         else:
-            square = _centre(image, geometry)
+            square = _centre(image, geometry, cover)
         square = finish(square, geometry.augmentation, rng)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
-def _centre(image: Image.Image, geometry: Geometry) -> Image.Image:
+def _centre(image: Image.Image, geometry: Geometry, cover: Cover | None) -> Image.Image:
     """The resized image's centre, (crop, crop) pixels."""
-    width, height = image.size
+    width, height = image.size if cover is None else cover.size
     new_width, new_height = _resized(width, height, geometry.resize)
     if (
         new_width * new_height > MAX_PIXELS
@@ -86,9 +109,9 @@ def _centre(image: Image.Image, geometry: Geometry) -> Image.Image:
     left = _crop_start(new_width, geometry.crop)
     top = _crop_start(new_height, geometry.crop)
     unscaled = (new_width, new_height) == (width, height)
-    if left < 0 or top < 0 or unscaled or height > _TALL * width:
-        resample = _FILTERS[geometry.interpolation][0]
-        whole = image if unscaled else image.resize((new_width, new_height), resample)
+    if cover is not None or left < 0 or top < 0 or unscaled or height > _TALL * width:
+        resample, box = _FILTERS[geometry.interpolation][0], None if cover is None else cover.box
+        whole = image if unscaled else image.resize((new_width, new_height), resample, box=box)
         # Pillow fills what lies outside the image with black, as torchvision's padding does
         return whole.crop((left, top, left + geometry.crop, top + geometry.crop))
     return _resize_crop(image, (new_width, new_height), left, top, geometry)

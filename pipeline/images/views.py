@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.images.cover import Box, Cover
+
 SCALE = (0.35, 1.0)  # share of the image's area
 RATIO = (3 / 4, 4 / 3)  # width over height
 TRIES = 10
@@ -32,7 +34,7 @@ class View:
 
 
 def view_pixels(
-    image: Image.Image, crop: int, resample: Image.Resampling, view: View, digest: bytes
+    image: Image.Image, crop: int, resample: Image.Resampling, view: View, digest: bytes, cover: Cover | None = None
 ) -> NDArray[np.uint8]:
     """(3, crop, crop) uint8: a random resized crop and flip, decided by the view and the image's bytes alone.
 
@@ -40,11 +42,22 @@ def view_pixels(
     """
     seed = hashlib.sha256(f"{view.seed} {view.number} ".encode() + digest).digest()
     rng = np.random.default_rng(int.from_bytes(seed[:16], "little"))
-    box = random_box(image.width, image.height, rng, SCALE)
-    square = image.resize((crop, crop), resample, box=box)
+    square = image.resize((crop, crop), resample, box=random_part(image, rng, SCALE, cover))
     if rng.random() < 0.5:
         square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def random_part(image: Image.Image, rng: np.random.Generator, scale: tuple[float, float], cover: Cover | None) -> Box:
+    """A random part of an image, or where one that was shrunk shows a random part of the whole."""
+    if cover is None:
+        return random_box(image.width, image.height, rng, scale)
+    return cover.within(random_box(*cover.size, rng, scale))
+
+
+def smallest_side(scale: tuple[float, float]) -> float:
+    """Least width or height of a random part, as a share of a square image's."""
+    return math.sqrt(scale[0] * min(RATIO[0], 1 / RATIO[1]))
 
 
 def random_box(

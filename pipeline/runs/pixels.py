@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import DataError
-from pipeline.images import Geometry, ImageFailure, Images, Limits, Loader, digest_many
+from pipeline.images import Geometry, ImageFailure, Images, Limits, Loader, digest_many, look_ahead
 from pipeline.images.loader import load_one
 from pipeline.runs.recipe import images_from
 from pipeline.store import Cache
@@ -32,7 +32,7 @@ def pixels_of(
 ) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
     """As :func:`pixel_batches`, for batches of rows as they are given."""
     ids, digests, images = cache.ids, cache.digests, images_of(cache)
-    ahead = 2 * max((len(batch) for batch in batches), default=1)
+    ahead = look_ahead(geometry, max((len(batch) for batch in batches), default=1))
     with Loader(images, geometry, workers=workers, ahead=ahead, limits=Limits(known=digests)) as loader:
         loaded = loader.load((row, ids[row]) for batch in batches for row in batch)
         for batch in batches:

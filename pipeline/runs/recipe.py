@@ -15,7 +15,7 @@ from pipeline.base.errors import CacheError, WeightsError
 from pipeline.base.machine import kind_of_device
 from pipeline.base.schema import Malformed, PathText, Rule, Sha256, Size, made
 from pipeline.base.workspace import Workspace
-from pipeline.images import DECODE_POLICY, MAX_PIXELS, Columns, Geometry, Images, View, open_images
+from pipeline.images import MAX_PIXELS, Columns, Geometry, Images, View, decode_policy, open_images
 from pipeline.store import Cache
 from pipeline.trunk import identity
 from pipeline.trunk.identity import INTERPOLATIONS, Transform, TrunkSpec
@@ -71,6 +71,10 @@ class _Engine(TypedDict):
     device: Literal["cpu", "cuda", "mps"]
 
 
+class _Decode(TypedDict):
+    scaled: NotRequired[str]
+
+
 class _View(TypedDict):
     number: Size
     seed: int
@@ -87,6 +91,7 @@ class Provenance(TypedDict):
     trunk: _Trunk
     weights: _Weights
     transform: Annotated[Transform, _INTERPOLATION]
+    decode: NotRequired[_Decode]
     dtype: Literal["float16", "float32"]
     precision: Literal["float32", "bfloat16"]
     engine: _Engine
@@ -175,6 +180,19 @@ def provenance_of(cache: Cache) -> Provenance:
     return _of(cache, cache.provenance, Provenance, "provenance")
 
 
+def geometry_of(made_by: Provenance) -> Geometry:
+    """How an image became the square that the trunk saw; of a cache of views, the square without them."""
+    return _geometry(made_by["transform"], view=None, scaled=_is_scaled(made_by))
+
+
+def _is_scaled(made_by: Provenance) -> bool:
+    return "scaled" in made_by.get("decode", {})
+
+
+def _geometry(transform: Transform, *, view: View | None, scaled: bool) -> Geometry:
+    return Geometry(transform.resize, transform.crop, transform.interpolation, view, scaled=scaled)
+
+
 def require_ours(cache: Cache) -> None:
     """Find out before long work that a run can be made of a cache.
 
@@ -193,11 +211,12 @@ def _of(cache: Cache, told: Mapping[str, Any], schema: type[T], name: str) -> T:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides a row's numbers: the trunk, the type that they are stored as, and the view of the image."""
+    """All that decides a row's numbers: the trunk, the type that they are stored as, the view and how it is decoded."""
 
     trunk: TrunkSpec
     dtype: str
     view: View | None = None
+    scaled: bool = False  # whether images may be shrunk while they are decoded
 
     def provenance(self) -> dict[str, Any]:
         """Everything that decides a row's numbers, as JSON values: the cache's key is the hash of this."""
@@ -216,7 +235,7 @@ class Recipe:
                 "mean": list(transform.mean),
                 "std": list(transform.std),
             },
-            "decode": dict(DECODE_POLICY),
+            "decode": decode_policy(scaled=self.scaled),
             "dtype": self.dtype,
             "precision": spec.precision,
             "engine": {
@@ -228,8 +247,7 @@ class Recipe:
 
     def geometry(self) -> Geometry:
         """How an image becomes the square that the trunk sees."""
-        transform = self.trunk.info.transform
-        return Geometry(transform.resize, transform.crop, transform.interpolation, self.view)
+        return _geometry(self.trunk.info.transform, view=self.view, scaled=self.scaled)
 
     @classmethod
     def of_cache(cls, cache: Cache, desk: Workspace) -> Recipe:
@@ -263,6 +281,7 @@ class Recipe:
             TrunkSpec(info, layer, engine["name"], made_by["precision"], engine["device"]),
             dtype=made_by["dtype"],
             view=None if seen is None else View(seen["number"], seen["seed"]),
+            scaled=_is_scaled(made_by),
         )
 
     def computed(self, **changes: Any) -> Recipe:

@@ -142,6 +142,6 @@ def test_a_failed_child_is_an_error_with_its_last_line(tmp_path):
 
 
 @pytest.mark.slow  # starts whole processes, and times them
-def test_decode_measures_threads_against_processes(bench):
-    found = finite(bench_decode(bench, photographs=6, size=(64, 50)))
-    assert list(found) == ["threads ÷ processes"]
+def test_decode_measures_threads_against_processes_and_shrinking_against_not(bench):
+    found = finite(bench_decode(bench, photographs=6, size=(64, 50), large=2, large_size=(1000, 800)))
+    assert list(found) == ["threads ÷ processes", "scaled ÷ exact, 12 MP", "scaled ÷ exact, 0.2 MP"]

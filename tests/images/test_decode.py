@@ -16,11 +16,11 @@ from PIL import Image, ImageFile
 
 from pipeline.base.errors import ConfigError, PipelineError
 from pipeline.images import (
-    DECODE_POLICY,
     FAILURE_KINDS,
     MAX_PIXELS,
     ImageFailure,
     decode,
+    decode_policy,
     formats,
     read_file,
     readable,
@@ -198,8 +198,9 @@ def test_reading_says_vanished_or_why_it_cannot(tmp_path):
 
 
 def test_the_policy_is_plain_json_for_the_caches_key():
-    assert json.loads(json.dumps(DECODE_POLICY)) == DECODE_POLICY
-    assert DECODE_POLICY["max_pixels"] == MAX_PIXELS
+    policy = decode_policy(scaled=False)
+    assert json.loads(json.dumps(policy)) == policy
+    assert policy["max_pixels"] == MAX_PIXELS
 
 
 def test_a_codec_without_memory_is_not_taken_for_a_broken_image(noise, encode, monkeypatch):
@@ -325,4 +326,5 @@ def encode_png(width: int, height: int) -> bytes:
 
 def test_a_new_format_changes_no_key():
     """What the policy says is in every cache's key; formats that could not be read before gave no rows."""
-    assert DECODE_POLICY["version"] == 2 and not any("avif" in str(value).lower() for value in DECODE_POLICY.values())
+    policy = decode_policy(scaled=False)
+    assert policy["version"] == 2 and not any("avif" in str(value).lower() for value in policy.values())

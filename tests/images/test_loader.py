@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from pipeline.base.errors import ConfigError
-from pipeline.images import Files, Geometry, ImageFailure, Limits, Loader, decode, read_file, to_pixels
+from pipeline.images import Files, Geometry, ImageFailure, Limits, Loader, decode, look_ahead, read_file, to_pixels
 from pipeline.images import loader as loader_module
 from pipeline.images.decode import examine
+from pipeline.images.loader import AHEAD_BYTES
 from pipeline.images.room import ALONE
 
 GEOMETRY = Geometry(16, 14)
@@ -111,7 +112,7 @@ def test_an_error_of_the_jobs_or_of_the_program_is_not_taken_for_a_bad_image(ima
     with Loader(FILES, GEOMETRY, workers=1, ahead=2) as loader, pytest.raises(KeyError, match="jobs"):
         list(loader.load(broken()))
 
-    def bug(_image, _geometry, _digest):
+    def bug(_image, _geometry, _digest, _cover):
         raise ZeroDivisionError
 
     monkeypatch.setattr(loader_module, "to_pixels", bug)
@@ -139,11 +140,11 @@ def test_a_decoder_that_runs_out_of_memory_is_tried_once_more_alone_and_then_a_f
     """Without a digest, so that a larger machine, or an emptier one, tries it again."""
     calls = []
 
-    def short(blob, sized, max_pixels):
+    def short(blob, sized, max_pixels, side):
         calls.append(ALONE._is_owned())
         if len(calls) <= lacking:
             raise MemoryError
-        return examine(blob, sized, max_pixels)
+        return examine(blob, sized, max_pixels, side)
 
     monkeypatch.setattr(loader_module, "examine", short)
     lacking = 2
@@ -161,12 +162,12 @@ def test_big_images_are_at_work_one_at_a_time(images, monkeypatch, limit):
     monkeypatch.setattr(loader_module, limit, 0)
     at_work, most = [], []
 
-    def counted(image, geometry, digest):
+    def counted(image, geometry, digest, cover):
         at_work.append(1)
         most.append(len(at_work))
         time.sleep(0.002)
         at_work.pop()
-        return to_pixels(image, geometry, digest)
+        return to_pixels(image, geometry, digest, cover)
 
     monkeypatch.setattr(loader_module, "to_pixels", counted)
     with Loader(FILES, GEOMETRY, workers=4, ahead=8) as loader:
@@ -185,3 +186,11 @@ def test_an_image_above_the_limit_fails_unless_the_same_bytes_were_let_in_before
     known[11] = 0
     with Loader(FILES, GEOMETRY, workers=2, ahead=4, limits=Limits(limit, known)) as loader:
         assert [loaded.failure is None for loaded in loader.load(jobs)] == [True] * 11 + [False]
+
+
+@pytest.mark.parametrize(
+    ("crop", "batch", "expected"), [(224, 16, 445), (32, 128, 1024), (518, 128, 256), (4096, 1, 2)]
+)
+def test_the_look_ahead_is_bounded_by_bytes_and_at_least_two_batches(crop, batch, expected):
+    assert look_ahead(Geometry(crop, crop), batch) == expected
+    assert expected == 2 * batch or expected * 3 * crop**2 <= AHEAD_BYTES

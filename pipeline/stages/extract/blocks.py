@@ -24,7 +24,7 @@ from pipeline.base.ranks import Ranks
 from pipeline.base.watch import Tracker
 from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
-from pipeline.images import MAX_PIXELS, Images, Limits, Loaded, Loader
+from pipeline.images import MAX_PIXELS, Images, Limits, Loaded, Loader, look_ahead
 from pipeline.runs.recipe import Recipe
 from pipeline.stages.extract.donors import Origin, find_origin
 from pipeline.stages.extract.results import Shares, Work
@@ -246,9 +246,9 @@ def do_blocks(
             _confirm_weights(writer, settings, desk)
         trunk = _open_trunk(recipe, settings, target.block_rows, desk) if fresh else None
         workers = settings.workers or cores()
-        ahead = 4 * workers + (trunk.engine.batch if trunk else 0)
-        limits = Limits(settings.max_pixels or MAX_PIXELS)
-        loader = Loader(images, recipe.geometry(), workers=workers, ahead=ahead, limits=limits)
+        geometry, limits = recipe.geometry(), Limits(settings.max_pixels or MAX_PIXELS)
+        ahead = look_ahead(geometry, trunk.engine.batch if trunk else 1)
+        loader = Loader(images, geometry, workers=workers, ahead=ahead, limits=limits)
         follow = desk.watch.track("extract", fresh) if fresh else nullcontext(Tracker())
         with loader, follow as tracker:
             failures = partial_failures_path(out, ranks.rank)

@@ -118,6 +118,8 @@ def _work_and_publish(plan: Plan, ranks: Ranks, began: float) -> ExtractResult:
     result = _result(plan, cache, began, new=forwards, reused=sum(cache.counts().values()) - forwards)
     if work.forwards:
         watch.say(words.bottleneck(work.shares))
+        if plan.settings.decode == "auto" and not plan.recipe.scaled:
+            watch.say(words.decoded_as_before(plan.out))
         result = _with_speed(result, work)
     watch.result(words.done(result, store.failures_path(plan.out)))
     if stale := runs.learned_from_other(plan.out, cache.content, plan.desk):

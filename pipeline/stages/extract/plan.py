@@ -7,6 +7,7 @@ earlier file to copy it from or the word that it must be computed.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import glob
 import re
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from pipeline.base.workspace import Workspace
 from pipeline.runs.recipe import About, Readable, Recipe, about_of, from_here, images_from, readable_of
 from pipeline.stages.extract import words
 from pipeline.stages.extract.donors import donor_files, failed_for_a_limit, key_at
-from pipeline.stages.extract.settings import ExtractSettings
+from pipeline.stages.extract.settings import DECODINGS, ExtractSettings
 from pipeline.trunk import identity
 from pipeline.trunk.identity import TrunkSpec, WeightsInfo
 from pipeline.trunk.lookup import find_weights
@@ -186,17 +187,33 @@ def _recipe_and_file(
         desk.watch.say(words.guessed(info))
     size, layer = info.transform.crop, info.layer(s.layer)
     preferred = identity.choose_engine(s.engine, device=device, n_images=len(listing.ids), image_size=size)
-    # With --engine auto, a file that another installed engine has already begun or made is gone on with.
-    others = [e for e in identity.available_engines(device) if s.engine == "auto" and e != preferred]
-    found = []
-    for engine in (preferred, *others):
-        recipe = Recipe(TrunkSpec(info, layer, engine, s.precision, device), s.dtype, view)
+    # With auto, a file that another installed engine, or another way to decode, has begun or made is gone on with.
+    engines = [preferred, *(e for e in identity.available_engines(device) if s.engine == "auto" and e != preferred)]
+
+    key_there = functools.cache(key_at)
+
+    def file_of(decoding: str, engine: str) -> tuple[Recipe, Path, bool]:
+        """The recipe, its file, and whether that is there."""
+        trunk = TrunkSpec(info, layer, engine, s.precision, device)
+        recipe = Recipe(trunk, s.dtype, view, scaled=decoding == "scaled")
         key = store.key_of(recipe.provenance())
         path = s.out or (_named_path(desk, listing, s.name) if s.name else _default_path(desk, listing, info, key))
-        if key_at(path) == key:
-            return recipe, path
-        found.append((recipe, path))
-    return found[0]
+        return recipe, path, key_there(path) == key
+
+    first: tuple[Recipe, Path] | None = None
+    for decoding in DECODINGS if s.decode == "auto" else (s.decode,):
+        for engine in engines:
+            recipe, path, there = file_of(decoding, engine)
+            if there:
+                return recipe, path
+            first = first or (recipe, path)
+    assert first is not None
+    if s.decode != "auto" and view is None:
+        other = DECODINGS[first[0].scaled]
+        for _, made, there in (file_of(other, engine) for engine in engines):
+            if there and made != first[1]:
+                desk.watch.say(words.decoded_anew(made, other))
+    return first
 
 
 def _named_path(desk: Workspace, listing: images.Listing, name: str) -> Path:

@@ -8,6 +8,8 @@ from pathlib import Path
 from pipeline.base import settings as st
 from pipeline.trunk.identity import INTERPOLATIONS, Changes
 
+DECODINGS = ("scaled", "exact")
+
 
 @dataclass(frozen=True)
 class ExtractSettings:
@@ -53,6 +55,13 @@ class ExtractSettings:
         "which features: what goes into the classifier (a ResNet's avgpool), or the mean of the stage before the last "
         "(previous; a ResNet's layer3)",
         group="the features, and how they are computed",
+    )
+    decode: str = st.option(
+        "auto",
+        "scaled: a JPEG that is much larger than the trunk wants is shrunk while it is decoded, which is several times "
+        "as fast; exact: the trunk sees torchvision's pixels, bit for bit; auto: as in the file that is there, else "
+        f"{DECODINGS[0]}",
+        choices=("auto", *DECODINGS),
     )
     dtype: str = st.option("float16", "type of the stored features", choices=("float16", "float32"))
     engine: str = st.option(

@@ -32,6 +32,19 @@ def guessed(info: WeightsInfo) -> str:
     )
 
 
+def decoded_as_before(cache: Path) -> str:
+    """Said where a file that was decoded exactly is gone on with, which a new one would not be."""
+    return (
+        f"decode.scaled: {cache.name} was decoded exactly, and so are new images; "
+        f"{option('decode', 'scaled')} is faster for large JPEGs, and makes another file"
+    )
+
+
+def decoded_anew(cache: Path, other: str) -> str:
+    """Said where a file of the same settings but another way to decode is there; ``other`` is its way."""
+    return f"decode.scaled differs from {cache.name}: another file is made; {option('decode', other)} keeps that one"
+
+
 def numbers(values: Sequence[float]) -> str:
     """Numbers in words."""
     return " ".join(f"{v:g}" for v in values)

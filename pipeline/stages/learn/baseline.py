@@ -21,12 +21,11 @@ from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
 from pipeline.heads.baselines import SHUFFLED, BaselineResult, run_baselines
 from pipeline.heads.problem import Problem, Split
-from pipeline.images import Geometry
 from pipeline.runs import folder as runs
 from pipeline.runs import remarks
 from pipeline.runs.folder import cache_record
 from pipeline.runs.pixels import labelled, pixel_batches
-from pipeline.runs.recipe import provenance_of, require_ours
+from pipeline.runs.recipe import geometry_of, provenance_of, require_ours
 from pipeline.show.tables import results_table
 from pipeline.stages.learn.settings import BaselineSettings
 from pipeline.stages.score.ledger import Scorer
@@ -141,8 +140,7 @@ def _image_statistics(cache: Cache, split: str, rows: NDArray[np.int64], desk: W
     Raises:
         DataError: an image is gone or has changed.
     """
-    transform = provenance_of(cache)["transform"]
-    geometry = Geometry(transform.resize, transform.crop, transform.interpolation)
+    geometry = geometry_of(provenance_of(cache))
     parts = [np.zeros((0, 6 + THUMBNAIL**2), np.float32)]
     with desk.watch.track(f"{split} images", len(rows)) as tracker:
         for _, pixels in pixel_batches(cache, rows.tolist(), geometry=geometry, size=BATCH, workers=cores()):

@@ -56,6 +56,11 @@ def model_card(run: runs.Run, about: dict[str, Any], format: str, file: str, par
         "- Its figures hold for images like those above; other cameras, places or times need a test of their own.",
         "- Probabilities are calibrated for images like those above, only as far as the figures say.",
     ]
+    if about["decode"] == "scaled":
+        lines.append(
+            "- The images that it learned from were shrunk while they were decoded, where they were large JPEGs. The "
+            "code above decodes every pixel: of such an image a probability may differ in the third digit."
+        )
     if not about["pretrained"]:
         lines.append("- Its trunk's weights are random or of unknown origin: good for trying things, not for results.")
     return "\n".join(lines) + "\n"

@@ -115,6 +115,7 @@ def description(run: runs.Run, recipe: Recipe) -> dict[str, Any]:
             "mean": list(transform.mean),
             "std": list(transform.std),
         },
+        "decode": "scaled" if recipe.scaled else "exact",
         "trunk": info.trunk,
         "weights": info.name,
         "pretrained": info.pretrained,
