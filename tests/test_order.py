@@ -34,6 +34,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 DEFERRED = {
     "__main__.py": {"pipeline.base.interrupt", "pipeline.cli.main"},
     "base/machine.py": {"torch"},
+    "base/precision.py": {"torch"},
     "base/ranks.py": {"numpy", "numpy.typing", "torch", "torch.distributed"},
     "base/system.py": {"fcntl", "msvcrt"},
     "bench/doors.py": {"pipeline.bench.run"},
@@ -46,6 +47,7 @@ DEFERRED = {
     "show/pictures.py": {"matplotlib", "matplotlib.collections", "matplotlib.figure", "matplotlib.ticker"},
     "stages/extract/blocks.py": {"pipeline.trunk.frozen", "pipeline.trunk.weights"},
     "stages/extract/doors.py": {"pipeline.stages.extract.job"},
+    "stages/extract/job.py": {"pipeline.stages.extract.agreement"},
     "stages/finetune/doors.py": {"pipeline.stages.finetune.job"},
     "stages/learn/adaptive.py": {"optuna", "optuna.storages", "optuna.storages.journal", "optuna.trial"},
     "stages/learn/brackets.py": {"pipeline.stages.learn.adaptive"},

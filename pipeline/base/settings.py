@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from pipeline.base import spelling
 from pipeline.base.errors import ConfigError
 from pipeline.base.machine import DEVICE_HELP, require_device_name
+from pipeline.base.precision import AUTO, PRECISIONS
 
 T = TypeVar("T")
 
@@ -125,6 +126,18 @@ def check_name(name: str) -> None:
 def device() -> Any:
     """The option of whatever runs a network; ``pipeline.base.machine.resolve_device`` says which device it means."""
     return option("auto", f"where the network runs: {DEVICE_HELP}", metavar="DEVICE", rule=require_device_name)
+
+
+def precision(what: str, *legal: str) -> Any:
+    """The option of the arithmetic that ``what`` is computed in; ``pipeline.base.precision`` says what a device has."""
+    return option("float32", f"arithmetic of {what}", choices=legal or (*PRECISIONS, AUTO))
+
+
+def force_precision() -> Any:
+    """The option that goes with it."""
+    return option(
+        False, "compute in bfloat16 even where the processor only emulates it, many times as slowly", identity=False
+    )
 
 
 def column(kind: str, *, none: bool = False, group: str = "") -> Any:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.base.machine import resolve_device
+from pipeline.base.precision import PRECISIONS, lacks
 from pipeline.base.workspace import Workspace
 from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio
 from pipeline.trunk.engines.base import Engine
@@ -27,7 +28,7 @@ from pipeline.trunk.weights import load_model
 WEIGHTS = "random:0"  # the numbers in the weights do not change the speed
 EAGER = "plain eager"
 PRODUCT = "torch.mm"
-ONNX_GOAL = Goal(floor=2.0, aim=2.4)
+GOALS = {"onnxruntime": Goal(floor=2.0, aim=2.4), "torch bfloat16": Goal(floor=2.8, aim=3.3)}
 
 
 def bench_trunk(
@@ -59,7 +60,7 @@ def bench_trunk(
     note = f"trunk: {trunk} at {image_size} px, batch {batch}, {work:.3g} GFLOP an image"
     figures = []
     for name in (n for n in ways if n not in (EAGER, PRODUCT)):
-        goal = ONNX_GOAL if name == "onnxruntime" else None
+        goal = GOALS.get(name) if device == "cpu" else None
         sides = (name, found[name]), (EAGER, found[EAGER])
         figures.append(ratio("trunk", f"{name} ÷ {EAGER}", sides, "images/s", goal=goal, note=note))
     for name in (n for n in ways if n != PRODUCT):
@@ -88,8 +89,8 @@ def _engines(trunk: nn.Module, info: WeightsInfo, device: str, batch: int, folde
     size, layer = info.transform.crop, info.layer("last")
     pixels = np.random.default_rng(1).integers(0, 256, (batch, 3, size, size), dtype=np.uint8)
     found = {}
-    for name in available_engines(device):
-        for precision in ("float32",) if device == "cpu" else ("float32", "bfloat16"):
+    for precision in (p for p in PRECISIONS if lacks(p, device) is None):
+        for name in available_engines(device, precision):
             spec = TrunkSpec(info, layer, name, precision, device)
             engine = open_engine(spec, trunk, info.dim(layer), batch=batch, work_dir=folder)
             check_engine(engine, trunk, info, pixels)

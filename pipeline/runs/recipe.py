@@ -31,6 +31,16 @@ class FromHere(TypedDict):
     weights: NotRequired[PathText]
 
 
+class Agreed(TypedDict):
+    """How near the features of some images were to those in float32 (``pipeline.trunk.engines.check.Agreement``)."""
+
+    images: Size
+    cosine: float
+    least_cosine: float
+    error: float
+    largest_error: float
+
+
 class About(TypedDict):
     """What a cache of features says for people, and for finding its images and weights again."""
 
@@ -41,6 +51,7 @@ class About(TypedDict):
     pretrained: bool
     columns: NotRequired[dict[str, str]]  # of a manifest, by kind: those that were named and not guessed
     readable: NotRequired[Readable]
+    agreement: NotRequired[Agreed]  # of features that were not computed in float32
     from_here: NotRequired[FromHere]
 
 

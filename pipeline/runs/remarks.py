@@ -1,4 +1,4 @@
-"""What is to be known of rows wherever they are learned from or scored: those without a label, and random features.
+"""What is to be known of rows wherever they are used: those without a label, random features, another precision.
 
 Knows caches, and what runs say of theirs; chooses and counts nothing else.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.base.items import GOOD, NONE, SPLITS
 from pipeline.base.watch import Watch
-from pipeline.base.words import many
+from pipeline.base.words import many, percent
 from pipeline.store import Cache
 
 
@@ -32,3 +32,12 @@ def random_features(about: Mapping[str, Any], watch: Watch) -> None:
         watch.warn(
             f"the features are those of random weights ({about['weights']}): good for trying things, not for use"
         )
+
+
+def how_near(found: Mapping[str, Any]) -> str:
+    """What the precision check of a cache found, as it stands in what the cache says of itself."""
+    return (
+        f"against float32 on {many(found['images'], 'image')}: cosine {found['cosine']:.4f} (least "
+        f"{found['least_cosine']:.4f}), relative error {percent(found['error'])} (largest "
+        f"{percent(found['largest_error'])})"
+    )

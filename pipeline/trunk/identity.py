@@ -42,6 +42,10 @@ SMALLEST_IMAGE = 32  # px; most networks halve their input five times
 SMALL_JOB = 256  # images of 224 x 224
 _SMALL_JOB_SIDE = 224
 
+_ENGINES = {  # of each precision, the fastest first
+    "float32": ("onnxruntime", "torch"),
+    "bfloat16": ("torch",),
+}
 _ENGINE_PACKAGES = {"torch": ("torch",), "onnxruntime": ("onnx", "onnxscript", "onnxruntime")}
 
 
@@ -181,23 +185,31 @@ def _of_rgb(name: str, values: tuple[float, ...]) -> tuple[float, ...]:
 # -- devices and engines ----------------------------------------------------------------------------------------------
 
 
-def available_engines(device: str) -> list[str]:
-    """The engines installed for ``device`` (``cpu`` or ``cuda``), the fastest first."""
-    names = ("onnxruntime", "torch") if device == "cpu" else ("torch",)
+def available_engines(device: str, precision: str = "float32") -> list[str]:
+    """The engines installed that compute in ``precision`` on ``device`` (``cpu`` or ``cuda``), the fastest first."""
+    names = [name for name in _ENGINES[precision] if name == "torch" or device == "cpu"]
     return [n for n in names if all(importlib.util.find_spec(p) is not None for p in _ENGINE_PACKAGES[n])]
 
 
-def choose_engine(requested: str, *, device: str, n_images: int, image_size: int = _SMALL_JOB_SIDE) -> str:
+def choose_engine(
+    requested: str, *, device: str, n_images: int, image_size: int = _SMALL_JOB_SIDE, precision: str = "float32"
+) -> str:
     """The engine to use; ``auto`` takes the fastest installed, and ``torch`` for a job below SMALL_JOB.
 
     Raises:
-        ConfigError: an unknown engine, one that is not installed, or one that does not run on the device.
+        ConfigError: an unknown engine, one that is not installed, or one that does not run on the device or compute in
+            ``precision``.
     """
     if requested not in ("auto", *_ENGINE_PACKAGES):
         raise ConfigError(
             f"{option('engine', requested)} is not known: choose from auto, {', '.join(_ENGINE_PACKAGES)}"
         )
-    installed = available_engines(device)
+    if requested != "auto" and requested not in _ENGINES[precision]:
+        raise ConfigError(
+            f"{option('engine', requested)} does not compute in {precision}: give "
+            f"{option('engine', _ENGINES[precision][0])}"
+        )
+    installed = available_engines(device, precision)
     if requested == "auto":
         work = n_images * (image_size / _SMALL_JOB_SIDE) ** 2
         return "torch" if work < SMALL_JOB else installed[0]

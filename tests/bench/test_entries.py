@@ -30,21 +30,29 @@ def finite(figures):
     return {f.name: f for f in figures}
 
 
+def lacks_bfloat16(precision, device):
+    return None if precision == "float32" else "a better processor"
+
+
 TOY_TRUNK = {"trunk": "resnet18", "image_size": 32, "batch": 2, "batches": 1, "product": 64}
 
 
 def test_trunk_measures_an_engine_against_eager_and_the_product(bench, monkeypatch):
-    monkeypatch.setattr("pipeline.bench.trunk.available_engines", lambda device: ["torch"])
+    monkeypatch.setattr("pipeline.bench.trunk.available_engines", lambda device, precision: ["torch"])
+    monkeypatch.setattr("pipeline.bench.trunk.lacks", lacks_bfloat16)
     found = finite(bench_trunk(bench, **TOY_TRUNK))
     assert next(iter(found)) == "torch ÷ plain eager" and sum("÷ torch.mm" in name for name in found) == 2
 
 
 @pytest.mark.slow
-def test_trunk_measures_every_installed_engine_and_holds_onnxruntime_to_a_floor(bench):
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_trunk_measures_every_installed_engine_and_holds_some_to_a_floor(bench, monkeypatch, bfloat16):
     pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("pipeline.bench.trunk.lacks", (lambda *_: None) if bfloat16 else lacks_bfloat16)
     found = finite(bench_trunk(bench, **TOY_TRUNK))
-    assert {name for name, f in found.items() if f.goal} == {"onnxruntime ÷ plain eager"}
-    assert sum("÷ torch.mm" in name for name in found) == 3
+    held = {"onnxruntime ÷ plain eager", *(["torch bfloat16 ÷ plain eager"] if bfloat16 else [])}
+    assert {name for name, f in found.items() if f.goal} == held
+    assert sum("÷ torch.mm" in name for name in found) == 3 + bfloat16
 
 
 @pytest.mark.slow

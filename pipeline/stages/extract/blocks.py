@@ -213,7 +213,8 @@ def _confirm_weights(writer: Writer, settings: ExtractSettings, desk: Workspace)
         raise
 
 
-def _open_trunk(recipe: Recipe, settings: ExtractSettings, block_rows: int, desk: Workspace) -> FrozenTrunk:
+def open_trunk(recipe: Recipe, settings: ExtractSettings, block_rows: int, desk: Workspace) -> FrozenTrunk:
+    """The trunk with the batch that is asked for, or one that suits device and images."""
     from pipeline.trunk.frozen import FrozenTrunk, default_batch
 
     # Batches do not cross blocks: one larger than these would be padded each time.
@@ -244,7 +245,7 @@ def do_blocks(
         fresh = int((origin.donor[rows] < 0).sum()) if rows else 0
         if fresh and ranks.first:
             _confirm_weights(writer, settings, desk)
-        trunk = _open_trunk(recipe, settings, target.block_rows, desk) if fresh else None
+        trunk = open_trunk(recipe, settings, target.block_rows, desk) if fresh else None
         workers = settings.workers or cores()
         geometry, limits = recipe.geometry(), Limits(settings.max_pixels or MAX_PIXELS)
         ahead = look_ahead(geometry, trunk.engine.batch if trunk else 1)

@@ -18,6 +18,7 @@ from pipeline import store
 from pipeline.base.errors import CacheError, DataError
 from pipeline.base.files import remove
 from pipeline.base.items import GOOD
+from pipeline.base.precision import lacks
 from pipeline.base.ranks import Ranks
 from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
@@ -73,6 +74,7 @@ def _lead(settings: ExtractSettings, desk: Workspace, ranks: Ranks, view: View |
             plan = plan.looked_again()
             if (there := plan.refreshed()) is None:
                 _refuse_missing(plan)
+                plan = _precision_checked(plan)
                 plan.begin()
                 about = plan.contents.about
                 announce({"out": str(plan.out.resolve()), "source": about["source"], "root": about["root"]})
@@ -109,6 +111,14 @@ def _nothing_to_do(plan: Plan, there: store.Cache, began: float) -> ExtractResul
     return result
 
 
+def _precision_checked(plan: Plan) -> Plan:
+    if plan.recipe.trunk.precision == "float32":
+        return plan
+    from pipeline.stages.extract.agreement import checked
+
+    return checked(plan)
+
+
 def _work_and_publish(plan: Plan, ranks: Ranks, began: float) -> ExtractResult:
     work = do_blocks(plan.out, plan.listing.images, plan.recipe, plan.settings, ranks=ranks, desk=plan.desk)
     forwards = ranks.total(work.forwards)
@@ -120,6 +130,9 @@ def _work_and_publish(plan: Plan, ranks: Ranks, began: float) -> ExtractResult:
         watch.say(words.bottleneck(work.shares))
         if plan.settings.decode == "auto" and not plan.recipe.scaled:
             watch.say(words.decoded_as_before(plan.out))
+        slow = plan.recipe.trunk.precision == "float32" and words.trunk_is_the_bottleneck(work.shares)
+        if slow and lacks("bfloat16", plan.recipe.trunk.device) is None:
+            watch.say(words.faster("bfloat16"))
         result = _with_speed(result, work)
     watch.result(words.done(result, store.failures_path(plan.out)))
     if stale := runs.learned_from_other(plan.out, cache.content, plan.desk):

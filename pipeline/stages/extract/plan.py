@@ -22,6 +22,7 @@ from pipeline import images, store
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.items import GOOD, TRAIN
 from pipeline.base.machine import cores, kind_of_device, resolve_device
+from pipeline.base.precision import choose_precision
 from pipeline.base.spelling import option
 from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
@@ -186,15 +187,19 @@ def _recipe_and_file(
     if info.guessed and view is None:
         desk.watch.say(words.guessed(info))
     size, layer = info.transform.crop, info.layer(s.layer)
-    preferred = identity.choose_engine(s.engine, device=device, n_images=len(listing.ids), image_size=size)
+    precision = choose_precision(s.precision, device, forced=s.force_precision)
+    preferred = identity.choose_engine(
+        s.engine, device=device, n_images=len(listing.ids), image_size=size, precision=precision
+    )
     # With auto, a file that another installed engine, or another way to decode, has begun or made is gone on with.
-    engines = [preferred, *(e for e in identity.available_engines(device) if s.engine == "auto" and e != preferred)]
+    installed = identity.available_engines(device, precision) if s.engine == "auto" else []
+    engines = [preferred, *(engine for engine in installed if engine != preferred)]
 
     key_there = functools.cache(key_at)
 
     def file_of(decoding: str, engine: str) -> tuple[Recipe, Path, bool]:
         """The recipe, its file, and whether that is there."""
-        trunk = TrunkSpec(info, layer, engine, s.precision, device)
+        trunk = TrunkSpec(info, layer, engine, precision, device)
         recipe = Recipe(trunk, s.dtype, view, scaled=decoding == "scaled")
         key = store.key_of(recipe.provenance())
         path = s.out or (_named_path(desk, listing, s.name) if s.name else _default_path(desk, listing, info, key))

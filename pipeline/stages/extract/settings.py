@@ -69,9 +69,8 @@ class ExtractSettings:
         "what runs the trunk; auto takes the fastest that is installed",
         choices=("auto", "torch", "onnxruntime"),
     )
-    precision: str = st.option(
-        "float32", "arithmetic of the trunk; bfloat16 needs a GPU", choices=("float32", "bfloat16")
-    )
+    precision: str = st.precision("the trunk; auto: bfloat16 where the device has it in hardware, else float32")
+    force_precision: bool = st.force_precision()
     device: str = st.device()
     batch_size: int | None = st.option(
         None,

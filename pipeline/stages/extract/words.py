@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.base.spelling import option
 from pipeline.base.words import few, many, seconds
+from pipeline.runs.remarks import how_near
 from pipeline.stages.extract.results import ExtractResult, Shares
 from pipeline.trunk.identity import WeightsInfo
 
@@ -30,6 +32,11 @@ def guessed(info: WeightsInfo) -> str:
         f"the transform of {info.path} is a guess, that of {info.preset}: {sizes}; where it learned with another give "
         f"{option('preset')}, or {', '.join(map(option, ('resize', 'crop', 'interpolation', 'mean', 'std')))}"
     )
+
+
+def agreed(precision: str, found: Mapping[str, Any]) -> str:
+    """The precision check in a line."""
+    return f"precision check: {precision} {how_near(found)}"
 
 
 def decoded_as_before(cache: Path) -> str:
@@ -73,13 +80,25 @@ def outdated(cache: Path, runs: Sequence[str]) -> str:
     return f"learned from what {cache.name} held before, and must be trained again: {few(runs)}"
 
 
+def trunk_is_the_bottleneck(shares: Shares) -> bool:
+    """Whether images were ready when the trunk was; a start-up pause is no bottleneck."""
+    return shares.waiting <= max(0.5, 0.1 * (shares.forward + shares.waiting))
+
+
+def faster(precision: str) -> str:
+    """Said where the trunk was what took so long, in float32, and the device has ``precision`` in hardware."""
+    return (
+        f"{option('precision', precision)} would be faster here: it is checked against float32, and makes another file"
+    )
+
+
 def bottleneck(shares: Shares) -> str:
     """For example ``read 1 %, decode 3 %, transform 2 %, forward 93 %, write 1 %: the trunk is the bottleneck``."""
     parts = dataclasses.asdict(shares)
     waiting = parts.pop("waiting")
     total = sum(parts.values()) or 1.0
     text = ", ".join(f"{name} {100 * value / total:.0f} %" for name, value in parts.items())
-    if waiting <= max(0.5, 0.1 * (shares.forward + waiting)):  # a start-up pause is no bottleneck
+    if trunk_is_the_bottleneck(shares):
         return f"{text}: the trunk is the bottleneck"
     slow = max(("read", "decode", "transform"), key=lambda n: parts[n])
     cure = "a faster disk" if slow == "read" else f"more {option('workers')}"

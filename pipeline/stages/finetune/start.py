@@ -16,6 +16,7 @@ from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.items import SPLITS
 from pipeline.base.machine import kind_of_device, resolve_device
+from pipeline.base.precision import choose_precision
 from pipeline.base.spelling import option
 from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
@@ -25,7 +26,7 @@ from pipeline.runs import remarks
 from pipeline.runs.folder import cache_of, cache_record
 from pipeline.runs.network import head_of
 from pipeline.runs.pixels import labelled, require_images
-from pipeline.runs.recipe import Recipe
+from pipeline.runs.recipe import Recipe, about_of
 from pipeline.stages.finetune.groups import trained_stages
 from pipeline.stages.finetune.settings import FinetuneSettings
 from pipeline.store import Cache
@@ -124,7 +125,9 @@ class Attached:
         assert self.head.layer is not None  # attach() refuses others
         weight, _ = self.head.layer
         reach = float((np.abs(features) @ np.abs(weight).T).max())
-        share = STORAGE_ERROR[self.recipe.dtype] + ARITHMETIC_ERROR[self.recipe.trunk.precision]
+        told = about_of(self.cache).get("agreement")  # of features in another precision: how far they were off
+        arithmetic = max(ARITHMETIC_ERROR[self.recipe.trunk.precision], told["largest_error"] if told else 0.0)
+        share = STORAGE_ERROR[self.recipe.dtype] + arithmetic
         return (share + MAPS_ERROR * maps) * reach
 
     def _smallest_steps(self) -> float:
@@ -163,7 +166,7 @@ def attach(settings: FinetuneSettings, desk: Workspace) -> Attached:
     Raises:
         HeadError: no such run, or one that cannot be fine-tuned; a folder that cannot be written.
         CacheError, DataError, WeightsError: the cache, an image or the weights are gone or not the same.
-        ConfigError: bfloat16 without a GPU.
+        ConfigError: a device that is not there, or that has no bfloat16.
     """
     run = runs.find_run(settings.run, desk)
     if run.stage not in ("train", "search"):
@@ -187,8 +190,7 @@ def attach(settings: FinetuneSettings, desk: Workspace) -> Attached:
             f"{option('device', device)} runs the trunk alone: fine-tuning counts in float64 as well, which it does "
             f"not have; take {option('device', 'cpu')}"
         )
-    if settings.precision == "bfloat16" and device == "cpu":
-        raise ConfigError(f"{option('precision', 'bfloat16')} needs a GPU: leave it out on a CPU")
+    choose_precision(settings.precision, device, forced=settings.force_precision)
     remarks.left_out(cache, SPLITS[1:], desk.watch)
     require_images(cache, np.concatenate(list(rows.values())), workers=settings.threads)
     cache.verify(np.concatenate([rows["train"], rows["val"]]))

@@ -17,6 +17,7 @@ from pipeline.base.items import NONE
 from pipeline.base.spelling import option
 from pipeline.base.values import Cell, Column, Part, Table, figures
 from pipeline.base.words import ABSENT, count, few, many, named, percent, seconds, setting, size
+from pipeline.runs.remarks import how_near
 from pipeline.stages.upkeep.results import AuditReport, ListedCache, ListedRun, Place, RelabelResult, VerifyReport
 from pipeline.stages.upkeep.settings import AuditSettings
 from pipeline.store import difference
@@ -43,11 +44,17 @@ def contents(plain: Mapping[str, Any]) -> Table:
         "classes": count(len(classes)) if classes else "none: images without labels",
         **({"unlabelled": many(n, "row")} if classes and (n := plain.get("unlabelled")) else {}),
         "source": about["source"],
+        **_precision(made_by, about.get("agreement")),
         "trunk": f"{made_by['trunk']['name']}, {made_by['trunk']['layer']}; weights {weights}",
         "created": plain["created"],
         "settings fingerprint": plain["key"],
     }
     return _pairs(pairs, plain["path"])
+
+
+def _precision(made_by: Mapping[str, Any], agreed: Mapping[str, Any] | None) -> dict[str, str]:
+    """Of features that were not computed in float32: how near they are to those."""
+    return {} if agreed is None else {"precision": f"{made_by['precision']}; {how_near(agreed)}"}
 
 
 def per_class(plain: Mapping[str, Any], limit: int = CLASSES_NAMED) -> Table:

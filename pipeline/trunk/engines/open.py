@@ -11,9 +11,9 @@ from pathlib import Path
 from torch import nn
 
 from pipeline.base.errors import ConfigError
-from pipeline.base.machine import kind_of_device
+from pipeline.base.precision import PRECISIONS
 from pipeline.base.spelling import option
-from pipeline.trunk.engines.base import TOLERANCE, Engine
+from pipeline.trunk.engines.base import Engine
 from pipeline.trunk.engines.fold import FoldedTrunk
 from pipeline.trunk.engines.torch import TorchEngine
 from pipeline.trunk.identity import TrunkSpec, choose_engine
@@ -31,11 +31,9 @@ def open_engine(spec: TrunkSpec, trunk: nn.Module, dim: int, *, batch: int, work
         WeightsError: a prepared file that is damaged, or cannot be written.
     """
     info, device, precision = spec.info, spec.device, spec.precision
-    choose_engine(spec.engine, device=device, n_images=batch)
-    if precision not in TOLERANCE:
-        raise ConfigError(f"{option('precision', precision)} is not known: choose from {', '.join(TOLERANCE)}")
-    if precision != "float32" and kind_of_device(device) != "cuda":
-        raise ConfigError(f"{option('precision', precision)} needs a GPU: give {option('precision', 'float32')}")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"{option('precision', precision)} is not known: choose from {', '.join(PRECISIONS)}")
+    choose_engine(spec.engine, device=device, n_images=batch, precision=precision)
     if batch < 1:
         raise ConfigError(f"{option('batch_size')} is {batch}: it must be at least 1")
     net = FoldedTrunk(trunk, info, dim)
