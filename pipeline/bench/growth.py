@@ -156,7 +156,7 @@ def make_world(place: Path, rows: int, trunk: str, classes: int) -> int:
     """
     desk, photos = Workspace(place), place / "photos"
     info = with_changes(find_weights(WEIGHTS, trunk, desk), Changes(image_size=SIDE))
-    recipe = Recipe(TrunkSpec(info, info.layer("last"), "torch", "float32", "cpu"), "float16")
+    recipe = Recipe(TrunkSpec(info, info.layer("last"), "torch", "float32", "cpu"), "float16", scaled=True)
     contents = store.Contents(
         ids=[b"earlier/%08d.png" % number for number in range(rows)],
         digests=np.zeros((rows, 32), np.uint8),
