@@ -209,6 +209,8 @@ def test_a_signal_at_any_moment_is_one_line(
         # It had ended, and Python was being taken down, which no program can say anything of any more.
         assert done.stdout.strip()
         return
+    if lines and lines[-1] == "KeyboardInterrupt" and "_get_module_details" in done.stderr:
+        return  # a busy machine: the package itself was still being imported, and a package takes no signals
     if any(line.startswith("Exception ignored") for line in lines):
         # Python itself prints where a signal fell into a callback (of an import, say) that cannot pass it on.
         lines = [line for line in lines if line.startswith("stopped")]
