@@ -62,15 +62,17 @@ def bench_decode(
         in_threads, in_processes = bench.alternate("decode", ways).items()
     note = f"decode: {photographs:,} photographs of {size[0]} x {size[1]} px, {workers} threads or processes"
     figures = [ratio("decode", "threads ÷ processes", (in_threads, in_processes), "images/s", note=note)]
-    for what, (count, pixels), goal in (
-        ("12 MP", (large, large_size), PHONE_GOAL),
-        ("0.2 MP", (photographs, size), SMALL_GOAL),
+    phone = bench.folder / "phone"
+    make_photographs(phone, large, size=large_size)
+    for what, there, count, pixels, goal in (
+        ("12 MP", phone, large, large_size, PHONE_GOAL),
+        ("0.2 MP", source, photographs, size, SMALL_GOAL),
     ):
-        there = bench.folder / ("phone" if goal is PHONE_GOAL else "photographs")
-        make_photographs(there, count, size=pixels)
         policies = {
             name: _loading(there, workers, replace(GEOMETRY, scaled=name == "scaled")) for name in ("scaled", "exact")
         }
+        for policy in policies.values():
+            policy()
         scaled, exact = bench.alternate(f"decode {what}", policies).items()
         note = f"decode: {count:,} photographs of {pixels[0]} x {pixels[1]} px, {workers} threads"
         figures.append(ratio("decode", f"scaled ÷ exact, {what}", (scaled, exact), "images/s", goal=goal, note=note))

@@ -16,7 +16,7 @@ from pipeline.base.errors import EngineError
 from pipeline.base.machine import cores
 from pipeline.base.spelling import option
 from pipeline.images import MAX_PIXELS, Limits, Loader
-from pipeline.runs.recipe import Agreed, about_of
+from pipeline.runs.recipe import about_of
 from pipeline.stages.extract import words
 from pipeline.stages.extract.blocks import open_trunk
 from pipeline.stages.extract.plan import Plan
@@ -88,12 +88,5 @@ def _sampled(plan: Plan, trunk: FrozenTrunk, rows: NDArray[np.int64]) -> Agreeme
 
 
 def _with(plan: Plan, found: Agreement) -> Plan:
-    told: Agreed = {
-        "images": found.images,
-        "cosine": found.cosine,
-        "least_cosine": found.least_cosine,
-        "error": found.error,
-        "largest_error": found.largest_error,
-    }
-    about = {**plan.contents.about, "agreement": told}
+    about = {**plan.contents.about, "agreement": dataclasses.asdict(found)}
     return dataclasses.replace(plan, contents=dataclasses.replace(plan.contents, about=about))

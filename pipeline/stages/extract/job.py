@@ -24,6 +24,7 @@ from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.images import View, open_images
 from pipeline.runs import folder as runs
+from pipeline.runs.recipe import geometry_of, provenance_of
 from pipeline.stages.extract import words
 from pipeline.stages.extract.blocks import do_blocks, recipe_of_begun
 from pipeline.stages.extract.plan import Plan, plan_file
@@ -43,7 +44,10 @@ def extract(settings: ExtractSettings, desk: Workspace) -> ExtractResult:
         plain = _one_file(settings, desk, ranks, None)
         views = []
         for number in range(1, settings.views + 1):
-            there = dataclasses.replace(settings, name=None, out=view_path(plain.cache, number))
+            # Decoded as the cache that they lie beside: with auto, each would choose for itself.
+            scaled = geometry_of(provenance_of(store.open_cache(plain.cache))).scaled
+            out, decode = view_path(plain.cache, number), "scaled" if scaled else "exact"
+            there = dataclasses.replace(settings, name=None, out=out, decode=decode)
             desk.watch.say(f"augmented copy {number} of {settings.views} of the train images")
             views.append(_one_file(there, desk, ranks, View(number, settings.view_seed)))
         return dataclasses.replace(
@@ -131,7 +135,7 @@ def _work_and_publish(plan: Plan, ranks: Ranks, began: float) -> ExtractResult:
         if plan.settings.decode == "auto" and not plan.recipe.scaled:
             watch.say(words.decoded_as_before(plan.out))
         slow = plan.recipe.trunk.precision == "float32" and words.trunk_is_the_bottleneck(work.shares)
-        if slow and lacks("bfloat16", plan.recipe.trunk.device) is None:
+        if slow and plan.recipe.view is None and lacks("bfloat16", plan.recipe.trunk.device) is None:
             watch.say(words.faster("bfloat16"))
         result = _with_speed(result, work)
     watch.result(words.done(result, store.failures_path(plan.out)))

@@ -70,6 +70,18 @@ def test_auto_takes_a_new_file_to_be_scaled(large: Path, tmp_path: Path, quick: 
     assert geometry_of(provenance_of(open_cache(extract(large, workspace=tmp_path, **quick).cache))).scaled
 
 
+@pytest.mark.parametrize("decoding", ["exact", "scaled"])
+def test_views_are_decoded_as_the_cache_that_they_lie_beside(
+    large: Path, tmp_path: Path, quick: Quick, decoding: str
+) -> None:
+    made = extract(large, decode=decoding, workspace=tmp_path, **quick)
+    again = extract(large, views=1, workspace=tmp_path, **quick)
+    assert (again.cache, again.new) == (made.cache, 42)  # the view's: of the train images
+    [view] = again.views
+    assert geometry_of(provenance_of(open_cache(view))).scaled == (decoding == "scaled")
+    train(made.cache, views=1, workspace=tmp_path)
+
+
 @pytest.mark.parametrize(("first", "then"), [("exact", "scaled"), ("scaled", "exact")])
 def test_the_other_way_makes_another_file_and_says_what_keeps_the_old(
     large: Path, tmp_path: Path, quick: Quick, listener: Any, first: str, then: str
