@@ -7,11 +7,7 @@ earlier file to copy it from or the word that it must be computed.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import glob
-import re
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,18 +17,17 @@ from numpy.typing import NDArray
 from pipeline import images, store
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.items import GOOD, TRAIN
-from pipeline.base.machine import cores, kind_of_device, resolve_device
-from pipeline.base.precision import choose_precision
+from pipeline.base.machine import kind_of_device
 from pipeline.base.spelling import option
-from pipeline.base.watch import Tracker
 from pipeline.base.workspace import Workspace
 from pipeline.runs.recipe import About, Readable, Recipe, about_of, from_here, images_from, readable_of
 from pipeline.stages.extract import words
-from pipeline.stages.extract.donors import donor_files, failed_for_a_limit, key_at
-from pipeline.stages.extract.settings import DECODINGS, ExtractSettings
+from pipeline.stages.extract.digests import known_digests, read_digests, same_stats
+from pipeline.stages.extract.donors import donor_files, failed_for_a_limit
+from pipeline.stages.extract.settings import ExtractSettings
+from pipeline.stages.extract.target import existing, recipe_and_file
 from pipeline.trunk import identity
-from pipeline.trunk.identity import TrunkSpec, WeightsInfo
-from pipeline.trunk.lookup import find_weights
+from pipeline.trunk.identity import WeightsInfo
 
 BLOCK_ROWS = {"cpu": 128, "cuda": 1024, "mps": 512}  # a few seconds of work each: what a kill can lose at most
 
@@ -63,7 +58,7 @@ class Plan:
         """The file that is there, if it holds exactly what is asked for; answered without reading any image."""
         if self.old is None or self.settings.rehash or not self._answers(self.old):
             return None
-        return self.old if _same_stats(self.old, self.contents.sizes, self.contents.mtimes_ns).all() else None
+        return self.old if same_stats(self.old, self.contents.sizes, self.contents.mtimes_ns).all() else None
 
     def _answers(self, there: store.Cache) -> bool:
         """Whether a finished file holds what is asked for, and no image failed in it that would be read today."""
@@ -73,7 +68,7 @@ class Plan:
     def looked_again(self) -> Plan:
         """Under the lock: the plan with all digests, where another job has published the file since it was made."""
         unknown = np.asarray(~self.contents.digests.any(axis=1))
-        there = _existing(self.out, self.recipe) if unknown.any() else None
+        there = existing(self.out, self.recipe) if unknown.any() else None
         if there is None:
             return self
         contents, _ = self._known_of(there)
@@ -81,7 +76,7 @@ class Plan:
 
     def refreshed(self) -> store.Cache | None:
         """Under the lock: the file that is there, if nothing but sizes and times had to be renewed in it."""
-        there = _existing(self.out, self.recipe)  # another job may have published it while we planned
+        there = existing(self.out, self.recipe)  # another job may have published it while we planned
         if there is None or not self._answers(there):
             return None
         store.update_stats(self.out, self.contents.sizes, self.contents.mtimes_ns)
@@ -131,7 +126,7 @@ class Plan:
         there = np.flatnonzero(rows >= 0)
         digests, touched = self.contents.digests.copy(), np.zeros(len(ids), np.bool_)
         there = there[~digests[there].any(axis=1)]  # what was read just now is known best
-        same = _same_stats(begun, self.contents.sizes[there], self.contents.mtimes_ns[there], rows[there])
+        same = same_stats(begun, self.contents.sizes[there], self.contents.mtimes_ns[there], rows[there])
         same &= not self.settings.rehash
         digests[there[same]] = begun.digests[rows[there[same]]]
         touched[there[~same]] = True
@@ -141,7 +136,7 @@ class Plan:
         """The contents with the digests of the items ``which`` (N,) as they are read now."""
         digests = contents.digests.copy()
         ids = [contents.ids[row] for row in np.flatnonzero(which).tolist()]
-        digests[which] = _read_digests(self.settings, self.desk, self.listing, ids)
+        digests[which] = read_digests(self.settings, self.desk, self.listing, ids)
         return dataclasses.replace(contents, digests=digests)
 
 
@@ -161,8 +156,8 @@ def plan_file(settings: ExtractSettings, desk: Workspace, view: images.View | No
         desk.watch.say(words.no_labels(len(listing.ids)))
     elif view is None and (bare := int((listing.labels < 0).sum())):
         desk.watch.say(words.some_without(bare, len(listing)))
-    recipe, out = _recipe_and_file(settings, desk, listing, view)
-    old = _existing(out, recipe)
+    recipe, out = recipe_and_file(settings, desk, listing, view)
+    old = existing(out, recipe)
     digests = _digests(settings, desk, listing, recipe, out, old)
     splits = images.assign_splits(
         listing,
@@ -179,125 +174,22 @@ def plan_file(settings: ExtractSettings, desk: Workspace, view: images.View | No
     return Plan(settings, desk, listing, recipe, out, old, contents, notes)
 
 
-def _recipe_and_file(
-    s: ExtractSettings, desk: Workspace, listing: images.Listing, view: images.View | None
-) -> tuple[Recipe, Path]:
-    device, info = resolve_device(s.device), find_weights(s.weights, s.trunk, desk, s.preset)
-    info = identity.with_changes(info, s.changes())
-    if info.guessed and view is None:
-        desk.watch.say(words.guessed(info))
-    size, layer = info.transform.crop, info.layer(s.layer)
-    precision = choose_precision(s.precision, device, forced=s.force_precision)
-    preferred = identity.choose_engine(
-        s.engine, device=device, n_images=len(listing.ids), image_size=size, precision=precision
-    )
-    # With auto, a file that another installed engine, or another way to decode, has begun or made is gone on with.
-    installed = identity.available_engines(device, precision) if s.engine == "auto" else []
-    engines = [preferred, *(engine for engine in installed if engine != preferred)]
-
-    key_there = functools.cache(key_at)
-
-    def file_of(decoding: str, engine: str) -> tuple[Recipe, Path, bool]:
-        """The recipe, its file, and whether that is there."""
-        trunk = TrunkSpec(info, layer, engine, precision, device)
-        recipe = Recipe(trunk, s.dtype, view, scaled=decoding == "scaled")
-        key = store.key_of(recipe.provenance())
-        path = s.out or (_named_path(desk, listing, s.name) if s.name else _default_path(desk, listing, info, key))
-        return recipe, path, key_there(path) == key
-
-    first: tuple[Recipe, Path] | None = None
-    for decoding in DECODINGS if s.decode == "auto" else (s.decode,):
-        for engine in engines:
-            recipe, path, there = file_of(decoding, engine)
-            if there:
-                return recipe, path
-            first = first or (recipe, path)
-    assert first is not None
-    if s.decode != "auto" and view is None:
-        other = DECODINGS[first[0].scaled]
-        for _, made, there in (file_of(other, engine) for engine in engines):
-            if there and made != first[1]:
-                desk.watch.say(words.decoded_anew(made, other))
-    return first
-
-
-def _named_path(desk: Workspace, listing: images.Listing, name: str) -> Path:
-    """The file of the name that was asked for; CacheError where it is that of images that lie elsewhere."""
-    path = desk.features / f"{name}.h5"
-    there = path if path.exists() else store.partial_path(path)
-    if there.exists():
-        taken = store.open_partial(there)
-        if (elsewhere := _other_images(taken, listing)) is not None:
-            raise CacheError(f"{path} is of the images at {elsewhere}: give another {option('name')}")
-    return path
-
-
-def _default_path(desk: Workspace, listing: images.Listing, info: WeightsInfo, key: str) -> Path:
-    """A telling name, with a number when a folder of the same name that still exists elsewhere has taken it."""
-    name = info.path.stem if info.name == "file" and info.path else info.name
-    weights = re.sub(r"[^A-Za-z0-9]+", "", name)[:24]
-    trunk = re.sub(r"[^A-Za-z0-9_]+", "-", info.trunk)
-    end = f"{info.transform.crop}px-{key[:8]}"
-    stem = f"{listing.name}-{trunk}-{weights}-{end}".lower()
-    # A network's name may end in that of its weights: once is enough, but for a file that has it twice already.
-    if info.trunk.endswith(f".{info.name}") and not any(desk.features.glob(f"{glob.escape(stem)}*.h5*")):
-        stem = f"{listing.name}-{trunk}-{end}".lower()
-    for number in range(1, 1000):
-        path = desk.features / (f"{stem}.h5" if number == 1 else f"{stem}-{number}.h5")
-        there = path if path.exists() else store.partial_path(path)
-        if not there.exists():
-            return path
-        if _other_images(store.open_partial(there), listing) is None:
-            return path
-    raise CacheError(f"{desk.features} has 999 caches named {stem}: name one with {option('out')}")
-
-
-def _other_images(cache: store.Cache, listing: images.Listing) -> str | None:
-    """Where the cache's images lie, if they are others than those listed; a moved project's are where they are now."""
-    home = images_from(cache)
-    return home.place if home.there() and home.place != listing.images.place else None
-
-
-def _existing(out: Path, recipe: Recipe) -> store.Cache | None:
-    """The finished file at ``out``, if there is one; CacheError if it is of another recipe."""
-    if not out.exists():
-        return None
-    cache, asked = store.open_cache(out), recipe.provenance()
-    if cache.key != store.key_of(asked):
-        fields = "; ".join(
-            f"{name}: {theirs!r} there, {mine!r} asked for"
-            for name, theirs, mine in store.difference(cache.provenance, asked)
-        )
-        raise CacheError(
-            f"{out} was made with other settings ({fields}): give another {option('out')}, or these settings"
-        )
-    return cache
-
-
 def _digests(
     s: ExtractSettings, desk: Workspace, listing: images.Listing, recipe: Recipe, out: Path, old: store.Cache | None
 ) -> NDArray[np.uint8]:
     """(N, 32) digests of the images' bytes; zeros where nothing depends on them before they are decoded."""
-    digests = _known_digests(listing, None if s.rehash else old)
+    digests = known_digests(listing, None if s.rehash else old)
     gone = set(listing.missing)
     unknown = np.array([i for i in np.flatnonzero(~digests.any(axis=1)).tolist() if listing.ids[i] not in gone], int)
     if len(unknown) and (images.needs_carving(listing) or old is not None or _has_donors(out, recipe)):
         # Content decides the split and what can be reused, so the bytes are read before anything is planned.
-        digests[unknown] = _read_digests(s, desk, listing, [listing.ids[i] for i in unknown])
+        digests[unknown] = read_digests(s, desk, listing, [listing.ids[i] for i in unknown])
     return digests
 
 
 def _has_donors(out: Path, recipe: Recipe) -> bool:
     key = store.key_of(recipe.provenance())
     return any(store.digests_at(path, key) is not None for path in donor_files(out))
-
-
-def _read_digests(
-    s: ExtractSettings, desk: Workspace, listing: images.Listing, ids: Sequence[bytes]
-) -> NDArray[np.uint8]:
-    """(n, 32) digests of images, read now."""
-    with desk.watch.track("hash", len(ids)) if ids else nullcontext(Tracker()) as tracker:
-        return images.digest_many(listing.images, ids, workers=s.workers or cores(), progress=tracker.advance)
 
 
 def _contents(
@@ -370,25 +262,3 @@ def _same(cache: store.Cache, contents: store.Contents) -> bool:
     theirs, ours = cache.digests, contents.digests
     both = theirs.any(axis=1) & ours.any(axis=1)
     return bool((theirs[both] == ours[both]).all())
-
-
-def _known_digests(listing: images.Listing, old: store.Cache | None) -> NDArray[np.uint8]:
-    """(N, 32) digests of the items whose path, size and time are those of ``old``; zeros for the others."""
-    digests = np.zeros((len(listing.ids), 32), np.uint8)
-    if old is None:
-        return digests
-    at = {item: row for row, item in enumerate(old.ids)}
-    rows = np.array([at.get(item, -1) for item in listing.ids], np.int64)
-    same = rows >= 0
-    same[same] = _same_stats(old, listing.sizes[same], listing.mtimes_ns[same], rows[same])
-    digests[same] = old.digests[rows[same]]
-    return digests
-
-
-def _same_stats(
-    cache: store.Cache, sizes: NDArray[np.int64], times: NDArray[np.int64], rows: NDArray[np.int64] | None = None
-) -> NDArray[np.bool_]:
-    """(n,) which of the cache's ``rows`` (all) have these sizes and times; a time of -1 is unknown, like no other."""
-    theirs, when = cache.stats if rows is None else (part[rows] for part in cache.stats)
-    same: NDArray[np.bool_] = (theirs == sizes) & (when == times) & (times >= 0)
-    return same
