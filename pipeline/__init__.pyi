@@ -128,6 +128,8 @@ def extract(
     engine: str | PathLike[str] = "auto",
     precision: str | PathLike[str] = "float32",
     force_precision: bool = False,
+    calibration: str | PathLike[str] | None = None,
+    recalibrate: bool = False,
     device: str | PathLike[str] = "auto",
     batch_size: int | None = None,
     workers: int | None = None,

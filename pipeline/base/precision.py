@@ -1,22 +1,26 @@
 """The arithmetic that a network is computed in: one list for every command, and what a device lacks for each.
 
-float32 is IEEE's. bfloat16 keeps 7 bits of its 23, and its range; weights and maps alike are rounded to it.
+float32 is IEEE's. bfloat16 keeps 7 bits of its 23, and its range; weights and maps alike are rounded to it. int8 has
+256 steps between bounds that are found on a few images beforehand; networks run in it, and do not learn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import platform
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.machine import cpu_description, kind_of_device
 from pipeline.base.spelling import option
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "int8")
+LEARNING = ("float32", "bfloat16")  # those that a network can be trained in
 AUTO = "auto"
 
-# What Linux, and PyTorch where there is no Linux, call a processor's products of bfloat16.
-_HARDWARE = {"avx512_bf16", "amx_bf16", "bf16"}
+# What Linux, and PyTorch where there is no Linux, call a processor's products of bfloat16, and sums of four of int8.
+_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+_SUMS_OF_INT8 = {"avx512_vnni", "avx_vnni"}
 
 
 def choose_precision(requested: str, device: str, *, forced: bool = False) -> str:
@@ -46,11 +50,21 @@ def lacks(precision: str, device: str) -> str | None:
     kind = kind_of_device(device)
     if precision == "float32":
         return None
+    if precision == "int8":
+        return None if kind == "cpu" else "a CPU"
     if kind == "cuda":
         return None if _gpu_has_it(device) else "a GPU that has it in hardware"
-    if kind == "cpu" and _processor_has_it():
+    if kind == "cpu" and _processor_has(_BFLOAT16):
         return None
     return "a processor that has it in hardware (AVX512-BF16, AMX or Arm's BF16), or a GPU"
+
+
+def bits_of_weights() -> int:
+    """How many bits weights in int8 may have here.
+
+    x86 processors without VNNI add two products of 8 bits in 16, which overflow: they get 7.
+    """
+    return 7 if platform.machine().lower() in ("x86_64", "amd64") and not _processor_has(_SUMS_OF_INT8) else 8
 
 
 def _gpu_has_it(device: str) -> bool:
@@ -60,12 +74,12 @@ def _gpu_has_it(device: str) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-def _processor_has_it() -> bool:
-    """Whether the processor multiplies bfloat16 in hardware."""
+def _processor_has(any_of: Collection[str]) -> bool:
+    """Whether the processor has one of these in hardware."""
     if told := cpu_description():
-        return not _HARDWARE.isdisjoint(told.split())
+        return not set(any_of).isdisjoint(told.split())
     import torch
 
     ask: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # an older one tells nothing
     there = ask()
-    return any(there.get(name, False) for name in _HARDWARE)
+    return any(there.get(name, False) for name in any_of)

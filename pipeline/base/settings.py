@@ -129,7 +129,7 @@ def device() -> Any:
 
 
 def precision(what: str, *legal: str) -> Any:
-    """The option of the arithmetic that ``what`` is computed in; ``pipeline.base.precision`` says what a device has."""
+    """The option of the arithmetic of ``what``; ``pipeline.base.precision`` says what a device has."""
     return option("float32", f"arithmetic of {what}", choices=legal or (*PRECISIONS, AUTO))
 
 

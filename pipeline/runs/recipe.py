@@ -13,11 +13,15 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 
 from pipeline.base.errors import CacheError, WeightsError
 from pipeline.base.machine import kind_of_device
+from pipeline.base.records import read_record
 from pipeline.base.schema import Malformed, PathText, Rule, Sha256, Size, made
+from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.images import MAX_PIXELS, Columns, Geometry, Images, View, decode_policy, open_images
 from pipeline.store import Cache
+from pipeline.store.companions import calibration_path
 from pipeline.trunk import identity
+from pipeline.trunk.calibration import Calibration
 from pipeline.trunk.identity import INTERPOLATIONS, Transform, TrunkSpec
 from pipeline.trunk.lookup import find_weights
 
@@ -86,6 +90,10 @@ class _Decode(TypedDict):
     scaled: NotRequired[str]
 
 
+class _Calibrated(TypedDict):
+    sha256: Sha256
+
+
 class _View(TypedDict):
     number: Size
     seed: int
@@ -104,7 +112,8 @@ class Provenance(TypedDict):
     transform: Annotated[Transform, _INTERPOLATION]
     decode: NotRequired[_Decode]
     dtype: Literal["float16", "float32"]
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "bfloat16", "int8"]
+    calibration: NotRequired[_Calibrated]  # of int8
     engine: _Engine
     view: NotRequired[_View]
 
@@ -191,6 +200,22 @@ def provenance_of(cache: Cache) -> Provenance:
     return _of(cache, cache.provenance, Provenance, "provenance")
 
 
+def calibration_of(cache: Cache) -> Calibration | None:
+    """The bounds of int8 that a cache was computed between, from the file beside it; None of another precision.
+
+    Raises:
+        CacheError: they are gone, or are others.
+    """
+    asked, path = provenance_of(cache).get("calibration"), calibration_path(cache.path)
+    if asked is None:
+        return None
+    cure = f"bring it back, or give {option('recalibrate', True)}, which makes another file"
+    found = read_record(path, Calibration, CacheError, f"{cache.path.name} was computed by it: {cure}")
+    if found.sha256 != asked["sha256"]:
+        raise CacheError(f"{path} has changed since {cache.path.name} was computed by it: {cure}")
+    return found
+
+
 def geometry_of(made_by: Provenance) -> Geometry:
     """How an image became the square that the trunk saw; of a cache of views, the square without them."""
     return _geometry(made_by["transform"], view=None, scaled=_is_scaled(made_by))
@@ -249,6 +274,7 @@ class Recipe:
             "decode": decode_policy(scaled=self.scaled),
             "dtype": self.dtype,
             "precision": spec.precision,
+            **({} if spec.calibration is None else {"calibration": {"sha256": spec.calibration.sha256}}),
             "engine": {
                 "name": spec.engine,
                 "version": identity.engine_version(spec.engine),
@@ -266,9 +292,10 @@ class Recipe:
 
         Raises:
             WeightsError: as of :meth:`of`.
-            CacheError: the cache is none of ours.
+            CacheError: the cache is none of ours, or what int8 needs to know is gone.
         """
-        return cls.of(provenance_of(cache), weights_from(about_of(cache), cache.path.parent, desk), desk)
+        recipe = cls.of(provenance_of(cache), weights_from(about_of(cache), cache.path.parent, desk), desk)
+        return recipe.computed(calibration=calibration_of(cache))
 
     @classmethod
     def of(cls, made_by: Provenance, weights: str, desk: Workspace) -> Recipe:
@@ -296,5 +323,6 @@ class Recipe:
         )
 
     def computed(self, **changes: Any) -> Recipe:
-        """The same rows computed in another way: ``engine``, ``precision`` or ``device`` changed."""
-        return replace(self, trunk=replace(self.trunk, **changes))
+        """The same rows computed in another way: ``engine``, ``precision``, ``device`` or ``calibration`` changed."""
+        trunk = replace(self.trunk, **changes)
+        return replace(self, trunk=trunk if trunk.precision == "int8" else replace(trunk, calibration=None))

@@ -10,7 +10,8 @@ from pipeline.base.files import draft_in, move
 from pipeline.store.format import partial_path
 from pipeline.store.lock import writing_beside, writing_lock
 
-_OWN = re.compile(r"(\.view[0-9]+)?(\.h5|\.failures\.jsonl)|\.note\.txt")
+_OWN = re.compile(r"(\.view[0-9]+)?(\.h5|\.failures\.jsonl)|\.note\.txt|\.calibration\.json")
+_STEM = re.compile(r"(\.view[0-9]+)?\.h5(\.partial)?$")
 
 
 def note_path(cache: Path) -> Path:
@@ -18,8 +19,13 @@ def note_path(cache: Path) -> Path:
     return cache.with_name(f"{cache.name.removesuffix('.h5')}.note.txt")
 
 
+def calibration_path(cache: Path) -> Path:
+    """Where the bounds stand that a cache in int8 was computed between: a view's are those of its cache."""
+    return cache.with_name(f"{_STEM.sub('', cache.name)}.calibration.json")
+
+
 def files_of(cache: Path) -> list[Path]:
-    """A cache's views, lists of failures and note, and last the cache itself."""
+    """A cache's views, lists of failures, bounds and note, and last the cache itself."""
     stem = cache.name.removesuffix(".h5")
     beside = [p for p in cache.parent.iterdir() if p.name.startswith(stem) and _OWN.fullmatch(p.name[len(stem) :])]
     return [*sorted(set(beside) - {cache}), cache]

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import CacheError
-from pipeline.base.files import remove
+from pipeline.base.files import remove, write_bytes
 from pipeline.base.items import GOOD, STATE_NAMES
 from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
+from pipeline.store.companions import calibration_path
 from pipeline.store.failures import (
     Failure,
     append_failures,
@@ -98,6 +99,7 @@ def rewrite(cache: Cache, rows: NDArray[np.int64], contents: Contents, target: P
     reasons = dict(_failures(cache, rows, contents))
     _clear_the_way(cache, target)
     try:
+        _take_along(calibration_path(cache.path), calibration_path(target))
         create_partial(target, contents)
         with Writer(target) as writer:
             _copy(cache, rows, reasons, contents, writer, desk)
@@ -110,6 +112,13 @@ def rewrite(cache: Cache, rows: NDArray[np.int64], contents: Contents, target: P
         with writing_beside(target):
             remove(partial, *partial_failure_files(target))
     return open_cache(target)
+
+
+def _take_along(there: Path, here: Path) -> None:
+    """Have a file that is a cache's own beside its copy, too."""
+    if there != here and there.exists():
+        with writing_beside(here):
+            write_bytes(here, there.read_bytes())
 
 
 def _failures(cache: Cache, rows: NDArray[np.int64], contents: Contents) -> Iterator[tuple[bytes, Failure]]:

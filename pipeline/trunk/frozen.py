@@ -6,6 +6,7 @@ because a job that finds nothing to do must not pay for importing torch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.base.spelling import option
 from pipeline.trunk.cut import shape_of
 from pipeline.trunk.engines.base import Engine, is_out_of_memory
 from pipeline.trunk.engines.check import CHECK_ROWS, LATER_ROWS, check_engine
+from pipeline.trunk.engines.fold import FoldedTrunk
 from pipeline.trunk.engines.open import open_engine
 from pipeline.trunk.families.family import anatomy_of
 from pipeline.trunk.identity import TrunkSpec
@@ -47,20 +49,9 @@ class FrozenTrunk:
 
     def __init__(self, spec: TrunkSpec, *, batch: int | None, work_dir: Path) -> None:
         self.spec, self._work_dir = spec, work_dir
-        model = load_model(spec.info)
-        anatomy, size = anatomy_of(spec.info.trunk, model), spec.info.transform.crop
-        try:
-            self.trunk, self.dim = trunk_at(model, anatomy, spec.layer, size)
-            shape_of(self.trunk, size)
-        except (RuntimeError, AssertionError, ValueError) as error:  # what networks raise for sizes they cannot take
-            if is_out_of_memory(error):
-                raise
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(
-                f"{spec.info.trunk} cannot take images of {size} px ({reason}): give another {option('image_size')}"
-            ) from error
+        self.trunk, self.dim = _beheaded(spec)
         self._fingerprint = fingerprint(self.trunk)
-        self.engine = self.open(batch or default_batch(spec.device, size))
+        self.engine = self.open(batch or default_batch(spec.device, spec.info.transform.crop))
 
     def open(self, batch: int) -> Engine:
         """An engine of this trunk with another batch size; it becomes the one in use."""
@@ -119,6 +110,40 @@ class FrozenTrunk:
         """
         if fingerprint(self.trunk) != self._fingerprint or _fingerprint(self.engine.net) != self._engine_fingerprint:
             raise EngineError("the frozen trunk changed while it ran: its features cannot be trusted; report this")
+
+
+def find_bounds(
+    spec: TrunkSpec, pixels: NDArray[np.uint8], *, batch: int, work_dir: Path, advance: Callable[[int], None]
+) -> dict[str, tuple[float, float]]:
+    """The bounds of the trunk's maps, which int8 needs, on pixels (n, 3, S, S) uint8; the export is kept.
+
+    ``advance`` is told of images that are done.
+
+    Raises:
+        ConfigError, WeightsError: as where an engine is opened.
+    """
+    from pipeline.trunk.engines import int8, onnx  # optional dependencies
+
+    trunk, dim = _beheaded(spec)
+    export = onnx.exported(FoldedTrunk(trunk, spec.info, dim), spec.info, batch, work_dir)
+    return int8.bounds_of(export, pixels, batch, advance)
+
+
+def _beheaded(spec: TrunkSpec) -> tuple[nn.Module, int]:
+    """The network without its classifier, which takes images of that size, and how many features it gives."""
+    model = load_model(spec.info)
+    anatomy, size = anatomy_of(spec.info.trunk, model), spec.info.transform.crop
+    try:
+        trunk, dim = trunk_at(model, anatomy, spec.layer, size)
+        shape_of(trunk, size)
+    except (RuntimeError, AssertionError, ValueError) as error:  # what networks raise for sizes they cannot take
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"{spec.info.trunk} cannot take images of {size} px ({reason}): give another {option('image_size')}"
+        ) from error
+    return trunk, dim
 
 
 def _fingerprint(net: nn.Module | None) -> str | None:

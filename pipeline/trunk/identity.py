@@ -30,6 +30,7 @@ from pipeline.base.records import parse, read_file
 from pipeline.base.schema import Malformed, Rule, Sha256, Size, made
 from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
+from pipeline.trunk.calibration import Calibration
 from pipeline.trunk.families import FAMILIES, parted
 
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -45,6 +46,7 @@ _SMALL_JOB_SIDE = 224
 _ENGINES = {  # of each precision, the fastest first
     "float32": ("onnxruntime", "torch"),
     "bfloat16": ("torch",),
+    "int8": ("onnxruntime",),
 }
 _ENGINE_PACKAGES = {"torch": ("torch",), "onnxruntime": ("onnx", "onnxscript", "onnxruntime")}
 
@@ -126,6 +128,7 @@ class TrunkSpec:
     engine: str
     precision: str
     device: str
+    calibration: Calibration | None = None  # of int8
 
 
 @dataclass(frozen=True)
@@ -210,19 +213,20 @@ def choose_engine(
             f"{option('engine', _ENGINES[precision][0])}"
         )
     installed = available_engines(device, precision)
-    if requested == "auto":
+    other = option("engine", "torch") if "torch" in _ENGINES[precision] else option("precision", "float32")
+    if requested == "auto" and installed:
         work = n_images * (image_size / _SMALL_JOB_SIDE) ** 2
-        return "torch" if work < SMALL_JOB else installed[0]
+        return "torch" if work < SMALL_JOB and "torch" in installed else installed[0]
     if requested not in installed:
         if device != "cpu":
             raise ConfigError(
-                f"{option('engine', requested)} runs on the CPU only: give {option('device', 'cpu')}, or "
-                f"{option('engine', 'torch')}"
+                f"{option('engine', requested)} runs on the CPU only: give {option('device', 'cpu')}, or {other}"
             )
-        raise ConfigError(
-            f"{option('engine', requested)} is not installed: pip install {' '.join(_ENGINE_PACKAGES[requested])}, or "
-            f"give {option('engine', 'torch')}"
+        asked = (
+            option("engine", requested) if requested != "auto" else f"the engine of {option('precision', precision)}"
         )
+        packages = " ".join(_ENGINE_PACKAGES[_ENGINES[precision][0]])
+        raise ConfigError(f"{asked} is not installed: pip install {packages}, or give {other}")
     return requested
 
 

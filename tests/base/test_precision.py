@@ -10,7 +10,7 @@ import torch
 
 from pipeline.base import precision as room
 from pipeline.base.errors import ConfigError
-from pipeline.base.precision import PRECISIONS, choose_precision, lacks
+from pipeline.base.precision import LEARNING, PRECISIONS, bits_of_weights, choose_precision, lacks
 
 X86 = "processor\t: 0\nmodel name\t: Made\nflags\t\t: fpu sse2 avx2 avx512f avx512_vnni{more}\nbugs\t\t:\n"
 
@@ -89,3 +89,28 @@ def test_a_gpu_is_asked_itself(monkeypatch: pytest.MonkeyPatch, there: bool) -> 
 def test_float32_is_there_on_every_device() -> None:
     assert [choose_precision("float32", device) for device in ("cpu", "cuda", "mps")] == ["float32"] * 3
     assert PRECISIONS[0] == "float32"
+
+
+def test_int8_is_for_cpus_and_only_to_run_in() -> None:
+    assert lacks("int8", "cpu") is None
+    for device in ("cuda", "mps"):
+        with pytest.raises(ConfigError, match="precision='int8' needs a CPU: give precision='float32'"):
+            choose_precision("int8", device)
+    assert set(LEARNING) < set(PRECISIONS) and "int8" not in LEARNING
+
+
+@pytest.mark.parametrize(
+    ("machine", "told", "bits"),
+    [
+        ("x86_64", "flags : avx2 avx512f", 7),
+        ("x86_64", "flags : avx2 avx_vnni", 8),
+        ("AMD64", "flags : avx512_vnni", 8),
+        ("aarch64", "Features : fp asimd", 8),
+    ],
+)
+def test_weights_have_the_bits_whose_sums_do_not_overflow(
+    monkeypatch: pytest.MonkeyPatch, machine: str, told: str, bits: int
+) -> None:
+    processor(monkeypatch, told)
+    monkeypatch.setattr("pipeline.base.precision.platform.machine", lambda: machine)
+    assert bits_of_weights() == bits

@@ -26,8 +26,8 @@ from pipeline.trunk.frozen import FrozenTrunk
 SAMPLE = 64  # images: eager float32 takes 5 s for them, with resnet50 on two cores
 
 
-def checked(plan: Plan) -> Plan:
-    """The plan of a file that will say how near its features are to those in float32.
+def checked(plan: Plan) -> tuple[Plan, FrozenTrunk | None]:
+    """The plan of a file that will say how near its features are to those in float32; and the trunk, if it was opened.
 
     What an earlier check found is kept, of the file that is there or was begun; new images have one of their own, and
     then the file says both as one.
@@ -37,16 +37,16 @@ def checked(plan: Plan) -> Plan:
     """
     earlier, fresh = _earlier(plan)
     if not len(fresh):
-        return plan if earlier is None else _with(plan, earlier)
+        return (plan if earlier is None else _with(plan, earlier)), None
     trunk = open_trunk(plan.recipe, plan.settings, plan.contents.block_rows, plan.desk)
     found = _sampled(plan, trunk, fresh)
     if found is None:  # none of them is an image; the job will say so
-        return plan
+        return plan, trunk
     precision = plan.recipe.trunk.precision
     if why := found.refusal(precision):
         raise EngineError(f"{why}: give {option('precision', 'float32')}; nothing was begun")
     plan.desk.watch.say(words.agreed(precision, dataclasses.asdict(found)))
-    return _with(plan, found if earlier is None else earlier.joined(found))
+    return _with(plan, found if earlier is None else earlier.joined(found)), trunk
 
 
 def _earlier(plan: Plan) -> tuple[Agreement | None, NDArray[np.int64]]:

@@ -222,18 +222,30 @@ def open_trunk(recipe: Recipe, settings: ExtractSettings, block_rows: int, desk:
     return FrozenTrunk(recipe.trunk, batch=batch, work_dir=desk.engines)
 
 
-def do_blocks(
-    out: Path, images: Images, recipe: Recipe, settings: ExtractSettings, *, ranks: Ranks, desk: Workspace
-) -> Work:
-    """Do this process's share of the blocks that the unfinished file of ``out`` still misses.
+@dataclass(frozen=True)
+class Job:
+    """An unfinished file that is to be filled: that of ``out``.
 
     ``images`` lie where they are now; what the rows are is read from the file, so every process sees the same.
+    ``trunk`` is that of the recipe, where it is open already.
+    """
+
+    out: Path
+    images: Images
+    recipe: Recipe
+    settings: ExtractSettings
+    trunk: FrozenTrunk | None = None
+
+
+def do_blocks(job: Job, *, ranks: Ranks, desk: Workspace) -> Work:
+    """Do this process's share of the blocks that the file still misses.
 
     Raises:
         Interrupted: after the block in work, when a signal came.
         CacheError, DataError, WeightsError: what was finished is kept.
         EngineError: what this run computed is not kept; blocks of earlier runs are.
     """
+    out, recipe, settings = job.out, job.recipe, job.settings
     target = open_partial(partial_path(out))
     origin = find_origin(out, target)
     with Writer(out) as writer:
@@ -245,11 +257,11 @@ def do_blocks(
         fresh = int((origin.donor[rows] < 0).sum()) if rows else 0
         if fresh and ranks.first:
             _confirm_weights(writer, settings, desk)
-        trunk = open_trunk(recipe, settings, target.block_rows, desk) if fresh else None
+        trunk = (job.trunk or open_trunk(recipe, settings, target.block_rows, desk)) if fresh else None
         workers = settings.workers or cores()
         geometry, limits = recipe.geometry(), Limits(settings.max_pixels or MAX_PIXELS)
         ahead = look_ahead(geometry, trunk.engine.batch if trunk else 1)
-        loader = Loader(images, geometry, workers=workers, ahead=ahead, limits=limits)
+        loader = Loader(job.images, geometry, workers=workers, ahead=ahead, limits=limits)
         follow = desk.watch.track("extract", fresh) if fresh else nullcontext(Tracker())
         with loader, follow as tracker:
             failures = partial_failures_path(out, ranks.rank)

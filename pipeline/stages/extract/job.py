@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,12 +27,15 @@ from pipeline.images import View, open_images
 from pipeline.runs import folder as runs
 from pipeline.runs.recipe import geometry_of, provenance_of
 from pipeline.stages.extract import words
-from pipeline.stages.extract.blocks import do_blocks, recipe_of_begun
+from pipeline.stages.extract.blocks import Job, do_blocks, recipe_of_begun
 from pipeline.stages.extract.plan import Plan, plan_file
 from pipeline.stages.extract.results import ExtractResult, Work
 from pipeline.stages.extract.settings import ExtractSettings
 from pipeline.store.find import make_latest, view_path
 from pipeline.store.rewrite import tidy
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import
+    from pipeline.trunk.frozen import FrozenTrunk
 
 HANDFUL = 5
 
@@ -44,10 +48,7 @@ def extract(settings: ExtractSettings, desk: Workspace) -> ExtractResult:
         plain = _one_file(settings, desk, ranks, None)
         views = []
         for number in range(1, settings.views + 1):
-            # Decoded as the cache that they lie beside: with auto, each would choose for itself.
-            scaled = geometry_of(provenance_of(store.open_cache(plain.cache))).scaled
-            out, decode = view_path(plain.cache, number), "scaled" if scaled else "exact"
-            there = dataclasses.replace(settings, name=None, out=out, decode=decode)
+            there = _of_view(settings, plain.cache, number)
             desk.watch.say(f"augmented copy {number} of {settings.views} of the train images")
             views.append(_one_file(there, desk, ranks, View(number, settings.view_seed)))
         return dataclasses.replace(
@@ -58,6 +59,14 @@ def extract(settings: ExtractSettings, desk: Workspace) -> ExtractResult:
         )
     finally:
         ranks.leave()
+
+
+def _of_view(settings: ExtractSettings, cache: Path, number: int) -> ExtractSettings:
+    """Those of a view's file: decoded, and in int8 between the bounds, as the cache that it lies beside."""
+    made_by = provenance_of(store.open_cache(cache))
+    decode = "scaled" if geometry_of(made_by).scaled else "exact"
+    there = dataclasses.replace(settings, name=None, out=view_path(cache, number), decode=decode, recalibrate=False)
+    return dataclasses.replace(there, calibration=str(cache)) if made_by["precision"] == "int8" else there
 
 
 def _one_file(settings: ExtractSettings, desk: Workspace, ranks: Ranks, view: View | None) -> ExtractResult:
@@ -78,11 +87,11 @@ def _lead(settings: ExtractSettings, desk: Workspace, ranks: Ranks, view: View |
             plan = plan.looked_again()
             if (there := plan.refreshed()) is None:
                 _refuse_missing(plan)
-                plan = _precision_checked(plan)
+                plan, trunk = _precision_checked(plan)
                 plan.begin()
                 about = plan.contents.about
                 announce({"out": str(plan.out.resolve()), "source": about["source"], "root": about["root"]})
-                return _work_and_publish(plan, ranks, began)
+                return _work_and_publish(plan, trunk, ranks, began)
         announce({"out": None, "made": str(plan.out)})
         return _nothing_to_do(plan, there, began)
 
@@ -90,12 +99,13 @@ def _lead(settings: ExtractSettings, desk: Workspace, ranks: Ranks, view: View |
 def _follow(settings: ExtractSettings, desk: Workspace, ranks: Ranks) -> ExtractResult:
     """Another process: does its blocks of the file that the first one made, and waits for it to be published."""
     began = time.perf_counter()
-    job = ranks.told()
-    if job["out"] is None:
-        return ExtractResult(Path(job["made"]), "", 0, 0, 0, 0, time.perf_counter() - began, {}, {}, ())
-    out, quiet = Path(job["out"]), desk.silent()
+    told = ranks.told()
+    if told["out"] is None:
+        return ExtractResult(Path(told["made"]), "", 0, 0, 0, 0, time.perf_counter() - began, {}, {}, ())
+    out, quiet = Path(told["out"]), desk.silent()
     recipe = recipe_of_begun(out, quiet)
-    work = do_blocks(out, open_images(job["source"], job["root"]), recipe, settings, ranks=ranks, desk=quiet)
+    job = Job(out, open_images(told["source"], told["root"]), recipe, settings)
+    work = do_blocks(job, ranks=ranks, desk=quiet)
     ranks.total(work.forwards)
     ranks.total(0)  # published
     key = store.key_of(recipe.provenance())
@@ -115,16 +125,17 @@ def _nothing_to_do(plan: Plan, there: store.Cache, began: float) -> ExtractResul
     return result
 
 
-def _precision_checked(plan: Plan) -> Plan:
+def _precision_checked(plan: Plan) -> tuple[Plan, FrozenTrunk | None]:
     if plan.recipe.trunk.precision == "float32":
-        return plan
+        return plan, None
     from pipeline.stages.extract.agreement import checked
 
     return checked(plan)
 
 
-def _work_and_publish(plan: Plan, ranks: Ranks, began: float) -> ExtractResult:
-    work = do_blocks(plan.out, plan.listing.images, plan.recipe, plan.settings, ranks=ranks, desk=plan.desk)
+def _work_and_publish(plan: Plan, trunk: FrozenTrunk | None, ranks: Ranks, began: float) -> ExtractResult:
+    job = Job(plan.out, plan.listing.images, plan.recipe, plan.settings, trunk)
+    work = do_blocks(job, ranks=ranks, desk=plan.desk)
     forwards = ranks.total(work.forwards)
     _publish(plan)
     ranks.total(0)  # the others leave when it is published

@@ -22,6 +22,7 @@ from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.runs.recipe import About, Readable, Recipe, about_of, from_here, images_from, readable_of
 from pipeline.stages.extract import words
+from pipeline.stages.extract.calibrate import keep_calibration
 from pipeline.stages.extract.digests import known_digests, read_digests, same_stats
 from pipeline.stages.extract.donors import donor_files, failed_for_a_limit
 from pipeline.stages.extract.settings import ExtractSettings
@@ -112,6 +113,8 @@ class Plan:
             store.retire_partial(self.out)
         for note in self.notes if self.recipe.view is None else ():
             self.desk.watch.say(note)
+        if (calibration := self.recipe.trunk.calibration) is not None and self.recipe.view is None:
+            keep_calibration(calibration, self.out)
         store.create_partial(self.out, contents)
 
     def _known_of(self, begun: store.Cache) -> tuple[store.Contents, NDArray[np.bool_]]:
@@ -156,9 +159,15 @@ def plan_file(settings: ExtractSettings, desk: Workspace, view: images.View | No
         desk.watch.say(words.no_labels(len(listing.ids)))
     elif view is None and (bare := int((listing.labels < 0).sum())):
         desk.watch.say(words.some_without(bare, len(listing)))
-    recipe, out = recipe_and_file(settings, desk, listing, view)
+    read = np.zeros((len(listing.ids), 32), np.uint8)
+    recipe, out = recipe_and_file(settings, desk, listing, view, read)
     old = existing(out, recipe)
-    digests = _digests(settings, desk, listing, recipe, out, old)
+    digests = known_digests(listing, None if settings.rehash else old)
+    just_now = read.any(axis=1)
+    digests[just_now] = read[just_now]
+    # Content decides the split and what can be reused; else images are hashed when they are decoded.
+    if images.needs_carving(listing) or old is not None or _has_donors(out, recipe):
+        _read_missing(settings, desk, listing, digests)
     splits = images.assign_splits(
         listing,
         digests,
@@ -174,17 +183,12 @@ def plan_file(settings: ExtractSettings, desk: Workspace, view: images.View | No
     return Plan(settings, desk, listing, recipe, out, old, contents, notes)
 
 
-def _digests(
-    s: ExtractSettings, desk: Workspace, listing: images.Listing, recipe: Recipe, out: Path, old: store.Cache | None
-) -> NDArray[np.uint8]:
-    """(N, 32) digests of the images' bytes; zeros where nothing depends on them before they are decoded."""
-    digests = known_digests(listing, None if s.rehash else old)
+def _read_missing(s: ExtractSettings, desk: Workspace, listing: images.Listing, digests: NDArray[np.uint8]) -> None:
+    """Fill in those of ``digests`` (N, 32) that are all zero and whose images are there."""
     gone = set(listing.missing)
     unknown = np.array([i for i in np.flatnonzero(~digests.any(axis=1)).tolist() if listing.ids[i] not in gone], int)
-    if len(unknown) and (images.needs_carving(listing) or old is not None or _has_donors(out, recipe)):
-        # Content decides the split and what can be reused, so the bytes are read before anything is planned.
+    if len(unknown):
         digests[unknown] = read_digests(s, desk, listing, [listing.ids[i] for i in unknown])
-    return digests
 
 
 def _has_donors(out: Path, recipe: Recipe) -> bool:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline import images, store
 from pipeline.base.errors import CacheError
@@ -15,17 +21,25 @@ from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.runs.recipe import Recipe, images_from
 from pipeline.stages.extract import words
+from pipeline.stages.extract.calibrate import calibration_from, kept_calibration, new_calibration
 from pipeline.stages.extract.donors import key_at
 from pipeline.stages.extract.settings import DECODINGS, ExtractSettings
 from pipeline.trunk import identity
+from pipeline.trunk.calibration import Calibration
 from pipeline.trunk.identity import TrunkSpec, WeightsInfo
 from pipeline.trunk.lookup import find_weights
 
 
 def recipe_and_file(
-    s: ExtractSettings, desk: Workspace, listing: images.Listing, view: images.View | None
+    s: ExtractSettings,
+    desk: Workspace,
+    listing: images.Listing,
+    view: images.View | None,
+    digests: NDArray[np.uint8],
 ) -> tuple[Recipe, Path]:
     """What is asked for, and the file to make: the one that is there, begun or finished, or a new one.
+
+    ``digests`` (N, 32), all zero, are filled in where images have to be read for it.
 
     Raises:
         ConfigError, WeightsError, CacheError: it cannot be, or another thing lies there.
@@ -43,12 +57,15 @@ def recipe_and_file(
     installed = identity.available_engines(device, precision) if s.engine == "auto" else []
     engines = [preferred, *(engine for engine in installed if engine != preferred)]
 
+    trunk = TrunkSpec(info, layer, preferred, precision, device)
+    if precision == "int8":
+        asked = Recipe(trunk, s.dtype, view, scaled=s.decode != "exact")
+        trunk = replace(trunk, calibration=_calibration(s, desk, listing, asked, digests))
     key_there = functools.cache(key_at)
 
     def file_of(decoding: str, engine: str) -> tuple[Recipe, Path, bool]:
         """The recipe, its file, and whether that is there."""
-        trunk = TrunkSpec(info, layer, engine, precision, device)
-        recipe = Recipe(trunk, s.dtype, view, scaled=decoding == "scaled")
+        recipe = Recipe(replace(trunk, engine=engine), s.dtype, view, scaled=decoding == "scaled")
         key = store.key_of(recipe.provenance())
         path = s.out or (_named_path(desk, listing, s.name) if s.name else _default_path(desk, listing, info, key))
         return recipe, path, key_there(path) == key
@@ -67,6 +84,29 @@ def recipe_and_file(
             if there and made != first[1]:
                 desk.watch.say(words.decoded_anew(made, other))
     return first
+
+
+def _calibration(
+    s: ExtractSettings, desk: Workspace, listing: images.Listing, recipe: Recipe, digests: NDArray[np.uint8]
+) -> Calibration:
+    """The bounds of the cache that is named, else of what is there of these images, else new ones."""
+    if s.calibration is not None:
+        return calibration_from(s.calibration, recipe, desk)
+    kept = None if s.recalibrate else kept_calibration(_caches_of(s, desk, listing), recipe)
+    return kept or new_calibration(s, desk, listing, recipe, digests)
+
+
+def _caches_of(s: ExtractSettings, desk: Workspace, listing: images.Listing) -> Iterator[store.Cache]:
+    """The caches of these images, begun or finished: first of the name that was given, then the last made."""
+    named = s.out or (desk.features / f"{s.name}.h5" if s.name else None)
+    there = [path for path in desk.features.glob("*.h5*") if path.name.endswith((".h5", ".h5.partial"))]
+    latest = sorted(there, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    own = [] if named is None else [path for path in (named, store.partial_path(named)) if path.exists()]
+    for path in [*own, *latest]:
+        with contextlib.suppress(CacheError):  # a damaged one is told of when it is asked for
+            cache = store.open_partial(path)
+            if images_from(cache).place == listing.images.place:
+                yield cache
 
 
 def _named_path(desk: Workspace, listing: images.Listing, name: str) -> Path:

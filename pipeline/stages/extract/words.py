@@ -39,6 +39,11 @@ def agreed(precision: str, found: Mapping[str, Any]) -> str:
     return f"precision check: {precision} {how_near(found)}"
 
 
+def calibrated(images: int) -> str:
+    """Said where bounds for int8 were found."""
+    return f"int8: bounds of the network's maps found on {many(images, 'image')} that are not val's or test's, and kept"
+
+
 def decoded_as_before(cache: Path) -> str:
     """Said where a file that was decoded exactly is gone on with, which a new one would not be."""
     return (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
 from pipeline.base.machine import cores
-from pipeline.base.precision import PRECISIONS
+from pipeline.base.precision import LEARNING
 from pipeline.base.spelling import option
 
 # --train: how many stages learn, the head among them; None: all. A ResNet's words count as many as they always did.
@@ -103,7 +103,7 @@ class FinetuneSettings:
     seed: int = st.option(
         0, "seed of the order of the images and of all that is drawn", minimum=0, group="how it is computed"
     )
-    precision: str = st.precision("training; bfloat16 by autocast, weights stay float32", *PRECISIONS)
+    precision: str = st.precision("training; bfloat16 by autocast, weights stay float32", *LEARNING)
     force_precision: bool = st.force_precision()
     device: str = st.device()
     workers: int | None = st.option(None, "decoding threads; by default one per core", minimum=1, identity=False)

@@ -66,8 +66,9 @@ def _recipe_here(cache: Cache, desk: Workspace) -> tuple[Recipe, float]:
         resolve_device(made.trunk.device)
     except ConfigError:  # this machine has no such GPU
         recipe = recipe.computed(device="cpu", precision="float32", engine="torch")
-    if recipe.trunk.engine not in identity.available_engines(recipe.trunk.device):
-        recipe = recipe.computed(engine="torch")
+    if recipe.trunk.engine not in identity.available_engines(recipe.trunk.device, recipe.trunk.precision):
+        precision = recipe.trunk.precision
+        recipe = recipe.computed(engine="torch", precision="float32" if precision == "int8" else precision)
     for name, then, now in difference(cache.provenance, recipe.provenance()):
         desk.watch.say(f"{name} was {then} when the cache was made and is {now} here")
     rounding = float(np.finfo(cache.dtype.name).eps) / 2

@@ -1,4 +1,4 @@
-"""The onnxruntime engine: the folded trunk exported to ONNX once, kept as a file, and run on the CPU.
+"""The onnxruntime engine: the folded trunk exported to ONNX once, in int8 if asked, kept as a file, and run on the CPU.
 
 Knows a folded trunk and its own files. A file's name says what went into it and, last, the SHA-256 of its own bytes, so
 that one that is there is the right one or is refused. Files are only ever added.
@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,30 +21,30 @@ from numpy.typing import NDArray
 from pipeline.base.errors import WeightsError
 from pipeline.base.files import draft_in, make_folder, move, sync, writing
 from pipeline.base.spelling import option
+from pipeline.trunk.calibration import Calibration
 from pipeline.trunk.engines.base import fill
 from pipeline.trunk.engines.fold import FoldedTrunk
-from pipeline.trunk.identity import engine_version
+from pipeline.trunk.identity import TrunkSpec, WeightsInfo, engine_version
 from pipeline.trunk.surgery import fingerprint
 
 _ERRORS_ONLY = 3  # onnxruntime's log level: warnings would go to standard error
 
 
 class OnnxEngine:
-    """onnxruntime on the CPU in float32, at one batch shape."""
+    """onnxruntime on the CPU at one batch shape, in float32 or int8."""
 
     name = "onnxruntime"
     device = "cpu"
-    precision = "float32"
     net = None  # onnxruntime's own; of the file it is known that it is what was written
 
-    def __init__(self, net: FoldedTrunk, *, trunk: str, image_size: int, batch: int, work_dir: Path) -> None:
-        self.version = engine_version(self.name)
-        self.batch, self.dim = batch, net.dim
-        self._pixels = np.zeros((batch, 3, image_size, image_size), np.uint8)
-        subject = f"{trunk} {fingerprint(net)} {self._pixels.shape} {self.version}"
-        what = hashlib.sha256(subject.encode()).hexdigest()[:16]
-        prefix = f"{trunk.replace(':', '-')}-{image_size}px-{batch}-{what}-"
-        path = _kept(work_dir, prefix) or _export(net, self._pixels, work_dir, prefix, trunk)
+    def __init__(self, net: FoldedTrunk, spec: TrunkSpec, *, batch: int, work_dir: Path) -> None:
+        self.version, self.precision = engine_version(self.name), spec.precision
+        self.batch, self.dim, size = batch, net.dim, spec.info.transform.crop
+        self._pixels = np.zeros((batch, 3, size, size), np.uint8)
+        path = exported(net, spec.info, batch, work_dir)
+        if spec.precision == "int8":
+            assert spec.calibration is not None
+            path = _quantised(path, spec.info, batch, spec.calibration)
         self._session = _open(path)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -51,6 +52,35 @@ class OnnxEngine:
         fill(self._pixels, pixels)
         features: NDArray[np.float32] = self._session.run(None, {"pixels": self._pixels})[0]
         return features[: len(pixels)]
+
+
+def exported(net: FoldedTrunk, info: WeightsInfo, batch: int, folder: Path) -> Path:
+    """The network as an ONNX file in float32 for ``batch`` images at a time: the one that is there, or a new one.
+
+    Raises:
+        WeightsError: it cannot be exported, or the folder cannot be written.
+    """
+    shape = (batch, 3, info.transform.crop, info.transform.crop)
+    prefix = _prefix(info, batch, f"{info.trunk} {fingerprint(net)} {shape} {engine_version(OnnxEngine.name)}")
+    return _kept(folder, prefix) or _written(folder, prefix, _program(net, shape, info.trunk).save)
+
+
+def _quantised(export: Path, info: WeightsInfo, batch: int, calibration: Calibration) -> Path:
+    """The export in int8: the file that is there, or a new one beside it."""
+    prefix = _prefix(info, batch, f"int8 {export.name} {calibration.sha256}")
+
+    def save(draft: Path, **_: object) -> None:
+        from pipeline.trunk.engines.int8 import quantise  # its library takes a second to import
+
+        quantise(export, calibration, draft)
+
+    return _kept(export.parent, prefix) or _written(export.parent, prefix, save)
+
+
+def _prefix(info: WeightsInfo, batch: int, subject: str) -> str:
+    """What the name of a prepared file begins with; ``subject`` is all that went into it."""
+    what = hashlib.sha256(subject.encode()).hexdigest()[:16]
+    return f"{info.trunk.replace(':', '-')}-{info.transform.crop}px-{batch}-{what}-"
 
 
 def _kept(folder: Path, prefix: str) -> Path | None:
@@ -77,14 +107,13 @@ def _digest(path: Path) -> str:
         raise WeightsError(f"{path} cannot be read ({error.strerror}): remove it, it will be made again") from error
 
 
-def _export(net: FoldedTrunk, example: NDArray[np.uint8], folder: Path, prefix: str, trunk: str) -> Path:
-    """A new export in ``folder``, whole or not there; its name is ``prefix`` and its digest."""
+def _program(net: FoldedTrunk, shape: tuple[int, ...], trunk: str) -> torch.onnx.ONNXProgram:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's remarks on its own parts, of no use to a reader
             program = torch.onnx.export(
                 net,
-                (torch.from_numpy(example),),
+                (torch.zeros(shape, dtype=torch.uint8),),
                 input_names=["pixels"],
                 output_names=["features"],
                 dynamo=True,
@@ -97,11 +126,16 @@ def _export(net: FoldedTrunk, example: NDArray[np.uint8], folder: Path, prefix: 
             f"{option('engine', 'torch')}"
         ) from error
     assert program is not None
+    return program
+
+
+def _written(folder: Path, prefix: str, save: Callable[..., object]) -> Path:
+    """A new file in ``folder``, whole or not there, by ``save(path, external_data=False)``."""
     with writing(folder, WeightsError, f"give {option('engine', 'torch')}, which exports nothing"):
         make_folder(folder)
         with draft_in(folder) as own:
             draft = own / "draft.onnx"
-            program.save(draft, external_data=False)
+            save(draft, external_data=False)
             sync(draft)
             path = folder / f"{prefix}{_digest(draft)}.onnx"
             move(draft, path)

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from pipeline.base.errors import ConfigError
-from pipeline.base.precision import PRECISIONS
+from pipeline.base.precision import PRECISIONS, bits_of_weights
 from pipeline.base.spelling import option
 from pipeline.trunk.engines.base import Engine
 from pipeline.trunk.engines.fold import FoldedTrunk
@@ -36,9 +36,14 @@ def open_engine(spec: TrunkSpec, trunk: nn.Module, dim: int, *, batch: int, work
     choose_engine(spec.engine, device=device, n_images=batch, precision=precision)
     if batch < 1:
         raise ConfigError(f"{option('batch_size')} is {batch}: it must be at least 1")
+    if spec.calibration is not None and spec.calibration.weight_bits > bits_of_weights():
+        raise ConfigError(
+            "these bounds of int8 are for weights of 8 bits, whose sums overflow on this processor, which has no VNNI: "
+            f"give {option('recalibrate', True)}, which makes another file"
+        )
     net = FoldedTrunk(trunk, info, dim)
     if spec.engine == "onnxruntime":
         from pipeline.trunk.engines.onnx import OnnxEngine  # an optional dependency
 
-        return OnnxEngine(net, trunk=info.trunk, image_size=info.transform.crop, batch=batch, work_dir=work_dir)
+        return OnnxEngine(net, spec, batch=batch, work_dir=work_dir)
     return TorchEngine(net, image_size=info.transform.crop, device=device, precision=precision, batch=batch)
