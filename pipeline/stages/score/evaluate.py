@@ -23,7 +23,7 @@ from pipeline.runs import remarks
 from pipeline.runs.folder import cache_of
 from pipeline.runs.network import temperature_of
 from pipeline.runs.tensors import read_tensors
-from pipeline.stages.score import words
+from pipeline.stages.score import in_float32, words
 from pipeline.stages.score.answers import LogitsOf, by_run, figures_of, look, require_head, score_rows
 from pipeline.stages.score.elsewhere import Scored, named_by, new_images, other_cache, own_split
 from pipeline.stages.score.figures import EvaluateResult, ScoredRows, now, recorded
@@ -50,15 +50,21 @@ def evaluate(settings: EvaluateSettings, desk: Workspace) -> EvaluateResult:
     else:
         scored = None
     result = evaluated(run, desk, device=settings.device) if scored is None else scored.result.recorded()
+    if scored is None and in_float32.wanted(run, result):
+        rows = scored_rows(run, desk.silent(), device=settings.device)
+        result = in_float32.with_float32(run, result, rows, desk, device=settings.device)
     _show(result, desk)
-    rows = words.rows_of(result.split, result.elsewhere)
+    if result.float32 is not None:
+        for line in words.beside_float32(run.made_by["precision"], result.float32):
+            desk.watch.result(line)
+    named = words.rows_of(result.split, result.elsewhere)
     if settings.errors is not None:
         scored = scored or _own_test(run, result, settings, desk)
         found = wrong_images(scored, run.config["classes"], temperature_of(run))
-        write_errors(found, result.test["n"], rows, settings.errors, desk)
+        write_errors(found, result.test["n"], named, settings.errors, desk)
         result = dataclasses.replace(result, errors=settings.errors, wrong=found)
     if settings.confusion is not None:
-        write_confusion(result, rows, settings.confusion, desk)
+        write_confusion(result, named, settings.confusion, desk)
         result = dataclasses.replace(result, confusion=settings.confusion)
     return result
 

@@ -20,6 +20,7 @@ from pipeline.base.files import write_json, writing
 from pipeline.base.records import read_record
 from pipeline.base.schema import Count, NotNegative, Positive, Rule, Share, Size
 from pipeline.heads.scores.confusion import Cells, Confusion, confusion_from
+from pipeline.heads.scores.paired import PairedDifference
 
 EVALUATION = "evaluation.json"
 SHARES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1", "top5": "top-5"}
@@ -83,6 +84,18 @@ def _fits(test: Figures) -> bool:
     return confusion_from(test["confusion"], len(test["per_class"])) is not None
 
 
+@dataclass(frozen=True)
+class InFloat32:
+    """What a head that learned from features of another precision does on the network in float32, on the same rows.
+
+    ``difference`` is its accuracy less that on the features.
+    """
+
+    accuracy: Share
+    log_loss: NotNegative
+    difference: PairedDifference
+
+
 class Evaluation(TypedDict):
     """What stands in ``evaluation.json``: an :class:`EvaluateResult` but for its run."""
 
@@ -92,6 +105,7 @@ class Evaluation(TypedDict):
     split: NotRequired[str]
     cache: NotRequired[str | None]
     scored_before: NotRequired[Count | None]
+    float32: NotRequired[InFloat32]
 
 
 @dataclass(frozen=True)
@@ -112,8 +126,9 @@ class EvaluateResult:
     runs of the workspace had been scored on these test rows then; None where no test rows were scored, or where that
     was before they were counted. ``shared`` is how many of another cache's or source's images the run was fitted or
     chosen on; None where nobody looked. ``folds``: rows that the head has learned from were scored by so many heads of
-    its settings that had not; None where there are no such rows, or no such heads. ``wrong``, in ``errors`` as a file,
-    and ``confusion``, a picture, are there where they were asked for.
+    its settings that had not; None where there are no such rows, or no such heads. ``float32``: of a head on features
+    of another precision, what it does on the network in float32. ``wrong``, in ``errors`` as a file, and
+    ``confusion``, a picture, are there where they were asked for.
     """
 
     run: Path
@@ -126,6 +141,7 @@ class EvaluateResult:
     images: str | None = None
     shared: int | None = None
     folds: int | None = None
+    float32: InFloat32 | None = None
     errors: Path | None = None
     wrong: tuple[WrongImage, ...] | None = None
     confusion: Path | None = None
@@ -155,6 +171,7 @@ class EvaluateResult:
         """
         kept = ("test", "seconds", "scored", "split", "cache", "scored_before", "images", "shared", "folds")
         told = {name: getattr(self, name) for name in kept}
+        told["float32"] = None if self.float32 is None else dataclasses.asdict(self.float32)
         with writing(self.run):
             write_json(self.file, {n: v for n, v in told.items() if v is not None or n in ("cache", "scored_before")})
         return self
@@ -185,7 +202,7 @@ def recorded(folder: Path) -> EvaluateResult | None:
         return None
     kept = read_record(path, Evaluation, HeadError, "bring it back from a copy, or train again")
     how = kept.get("split", "test"), kept.get("cache"), kept.get("scored_before")
-    return EvaluateResult(folder, kept["test"], kept["seconds"], kept["scored"], *how)
+    return EvaluateResult(folder, kept["test"], kept["seconds"], kept["scored"], *how, float32=kept.get("float32"))
 
 
 def now() -> str:

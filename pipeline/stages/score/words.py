@@ -20,7 +20,7 @@ from pipeline.heads.scores.intervals import FEWEST_OF_A_CLASS
 from pipeline.heads.scores.paired import PairedDifference
 from pipeline.runs.folder import is_run_name
 from pipeline.show.tables import per_class_table
-from pipeline.stages.score.figures import SHARES, WrongImage, confusion_of
+from pipeline.stages.score.figures import SHARES, InFloat32, WrongImage, confusion_of
 
 WRONG_SHOWN = 10  # images in a table; a file has all
 COMPARED = (("Accuracy", "accuracy"), ("Macro-F1", "macro_f1"), ("Log-loss", "log_loss"), ("Calibration error", "ece"))
@@ -146,6 +146,20 @@ def _calibrated(scaled: Mapping[str, Any] | None) -> str:
         f"; with all logits divided by {whose}: "
         f"{percent(scaled['ece'])}{expected}, log-loss {significant(scaled['log_loss'])}"
     )
+
+
+def beside_float32(precision: str, found: InFloat32) -> tuple[str, str]:
+    """The same head on the network in float32, and beside what it does on the features that it was trained on."""
+    return (
+        f"the network in float32, as predict and export run it: accuracy {percent(found.accuracy)}, log-loss "
+        f"{significant(found.log_loss)}",
+        chance((f"the features in {precision}", "the network in float32"), found.difference),
+    )
+
+
+def not_in_float32(why: str) -> str:
+    """A warning where the network in float32 could not be scored."""
+    return f"the network in float32, which predict and export run, was not scored: {why}"
 
 
 def comparison(names: Sequence[str], scores: Sequence[Mapping[str, Any]], difference: PairedDifference) -> Table:

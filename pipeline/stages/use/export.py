@@ -55,6 +55,8 @@ def export(settings: ExportSettings, desk: Workspace) -> ExportResult:
     with writing(out.parent, ConfigError, f"give another {option('out')}"):
         make_folder(out.parent)
         try_writing(out.parent)
+    if (which := words.precisions(run)) is not None:
+        desk.watch.say(which)
     model, recipe = whole_network(run, format, desk)
     about = description(run, recipe)
     write, open_again = _FORMATS[format] if out.suffix not in PICKLED else (_write_pickled, _open_state_dict)

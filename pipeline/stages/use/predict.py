@@ -42,6 +42,8 @@ def predict(settings: PredictSettings, desk: Workspace) -> Predictions:
     found.unusable = sum(isinstance(one.images, Unusable) for one in asked)
     if run.stage != "finetune":  # its trunk has learned
         remarks.random_features(run.config["cache"]["about"], desk.watch)
+    if (which := words.precisions(run)) is not None:
+        aside.watch.say(which)
     columns = csv_columns(classifier.classes, settings)
     if settings.format == "csv":
         desk.watch.write(csv_text([columns]))

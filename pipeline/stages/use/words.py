@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from pipeline.base.values import Bar, Cell, Column, Part, Role, Step, Steps, Table, figures
 from pipeline.base.words import ABSENT, count, percent, shape, significant
 from pipeline.heads.scores.metrics import softmax
+from pipeline.runs.folder import Run
+from pipeline.stages.score.figures import recorded
 from pipeline.stages.use.results import Layer, ModelStep, Prediction
 
 WORTH_SHOWING = 0.001  # a probability below this is 0.0 % to a reader
@@ -43,6 +45,20 @@ def predictions(found: Sequence[Prediction]) -> Table:
         )
     columns = [Column("Image", fit="fold"), Column("Class", fit="wrap"), *figures("Probability")]
     return Table([*columns, Column("Next" if every is None else "All", fit="fold", role="dim")], rows)
+
+
+def precisions(run: Run) -> str | None:
+    """Which of two networks a run is in use: said of a head that learned from features of another precision."""
+    precision = run.made_by["precision"]
+    if run.stage == "finetune" or precision == "float32":
+        return None
+    known = recorded(run.folder)
+    if known is None or known.float32 is None:
+        scored = f"not scored so yet (`pipeline evaluate {run.folder.name}`)"
+    else:
+        on_features, here = percent(known.test["accuracy"]), percent(known.float32.accuracy)
+        scored = f"on test {here} of accuracy, on features in {precision} {on_features}"
+    return f"the head learned from features in {precision}, the network runs in float32 here: {scored}"
 
 
 def _decision(p: Prediction) -> Cell:

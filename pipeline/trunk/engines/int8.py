@@ -58,7 +58,20 @@ def bounds_of(
         )
         finder.collect_data(_Batches(pixels, batch, advance))
         found = finder.compute_data()
-    return {name: (_rounded(data.lowest), _rounded(data.highest)) for name, data in sorted(found.data.items())}
+    bounds = {name: (_rounded(data.lowest), _rounded(data.highest)) for name, data in sorted(found.data.items())}
+    return {**bounds, **_of_pixels(onnx.load(export))}
+
+
+def _of_pixels(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
+    """The bounds of pixels less the mean: they are known, whatever the images are."""
+    made_by = {output: node for node in model.graph.node for output in node.output}
+    numbers = {one.name: one for one in model.graph.initializer}
+    for node in model.graph.node:
+        source = made_by.get(node.input[0]) if node.op_type == "Sub" else None
+        if source is not None and list(source.input) == ["pixels"] and node.input[1] in numbers:
+            mean = onnx.numpy_helper.to_array(numbers[node.input[1]])
+            return {node.output[0]: (-float(mean.max()), 255 - float(mean.min()))}
+    return {}
 
 
 def _rounded(bound: NDArray[np.float32]) -> float:

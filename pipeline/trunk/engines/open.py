@@ -41,7 +41,7 @@ def open_engine(spec: TrunkSpec, trunk: nn.Module, dim: int, *, batch: int, work
             "these bounds of int8 are for weights of 8 bits, whose sums overflow on this processor, which has no VNNI: "
             f"give {option('recalibrate', True)}, which makes another file"
         )
-    net = FoldedTrunk(trunk, info, dim)
+    net = FoldedTrunk(trunk, info, dim, whole_mean=precision == "int8")
     if spec.engine == "onnxruntime":
         from pipeline.trunk.engines.onnx import OnnxEngine  # an optional dependency
 

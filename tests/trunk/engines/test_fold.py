@@ -205,3 +205,15 @@ def test_the_trunks_own_tensors_stay_as_they_were(kind: type[Own], precision: st
     assert fingerprint(network) == kept
     theirs = {t.data_ptr() for t in (*engine.net.parameters(), *engine.net.buffers())}
     assert not theirs & {pointer for _, pointer, *_ in before.values()}
+
+
+def test_a_whole_mean_is_subtracted_and_the_first_bias_makes_up_for_the_rest() -> None:
+    network = made(Own)
+    plain, whole = FoldedTrunk(network, INFO, 8), FoldedTrunk(network, INFO, 8, whole_mean=True)
+    assert whole.shift.flatten().tolist() == [102, 128, 153] and plain.shift.flatten().tolist() == [102, 127.5, 153]
+    pixels = torch.from_numpy(PIXELS)
+    maps = [folded.net.get_submodule("grow")(pixels.float() - folded.shift) for folded in (plain, whole)]
+    assert torch.allclose(maps[0][..., 1:-1, 1:-1], maps[1][..., 1:-1, 1:-1], atol=1e-5)  # within the padding
+    assert (maps[0] - maps[1]).abs().max() < 0.1 * maps[0].abs().max()
+    # Where nothing was folded there is no convolution that could.
+    assert FoldedTrunk(made(Ends), INFO, 8, whole_mean=True).shift.flatten().tolist() == [102, 127.5, 153]

@@ -25,7 +25,8 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 SIZE, BATCH, DIM = 16, 4, 8
-MEAN, STD = (0.413, 0.501, 0.577), (0.2, 0.25, 0.3)  # no pixel lies halfway between two steps
+MEAN, STD = (0.5, 0.47, 0.53), (0.2, 0.25, 0.3)
+WHOLE = torch.tensor([128.0, 120.0, 135.0]).view(1, 3, 1, 1)  # of 255 times the mean: 127.5, 119.85 and 135.15
 INFO = WeightsInfo(
     trunk="own",
     spec="random:0",
@@ -78,7 +79,7 @@ def work_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bounds_of(net: nn.Module, pixels: Pixels, work_dir: Path, seen: list[int] | None = None) -> dict[str, Any]:
     from pipeline.trunk.engines import int8, onnx
 
-    export = onnx.exported(FoldedTrunk(net, INFO, DIM), INFO, BATCH, work_dir)
+    export = onnx.exported(FoldedTrunk(net, INFO, DIM, whole_mean=True), INFO, BATCH, work_dir)
     return int8.bounds_of(export, pixels, BATCH, ([] if seen is None else seen).append)
 
 
@@ -93,25 +94,29 @@ def a_processor_with_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def folded(net: Two) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of the first convolution on pixels less the mean, with the deviation and the norm in them."""
+    """Weight and bias of the first convolution on pixels less the mean, with the deviation and the norm in them.
+
+    What is subtracted is a whole number; the bias makes up for the rest.
+    """
     norm = net.norm
     assert norm.running_mean is not None and norm.running_var is not None
     gain = norm.weight / (norm.running_var + norm.eps).sqrt()
     weight = net.first.weight * gain.view(-1, 1, 1, 1) / (255 * torch.tensor(STD)).view(1, 3, 1, 1)
-    return weight, norm.bias - norm.running_mean * gain
+    more = (weight * (WHOLE - 255 * torch.tensor(MEAN).view(1, 3, 1, 1))).sum((1, 2, 3))
+    return weight, norm.bias - norm.running_mean * gain + more
 
 
 def maps_of(net: Two, pixels: Pixels) -> dict[str, torch.Tensor]:
     """The maps of the plain network: pixels less the mean, and what each convolution gives, after ReLU, too."""
     weight, bias = folded(net)
-    x = torch.from_numpy(pixels).float() - 255 * torch.tensor(MEAN).view(1, 3, 1, 1)
+    x = torch.from_numpy(pixels).float() - WHOLE
     first = nn.functional.conv2d(x, weight, bias, padding=1)
     second = net.second(first.relu())
     return {"x": x, "first": first, "first.relu": first.relu(), "second": second, "second.relu": second.relu()}
 
 
 def test_bounds_are_the_extremes_of_the_networks_maps(net: Two, pixels: Pixels, calibration: Calibration) -> None:
-    for name, values in maps_of(net, pixels).items():
+    for name, values in list(maps_of(net, pixels).items())[1:]:
         low, high = values.min().item(), values.max().item()
         near = [
             (a, b)
@@ -128,8 +133,10 @@ def test_a_last_batch_is_not_filled_up_with_black(net: Two, work_dir: Path) -> N
     found = bounds_of(net, grey, work_dir, seen)
     assert seen == [BATCH, 1]
     assert found == bounds_of(net, np.concatenate([grey, grey[:3]]), work_dir)
-    x = maps_of(net, grey)["x"]
-    assert (pytest.approx(x.min().item(), rel=1e-3), pytest.approx(x.max().item(), rel=1e-3)) in found.values()
+    first = maps_of(net, grey)["first"]
+    assert (pytest.approx(first.min().item(), rel=1e-3), pytest.approx(first.max().item(), rel=1e-3)) in found.values()
+    # Those of the pixels themselves are known.
+    assert (-135.0, 135.0) in found.values()
 
 
 def rounded(values: torch.Tensor, low: float, high: float) -> torch.Tensor:
@@ -158,12 +165,12 @@ def test_the_engine_computes_what_rounding_to_the_same_steps_gives(
         found, values = nn.functional.conv2d(x, by_channel(weight, bits), bias, padding=1).relu(), plain[name]
         return rounded(found, values.min().item(), values.max().item())
 
-    x = rounded(plain["x"], plain["x"].min().item(), plain["x"].max().item())
+    x = rounded(plain["x"], -WHOLE.max().item(), 255 - WHOLE.min().item())
     first = convolved("first.relu", x, *folded(net))
     second = convolved("second.relu", first, net.second.weight, net.second.bias)
     expected = second.mean((2, 3)).numpy()
     float32 = eager_features(net, INFO, pixels)
-    assert np.abs(found - expected).max() < 0.1 * np.abs(expected - float32).max()
+    assert np.abs(found - expected).max() < 0.2 * np.abs(expected - float32).max()  # bounds have 4 digits
     assert engine.precision == "int8" and engine.net is None
 
 
