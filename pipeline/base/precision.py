@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.machine import cpu_description, kind_of_device
@@ -59,7 +59,7 @@ def lacks(precision: str, device: str) -> str | None:
     return "a processor that has it in hardware (AVX512-BF16, AMX or Arm's BF16), or a GPU"
 
 
-def bits_of_weights() -> int:
+def bits_of_weights() -> Literal[7, 8]:
     """How many bits weights in int8 may have here.
 
     x86 processors without VNNI add two products of 8 bits in 16, which overflow: they get 7.

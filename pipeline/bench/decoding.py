@@ -69,7 +69,7 @@ def bench_decode(
         ("0.2 MP", source, photographs, size, SMALL_GOAL),
     ):
         policies = {
-            name: _loading(there, workers, replace(GEOMETRY, scaled=name == "scaled")) for name in ("scaled", "exact")
+            name: loading(there, workers, replace(GEOMETRY, scaled=name == "scaled")) for name in ("scaled", "exact")
         }
         for policy in policies.values():
             policy()
@@ -79,7 +79,7 @@ def bench_decode(
     return figures
 
 
-def _loading(source: Path, workers: int, geometry: Geometry) -> Callable[[], float]:
+def loading(source: Path, workers: int, geometry: Geometry) -> Callable[[], float]:
     """A way that loads the photographs of a folder: images/s."""
     jobs = list(enumerate(os.fsencode(path) for path in sorted(source.rglob("*.jpg"))))
 

@@ -5,26 +5,37 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.base.machine import cores, resolve_device
+from pipeline.base.precision import PRECISIONS, lacks
 from pipeline.base.watch import Tracker, Watch
+from pipeline.base.workspace import Workspace
 from pipeline.bench.child import run_python
+from pipeline.bench.decoding import PHONE, loading
 from pipeline.bench.images import make_photographs
 from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio
 from pipeline.bench.trunk import WEIGHTS, random_trunk
+from pipeline.images import Geometry
+from pipeline.runs.recipe import Recipe
 from pipeline.stages.extract.doors import extract
-from pipeline.trunk.engines.open import open_engine
-from pipeline.trunk.frozen import default_batch
-from pipeline.trunk.identity import TrunkSpec, available_engines
+from pipeline.store import open_cache
+from pipeline.trunk.engines.base import Engine
+from pipeline.trunk.frozen import FrozenTrunk, default_batch
+from pipeline.trunk.identity import available_engines
 
-WHOLE_GOAL = Goal(floor=2.0)
+WHOLE_GOALS = {"float32": Goal(floor=2.0), "bfloat16": Goal(floor=2.5), "int8": Goal(floor=3.0)}
+PHONE_GOAL, COLD_GOAL = Goal(floor=5.0), Goal(floor=4.0)
 STEADY_GOAL = Goal(floor=0.92, aim=0.96)
-SECONDS = 25.0  # that one extraction should take
+SHARED_GOAL = Goal(floor=0.9)
 SIZE = (512, 400)  # of a photograph, in pixels
+MANY = 10  # times as many photographs, with --large
 
 
 class _Clock(Watch):
@@ -56,76 +67,160 @@ def bench_extract(
     *,
     trunk: str = "resnet50",
     image_size: int = 224,
-    engine: str | None = None,
-    photographs: int | None = None,
+    photographs: int = 640,
+    large: int = 160,
     batch: int | None = None,
 ) -> list[Figure]:
-    """Extraction ÷ the same engine's pure forward, and ÷ a plain script, all in images/s.
+    """Extraction ÷ the same engine's pure forward, and ÷ a plain script, all in images/s, in every precision there is.
 
-    Photographs are 0.2-megapixel JPEGs of quality 85. Starting up (weights, engine, its check against eager) costs the
-    same few seconds for ten images as for a million; against the pure forward the job is timed without it, from the
+    Photographs are 0.2-megapixel JPEGs of quality 85, and ``large`` ones of a phone's size. Starting up (weights,
+    engine, its checks) costs the same few seconds for ten images as for a million; against the pure forward, and
+    against the forward and the decoding one after the other on the same cores, the job is timed without it, from the
     first batch's end to the published file, with the hashing that came before. Against the plain script both are timed
-    whole. By default there are as many photographs as make one extraction take about 25 s.
+    whole; in int8 the bounds are those of a cache that is there, but with --large, where MANY times as many
+    photographs are also done from nothing.
     """
     device = resolve_device("auto")
-    engine, batch = engine or available_engines(device)[0], batch or default_batch(device, image_size)
-    info, model, dim = random_trunk(trunk, image_size, bench.folder)
-    spec = TrunkSpec(info, info.layer("last"), engine, "float32", device)
-    pure = open_engine(spec, model, dim, batch=batch, work_dir=bench.folder / "engines")
-    pixels = np.random.default_rng(0).integers(0, 256, (batch, 3, image_size, image_size), dtype=np.uint8)
-    pure(pixels)
-    speed = max(rate(batch, lambda: pure(pixels))() for _ in range(3))  # what others take is not ours
-    # Whole blocks of 128 rows, so that no batch is padded; two at least, for the start not to outweigh the work.
-    count = photographs or 128 * max(2, round(SECONDS * speed / 128))
-    source = bench.folder / "photographs"
-    make_photographs(source, count, size=SIZE)
-    whole: list[float] = []
-    options = {"trunk": trunk, "weights": WEIGHTS, "image_size": image_size, "engine": engine, "batch_size": batch}
-    job = _extraction(source, bench, {**options, "workspace": bench.folder}, whole)
-    job()
-    whole.clear()
-    forwards = max(1, count // batch)
-    ways: dict[str, Callable[[], float]] = {
-        "extract, under way": job,
-        "pure forward": rate(batch * forwards, lambda: [pure(pixels) for _ in range(forwards)]),
-        "plain script": _plain_script(source, bench, trunk, (info.transform.resize, info.transform.crop), batch, count),
+    batch = batch or default_batch(device, image_size)
+    jobs = {
+        precision: _Job(bench, trunk, image_size, batch, precision)
+        for precision in PRECISIONS
+        if lacks(precision, device) is None and available_engines(device, precision)
     }
-    steady, forward, plain = bench.alternate("extract", ways).items()
-    entire = ("extract, whole", whole)
-    note = f"extract: {count:,} photographs of {SIZE[0]} x {SIZE[1]} px, engine {engine}, {trunk} at {image_size} px"
-    return [
-        ratio("extract", "under way ÷ pure forward", (steady, forward), "images/s", goal=STEADY_GOAL, note=note),
-        ratio("extract", "whole job ÷ pure forward", (entire, forward), "images/s", note=note),
-        ratio("extract", "whole job ÷ plain script", (entire, plain), "images/s", goal=WHOLE_GOAL, note=note),
-    ]
+    source, phone = bench.folder / "photographs", bench.folder / "phone"
+    # Whole blocks of 128 rows, so that no batch is padded.
+    make_photographs(source, photographs, size=SIZE)
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, 3, image_size, image_size), dtype=np.uint8)
+    forwards = max(1, photographs // batch // 2)
+    plain = _PlainScript(bench, trunk, image_size, batch)
+    ways: dict[str, Callable[[], float]] = {}
+    for precision, job in jobs.items():
+        job.prepare(source)
+        engine = job.engine(pixels)
+        ways[f"{precision}, under way"] = partial(job.under_way, source)
+        ways[f"{precision}, pure forward"] = rate(batch * forwards, partial(_repeat, engine, pixels, forwards))
+    ways["decoding"] = loading(source, bench.threads or cores(), jobs["float32"].geometry)
+    ways["plain script"] = partial(plain.rate, source, photographs)
+    found = bench.alternate("extract", ways)
+    note = f"extract: {photographs:,} photographs of {SIZE[0]} x {SIZE[1]} px, {trunk} at {image_size} px"
+    figures = []
+    script = "plain script", found["plain script"]
+    for precision, job in jobs.items():
+        steady, forward = (
+            (f"{precision}, {what}", found[f"{precision}, {what}"]) for what in ("under way", "pure forward")
+        )
+        if precision == "float32":
+            name = "under way ÷ pure forward"
+            figures.append(ratio("extract", name, (steady, forward), "images/s", goal=STEADY_GOAL, note=note))
+        apart = tuple(1 / (1 / f + 1 / d) for f, d in zip(forward[1], found["decoding"], strict=True))
+        one_by_one = f"{precision}, forward and decoding", apart
+        name = f"{precision}, under way ÷ forward and decoding"
+        figures.append(ratio("extract", name, (steady, one_by_one), "images/s", goal=SHARED_GOAL, note=note))
+        whole, name = (f"{precision}, whole", job.taken(source)), f"{precision}, whole job ÷ plain script"
+        figures.append(ratio("extract", name, (whole, script), "images/s", goal=WHOLE_GOALS[precision], note=note))
+    fastest = jobs[next(reversed(jobs))]
+    make_photographs(phone, large, size=PHONE)
+    figures.append(_against_the_script(fastest, plain, phone, "12 MP", PHONE_GOAL))
+    if bench.large:
+        many = bench.folder / "many"
+        make_photographs(many, MANY * photographs, size=SIZE)
+        fastest.forget()
+        figures.append(_against_the_script(fastest, plain, many, "cold", COLD_GOAL))
+    return figures
 
 
-def _extraction(source: Path, bench: Bench, options: dict[str, Any], whole: list[float]) -> Callable[[], float]:
-    """A way that extracts afresh: images/s after the first batch; those of the whole job are put into ``whole``."""
-    out = bench.folder / "extracted.h5"
+def _against_the_script(job: _Job, plain: _PlainScript, source: Path, what: str, goal: Goal) -> Figure:
+    count = sum(1 for _ in source.rglob("*.jpg"))
+    ways: dict[str, Callable[[], float]] = {
+        "extract": partial(job.under_way, source),
+        "plain script": partial(plain.rate, source, count),
+    }
+    found = job.bench.alternate(f"extract {what}", ways)
+    name = f"{job.precision}, {what}, whole job ÷ plain script"
+    sides = (f"{job.precision}, whole", job.taken(source)), ("plain script", found["plain script"])
+    return ratio("extract", name, sides, "images/s", goal=goal, note=f"extract {what}: {count:,} photographs")
 
-    def way() -> float:
+
+def _repeat(engine: Engine, pixels: NDArray[np.uint8], n: int) -> None:
+    for _ in range(n):
+        engine(pixels)
+
+
+class _Job:
+    """Extractions in one precision, by the fastest engine, each afresh."""
+
+    def __init__(self, bench: Bench, trunk: str, image_size: int, batch: int, precision: str) -> None:
+        self.bench, self.precision = bench, precision
+        self._batch = batch
+        self._options: dict[str, Any] = {
+            "trunk": trunk,
+            "weights": WEIGHTS,
+            "image_size": image_size,
+            "precision": precision,
+            "engine": available_engines(resolve_device("auto"), precision)[0],
+            "batch_size": batch,
+            "workspace": bench.folder,
+            "workers": bench.threads,
+        }
+        self._kept = bench.folder / "kept" / f"{precision}.h5"  # apart: a cache's rows are copied to one beside it
+        self._taken: dict[Path, list[float]] = {}
+
+    def prepare(self, source: Path) -> None:
+        """One extraction that is not measured: it exports the network, and finds the bounds of int8."""
+        extract(source, out=self._kept, **self._options)
+        if self.precision == "int8":
+            self._options["calibration"] = str(self._kept)
+
+    def forget(self) -> None:
+        """Find bounds at each extraction from now on."""
+        self._options.pop("calibration", None)
+        self._options["recalibrate"] = self.precision == "int8"
+
+    def _recipe(self) -> Recipe:
+        return Recipe.of_cache(open_cache(self._kept), Workspace(self.bench.folder))
+
+    @property
+    def geometry(self) -> Geometry:
+        """How images become what the trunk sees."""
+        return self._recipe().geometry()
+
+    def engine(self, pixels: NDArray[np.uint8]) -> Engine:
+        """The engine of its trunk, warm."""
+        engine = FrozenTrunk(self._recipe().trunk, batch=self._batch, work_dir=self.bench.folder / "engines").engine
+        engine(pixels)
+        return engine
+
+    def under_way(self, source: Path) -> float:
+        """Extract afresh: images/s after the first batch; those of the whole job are kept."""
+        out = self.bench.folder / "extracted.h5"
         out.unlink(missing_ok=True)
         clock, began = _Clock(), time.perf_counter()
-        result = extract(source, watch=clock, out=out, workers=bench.threads, **options)
+        result = extract(source, watch=clock, out=out, **self._options)
         ended = time.perf_counter()
         assert clock.first is not None
         since, before = clock.first
-        whole.append(result.rows / (ended - began))
+        self._taken.setdefault(source, []).append(result.rows / (ended - began))
         return (result.rows - before) / (ended - since + clock.hashing)
 
-    return way
+    def taken(self, source: Path) -> tuple[float, ...]:
+        """Images/s of the whole jobs."""
+        return tuple(self._taken[source])
 
 
-def _plain_script(
-    source: Path, bench: Bench, trunk: str, sizes: tuple[int, int], batch: int, count: int
-) -> Callable[[], float]:
-    out = bench.folder / "plain.pt"
-    workers = bench.threads or cores()
-    words = [str(source), str(out), trunk, *map(str, (*sizes, batch, workers))]
+@dataclass(frozen=True)
+class _PlainScript:
+    """The script that users write, in a process of its own."""
 
-    def way() -> float:
-        run_python(["-m", "pipeline.bench.plain_script", *words], threads=bench.threads)
+    bench: Bench
+    trunk: str
+    image_size: int
+    batch: int
+
+    def rate(self, source: Path, count: int) -> float:
+        """Images/s of one run, without that of importing the libraries."""
+        out, threads = self.bench.folder / "plain.pt", self.bench.threads
+        transform = random_trunk(self.trunk, self.image_size, self.bench.folder)[0].transform
+        numbers = transform.resize, transform.crop, self.batch, threads or cores()
+        words = [str(source), str(out), self.trunk, *map(str, numbers)]
+        run_python(["-m", "pipeline.bench.plain_script", *words], threads=threads)
         return count / float(Path(f"{out}.seconds").read_text(encoding="utf-8"))
-
-    return way

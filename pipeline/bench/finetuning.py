@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.interrupt import StopRequest
-from pipeline.base.machine import cores
+from pipeline.base.machine import cores, resolve_device
+from pipeline.base.precision import lacks
 from pipeline.base.ranks import Ranks
 from pipeline.base.workspace import Workspace
 from pipeline.bench.child import run_python
@@ -25,6 +26,7 @@ from pipeline.stages.learn.doors import train
 
 PREFIX_GOAL = Goal(floor=0.5, sense="most")
 FINETUNE_GOAL = Goal(floor=1.0)
+BFLOAT16_GOAL = Goal(floor=1.6)
 EPOCHS = 1000  # more than are run: the learning rate does not matter here
 
 
@@ -67,8 +69,9 @@ def bench_finetune(
 ) -> list[Figure]:
     """Images/s of training all of it ÷ those of a plain torchvision loop with the same settings.
 
-    Both in eval mode (BatchNorm's statistics frozen), AdamW, no augmentation; the plain loop's DataLoader has a worker
-    for each core, which it keeps, and its first epoch is not timed.
+    Where the processor has bfloat16, also in that ÷ in float32. All in eval mode (BatchNorm's statistics frozen), by
+    AdamW, without augmentation; the plain loop's DataLoader has a worker for each core, which it keeps, and its first
+    epoch is not timed.
     """
     run = _head_run(bench.folder, trunk, image_size, photographs, size)
     epoch = _epochs(bench.folder, run, train="all", batch_size=batch)
@@ -80,10 +83,19 @@ def bench_finetune(
         taken = run_python(["-m", "pipeline.bench.plain_finetune", *map(str, arguments)], threads=bench.threads)
         return photographs / float(taken)
 
-    found = bench.alternate("finetune", {"pipeline": rate(photographs, epoch), "plain loop": plain})
-    ours, theirs = found.items()
+    ways: dict[str, Callable[[], float]] = {"pipeline": rate(photographs, epoch), "plain loop": plain}
+    if lacks("bfloat16", resolve_device("auto")) is None:
+        half = _epochs(bench.folder, run, train="all", batch_size=batch, precision="bfloat16")
+        ways["bfloat16"] = rate(photographs, half)
+    found = bench.alternate("finetune", ways)
     note = f"finetune: {trunk} at {image_size} px, all of it, batch {batch}, {photographs} images an epoch"
-    return [ratio("finetune", "pipeline ÷ plain loop", (ours, theirs), "images/s", goal=FINETUNE_GOAL, note=note)]
+    pairs = {"pipeline ÷ plain loop": ("pipeline", "plain loop", FINETUNE_GOAL)}
+    if "bfloat16" in ways:
+        pairs["bfloat16 ÷ float32"] = "bfloat16", "pipeline", BFLOAT16_GOAL
+    return [
+        ratio("finetune", name, ((a, found[a]), (b, found[b])), "images/s", goal=goal, note=note)
+        for name, (a, b, goal) in pairs.items()
+    ]
 
 
 def _head_run(folder: Path, trunk: str, image_size: int, photographs: int, size: tuple[int, int]) -> Path:

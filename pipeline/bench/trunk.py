@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.base.machine import resolve_device
-from pipeline.base.precision import PRECISIONS, lacks
+from pipeline.base.precision import PRECISIONS, bits_of_weights, lacks
 from pipeline.base.workspace import Workspace
 from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio
+from pipeline.trunk.calibration import Calibration
 from pipeline.trunk.engines.base import Engine
 from pipeline.trunk.engines.check import check_engine
 from pipeline.trunk.engines.open import open_engine
 from pipeline.trunk.families.family import CLASSES, anatomy_of
-from pipeline.trunk.frozen import default_batch
+from pipeline.trunk.frozen import default_batch, find_bounds
 from pipeline.trunk.identity import Changes, TrunkSpec, WeightsInfo, available_engines, with_changes
 from pipeline.trunk.lookup import find_weights
 from pipeline.trunk.surgery import behead, build, trunk_at
@@ -28,7 +30,11 @@ from pipeline.trunk.weights import load_model
 WEIGHTS = "random:0"  # the numbers in the weights do not change the speed
 EAGER = "plain eager"
 PRODUCT = "torch.mm"
-GOALS = {"onnxruntime": Goal(floor=2.0, aim=2.4), "torch bfloat16": Goal(floor=2.8, aim=3.3)}
+GOALS = {
+    "onnxruntime": Goal(floor=2.0, aim=2.4),
+    "torch bfloat16": Goal(floor=2.8, aim=3.3),
+    "onnxruntime int8": Goal(floor=5.5, aim=6.5),
+}
 
 
 def bench_trunk(
@@ -92,6 +98,9 @@ def _engines(trunk: nn.Module, info: WeightsInfo, device: str, batch: int, folde
     for precision in (p for p in PRECISIONS if lacks(p, device) is None):
         for name in available_engines(device, precision):
             spec = TrunkSpec(info, layer, name, precision, device)
+            if precision == "int8":
+                bounds = find_bounds(spec, pixels, batch=batch, work_dir=folder, advance=lambda _: None)
+                spec = replace(spec, calibration=Calibration(bounds, bits_of_weights(), ()))
             engine = open_engine(spec, trunk, info.dim(layer), batch=batch, work_dir=folder)
             check_engine(engine, trunk, info, pixels)
             found[name if precision == "float32" else f"{name} {precision}"] = engine

@@ -1,5 +1,6 @@
 """Every entry at toy size: it runs, cleans nothing it should not, and gives finite figures."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -45,14 +46,14 @@ def test_trunk_measures_an_engine_against_eager_and_the_product(bench, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bfloat16", [False, True])
-def test_trunk_measures_every_installed_engine_and_holds_some_to_a_floor(bench, monkeypatch, bfloat16):
+@pytest.mark.parametrize("others", [False, True])
+def test_trunk_measures_every_installed_engine_and_holds_some_to_a_floor(bench, monkeypatch, others):
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr("pipeline.bench.trunk.lacks", (lambda *_: None) if bfloat16 else lacks_bfloat16)
+    monkeypatch.setattr("pipeline.bench.trunk.lacks", (lambda *_: None) if others else lacks_bfloat16)
     found = finite(bench_trunk(bench, **TOY_TRUNK))
-    held = {"onnxruntime ÷ plain eager", *(["torch bfloat16 ÷ plain eager"] if bfloat16 else [])}
-    assert {name for name, f in found.items() if f.goal} == held
-    assert sum("÷ torch.mm" in name for name in found) == 3 + bfloat16
+    held = ["onnxruntime", *(["torch bfloat16", "onnxruntime int8"] if others else [])]
+    assert {name for name, f in found.items() if f.goal} == {f"{name} ÷ plain eager" for name in held}
+    assert sum("÷ torch.mm" in name for name in found) == 3 + 2 * others
 
 
 @pytest.mark.slow
@@ -62,13 +63,30 @@ def test_a_resnet50_takes_the_published_work(tmp_path):
 
 
 @pytest.mark.slow  # starts whole processes, and times them
-def test_extract_measures_against_the_forward_and_the_plain_script(bench):
-    found = finite(bench_extract(bench, trunk="resnet18", image_size=32, engine="torch", photographs=12, batch=4))
-    assert sorted(found) == [
+@pytest.mark.parametrize("large", [False, True])
+def test_extract_measures_against_the_forward_and_the_plain_script(bench, monkeypatch, large):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("pipeline.bench.extraction.PHONE", (400, 300))
+    monkeypatch.setattr("pipeline.bench.extraction.lacks", lacks_bfloat16)
+    monkeypatch.setattr("pipeline.bench.extraction.MANY", 2)
+    if large:
+        monkeypatch.setattr("pipeline.bench.extraction.lacks", lambda p, d: "it" if p == "bfloat16" else None)
+    found = finite(
+        bench_extract(
+            dataclasses.replace(bench, large=large), trunk="resnet18", image_size=32, photographs=30, large=17, batch=4
+        )
+    )
+    fastest = "int8" if large else "float32"
+    assert set(found) == {
         "under way ÷ pure forward",
-        "whole job ÷ plain script",
-        "whole job ÷ pure forward",
-    ]
+        *(
+            f"{precision}, {what}"
+            for precision in dict.fromkeys(["float32", fastest])
+            for what in ("under way ÷ forward and decoding", "whole job ÷ plain script")
+        ),
+        f"{fastest}, 12 MP, whole job ÷ plain script",
+        *([f"{fastest}, cold, whole job ÷ plain script"] if large else []),
+    }
 
 
 @pytest.mark.slow

@@ -25,16 +25,22 @@ def test_prefix_divides_the_seconds_of_two_epochs_and_smaller_is_better(bench):
 
 
 @pytest.mark.slow
-def test_finetune_divides_images_per_second_by_the_plain_loops(bench, monkeypatch):
+@pytest.mark.parametrize("there", [False, True])
+def test_finetune_divides_images_per_second_by_the_plain_loops(bench, monkeypatch, there):
     # 4 s for a process that loads PyTorch: the slow test below starts it
     monkeypatch.setattr("pipeline.bench.finetuning.run_python", lambda arguments, threads: "0.5\n")
-    (figure,) = bench_finetune(bench, **TOY)
+    monkeypatch.setattr("pipeline.bench.finetuning.lacks", lambda *_: None if there else "a better processor")
+    if there:  # slow where it is emulated
+        monkeypatch.setattr("pipeline.stages.finetune.start.choose_precision", lambda *_, **__: None)
+    figure, *others = bench_finetune(bench, **TOY)
     assert figure.ways["plain loop"] == (12.0,)
     assert figure.value == pytest.approx(figure.ways["pipeline"][0] / 12.0) and figure.goal.floor == 1.0
+    assert [(one.name, one.goal.floor) for one in others] == [("bfloat16 ÷ float32", 1.6)] * there
+    assert all(one.each[0] == one.ways["bfloat16"][0] / one.ways["pipeline"][0] for one in others)
 
 
 @pytest.mark.slow  # starts whole processes, and times them
 @pytest.mark.slow
 def test_finetune_runs_the_plain_loop(bench):
-    (figure,) = bench_finetune(bench, **TOY)
+    figure, *_ = bench_finetune(bench, **TOY)
     assert all(math.isfinite(v) and v > 0 for values in figure.ways.values() for v in values)

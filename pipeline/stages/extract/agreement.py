@@ -24,6 +24,7 @@ from pipeline.trunk.engines.check import Agreement, agreement, eager_features
 from pipeline.trunk.frozen import FrozenTrunk
 
 SAMPLE = 64  # images: eager float32 takes 5 s for them, with resnet50 on two cores
+LEAST = 16  # and a tenth of a small source, but so many
 
 
 def checked(plan: Plan) -> tuple[Plan, FrozenTrunk | None]:
@@ -66,8 +67,8 @@ def _earlier(plan: Plan) -> tuple[Agreement | None, NDArray[np.int64]]:
 
 
 def _sampled(plan: Plan, trunk: FrozenTrunk, rows: NDArray[np.int64]) -> Agreement | None:
-    """How near the features of at most SAMPLE of the rows, spread over them, are to those in float32."""
-    rows = np.unique(rows[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).round().astype(int)])
+    """How near the features of a sample of the rows, spread over them, are to those in float32."""
+    rows = sample_of(rows)
     ids, geometry = plan.contents.ids, plan.recipe.geometry()
     limits, workers = Limits(plan.settings.max_pixels or MAX_PIXELS), plan.settings.workers or cores()
     pixels: list[NDArray[np.uint8]] = []
@@ -85,6 +86,12 @@ def _sampled(plan: Plan, trunk: FrozenTrunk, rows: NDArray[np.int64]) -> Agreeme
                 pixels = []
             bar.advance()
     return agreement(np.concatenate(found), np.concatenate(reference)) if found else None
+
+
+def sample_of(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those of the rows (n,) that are checked, spread over them."""
+    some = min(len(rows), max(LEAST, min(SAMPLE, len(rows) // 10)))
+    return np.unique(rows[np.linspace(0, len(rows) - 1, some).round().astype(int)])
 
 
 def _with(plan: Plan, found: Agreement) -> Plan:

@@ -107,7 +107,7 @@ def new_calibration(
     with desk.watch.track("calibrate int8", len(pixels)) as bar:
         bounds = find_bounds(recipe.trunk, np.stack(pixels), batch=batch, work_dir=desk.engines, advance=bar.advance)
     desk.watch.say(words.calibrated(len(pixels)))
-    return Calibration(bounds, 7 if bits_of_weights() == 7 else 8, tuple(used))
+    return Calibration(bounds, bits_of_weights(), tuple(used))
 
 
 def _chosen(s: ExtractSettings, desk: Workspace, listing: images.Listing, digests: NDArray[np.uint8]) -> list[int]:

@@ -22,7 +22,7 @@ from pipeline.trunk.identity import WeightsInfo
 # wrong ways to compute, rounds 8,192 times as coarsely.
 NOISE = 16
 # Least cosine of features in a precision with those in float32: of the mean over images, and of one image.
-AGREEMENT = {"bfloat16": (0.998, 0.98), "int8": (0.97, 0.85)}
+AGREEMENT = {"bfloat16": (0.99, 0.93), "int8": (0.97, 0.85)}
 CHECK_ROWS = 4  # images of the first batch that the reference is computed for: 0.4 s with resnet50 on two cores
 LATER_ROWS = 2  # and of each later batch that is checked
 

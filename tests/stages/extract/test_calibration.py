@@ -81,9 +81,9 @@ def test_features_in_int8_say_by_which_bounds_and_how_near_they_are(
     }
     told = json.loads(beside.read_text(encoding="utf-8"))
     assert (told["weight_bits"], 16 <= len(told["images"]) <= 64) == (8, True)
-    assert about_of(cache)["agreement"]["images"] == 60
+    assert about_of(cache)["agreement"]["images"] == 16
     assert AGREEMENT["int8"][0] < about_of(cache)["agreement"]["cosine"] < 1
-    assert "precision check: int8 against float32 on 60 images" in listener.text
+    assert "precision check: int8 against float32 on 16 images" in listener.text
     assert "int8: bounds of the network's maps found on" in listener.text
     inspect(made.cache, workspace=here, watch=listener)
     assert "int8; against float32" in listener.text

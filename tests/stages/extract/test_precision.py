@@ -12,6 +12,7 @@ import pytest
 from pipeline import extract, finetune, inspect, open_cache, predict, train, verify
 from pipeline.base.errors import CacheError, ConfigError, EngineError
 from pipeline.runs.recipe import about_of
+from pipeline.stages.extract.agreement import sample_of
 from pipeline.store import difference
 from pipeline.trunk.engines import check as checks
 from pipeline.trunk.engines.check import AGREEMENT, Agreement, agreement
@@ -19,6 +20,20 @@ from pipeline.trunk.engines.torch import TorchEngine
 
 Quick = dict[str, Any]
 FORCED = {"precision": "bfloat16", "force_precision": True}
+
+
+@pytest.fixture(autouse=True)
+def all_of_them(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """The sample of the check is every image, that it can be compared with the file."""
+    if "rows" not in request.fixturenames:
+        monkeypatch.setattr("pipeline.stages.extract.agreement.LEAST", 64)
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(5, 5), (60, 16), (398, 39), (5000, 64)])
+def test_of_a_small_source_a_tenth_is_checked_and_of_a_large_one_64(rows: int, expected: int) -> None:
+    assert sample_of(np.arange(rows)).tolist() == sorted(set(sample_of(np.arange(rows)).tolist()))
+    assert len(sample_of(np.arange(rows))) == expected
+    assert {0, rows - 1} <= set(sample_of(np.arange(rows)).tolist())
 
 
 def test_the_check_is_printed_kept_and_shown(photos: Path, tmp_path: Path, quick: Quick, listener: Any) -> None:
