@@ -15,19 +15,25 @@ import pytest
 from pipeline.cli.main import main
 from pipeline.store import open_cache
 
-OPTIONS = ["--trunk", "resnet18", "--weights", "random:0", "--image-size", "32", "--engine", "torch"]
-OPTIONS += ["--batch-size", "4", "--block-rows", "4"]
+OPTIONS = ["--trunk", "resnet18", "--weights", "random:0", "--image-size", "32", "--batch-size", "4"]
+OPTIONS += ["--block-rows", "4"]
+WAYS = {
+    "float32": ["--engine", "torch"],
+    "exact": ["--engine", "torch", "--decode", "exact"],
+    "bfloat16": ["--precision", "bfloat16", "--force-precision"],
+    "int8": ["--precision", "int8"],
+}
 
 
-def command(ranks: int, source: Path, root: Path) -> list[str]:
+def command(ranks: int, source: Path, root: Path, way: str = "float32") -> list[str]:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", "0"]
     torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    return [*torchrun, "-m", "pipeline", "extract", str(source), *OPTIONS, "--workspace", str(root)]
+    return [*torchrun, "-m", "pipeline", "extract", str(source), *OPTIONS, *WAYS[way], "--workspace", str(root)]
 
 
-def extracted(ranks: int, source: Path, root: Path) -> Path:
+def extracted(ranks: int, source: Path, root: Path, way: str = "float32") -> Path:
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "0"}
-    done = subprocess.run(command(ranks, source, root), env=environment, capture_output=True, text=True)
+    done = subprocess.run(command(ranks, source, root, way), env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (made,) = (root / "features").glob("*.h5")
     return made
@@ -45,10 +51,13 @@ def few(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """By one process: this one, by the same command."""
-    root = tmp_path_factory.mktemp("alone")
+    return by_this_process(few, tmp_path_factory.mktemp("alone"), "float32")
+
+
+def by_this_process(source: Path, root: Path, way: str) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOURCE_DATE_EPOCH", "0")
-        assert main(["extract", str(few), *OPTIONS, "--workspace", str(root)]) == 0
+        assert main(["extract", str(source), *OPTIONS, *WAYS[way], "--workspace", str(root)]) == 0
     (made,) = (root / "features").glob("*.h5")
     return made
 
@@ -64,6 +73,16 @@ def test_two_ranks_write_the_file_of_one_process(few: Path, alone: Path, tmp_pat
 @pytest.mark.parametrize("ranks", [1, 3, 8])
 def test_any_number_of_ranks_writes_the_file_of_one_process(few: Path, alone: Path, tmp_path: Path, ranks: int) -> None:
     assert extracted(ranks, few, tmp_path).read_bytes() == alone.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["exact", "bfloat16", "int8"])
+def test_ranks_write_the_file_of_one_process_in_every_way(photos: Path, tmp_path: Path, way: str) -> None:
+    if way == "int8":
+        pytest.importorskip("onnxruntime")
+    alone = by_this_process(photos, tmp_path / "one", way).read_bytes()
+    for ranks in (1, 2, 3, 8) if way == "int8" else (2,):
+        assert extracted(ranks, photos, tmp_path / str(ranks), way).read_bytes() == alone, ranks
 
 
 @pytest.mark.slow
