@@ -5,14 +5,17 @@ Knows caches, and what runs say of theirs; chooses and counts nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.base.items import GOOD, NONE, SPLITS
 from pipeline.base.watch import Watch
-from pipeline.base.words import many, percent
+from pipeline.base.words import few, many, percent
+from pipeline.base.workspace import Workspace
+from pipeline.runs.folder import learned_from_other
 from pipeline.store import Cache
 
 
@@ -32,6 +35,17 @@ def random_features(about: Mapping[str, Any], watch: Watch) -> None:
         watch.warn(
             f"the features are those of random weights ({about['weights']}): good for trying things, not for use"
         )
+
+
+def tell_of_outdated(cache: Cache, desk: Workspace) -> None:
+    """Warn of the runs that learned from a cache when it held something else."""
+    if stale := learned_from_other(cache.path, cache.content, desk):
+        desk.watch.warn(outdated(cache.path, stale))
+
+
+def outdated(cache: Path, runs: Sequence[str]) -> str:
+    """That warning."""
+    return f"learned from what {cache.name} held before, and must be trained again: {few(runs)}"
 
 
 def how_near(found: Mapping[str, Any]) -> str:

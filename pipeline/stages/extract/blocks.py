@@ -115,7 +115,8 @@ class BlockLoop:
         for _ in range(fresh):
             began = time.perf_counter()
             item = next(loaded)
-            self.shares.waiting += time.perf_counter() - began
+            if self.forwards:  # until the first batch is full nothing could have been ready
+                self.shares.waiting += time.perf_counter() - began
             self.shares.read += item.read_s
             self.shares.decode += item.decode_s
             self.shares.transform += item.transform_s

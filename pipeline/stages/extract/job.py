@@ -19,13 +19,14 @@ from pipeline import store
 from pipeline.base.errors import CacheError, DataError
 from pipeline.base.files import remove
 from pipeline.base.items import GOOD
+from pipeline.base.machine import cores
 from pipeline.base.precision import lacks
 from pipeline.base.ranks import Ranks
 from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.images import View, open_images
-from pipeline.runs import folder as runs
 from pipeline.runs.recipe import geometry_of, provenance_of
+from pipeline.runs.remarks import tell_of_outdated
 from pipeline.stages.extract import words
 from pipeline.stages.extract.blocks import Job, do_blocks, recipe_of_begun
 from pipeline.stages.extract.plan import Plan, plan_file
@@ -142,7 +143,8 @@ def _work_and_publish(plan: Plan, trunk: FrozenTrunk | None, ranks: Ranks, began
     cache, watch = store.open_cache(plan.out), plan.desk.watch
     result = _result(plan, cache, began, new=forwards, reused=sum(cache.counts().values()) - forwards)
     if work.forwards:
-        watch.say(words.bottleneck(work.shares))
+        limits = words.Limits(plan.settings.workers or cores(), cores(), exact=not plan.recipe.scaled)
+        watch.say(words.bottleneck(work.shares, limits))
         if plan.settings.decode == "auto" and not plan.recipe.scaled:
             watch.say(words.decoded_as_before(plan.out))
         slow = plan.recipe.trunk.precision == "float32" and words.trunk_is_the_bottleneck(work.shares)
@@ -150,8 +152,7 @@ def _work_and_publish(plan: Plan, trunk: FrozenTrunk | None, ranks: Ranks, began
             watch.say(words.faster("bfloat16"))
         result = _with_speed(result, work)
     watch.result(words.done(result, store.failures_path(plan.out)))
-    if stale := runs.learned_from_other(plan.out, cache.content, plan.desk):
-        watch.warn(words.outdated(plan.out, stale))
+    tell_of_outdated(cache, plan.desk)
     return result
 
 

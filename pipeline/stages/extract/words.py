@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.base.spelling import option
-from pipeline.base.words import few, many, seconds
+from pipeline.base.words import many, seconds
 from pipeline.runs.remarks import how_near
 from pipeline.stages.extract.results import ExtractResult, Shares
 from pipeline.trunk.identity import WeightsInfo
@@ -80,14 +81,9 @@ def done(result: ExtractResult, failures: Path) -> str:
     return f"{rows}, in {seconds(result.seconds)} -> {result.cache}"
 
 
-def outdated(cache: Path, runs: Sequence[str]) -> str:
-    """A warning where runs learned from what the file held before."""
-    return f"learned from what {cache.name} held before, and must be trained again: {few(runs)}"
-
-
 def trunk_is_the_bottleneck(shares: Shares) -> bool:
-    """Whether images were ready when the trunk was; a start-up pause is no bottleneck."""
-    return shares.waiting <= max(0.5, 0.1 * (shares.forward + shares.waiting))
+    """Whether images were ready when the trunk was."""
+    return shares.waiting <= 0.1 * (shares.forward + shares.waiting)
 
 
 def faster(precision: str) -> str:
@@ -97,7 +93,16 @@ def faster(precision: str) -> str:
     )
 
 
-def bottleneck(shares: Shares) -> str:
+@dataclass(frozen=True)
+class Limits:
+    """What bounds decoding: ``workers`` threads on so many ``cores``; ``exact``: nothing may be shrunk meanwhile."""
+
+    workers: int
+    cores: int
+    exact: bool
+
+
+def bottleneck(shares: Shares, limits: Limits) -> str:
     """For example ``read 1 %, decode 3 %, transform 2 %, forward 93 %, write 1 %: the trunk is the bottleneck``."""
     parts = dataclasses.asdict(shares)
     waiting = parts.pop("waiting")
@@ -106,5 +111,13 @@ def bottleneck(shares: Shares) -> str:
     if trunk_is_the_bottleneck(shares):
         return f"{text}: the trunk is the bottleneck"
     slow = max(("read", "decode", "transform"), key=lambda n: parts[n])
-    cure = "a faster disk" if slow == "read" else f"more {option('workers')}"
-    return f"{text}: {slow} is the bottleneck (the trunk waited {waiting:.1f} s; {cure} would help)"
+    waited = f"the trunk waited {waiting:.1f} s"
+    if slow == "read":
+        waited += "; a faster disk would help"
+    elif slow == "decode" and limits.exact:
+        waited += f"; {option('decode', 'scaled')} would help where JPEGs are large, in another file"
+    elif limits.workers < limits.cores:
+        waited += f"; more {option('workers')} would help"
+    else:
+        waited += "; only more cores would help"
+    return f"{text}: {slow} is the bottleneck ({waited})"

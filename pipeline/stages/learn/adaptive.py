@@ -42,7 +42,7 @@ def optuna_trials(task: Task[SearchSettings], space: Mapping[str, Any], base: Mi
     try:
         import optuna
     except ImportError as error:
-        raise ConfigError(f"{option('optuna')} needs Optuna: pip install 'probe-pipeline[optuna]'") from error
+        raise ConfigError(f"{option('optuna')} needs Optuna: pip install optuna") from error
     settings, watch = task.settings, task.desk.watch
     sample_configs(space, settings.trials, settings.seed, base)  # names what is wrong with the space
     study = _study(settings, name)

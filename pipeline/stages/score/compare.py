@@ -20,6 +20,7 @@ from pipeline.heads.scores.metrics import classification_report
 from pipeline.heads.scores.paired import PairedDifference, paired_difference
 from pipeline.runs import folder as runs
 from pipeline.stages.score import words
+from pipeline.stages.score.answers import require_head
 from pipeline.stages.score.evaluate import scored_rows
 from pipeline.stages.score.figures import ScoredRows
 from pipeline.stages.score.settings import CompareSettings
@@ -52,6 +53,8 @@ class CompareResult:
 def compare(settings: CompareSettings, desk: Workspace) -> CompareResult:
     """Compare with settings made."""
     first, second = (runs.find_run(s, desk) for s in (settings.first, settings.second))
+    for run in (first, second):  # before either is scored
+        require_head(run)
     _require_same_content(first, second)
     scored = [scored_rows(run, desk, device=settings.device) for run in (first, second)]
     _require_same_rows(first, second, *scored)

@@ -17,6 +17,7 @@ from pipeline.base.items import GOOD, NONE, SPLITS, STATE_NAMES, TEST, TRAIN, VA
 from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
 from pipeline.runs.recipe import rebased
+from pipeline.runs.remarks import tell_of_outdated
 from pipeline.stages.upkeep import near, words
 from pipeline.stages.upkeep.results import AuditReport, Copies, Near, Place
 from pipeline.stages.upkeep.settings import AuditSettings
@@ -151,6 +152,7 @@ def _drop_leaks(found: Cache, settings: AuditSettings, desk: Workspace) -> tuple
         f"{len(names):,} of {len(cache):,} rows dropped from train -> {target}; while the images lie in the source, "
         "the next `pipeline extract` of it brings them back"
     )
+    tell_of_outdated(made, desk)
     return made, names
 
 

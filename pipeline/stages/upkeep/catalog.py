@@ -156,7 +156,8 @@ def _run_row(folder: Path) -> ListedRun:
         Path(config["cache"]["path"]).name.removesuffix(".h5"),
         config.get("given", {}),
         val=metrics.get("after", metrics.get("val")),
-        val_chosen_from=metrics.get("chosen_from", 1),
+        # Of fine-tuning's weights before, between and after those are kept that are best on val.
+        val_chosen_from=metrics.get("chosen_from", 2 if run.stage == "finetune" else 1),
         test=None if scored is None else scored.test["accuracy"],
         test_rows=None if scored is None else scored.test["n"],
         scored_before=metrics.get("scored_before") if scored is None else scored.scored_before,

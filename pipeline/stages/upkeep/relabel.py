@@ -28,6 +28,7 @@ from pipeline.base.words import many, named
 from pipeline.base.workspace import Workspace
 from pipeline.images import Listing
 from pipeline.runs.recipe import from_here, images_from
+from pipeline.runs.remarks import tell_of_outdated
 from pipeline.stages.extract.settings import ExtractSettings
 from pipeline.stages.upkeep import words
 from pipeline.stages.upkeep.results import RelabelResult
@@ -73,6 +74,7 @@ def relabel(settings: RelabelSettings, desk: Workspace) -> RelabelResult:
         made = rewrite(cache, rows, contents, target, desk)
     result = dataclasses.replace(result, cache=made.path, counts=made.counts())
     desk.watch.result(words.relabelled(result))
+    tell_of_outdated(made, desk)
     return result
 
 

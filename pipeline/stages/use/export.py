@@ -223,7 +223,7 @@ def _open_onnx(path: Path, _about: Mapping[str, Any]) -> Callable[[Images], Imag
 def _need_onnx() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"{option('format', 'onnx')} needs {', '.join(missing)}: pip install 'probe-pipeline[onnx]'")
+        raise ConfigError(f"{option('format', 'onnx')} needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def _write_torch_export(model: nn.Module, images: Images, path: Path, about: dict[str, Any]) -> None:

@@ -89,7 +89,7 @@ def rows(settings: RowsSettings, desk: Workspace) -> RowsResult:
     assert out is not None
     write = tables.WRITERS[out.suffix]
     if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        cure = "pip install 'probe-pipeline[parquet]', or give a file that ends in .npz or .csv"
+        cure = "pip install pyarrow, or give a file that ends in .npz or .csv"
         raise ConfigError(f"{option('out', out)} needs pyarrow: {cure}")
     target = find_target(settings.target, desk)
     run = None if isinstance(target, Cache) else target

@@ -131,10 +131,9 @@ def family_of(trunk: str) -> tuple[Family, str]:
     try:
         family = cast(Family, importlib.import_module(f"{__package__}.{FAMILIES[prefix]}"))
     except ModuleNotFoundError as error:
-        package = FAMILIES[prefix]
         raise ConfigError(
-            f"{option('trunk', trunk)} needs the package {error.name}: pip install "
-            f"'probe-pipeline[{package}]', or give a name of torchvision's"
+            f"{option('trunk', trunk)} needs the package {error.name}: pip install {error.name}, or give a name of "
+            "torchvision's"
         ) from error
     if not family.known(name):
         names = [p + n for p, n in ((prefix, n) for n in family.names())]

@@ -148,6 +148,7 @@ def test_a_baseline_run_is_refused(good: Path, workshop: SimpleNamespace, tmp_pa
     (folder / "config.json").write_text(json.dumps({**config, "stage": "baseline"}))
     with pytest.raises(HeadError, match="is a baseline run"):
         compare(good, folder, workspace=tmp_path)
+    assert not (good / "evaluation.json").exists()  # no look at test was spent on the other
 
 
 def test_the_sentence_says_what_the_figures_mean() -> None:

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from pipeline import baseline, catalog, evaluate, extract, open_cache, predict, 
 from pipeline.base.errors import CacheError, ConfigError, HeadError, PipelineError
 from pipeline.base.watch import Watch
 from pipeline.cli.main import main
+from pipeline.stages.upkeep.catalog import _run_row
+from pipeline.stages.upkeep.words import run_table
 from pipeline.store import partial_path, writing_lock
 from tests.conftest import QUICK, SMALL
 
@@ -320,3 +323,10 @@ def test_a_look_of_several_methods_at_the_test_rows_is_seen(root: Path, capsys: 
     assert looked.scored_before is not None
     assert main(["list", "--workspace", str(root)]) == 0
     assert "several: several methods were scored on the test rows" in capsys.readouterr().out
+
+
+def test_a_fine_tunings_val_has_chosen_and_is_starred(workshop: SimpleNamespace) -> None:
+    row = _run_row(workshop.tuned.run)
+    assert row.val is not None and row.val_chosen_from > 1
+    table = run_table([row])
+    assert "optimistic" in table.caption and any(f"{100 * row.val:.1f} %*" in str(cell) for cell in table.rows[0])

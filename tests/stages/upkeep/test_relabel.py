@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import extract, open_cache, relabel, rows
+from pipeline import extract, open_cache, relabel, rows, train
 from pipeline.base.errors import CacheError, ConfigError, DataError
 from pipeline.cli.main import main
 from pipeline.store import Cache, create_partial, partial_path, stale_partials
@@ -98,6 +98,20 @@ def test_a_manifest_gives_new_classes_and_splits_and_rows_keep_their_bits(cache:
     assert after.key == before.key
     assert after.about["weights"] == before.about["weights"]
     assert after.about["history"][0]["created"] == before.created
+
+
+def test_runs_that_learned_from_the_old_labels_are_named(cache: Path, mine: Path, listener: Any) -> None:
+    place = mine.parent
+    run = train(cache, workspace=place).run.name
+    same = manifest(mine / "same.csv", listed(open_cache(cache), lambda path, name, split: (name, split)))
+    relabel(cache, same, workspace=place, watch=listener)
+    elsewhere = manifest(
+        mine / "other.csv", listed(open_cache(cache), lambda path, name, split: (name.replace("ant", "wasp"), split))
+    )
+    relabel(cache, elsewhere, out=place / "copy.h5", workspace=place, watch=listener)
+    assert "must be trained again" not in listener.text
+    relabel(cache, elsewhere, workspace=place, watch=listener)
+    assert f"learned from what {cache.name} held before, and must be trained again: {run}" in listener.text
 
 
 def test_moved_and_renamed_files_keep_their_rows(cache: Path, mine: Path) -> None:

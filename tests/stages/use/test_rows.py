@@ -156,7 +156,7 @@ def test_without_pyarrow_parquet_is_refused_with_the_cure(
     workshop: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"needs pyarrow: pip install 'probe-pipeline\[parquet\]', or give"):
+    with pytest.raises(ConfigError, match=r"needs pyarrow: pip install pyarrow, or give"):
         rows(workshop.cache.cache, out=tmp_path / "rows.parquet", workspace=tmp_path)
 
 
