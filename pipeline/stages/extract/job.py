@@ -20,7 +20,7 @@ from pipeline.base.errors import CacheError, DataError
 from pipeline.base.files import remove
 from pipeline.base.items import GOOD
 from pipeline.base.machine import cores
-from pipeline.base.precision import lacks
+from pipeline.base.precision import PRECISIONS, lacks
 from pipeline.base.ranks import Ranks
 from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
@@ -34,6 +34,7 @@ from pipeline.stages.extract.results import ExtractResult, Work
 from pipeline.stages.extract.settings import ExtractSettings
 from pipeline.store.find import make_latest, view_path
 from pipeline.store.rewrite import tidy
+from pipeline.trunk.identity import available_engines
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import
     from pipeline.trunk.frozen import FrozenTrunk
@@ -148,12 +149,17 @@ def _work_and_publish(plan: Plan, trunk: FrozenTrunk | None, ranks: Ranks, began
         if plan.settings.decode == "auto" and not plan.recipe.scaled:
             watch.say(words.decoded_as_before(plan.out))
         slow = plan.recipe.trunk.precision == "float32" and words.trunk_is_the_bottleneck(work.shares)
-        if slow and plan.recipe.view is None and lacks("bfloat16", plan.recipe.trunk.device) is None:
-            watch.say(words.faster("bfloat16"))
+        if slow and plan.recipe.view is None and (better := _faster_ones(plan.recipe.trunk.device)):
+            watch.say(words.faster(better))
         result = _with_speed(result, work)
     watch.result(words.done(result, store.failures_path(plan.out)))
     tell_of_outdated(cache, plan.desk)
     return result
+
+
+def _faster_ones(device: str) -> list[str]:
+    """The precisions that can be had on a device and are faster than float32, the fastest last."""
+    return [p for p in PRECISIONS[1:] if lacks(p, device) is None and available_engines(device, p)]
 
 
 def _publish(plan: Plan) -> None:

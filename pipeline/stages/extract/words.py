@@ -86,11 +86,11 @@ def trunk_is_the_bottleneck(shares: Shares) -> bool:
     return shares.waiting <= 0.1 * (shares.forward + shares.waiting)
 
 
-def faster(precision: str) -> str:
-    """Said where the trunk was what took so long, in float32, and the device has ``precision`` in hardware."""
-    return (
-        f"{option('precision', precision)} would be faster here: it is checked against float32, and makes another file"
-    )
+def faster(precisions: Sequence[str]) -> str:
+    """Said where the trunk was what took so long, in float32, and the device has ``precisions``, the fastest last."""
+    first, *more = precisions
+    also = "".join(f", {option('precision', precision)} even more so" for precision in more)
+    return f"{option('precision', first)} would be faster here{also}: checked against float32, in another file"
 
 
 @dataclass(frozen=True)

@@ -127,16 +127,30 @@ def test_what_this_processor_lacks_is_refused_by_name(
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_the_faster_choice_is_named_where_the_processor_has_it(
-    photos: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch, listener: Any, there: bool
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_faster_choice_is_named_where_there_is_one(
+    photos: Path,
+    tmp_path: Path,
+    quick: Quick,
+    monkeypatch: pytest.MonkeyPatch,
+    listener: Any,
+    there: bool,
+    installed: bool,
 ) -> None:
     told = f"flags : avx2{' avx512_bf16' * there}\n"
     monkeypatch.setattr("pipeline.base.precision.cpu_description", lambda: told)
     monkeypatch.setattr("pipeline.stages.extract.words.trunk_is_the_bottleneck", lambda shares: True)
+    monkeypatch.setattr("pipeline.stages.extract.job.available_engines", lambda _, p: p == "bfloat16" or installed)
     extract(photos, workspace=tmp_path, watch=listener, **quick)
-    assert ("precision='bfloat16' would be faster here" in listener.text) == there
+    names = ["bfloat16"] * there + ["int8"] * installed
+    said = [line for line in listener.text.splitlines() if "would be faster" in line]
+    if not names:
+        assert not said
+        return
+    also = ", precision='int8' even more so" if len(names) == 2 else ""
+    assert said == [f"precision='{names[0]}' would be faster here{also}: checked against float32, in another file"]
     extract(photos, workspace=tmp_path, watch=listener, **quick, **FORCED)
-    assert listener.text.count("would be faster") == there
+    assert listener.text.count("would be faster") == 1
 
 
 def test_agreement_is_that_of_the_whole_and_joins_as_one() -> None:
