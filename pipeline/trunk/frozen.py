@@ -125,7 +125,7 @@ def find_bounds(
     from pipeline.trunk.engines import int8, onnx  # optional dependencies
 
     trunk, dim = _beheaded(spec)
-    export = onnx.exported(FoldedTrunk(trunk, spec.info, dim, whole_mean=True), spec.info, batch, work_dir)
+    export = onnx.exported(FoldedTrunk(trunk, spec.info, dim, whole_mean=True), spec, batch, work_dir)
     return int8.bounds_of(export, pixels, batch, advance)
 
 

@@ -93,9 +93,11 @@ def other_cache(run: runs.Run, data: str, settings: EvaluateSettings, desk: Work
     """The run's figures on rows of another cache; None where these are the run's own test rows."""
     require_head(run)
     began, cache = time.perf_counter(), find_cache(data, desk)
-    require_run_key(
-        run, cache, f"has another settings fingerprint than {run.folder.name}", "extract it with the run's settings"
-    )
+    bounds = ""
+    if "calibration" in run.made_by:
+        bounds = f", and {option('calibration', run.config['cache']['path'])}"
+    cure = f"extract it with the run's settings{bounds}"
+    require_run_key(run, cache, f"has another settings fingerprint than {run.folder.name}", cure)
     split, chosen = splits_of(cache, settings.split)
     if split == "test" and cache.content == run.config["cache"]["content"]:
         return None

@@ -26,6 +26,7 @@ BALANCE_ROWS = 30
 LOOKED = "several"  # in the place of a figure on test
 LISTED = 10
 CLASSES_NAMED = 20
+DECODED_SCALED = "scaled: large JPEGs were shrunk while they were decoded"
 
 
 # -- inspect ----------------------------------------------------------------------------------------------------------
@@ -45,6 +46,7 @@ def contents(plain: Mapping[str, Any]) -> Table:
         **({"unlabelled": many(n, "row")} if classes and (n := plain.get("unlabelled")) else {}),
         "source": about["source"],
         **_precision(made_by, about.get("agreement")),
+        **({"decoding": DECODED_SCALED} if "scaled" in made_by.get("decode", {}) else {}),
         "trunk": f"{made_by['trunk']['name']}, {made_by['trunk']['layer']}; weights {weights}",
         "created": plain["created"],
         "settings fingerprint": plain["key"],

@@ -41,7 +41,7 @@ class OnnxEngine:
         self.version, self.precision = engine_version(self.name), spec.precision
         self.batch, self.dim, size = batch, net.dim, spec.info.transform.crop
         self._pixels = np.zeros((batch, 3, size, size), np.uint8)
-        path = exported(net, spec.info, batch, work_dir)
+        path = exported(net, spec, batch, work_dir)
         if spec.precision == "int8":
             assert spec.calibration is not None
             path = _quantised(path, spec.info, batch, spec.calibration)
@@ -54,15 +54,16 @@ class OnnxEngine:
         return features[: len(pixels)]
 
 
-def exported(net: FoldedTrunk, info: WeightsInfo, batch: int, folder: Path) -> Path:
+def exported(net: FoldedTrunk, spec: TrunkSpec, batch: int, folder: Path) -> Path:
     """The network as an ONNX file in float32 for ``batch`` images at a time: the one that is there, or a new one.
 
     Raises:
         WeightsError: it cannot be exported, or the folder cannot be written.
     """
+    info = spec.info
     shape = (batch, 3, info.transform.crop, info.transform.crop)
     prefix = _prefix(info, batch, f"{info.trunk} {fingerprint(net)} {shape} {engine_version(OnnxEngine.name)}")
-    return _kept(folder, prefix) or _written(folder, prefix, _program(net, shape, info.trunk).save)
+    return _kept(folder, prefix) or _written(folder, prefix, _program(net, shape, spec).save)
 
 
 def _quantised(export: Path, info: WeightsInfo, batch: int, calibration: Calibration) -> Path:
@@ -107,7 +108,7 @@ def _digest(path: Path) -> str:
         raise WeightsError(f"{path} cannot be read ({error.strerror}): remove it, it will be made again") from error
 
 
-def _program(net: FoldedTrunk, shape: tuple[int, ...], trunk: str) -> torch.onnx.ONNXProgram:
+def _program(net: FoldedTrunk, shape: tuple[int, ...], spec: TrunkSpec) -> torch.onnx.ONNXProgram:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's remarks on its own parts, of no use to a reader
@@ -121,9 +122,9 @@ def _program(net: FoldedTrunk, shape: tuple[int, ...], trunk: str) -> torch.onnx
             )
     except Exception as error:  # what the exporter raises for a network that it cannot follow cannot be listed
         reason = " ".join(str(error).split())[:160]
+        other = option("precision", "float32") if spec.precision == "int8" else option("engine", "torch")
         raise WeightsError(
-            f"{trunk} cannot be exported for onnxruntime ({type(error).__name__}: {reason}): give "
-            f"{option('engine', 'torch')}"
+            f"{spec.info.trunk} cannot be exported for onnxruntime ({type(error).__name__}: {reason}): give {other}"
         ) from error
     assert program is not None
     return program

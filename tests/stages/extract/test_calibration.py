@@ -132,9 +132,15 @@ def test_two_sources_share_a_key_by_the_bounds_of_one(
     one = extract(photos, workspace=here, **int8)
     fewer = Path(shutil.copytree(photos, here / "fewer"))
     shutil.rmtree(fewer / "cat")
-    other = extract(fewer, calibration=str(one.cache), workspace=here, **int8)
-    assert (one.key, len(calibrated), other.new) == (other.key, 1, 0)  # its rows are copied
+    alone = extract(fewer, name="alone", workspace=here, **int8)
+    assert alone.key != one.key
     head = train(one.cache, workspace=here)
+    cure = rf"with the run's settings, and calibration='{one.cache}'"
+    with pytest.raises(CacheError, match=rf"calibration.sha256: .*{cure}"):
+        evaluate(head.run, data=str(alone.cache), workspace=here)
+    alone.cache.unlink()
+    other = extract(fewer, calibration=str(one.cache), workspace=here, **int8)
+    assert (one.key, len(calibrated), other.new) == (other.key, 2, 0)  # its rows are copied
     scored = evaluate(head.run, data=str(other.cache), workspace=here)
     assert scored.cache == other.cache.stem and scored.test["n"] > 0
     assert extract(fewer, workspace=here, **int8).cache == other.cache  # it has them now

@@ -79,7 +79,7 @@ def work_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bounds_of(net: nn.Module, pixels: Pixels, work_dir: Path, seen: list[int] | None = None) -> dict[str, Any]:
     from pipeline.trunk.engines import int8, onnx
 
-    export = onnx.exported(FoldedTrunk(net, INFO, DIM, whole_mean=True), INFO, BATCH, work_dir)
+    export = onnx.exported(FoldedTrunk(net, INFO, DIM, whole_mean=True), SPEC, BATCH, work_dir)
     return int8.bounds_of(export, pixels, BATCH, ([] if seen is None else seen).append)
 
 
@@ -220,3 +220,15 @@ def test_weights_of_8_bits_are_refused_where_their_sums_overflow(
         open_engine(spec, net, DIM, batch=BATCH, work_dir=work_dir)
     seven = dataclasses.replace(SPEC, calibration=dataclasses.replace(calibration, weight_bits=7))
     open_engine(seven, net, DIM, batch=BATCH, work_dir=work_dir)
+
+
+def test_a_network_that_cannot_be_exported_is_told_what_it_can_be_computed_in(
+    net: Two, calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("it has a branch")
+
+    monkeypatch.setattr(torch.onnx, "export", refuse)
+    spec = dataclasses.replace(SPEC, calibration=calibration)
+    with pytest.raises(WeightsError, match="own cannot be exported .* it has a branch.*: give precision='float32'"):
+        open_engine(spec, net, DIM, batch=BATCH, work_dir=tmp_path)
