@@ -13,6 +13,7 @@ import pytest
 
 from pipeline import evaluate, extract, finetune, inspect, open_cache, predict, relabel, train, verify
 from pipeline.base.errors import CacheError, ConfigError, DataError, EngineError
+from pipeline.base.precision import bits_of_weights
 from pipeline.cli.main import main
 from pipeline.runs.recipe import about_of
 from pipeline.stages.extract import calibrate
@@ -45,12 +46,6 @@ def here(tmp_path: Path, prepared: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture(autouse=True)
-def a_processor_with_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("stages.extract.calibrate", "trunk.engines.open"):
-        monkeypatch.setattr(f"pipeline.{module}.bits_of_weights", lambda: 8)
-
-
 @pytest.fixture
 def calibrated(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray[Any, Any]]:
     """The pixels that bounds were found on, each time."""
@@ -80,7 +75,7 @@ def test_features_in_int8_say_by_which_bounds_and_how_near_they_are(
         "engine",
     }
     told = json.loads(beside.read_text(encoding="utf-8"))
-    assert (told["weight_bits"], 16 <= len(told["images"]) <= 64) == (8, True)
+    assert told["weight_bits"] == bits_of_weights() and 16 <= len(told["images"]) <= 64
     assert about_of(cache)["agreement"]["images"] == 16
     assert AGREEMENT["int8"][0] < about_of(cache)["agreement"]["cosine"] < 1
     assert "precision check: int8 against float32 on 16 images" in listener.text

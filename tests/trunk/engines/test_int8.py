@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.base.errors import ConfigError, WeightsError
+from pipeline.base.precision import bits_of_weights
 from pipeline.base.schema import Malformed, made
 from pipeline.trunk.calibration import Calibration
 from pipeline.trunk.engines.check import eager_features
@@ -85,12 +86,7 @@ def bounds_of(net: nn.Module, pixels: Pixels, work_dir: Path, seen: list[int] | 
 
 @pytest.fixture(scope="module")
 def calibration(net: Two, pixels: Pixels, work_dir: Path) -> Calibration:
-    return Calibration(bounds_of(net, pixels, work_dir), 8, ())
-
-
-@pytest.fixture(autouse=True)
-def a_processor_with_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.trunk.engines.open.bits_of_weights", lambda: 8)
+    return Calibration(bounds_of(net, pixels, work_dir), bits_of_weights(), ())
 
 
 def folded(net: Two) -> tuple[torch.Tensor, torch.Tensor]:
@@ -156,6 +152,8 @@ def by_channel(weight: torch.Tensor, bits: int) -> torch.Tensor:
 def test_the_engine_computes_what_rounding_to_the_same_steps_gives(
     net: Two, pixels: Pixels, calibration: Calibration, work_dir: Path, bits: Any
 ) -> None:
+    if bits > bits_of_weights():
+        pytest.skip("on this processor sums of products of 8 bits overflow")
     given = dataclasses.replace(calibration, weight_bits=bits)
     engine = open_engine(dataclasses.replace(SPEC, calibration=given), net, DIM, batch=BATCH, work_dir=work_dir)
     found = np.concatenate([engine(pixels[at : at + BATCH]) for at in range(0, len(pixels), BATCH)])
@@ -203,7 +201,8 @@ def test_a_calibration_is_known_by_what_decides_numbers(calibration: Calibration
     assert images.sha256 == calibration.sha256
     name = next(iter(calibration.bounds))
     bounds = {**calibration.bounds, name: (-1.0, 1.0)}
-    others = [dataclasses.replace(calibration, bounds=bounds), dataclasses.replace(calibration, weight_bits=7)]
+    bits: Any = 15 - calibration.weight_bits  # 7 of 8, 8 of 7
+    others = [dataclasses.replace(calibration, bounds=bounds), dataclasses.replace(calibration, weight_bits=bits)]
     assert len({calibration.sha256, *(other.sha256 for other in others)}) == 3
     with pytest.raises(Malformed, match=r"the lower bound and the upper one"):
         made({**told, "bounds": {name: [1.0, -1.0]}}, Calibration)
@@ -215,7 +214,7 @@ def test_weights_of_8_bits_are_refused_where_their_sums_overflow(
     net: Two, calibration: Calibration, work_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.trunk.engines.open.bits_of_weights", lambda: 7)
-    spec = dataclasses.replace(SPEC, calibration=calibration)
+    spec = dataclasses.replace(SPEC, calibration=dataclasses.replace(calibration, weight_bits=8))
     with pytest.raises(ConfigError, match="no VNNI: give recalibrate=True, which makes another file"):
         open_engine(spec, net, DIM, batch=BATCH, work_dir=work_dir)
     seven = dataclasses.replace(SPEC, calibration=dataclasses.replace(calibration, weight_bits=7))
