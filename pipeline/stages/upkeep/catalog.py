@@ -188,6 +188,7 @@ def _cache_row(path: Path, learned: Learned) -> ListedCache:
         runs=tuple(learned.get((cache.key, cache.content), ())),
         when=cache.created,
         note=note,
+        made=words.made_in(made_by),
     )
 
 

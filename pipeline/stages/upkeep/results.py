@@ -159,6 +159,7 @@ class ListedRun:
 class ListedCache:
     """A cache in a list; ``size`` is in bytes, ``runs`` are the names of those that learned from it.
 
+    ``made`` says how its features came about: precision and decoding, where not float32 and shrunk while decoding.
     ``damaged`` says why it cannot be used.
     """
 
@@ -174,6 +175,7 @@ class ListedCache:
     when: str = ""
     note: str = ""
     damaged: str = ""
+    made: str = ""
 
 
 @dataclass(frozen=True)

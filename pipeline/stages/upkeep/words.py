@@ -17,6 +17,7 @@ from pipeline.base.items import NONE
 from pipeline.base.spelling import option
 from pipeline.base.values import Cell, Column, Part, Table, figures
 from pipeline.base.words import ABSENT, count, few, many, named, percent, seconds, setting, size
+from pipeline.runs.recipe import Provenance
 from pipeline.runs.remarks import how_near
 from pipeline.stages.upkeep.results import AuditReport, ListedCache, ListedRun, Place, RelabelResult, VerifyReport
 from pipeline.stages.upkeep.settings import AuditSettings
@@ -290,6 +291,13 @@ def run_table(rows: Sequence[ListedRun]) -> Table:
     return _filled(columns, cells, "\n".join(caption))
 
 
+def made_in(made_by: Provenance) -> str:
+    """How a cache's features came about, where it is not as they come about when nobody says."""
+    precision = made_by["precision"]
+    exact = "scaled" not in made_by.get("decode", {})
+    return ", ".join([precision] * (precision != "float32") + ["decoded exactly"] * exact)
+
+
 def cache_table(rows: Sequence[ListedCache]) -> Table:
     """Caches side by side."""
     cells: list[list[Cell]] = []
@@ -298,11 +306,22 @@ def cache_table(rows: Sequence[ListedCache]) -> Table:
         note = Part(f"damaged: {row.damaged}", "bad") if row.damaged else Part(row.note)
         runs = "" if not row.runs else str(len(row.runs))
         cells.append(
-            [row.name, row.source, splits, str(row.classes or ""), size(row.size), runs, _when(row.when), note]
+            [
+                row.name,
+                row.source,
+                row.made,
+                splits,
+                str(row.classes or ""),
+                size(row.size),
+                runs,
+                _when(row.when),
+                note,
+            ]
         )
     columns = [
         Column("Cache", fit="name"),
         Column("Source", fit="fold"),
+        Column("Made", fit="wrap"),
         Column("Rows", fit="wrap"),
         *figures("Classes", "Size", "Runs"),
         Column("When", role="dim"),

@@ -330,3 +330,11 @@ def test_a_fine_tunings_val_has_chosen_and_is_starred(workshop: SimpleNamespace)
     assert row.val is not None and row.val_chosen_from > 1
     table = run_table([row])
     assert "optimistic" in table.caption and any(f"{100 * row.val:.1f} %*" in str(cell) for cell in table.rows[0])
+
+
+def test_caches_that_differ_by_how_they_were_made_are_told_apart(photos: Path, tmp_path: Path) -> None:
+    options = {**QUICK, "workspace": tmp_path}
+    extract(photos, **options)
+    extract(photos, decode="exact", precision="bfloat16", force_precision=True, **options)
+    made = {row.made for row in catalog(caches=True, workspace=tmp_path).rows}
+    assert made == {"", "bfloat16, decoded exactly"}
