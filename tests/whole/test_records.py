@@ -166,7 +166,8 @@ def add_evaluation(shop: Shop) -> None:
         found = recorded(shop.head)
         assert found is not None
         _show(found, shop.desk)
-        return card._figures(SimpleNamespace(folder=shop.head))  # type: ignore[arg-type]
+        run = SimpleNamespace(folder=shop.head, stage="train", made_by={"precision": "float32"})
+        return card._figures(run)  # type: ignore[arg-type]
 
     later = {"balanced_accuracy", "top5", "auroc", "ece", "ece_expected", "intervals", "calibrated"}
     inside = {"per_class[0].auroc", "calibrated.ece_expected", *(f"intervals.{n}" for n in export_intervals(shop))}
