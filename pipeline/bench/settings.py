@@ -35,7 +35,9 @@ class BenchSettings:
     entries: tuple[str, ...] = st.argument(f"what to measure: {', '.join(ENTRIES)}", default=(ALL,), metavar="ENTRY")
     repeats: int = st.option(5, "how often each way is run; the ways take turns", minimum=1)
     threads: int | None = st.option(None, "threads of the trunk; by default as many as PyTorch takes", minimum=1)
-    large: bool = st.option(False, "growth: a cache of 300,000 rows, too (about 6 GB of disk; takes long)")
+    large: bool = st.option(
+        False, "growth: a cache of 300,000 rows, too (about 6 GB of disk); extract: 6,400 photographs; takes long"
+    )
     out: Path | None = st.option(None, "folder for the JSON record; by default bench/ under the workspace")
 
     def __post_init__(self) -> None:

@@ -118,6 +118,12 @@ class Run:
         """What the features that it learned from were made by."""
         return made(self.config["provenance"], Provenance)
 
+    @property
+    def learned_in(self) -> str | None:
+        """The precision of the features that the head learned from, where its network runs in float32 instead."""
+        precision = self.made_by["precision"]
+        return None if self.stage == "finetune" or precision == "float32" else precision
+
 
 class Draft:
     """A run that is being written; every file is flushed to disk before the folder gets its name."""

@@ -92,9 +92,11 @@ def new_calibration(
     used: list[str] = []
     with Loader(listing.images, geometry, workers=s.workers or cores(), ahead=LEAST, limits=limits) as loader:
         for loaded in loader.load((row, ids[row]) for row in chosen):
-            if loaded.pixels is not None and len(used) < CALIBRATED_ON and loaded.digest.hex() not in used:
+            if loaded.pixels is not None and loaded.digest.hex() not in used:
                 pixels.append(loaded.pixels)
                 used.append(loaded.digest.hex())
+            if len(used) == CALIBRATED_ON:
+                break
     if len(used) < LEAST:
         raise DataError(
             f"{option('precision', 'int8')} finds its bounds on {LEAST} images or more that are not val's or test's, "

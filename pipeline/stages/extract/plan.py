@@ -27,7 +27,9 @@ from pipeline.stages.extract.digests import known_digests, read_digests, same_st
 from pipeline.stages.extract.donors import donor_files, failed_for_a_limit
 from pipeline.stages.extract.settings import ExtractSettings
 from pipeline.stages.extract.target import existing, recipe_and_file
+from pipeline.store.companions import calibration_path
 from pipeline.trunk import identity
+from pipeline.trunk.calibration import Calibration
 from pipeline.trunk.identity import WeightsInfo
 
 BLOCK_ROWS = {"cpu": 128, "cuda": 1024, "mps": 512}  # a few seconds of work each: what a kill can lose at most
@@ -59,6 +61,8 @@ class Plan:
         """The file that is there, if it holds exactly what is asked for; answered without reading any image."""
         if self.old is None or self.settings.rehash or not self._answers(self.old):
             return None
+        if self._bounds() is not None and not calibration_path(self.out).exists():
+            return None  # found again, and to be put back
         return self.old if same_stats(self.old, self.contents.sizes, self.contents.mtimes_ns).all() else None
 
     def _answers(self, there: store.Cache) -> bool:
@@ -80,6 +84,7 @@ class Plan:
         there = existing(self.out, self.recipe)  # another job may have published it while we planned
         if there is None or not self._answers(there):
             return None
+        self._keep_bounds()
         store.update_stats(self.out, self.contents.sizes, self.contents.mtimes_ns)
         return there
 
@@ -105,6 +110,7 @@ class Plan:
             contents = self._hashed(contents, touched)
             same = _same(begun, contents) and readable_of(begun) == contents.about["readable"]
             if same and begun.block_rows == contents.block_rows and not unread.any():
+                self._keep_bounds()
                 store.update_stats(partial, contents.sizes, contents.mtimes_ns)
                 return
             self.desk.watch.say("other images or settings than before the interruption: finished rows are reused")
@@ -113,9 +119,16 @@ class Plan:
             store.retire_partial(self.out)
         for note in self.notes if self.recipe.view is None else ():
             self.desk.watch.say(note)
-        if (calibration := self.recipe.trunk.calibration) is not None and self.recipe.view is None:
-            keep_calibration(calibration, self.out)
+        self._keep_bounds()
         store.create_partial(self.out, contents)
+
+    def _bounds(self) -> Calibration | None:
+        """What stands beside the file of what int8 needs: a view's are those of its cache."""
+        return self.recipe.trunk.calibration if self.recipe.view is None else None
+
+    def _keep_bounds(self) -> None:
+        if (bounds := self._bounds()) is not None:
+            keep_calibration(bounds, self.out)
 
     def _known_of(self, begun: store.Cache) -> tuple[store.Contents, NDArray[np.bool_]]:
         """The contents with the digests of the finished rows of ``begun`` whose files are as they were; which are not.

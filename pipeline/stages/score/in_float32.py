@@ -25,7 +25,7 @@ from pipeline.stages.score.figures import EvaluateResult, InFloat32, ScoredRows
 
 def wanted(run: runs.Run, known: EvaluateResult) -> bool:
     """Whether the run's head is used on another network than its figures are of, and that is not scored yet."""
-    return run.stage != "finetune" and run.made_by["precision"] != "float32" and known.float32 is None
+    return run.learned_in is not None and known.float32 is None
 
 
 def with_float32(

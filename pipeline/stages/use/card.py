@@ -71,15 +71,14 @@ def _figures(run: runs.Run) -> str:
     if known is None:
         return f"Not tested yet (`pipeline evaluate {run.folder.name}`)."
     test, float32 = known.test, known.float32
-    precision = run.made_by["precision"]
+    precision = run.learned_in
     if float32 is not None:
         return (
             f"Test split, {many(test['n'], 'image')}: accuracy {percent(float32.accuracy)}, log-loss "
             f"{significant(float32.log_loss)}, by this network. The head learned from features in {precision}, and on "
             f"those has accuracy {percent(test['accuracy'])}."
         )
-    other = precision != "float32" and run.stage != "finetune"
-    of = f" Of the head on features in {precision}, not of this network." if other else ""
+    of = f" Of the head on features in {precision}, not of this network." if precision else ""
     return (
         f"Test split, {many(test['n'], 'image')}: accuracy {percent(test['accuracy'])}, "
         f"macro-F1 {percent(test['macro_f1'])}, log-loss {significant(test['log_loss'])}.{of}"

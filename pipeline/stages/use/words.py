@@ -49,8 +49,8 @@ def predictions(found: Sequence[Prediction]) -> Table:
 
 def precisions(run: Run) -> str | None:
     """Which of two networks a run is in use: said of a head that learned from features of another precision."""
-    precision = run.made_by["precision"]
-    if run.stage == "finetune" or precision == "float32":
+    precision = run.learned_in
+    if precision is None:
         return None
     known = recorded(run.folder)
     if known is None or known.float32 is None:

@@ -15,6 +15,7 @@ from pipeline import evaluate, extract, finetune, inspect, open_cache, predict, 
 from pipeline.base.errors import CacheError, ConfigError, DataError, EngineError
 from pipeline.base.precision import bits_of_weights
 from pipeline.cli.main import main
+from pipeline.images import loader
 from pipeline.runs.recipe import about_of
 from pipeline.stages.extract import calibrate
 from pipeline.store import difference
@@ -200,15 +201,41 @@ def test_images_that_fail_are_passed_over_and_more_than_enough_is_not_read(
     photos: Path, here: Path, int8: Quick, calibrated: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibrate, "CALIBRATED_ON", 20)
+    monkeypatch.setattr(calibrate, "LEAST", 4)  # so many are loaded ahead
+    loaded: list[int] = []
+    load_one, find = loader.load_one, frozen.find_bounds
+    before: list[int] = []
+
+    def found(*args: Any, **options: Any) -> Any:
+        before.append(len(loaded))
+        return find(*args, **options)
+
+    monkeypatch.setattr(frozen, "find_bounds", found)
+
+    def counted(index: int, *others: Any) -> Any:
+        loaded.append(index)
+        return load_one(index, *others)
+
+    monkeypatch.setattr(loader, "load_one", counted)
     mine = Path(shutil.copytree(photos, here / "mine"))
     for path in sorted((mine / "ant").iterdir())[:3]:
         path.write_bytes(b"no image")
     shutil.copy(mine / "bee" / "00.png", mine / "bee" / "copy.png")
     made = extract(mine, workspace=here, **int8)
+    assert 20 <= before[0] <= 20 + 4 + 4  # those that failed, the copy, and those ahead
     told = json.loads(calibration_path(made.cache).read_text(encoding="utf-8"))["images"]
     assert len(calibrated[0]) == len(told) == len(set(told)) == 20
     bad = {d.tobytes().hex() for d in open_cache(made.cache).digests[open_cache(made.cache).states > 1]}
     assert len(bad) == 1 and not bad & set(told)  # the three are one content
+
+
+def test_bounds_that_were_lost_and_are_found_again_are_put_back(photos: Path, here: Path, int8: Quick) -> None:
+    made = extract(photos, workspace=here, **int8)
+    beside, text = calibration_path(made.cache), calibration_path(made.cache).read_text(encoding="utf-8")
+    beside.unlink()
+    again = extract(photos, recalibrate=True, workspace=here, **int8)
+    assert (again.cache, again.new) == (made.cache, 0)
+    assert beside.read_text(encoding="utf-8") == text
 
 
 def test_a_stop_while_bounds_are_found_leaves_nothing(
