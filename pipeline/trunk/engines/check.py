@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,8 +133,24 @@ def eager_features(
 ) -> NDArray[np.floating[Any]]:
     """Features (n, D) of pixels (n, 3, S, S) uint8 by the network's own modules, ``dtype``, and float normalisation."""
     parameter = next(trunk.parameters())
+    device = parameter.device.type
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (info.transform.mean, info.transform.std))
-    with torch.inference_mode(), exact_convolutions(parameter.device.type):
+
+    @torch.inference_mode()
+    def of(pixels: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
         x = (torch.from_numpy(pixels).float() / 255 - mean) / std
         features: NDArray[np.floating[Any]] = trunk(x.to(parameter.device, dtype)).cpu().numpy()
-    return features
+        return features
+
+    with exact_convolutions(device):
+        if device != "cpu" or (threads := min(torch.get_num_threads(), len(pixels))) == 1:
+            return of(pixels)
+        # torch divides each operation among its threads, which then wait for each other; where images are decoded
+        # on the same cores, most of the time. A thread for some of the images waits for nobody.
+        parts = np.array_split(pixels, threads)
+        before = torch.get_num_threads()
+        try:
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                return np.concatenate(list(pool.map(of, parts)))
+        finally:
+            torch.set_num_threads(before)  # a thread's number becomes that of all threads to come
