@@ -44,6 +44,12 @@ def audit(
     drop_leaks: bool = False,
     out: str | PathLike[str] | None = None,
     strict: bool = False,
+    labels: bool = False,
+    suspects: str | PathLike[str] | None = None,
+    folds: int | None = None,
+    groups: str | PathLike[str] | None = None,
+    test: bool = False,
+    seed: int = 0,
     workspace: str | PathLike[str] | None = None,
     watch: Watch | None = None,
 ) -> AuditReport: ...
