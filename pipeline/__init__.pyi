@@ -47,6 +47,7 @@ def audit(
     labels: bool = False,
     suspects: str | PathLike[str] | None = None,
     folds: int | None = None,
+    C: float | None = None,
     groups: str | PathLike[str] | None = None,
     test: bool = False,
     seed: int = 0,

@@ -77,11 +77,11 @@ def labels(cache: Cache, settings: AuditSettings, desk: Workspace) -> Labels:
         require_test(cache)
     judged = _judged(cache, settings)
     folds = _folds(judged, settings)
-    cases = 1 + int(folds.max()) + 1
-    with desk.watch.track("labels", len(PENALTIES) * cases, unit="heads") as bar:
+    Cs = PENALTIES if settings.C is None else (settings.C,)
+    with desk.watch.track("labels", len(Cs) * (2 + int(folds.max())), unit="heads") as bar:
         names = [cache.classes[c] for c in judged.classes.tolist()]
         problem = Problem(judged.rows.X, judged.y, len(names), class_names=names, folds=folds)
-        fits = fit_exact(problem, PENALTIES)
+        fits = fit_exact(problem, Cs)
         bar.advance(len(fits))
     figures = left_out_figures(fits, judged.rows.X, judged.y, folds)
     C = min(figures, key=lambda one: order(figures[one], C=one))
@@ -94,6 +94,7 @@ def labels(cache: Cache, settings: AuditSettings, desk: Workspace) -> Labels:
         rows=len(judged.at),
         folds=int(folds.max()) + 1,
         C=C,
+        chosen_from=len(Cs),
         accuracy=figures[C]["accuracy"],
         share=noise.share,
         interval=noise.interval,
@@ -208,6 +209,7 @@ def _of_test(judged: _Judged, fit: ExactFit, temperature: float, settings: Audit
         rows=len(test.at),
         folds=0,
         C=fit.C,
+        chosen_from=1,
         accuracy=float((logits.argmax(axis=1) == test.y).mean()),
         share=noise.share,
         interval=noise.interval,

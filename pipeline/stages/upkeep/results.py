@@ -137,7 +137,8 @@ class Trial:
 class Labels:
     """What cross-validated exact heads say of ``rows`` labels; ``suspects`` the most suspect first, ``pairs`` the most.
 
-    ``C`` is the penalty that the left-out rows have chosen, by log-loss, ``accuracy`` that of its heads on them.
+    ``C`` is the penalty, which of ``chosen_from`` the left-out rows have chosen by log-loss; ``accuracy`` that of its
+    heads on them.
     ``share`` of the labels is estimated to be wrong, ``interval`` its 95 % interval; what the heads confuse counts as
     well. Classes ``omitted`` have too few images to be judged. ``trial`` says how good such a list is, where there are
     images enough to try it. ``test`` holds the same of test rows by the head of train and val, where asked for: there
@@ -147,6 +148,7 @@ class Labels:
     rows: int
     folds: int
     C: float
+    chosen_from: int
     accuracy: float
     share: float
     interval: tuple[float, float]

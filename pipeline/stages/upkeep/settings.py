@@ -10,6 +10,7 @@ from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
 from pipeline.base.settings import CACHE_HELP, LATEST
 from pipeline.base.spelling import option
+from pipeline.heads.choice import PENALTIES
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ class AuditSettings:
     folds: int | None = st.option(
         None, "folds of the cross-validation; by default 5, or as many as the smallest class has images", minimum=2
     )
+    C: float | None = st.option(
+        None,
+        f"inverse penalty of the heads, as scikit-learn's; by default the folds choose it among {len(PENALTIES)}",
+        above=0,
+    )
     groups: str | None = st.option(
         None,
         "a column of the manifest, as the cache keeps it: images of one group are left out together",
@@ -85,7 +91,7 @@ class AuditSettings:
         st.check(self)
         st.check_out(self.out)
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
-        for name in ("suspects", "folds", "groups", "test", "seed"):
+        for name in ("suspects", "folds", "C", "groups", "test", "seed"):
             if not self.labels and getattr(self, name) != defaults[name]:
                 raise ConfigError(
                     f"{option(name, getattr(self, name))} without {option('labels', True)}: nothing is judged"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.base.items import NONE
 from pipeline.base.spelling import option
 from pipeline.base.values import Cell, Column, Part, Table, figures
-from pipeline.base.words import ABSENT, count, few, many, named, percent, seconds, setting, size
+from pipeline.base.words import ABSENT, chosen_of, count, few, many, named, percent, seconds, setting, size
 from pipeline.runs.recipe import Provenance
 from pipeline.runs.remarks import how_near
 from pipeline.stages.upkeep.results import (
@@ -198,10 +198,11 @@ def audited(report: AuditReport) -> list[Table | str]:
 def judged(found: Labels, of: str) -> list[Table | str]:
     """What is said of the labels of some splits: the estimate, the pairs of classes, the suspects."""
     low, high = found.interval
-    by = f"{found.folds} folds, C {found.C:.3g}, chosen by them" if found.folds else f"C {found.C:.3g}"
+    by = (f"{many(found.folds, 'fold')}, " if found.folds else "") + f"C {found.C:.3g}"
+    accuracy = percent(found.accuracy) + chosen_of(found.chosen_from)
     lines: list[Table | str] = [
         f"labels: of {many(found.rows, f'{of} label')} at most about {percent(found.share)} ({percent(low)} to "
-        f"{percent(high)}) are wrong: it counts what the heads confuse, too ({by}; accuracy {percent(found.accuracy)})"
+        f"{percent(high)}) are wrong: it counts what the heads confuse, too ({by}; accuracy {accuracy})"
     ]
     if (trial := found.trial) is not None:
         lines.append(

@@ -177,6 +177,12 @@ def test_a_trial_with_flipped_labels_says_how_good_the_list_is(
     assert "tried on 6 labels flipped by hand: 100.0 % of them were among the " in listener.text
 
 
+def test_a_penalty_that_is_given_is_the_only_one(made: SimpleNamespace, listener: Any) -> None:
+    found = audit(made.cache, labels=True, C=0.02, workspace=made.root, watch=listener).labels
+    assert found is not None and (found.C, found.chosen_from) == (0.02, 1)
+    assert "(5 folds, C 0.02; accuracy" in listener.text and "optimistic" not in listener.text
+
+
 def test_a_class_of_one_image_is_not_judged_and_named(made: SimpleNamespace, tmp_path: Path, quick: Quick) -> None:
     file = tmp_path / "list.csv"
     lines = (made.root / "list.csv").read_text().splitlines()
