@@ -165,25 +165,25 @@ def check(settings: Any) -> None:
             if types[field.name].one is int and isinstance(one, (float, str)):
                 raise ConfigError(f"{named} is {one!r}: it must be {types[field.name].what}")
             try:
-                _check_one(named, one, rule)
+                _check_one(named, one, rule, "".join(f" or {word!r}" for word in words))
             except TypeError as error:
                 raise ConfigError(f"{named} is {one!r}: it must be {types[field.name].what}") from error
         if isinstance(value, tuple) and not value:
             raise ConfigError(f"{named} is empty: give at least one value")
 
 
-def _check_one(named: str, value: Any, rule: Mapping[str, Any]) -> None:
+def _check_one(named: str, value: Any, rule: Mapping[str, Any], other: str) -> None:
     choices = rule.get("choices")
     if choices and value not in choices:
         raise ConfigError(f"{named} {value!r} is not known: choose from {', '.join(choices)}{meant(value, choices)}")
     if rule.get("rule") is not None:
         rule["rule"](value)
     if rule.get("minimum") is not None and not value >= rule["minimum"]:
-        raise ConfigError(f"{named} is {value}: it must be at least {rule['minimum']}")
+        raise ConfigError(f"{named} is {value}: it must be at least {rule['minimum']}{other}")
     if rule.get("above") is not None and not value > rule["above"]:
-        raise ConfigError(f"{named} is {value}: it must be above {rule['above']}")
+        raise ConfigError(f"{named} is {value}: it must be above {rule['above']}{other}")
     if rule.get("below") is not None and not value < rule["below"]:
-        raise ConfigError(f"{named} is {value}: it must be below {rule['below']}")
+        raise ConfigError(f"{named} is {value}: it must be below {rule['below']}{other}")
 
 
 def meant(word: object, known: Iterable[str]) -> str:

@@ -66,7 +66,7 @@ def test_values_are_taken_as_people_give_them(given: dict[str, Any], kept: dict[
     [
         ({"few": "most"}, "few is 'most': it must be a whole number or 'all'$"),
         ({"few": 2.5}, "few is 2.5: it must be a whole number or 'all'$"),
-        ({"few": (1, 0, "all")}, "few is 0: it must be at least 1$"),
+        ({"few": (1, 0, "all")}, "few is 0: it must be at least 1 or 'all'$"),
     ],
 )
 def test_what_is_neither_a_number_nor_a_word_that_stands_for_one_is_refused(given: dict[str, Any], told: str) -> None:

@@ -25,7 +25,7 @@ from pipeline.heads.folds import halves
 from pipeline.heads.scores.intervals import binomial_interval
 from pipeline.heads.scores.metrics import answers_of
 from pipeline.heads.scores.power_law import FARTHEST, FEWEST_SIZES, PowerLaws, fit_power_laws, more_labels
-from pipeline.heads.scores.resampled import Resampled, resampled
+from pipeline.heads.scores.resampled import Resampled, resampled, weighted_figures
 from pipeline.heads.scores.tally import linear_figures
 from pipeline.runs import folder as runs
 from pipeline.runs.folder import cache_record
@@ -126,7 +126,10 @@ def _sizes(task: Task[SearchSettings]) -> list[int | Literal["all"]]:
 def _scored(
     task: Task[SearchSettings], rows: Rows, parts: Sequence[tuple[NDArray[np.bool_], Rows]], line: dict[str, Any]
 ) -> Scored:
-    """The heads of drawn rows: the one that is best on a half of val says what the rows of the other are."""
+    """The heads of drawn rows: the one that is best on a half of val says what the rows of the other are.
+
+    ``C`` is that of the one chosen on the first half and of the one chosen on the second.
+    """
     metric, classes = task.settings.metric, len(task.cache.classes)
     fits = task.exact(rows, task.settings.penalties)
     heads = [(fit.weight, fit.bias) for fit in fits]
@@ -137,9 +140,9 @@ def _scored(
         logits[place] = linear_logits(other.X, *heads[best])
         Cs.append(fits[best].C)
     answers = answers_of(logits, task.val.y)
-    right = float((answers.predicted == task.val.y).mean())
-    figures = {"accuracy": right, "log_loss": float(-answers.own.mean())}
-    return Scored({**line, "C": Cs, "val": figures}, answers.predicted)
+    every = np.ones(len(task.val))
+    (val,) = weighted_figures(words.figure_of(task.settings), task.val.y, answers.predicted[None], every, classes)
+    return Scored({**line, "C": Cs, "val": float(val), "log_loss": float(-answers.own.mean())}, answers.predicted)
 
 
 def _summary(group: Sequence[Scored], place: int, found: Resampled) -> dict[str, Any]:
