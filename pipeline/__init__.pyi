@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from os import PathLike
+from typing import Literal
 
 from pipeline.base.watch import Watch
 from pipeline.stages.extract.results import ExtractResult
@@ -256,7 +257,7 @@ def search(
     evaluate: bool = True,
     Cs: float | Sequence[float] | None = None,
     cv: int = 0,
-    shots: int | Sequence[int] | None = None,
+    shots: int | Literal["all"] | Sequence[int | Literal["all"]] | None = None,
     draws: int = 5,
     trials: int = 54,
     epochs: int = 30,

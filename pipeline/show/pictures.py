@@ -39,7 +39,7 @@ LOOK = {
 def svg(curve: Curve) -> str:
     """The curve as the text of an SVG file; the last of several series is a solid line, where it was chosen a mark.
 
-    Values that are not finite are left out of the lines.
+    Values that are not finite are left out of the lines and of the areas that they lie between.
     """
     from matplotlib import style
     from matplotlib.figure import Figure
@@ -53,7 +53,12 @@ def svg(curve: Curve) -> str:
         for number, (name, values) in enumerate(curve.series.items()):
             known = [(x, v) for x, v in zip(curve.x, values, strict=True) if math.isfinite(v)]
             dash, colour = DASHES[(last - number) % len(DASHES)], COLOURS[number % len(COLOURS)]
-            axes.plot(*zip(*known, strict=True), dash, color=colour, label=name, gid=f"series-{number}")
+            mark = "o" if name in curve.dots else ""
+            axes.plot(*zip(*known, strict=True), dash, marker=mark, color=colour, label=name, gid=f"series-{number}")
+            if name in curve.bands:
+                ends = zip(curve.x, *curve.bands[name], strict=True)
+                x, low, high = zip(*(place for place in ends if all(map(math.isfinite, place))), strict=True)
+                axes.fill_between(x, low, high, color=colour, alpha=0.18, lw=0, gid=f"band-{number}")
             if number == last and curve.chosen in dict(known):
                 assert curve.chosen is not None
                 axes.axvline(curve.chosen, color="#999999", linewidth=1)

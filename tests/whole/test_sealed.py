@@ -62,6 +62,7 @@ WORK: dict[str, tuple[Callable[..., Any], Quick]] = {
     "search by folds": (search, {"evaluate": False, "Cs": (1e-3, 1e-2), "cv": 3}),
     "search mlp": (search, {"evaluate": False, "space": "mlp", "trials": 2, "epochs": 2}),
     "few-shot": (search, {"evaluate": False, "Cs": (1e-3, 1e-2), "shots": (1, 3), "draws": 2}),
+    "learning curve": (search, {"Cs": (1e-3, 1e-2), "shots": (1, 2, 3, 5, "all"), "draws": 2}),
     "baselines": (baseline, {"names": ("majority", "centroid", "knn10", "ridge")}),
     "audit of labels": (audit, {"labels": True}),
     "baselines with floors": (baseline, {"names": ("majority",), "floors": True}),

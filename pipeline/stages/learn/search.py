@@ -19,10 +19,11 @@ from pipeline.runs.folder import Run, kept_from, result_of
 from pipeline.show.pictures import svg
 from pipeline.stages.learn import words
 from pipeline.stages.learn.brackets import minibatch_search, state_of
+from pipeline.stages.learn.curve import learning_curve
 from pipeline.stages.learn.few_shot import FewShotResult, few_shot
 from pipeline.stages.learn.held_out import fold_numbers, of_folds, refit_folds
 from pipeline.stages.learn.kept import SEARCH, Choice, TrainResult, exact_fit, keep
-from pipeline.stages.learn.settings import EXACT, SearchSettings
+from pipeline.stages.learn.settings import ALL, EXACT, SearchSettings
 from pipeline.stages.learn.state import SearchState
 from pipeline.stages.learn.task import Task, task_of
 from pipeline.stages.learn.trials import Ranking, cross_validated, exact_trials
@@ -36,7 +37,7 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
     """Search with settings made."""
     task = task_of(settings, desk)
     if settings.shots:
-        return few_shot(task)
+        return learning_curve(task) if ALL in settings.shots else few_shot(task)
     if not len(task.val) and not settings.cv:
         raise HeadError(
             f"{task.cache.path.name} has no val rows to choose on: extract with {option('val_fraction')} above 0, or "
