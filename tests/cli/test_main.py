@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.__main__ import main as main_of_the_program
 from pipeline.cli.commands import COMMANDS
 from pipeline.cli.main import main
 from pipeline.cli.parser import parse, settings_of
@@ -163,3 +165,19 @@ def test_the_command_line_and_the_api_have_the_same_defaults() -> None:
 def test_many_valued_options_come_as_tuples() -> None:
     assert asked(["search", "--Cs", "0.1", "0.2"]).Cs == (0.1, 0.2)
     assert asked(["predict", "latest", "a.png", "b.png"]).images == ("a.png", "b.png")
+
+
+@pytest.mark.parametrize(("own", "kept"), [(None, "1000"), ("7", "7")])
+def test_threads_do_not_look_for_each_other_for_long_unless_the_user_says_so(
+    own: str | None, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said before PyTorch is loaded, which reads it once."""
+    monkeypatch.setenv("GOMP_SPINCOUNT", own or "")  # so that it is afterwards what it was before
+    if own is None:
+        monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setattr(sys, "argv", ["pipeline", "--help"])
+    assert main_of_the_program() == 0
+    assert os.environ["GOMP_SPINCOUNT"] == kept
+    code = "import sys, pipeline.__main__; print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "False"
