@@ -15,6 +15,7 @@ from pipeline.base.values import Column, Curve, Part, Table, figures
 from pipeline.base.words import ABSENT, chosen_of, count, many, percent, seconds, setting, significant
 from pipeline.heads.choice import at_the_end
 from pipeline.heads.minibatch.config import MinibatchConfig
+from pipeline.show.tables import metric_name, penalty_path
 from pipeline.stages.learn.kept import Fit, TrainResult
 from pipeline.stages.learn.settings import EXACT, SearchSettings
 from pipeline.stages.learn.trials import Trial
@@ -85,13 +86,9 @@ def ranking(trials: Sequence[Trial], settings: SearchSettings, limit: int = SEAR
     return Table(
         [*columns, Column(fit="wrap")] if notes else columns,
         rows,
-        f"{many(len(trials), 'head')}, ranked by {_name(metric)} on {by}{then}",
+        f"{many(len(trials), 'head')}, ranked by {metric_name(metric)} on {by}{then}",
         f"{shown}{by} chose: its best figures are optimistic" if len(trials) > 1 else "",
     )
-
-
-def _name(metric: str) -> str:
-    return "log-loss" if metric == "log_loss" else metric.replace("_", " ")
 
 
 def end_of_path(settings: SearchSettings, end: str) -> str:
@@ -111,20 +108,8 @@ def _varied(value: Any) -> str:
 
 def path(trials: Sequence[Trial], metric: str, chosen: float) -> Curve:
     """A metric on train and val against the penalty, and the C that was chosen; the trials in the order of their C."""
-    name, shares = _name(metric), metric != "log_loss"
     series = {split: [getattr(t, split)[metric] for t in trials] for split in ("train", "val")}
-    penalties = [t.settings["C"] for t in trials]
-    best = series["val"][penalties.index(chosen)]
-    return Curve(
-        series,
-        x=penalties,
-        x_label="C (weaker penalty to the right)",
-        y_label=name,
-        title=f"{name} against C: chosen C = {chosen:.3g}, val {percent(best) if shares else significant(best)}",
-        chosen=chosen,
-        shares=shares,
-        log_x=True,
-    )
+    return penalty_path([t.settings["C"] for t in trials], series, metric, chosen)
 
 
 def few_shot(results: Sequence[Mapping[str, Any]], settings: SearchSettings) -> Table:
@@ -148,7 +133,7 @@ def few_shot(results: Sequence[Mapping[str, Any]], settings: SearchSettings) -> 
         [str(r["shots"]), str(r["draws"]), *(spread(r, name) for name in columns), setting(float(f"{r['C']:.3g}"))]
         for r in results
     ]
-    title = f"{_name(metric)}, mean and deviation of {many(settings.draws, 'draw')}"
+    title = f"{metric_name(metric)}, mean and deviation of {many(settings.draws, 'draw')}"
     caption = ["each draw's C is the best of its path on val: val is optimistic"]
     ends = [f"{many(r['shots'], 'shot')}: {r['C']:.3g}" for r in results if at_the_end(settings.penalties, r["C"])]
     if ends:
