@@ -6,7 +6,7 @@ An ``anchor`` is a name of letters, digits and ``-`` that links of the page lead
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.base.values import Drawing, Matrix, Steps, Table
@@ -38,8 +38,12 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing with the words below it and, for who does not see it, what it shows in a sentence."""
+    """A drawing with the words below it and, for who does not see it, what it shows in a sentence.
 
+    ``name`` is its own on the page, and as a file.
+    """
+
+    name: str
     drawing: Drawing
     says: str
     caption: str = ""
@@ -47,8 +51,9 @@ class Chart:
 
 @dataclass(frozen=True)
 class Confusion:
-    """A matrix whose cells (true class, predicted class) may be links to anchors."""
+    """A matrix whose cells (true class, predicted class) may be links to anchors; ``name`` as of a chart."""
 
+    name: str
     matrix: Matrix
     title: str = ""
     caption: str = ""
@@ -113,3 +118,17 @@ class Page:
     lead: str
     sections: Sequence[Section]
     parts: Sequence[Part] = ()
+
+
+def blocks_of(page: Page) -> Iterator[Block]:
+    """All blocks of a page in their order, those that stand side by side one after the other."""
+    for section in (*page.sections, *(s for part in page.parts for s in part.sections)):
+        yield from _flat(section.blocks)
+
+
+def _flat(blocks: Sequence[Block]) -> Iterator[Block]:
+    for one in blocks:
+        if isinstance(one, Split):
+            yield from _flat(one.blocks)
+        else:
+            yield one

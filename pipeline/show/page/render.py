@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.resources
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from markupsafe import Markup
 from pipeline.base.values import Column
 from pipeline.base.words import visible
 from pipeline.show.page.charts import chart
-from pipeline.show.page.document import Block, Chart, Confusion, Gallery, Page, Section, Split, Thumb
+from pipeline.show.page.document import Chart, Confusion, Gallery, Page, Thumb, blocks_of
 
 Sources = Mapping[int, str | None]
 TEMPLATES = "templates"
@@ -48,7 +48,7 @@ def render(page: Page, limit: int) -> Rendered:
     Raises:
         NoRoom: there is none for the page without images.
     """
-    drawn = {id(c): Markup(chart(c.drawing, f"c{i}")) for i, c in enumerate(_charts(page), 1)}
+    drawn = {id(c): Markup(chart(c.drawing, c.name)) for c in blocks_of(page) if isinstance(c, Chart)}
     told = {id(t): _address(t) for g in _galleries(page) for t in g.thumbs}
     bare = _html(page, drawn, dict.fromkeys(told))
     if len(bare) > limit:
@@ -135,23 +135,5 @@ def _counts(found: Confusion) -> dict[tuple[int, int], tuple[int, float]]:
     return {(true, taken): (n, n / totals[true]) for true, taken, n in found.matrix.cells}
 
 
-def _sections(page: Page) -> Iterator[Section]:
-    yield from page.sections
-    for part in page.parts:
-        yield from part.sections
-
-
-def _blocks(blocks: Sequence[Block]) -> Iterator[Block]:
-    for one in blocks:
-        if isinstance(one, Split):
-            yield from _blocks(one.blocks)
-        else:
-            yield one
-
-
 def _galleries(page: Page) -> list[Gallery]:
-    return [one for s in _sections(page) for one in _blocks(s.blocks) if isinstance(one, Gallery)]
-
-
-def _charts(page: Page) -> list[Chart]:
-    return [one for s in _sections(page) for one in _blocks(s.blocks) if isinstance(one, Chart)]
+    return [one for one in blocks_of(page) if isinstance(one, Gallery)]
