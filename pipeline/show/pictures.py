@@ -77,7 +77,7 @@ def _curve(axes: Axes, curve: Curve) -> None:
     for number, (name, values) in enumerate(curve.series.items()):
         known = [(x, v) for x, v in zip(curve.x, values, strict=True) if math.isfinite(v)]
         dash, colour = DASHES[(last - number) % len(DASHES)], COLOURS[number % len(COLOURS)]
-        axes.plot(*zip(*known, strict=True), dash, color=colour, label=name, gid=f"series-{number}")
+        axes.plot(*zip(*known, strict=True), dash, color=colour, label=visible(name), gid=f"series-{number}")
         if number == last and curve.chosen in dict(known):
             assert curve.chosen is not None
             axes.axvline(curve.chosen, color=FAINT, linewidth=1)
@@ -87,9 +87,14 @@ def _curve(axes: Axes, curve: Curve) -> None:
         axes.xaxis.set_major_locator(LogLocator(numticks=13))
     if curve.shares:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-    axes.set(xlabel=curve.x_label, ylabel=curve.y_label)
+        low, high = axes.get_ylim()
+        room = 0.03 * (min(high, 1.0) - max(low, 0.0))  # what is no share has no place on the axis
+        axes.set_ylim(max(low, -room), min(high, 1 + room))
+    axes.set_xlabel(visible(curve.x_label), parse_math=False)
+    axes.set_ylabel(visible(curve.y_label), parse_math=False)
     if last:
-        axes.legend()
+        for text in axes.legend().get_texts():
+            text.set_parse_math(False)
 
 
 def _scatter(axes: Axes, points: Scatter) -> None:
@@ -120,9 +125,8 @@ def _reliability(axes: Axes, found: Reliability) -> None:
     from matplotlib.ticker import PercentFormatter
 
     axes.plot([0, 1], [0, 1], "--", color=FAINT, linewidth=1, gid="diagonal")
-    x, y = [b.claimed for b in found.bins], [b.right for b in found.bins]
-    axes.vlines(x, [b.low for b in found.bins], [b.high for b in found.bins], colors=COLOURS[0], linewidth=1.2)
-    axes.plot(x, y, "-", color=COLOURS[0], linewidth=1, gid="series-0")
+    x = [b.claimed for b in found.bins]
+    axes.vlines(x, [b.low for b in found.bins], [b.high for b in found.bins], colors=COLOURS[0], alpha=0.45)
     most = max(b.rows for b in found.bins)
     for b in found.bins:  # the area of a mark says how many answers it stands for
         axes.plot([b.claimed], [b.right], "o", color=COLOURS[0], markersize=3 + 7 * math.sqrt(b.rows / most))

@@ -120,7 +120,9 @@ def _environment() -> Environment:
 
 
 def _legible(value: Any) -> Any:
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return visible(value).replace(" %", "\u00a0%")  # a line does not end between a number and its sign
 
 
 def _look(column: Column) -> str:

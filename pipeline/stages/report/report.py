@@ -17,7 +17,6 @@ from pipeline.base.files import make_folder, try_writing, write_bytes, writing
 from pipeline.base.spelling import option
 from pipeline.base.words import many, named, seconds, size
 from pipeline.base.workspace import Workspace
-from pipeline.runs.folder import is_run_name, number_of
 from pipeline.show.page.document import Chart, Confusion, Page, Part, blocks_of
 from pipeline.show.page.render import NoRoom, Rendered, render
 from pipeline.show.pictures import confusion_picture, svg
@@ -41,7 +40,8 @@ def report(settings: ReportSettings, desk: Workspace) -> ReportResult:
     _require_different(stories)
     file = settings.out or desk.reports / f"{'-vs-'.join(story.name for story in stories)}.html"
     _require_places(file, settings)
-    chapters = [_chapter(story, len(stories) > 1, settings, desk) for story in stories]
+    prefixes = [f"run-{place}-" if len(stories) > 1 else "" for place in range(1, len(stories) + 1)]
+    chapters = [_chapter(story, prefix, settings, desk) for story, prefix in zip(stories, prefixes, strict=True)]
     page = _page(chapters)
     rendered = _rendered(page, settings)
     with writing(file.parent, ConfigError, f"give another {option('out')}"):
@@ -83,7 +83,7 @@ def _require_places(file: Path, settings: ReportSettings) -> None:
                 try_writing(folder)
 
 
-def _chapter(story: Story, several: bool, settings: ReportSettings, desk: Workspace) -> Chapter:
+def _chapter(story: Story, prefix: str, settings: ReportSettings, desk: Workspace) -> Chapter:
     """A run with its images and its map."""
     lacking = list(story.lacking)
     cache, found = story.cache, None
@@ -94,8 +94,7 @@ def _chapter(story: Story, several: bool, settings: ReportSettings, desk: Worksp
             lacking.append(Lacking("the map of features", str(error)))
     looks = looks_of(story)
     album = album_of(cache, looks.rows(story), desk)
-    number = number_of(story.name) if is_run_name(story.name) else story.name
-    return Chapter(story, looks, album, found, tuple(lacking), f"run-{number}-" if several else "")
+    return Chapter(story, looks, album, found, tuple(lacking), prefix)
 
 
 def _page(chapters: list[Chapter]) -> Page:

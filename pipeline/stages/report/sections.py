@@ -109,7 +109,8 @@ def _confusion(chapter: Chapter) -> list[Block]:
         for pair in chapter.looks.pairs:
             if pair.true in kept and pair.taken in kept:
                 links[kept[pair.true], kept[pair.taken]] = _pair_anchor(chapter, pair.true, pair.taken)
-        caption = "a row is a class, a column what its images were taken for; a cell leads to its images"
+        caption = "a row is a class, a column what its images were taken for"
+        caption += "; a cell leads to its images" if links else ""
         left = len(story.classes) - len(matrix.classes)
         if left:
             caption += f"\n{many(left, 'class')} that no image is of, or that are confused less often, are left out"

@@ -152,8 +152,8 @@ def from_what(story: Story) -> Table:
             ("Images", f"{rows} (that could be read)"),
             ("Classes", f"{count(len(story.classes))}: {few(story.classes, CLASSES_NAMED)}"),
             ("Trunk", f"{trunk(story)}, frozen, seeing {transform.crop} × {transform.crop} pixels"),
-            ("Weights", f"{by['weights']['name']}, SHA-256 {by['weights']['sha256'][:12]}"),
-            ("Features", None if width is None else f"{count(width)} of the layer {by['trunk']['layer']}"),
+            ("Weights", f"{os.path.basename(about['weights'])}, SHA-256 {by['weights']['sha256'][:12]}"),
+            ("Features", None if width is None else f"{count(width)} an image, of the layer {by['trunk']['layer']}"),
             (
                 "Computed",
                 f"in {by['precision']} by {engine['name']} {engine['version']} ({engine['device']}), {decode}",
@@ -278,7 +278,7 @@ def ranking(trials: Sequence[TrialRecord], metric: str) -> Table:
         cells = [*values, write(t["val"].get(metric)), write(t["train"].get(metric)), percent(t["val"].get("accuracy"))]
         rows.append([Part(str(rank), "dim"), *(Part(cell, "best" if rank == 1 else "") for cell in cells)])
     names = [name.replace("_", " ") for name in varied[:VARIED]]
-    columns = figures("", *names, f"{metric_name(metric)}, val", f"{metric_name(metric)}, train", "accuracy, val")
+    columns = figures("Rank", *names, f"{metric_name(metric)}, val", f"{metric_name(metric)}, train", "accuracy, val")
     more = f"the first {len(shown)} of {count(len(trials))}; " if len(trials) > len(shown) else ""
     return Table(columns, rows, "", f"{more}what chose gives its best figures an optimistic look")
 

@@ -11,7 +11,8 @@ const compare = (a, b) => {
 };
 for (const table of document.querySelectorAll("table.headed")) {
   const body = table.tBodies[0];
-  if (body.rows.length < 3) continue;
+  // What has no name in its first column is no list of things.
+  if (body.rows.length < 3 || !table.tHead.rows[0].cells[0].textContent.trim()) continue;
   [...table.tHead.rows[0].cells].forEach((head, column) => {
     if (!head.textContent.trim()) return;
     const button = document.createElement("button");
