@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from os import PathLike
+from typing import Literal
 
 from pipeline.base.watch import Watch
 from pipeline.stages.extract.results import ExtractResult
@@ -46,6 +47,13 @@ def audit(
     drop_leaks: bool = False,
     out: str | PathLike[str] | None = None,
     strict: bool = False,
+    labels: bool = False,
+    suspects: str | PathLike[str] | None = None,
+    folds: int | None = None,
+    C: float | None = None,
+    groups: str | PathLike[str] | None = None,
+    test: bool = False,
+    seed: int = 0,
     workspace: str | PathLike[str] | None = None,
     watch: Watch | None = None,
 ) -> AuditReport: ...
@@ -262,7 +270,7 @@ def search(
     evaluate: bool = True,
     Cs: float | Sequence[float] | None = None,
     cv: int = 0,
-    shots: int | Sequence[int] | None = None,
+    shots: int | Literal["all"] | Sequence[int | Literal["all"]] | None = None,
     draws: int = 5,
     trials: int = 54,
     epochs: int = 30,

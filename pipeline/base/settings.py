@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import os
 import re
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pipeline.base import spelling
 from pipeline.base.errors import ConfigError
@@ -152,32 +153,37 @@ def check(settings: Any) -> None:
     Raises:
         ConfigError: names the option, the wrong value and the legal ones.
     """
+    types = declared(type(settings))
     for field in dataclasses.fields(settings):
-        value, rule = getattr(settings, field.name), field.metadata
+        value, rule, words = getattr(settings, field.name), field.metadata, types[field.name].words
         named = spelling.place(field.name) if rule.get("positional") else spelling.option(field.name)
         if value is None:
             continue
         for one in value if isinstance(value, tuple) else (value,):
+            if one in words:
+                continue
+            if types[field.name].one is int and isinstance(one, (float, str)):
+                raise ConfigError(f"{named} is {one!r}: it must be {types[field.name].what}")
             try:
-                _check_one(named, one, rule)
+                _check_one(named, one, rule, "".join(f" or {word!r}" for word in words))
             except TypeError as error:
-                raise ConfigError(f"{named} is {one!r}: it must be a number") from error
+                raise ConfigError(f"{named} is {one!r}: it must be {types[field.name].what}") from error
         if isinstance(value, tuple) and not value:
             raise ConfigError(f"{named} is empty: give at least one value")
 
 
-def _check_one(named: str, value: Any, rule: Mapping[str, Any]) -> None:
+def _check_one(named: str, value: Any, rule: Mapping[str, Any], other: str) -> None:
     choices = rule.get("choices")
     if choices and value not in choices:
         raise ConfigError(f"{named} {value!r} is not known: choose from {', '.join(choices)}{meant(value, choices)}")
     if rule.get("rule") is not None:
         rule["rule"](value)
     if rule.get("minimum") is not None and not value >= rule["minimum"]:
-        raise ConfigError(f"{named} is {value}: it must be at least {rule['minimum']}")
+        raise ConfigError(f"{named} is {value}: it must be at least {rule['minimum']}{other}")
     if rule.get("above") is not None and not value > rule["above"]:
-        raise ConfigError(f"{named} is {value}: it must be above {rule['above']}")
+        raise ConfigError(f"{named} is {value}: it must be above {rule['above']}{other}")
     if rule.get("below") is not None and not value < rule["below"]:
-        raise ConfigError(f"{named} is {value}: it must be below {rule['below']}")
+        raise ConfigError(f"{named} is {value}: it must be below {rule['below']}{other}")
 
 
 def meant(word: object, known: Iterable[str]) -> str:
@@ -213,14 +219,26 @@ def _numbers_as_names(value: Any) -> Any:
 
 
 class Declared(NamedTuple):
-    """The type of a field: that of one value, and whether there may be many of them."""
+    """The type of a field: that of one value, whether there may be many of them, and words that may stand for one."""
 
     one: type[Any]
     many: bool
+    words: tuple[str, ...] = ()
+
+    @property
+    def what(self) -> str:
+        """What a value must be, for messages."""
+        return " or ".join([_KINDS.get(self.one, "a number"), *map(repr, self.words)])
+
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path, as text"}
 
 
 def declared(kind: type[Any]) -> Mapping[str, Declared]:
-    """Field -> its type in the settings ``kind``: ``tuple[float, ...] | None`` is many of float."""
+    """Field -> its type in the settings ``kind``: ``tuple[float, ...] | None`` is many of float.
+
+    ``tuple[int | Literal["all"], ...]`` is many of int, for which the word ``all`` may stand.
+    """
     return {name: _declared(hint) for name, hint in typing.get_type_hints(kind).items()}
 
 
@@ -229,7 +247,10 @@ def _declared(hint: Any) -> Declared:
         hint = next(a for a in typing.get_args(hint) if a is not type(None))
     many = typing.get_origin(hint) is tuple
     one = typing.get_args(hint)[0] if many else hint
-    return Declared(next(iter(typing.get_args(one)), one), many)  # of several kinds the first is the command line's
+    kinds = [kind for kind in typing.get_args(one) if typing.get_origin(kind) is not Literal]
+    words = [typing.get_args(kind) for kind in typing.get_args(one) if typing.get_origin(kind) is Literal]
+    # Of several kinds the first is the command line's.
+    return Declared(next(iter(kinds), one), many, tuple(itertools.chain(*words)))
 
 
 def _as_declared(type_: Declared, value: Any) -> Any:

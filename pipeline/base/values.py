@@ -6,8 +6,8 @@ picture. Text may come from outside (a path, a class name): who draws it makes e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 Role = Literal["", "head", "best", "dim", "good", "bad", "frozen", "trained"]
@@ -83,7 +83,8 @@ class Curve:
     """Series of a value for each ``x``; a value that is not finite is missing.
 
     ``chosen`` is the x that was chosen, by the last of the series. ``shares`` says that the values are shares in
-    [0, 1]; ``log_x`` that the x are spread by their logarithm.
+    [0, 1]; ``log_x`` that the x are spread by their logarithm. ``bands`` are what some of the series, by name, lie
+    between, (low, high) for each x; ``dots`` the series that are known at single places, which are to be seen.
     """
 
     series: Mapping[str, Sequence[float]]
@@ -94,6 +95,8 @@ class Curve:
     chosen: float | None = None
     shares: bool = False
     log_x: bool = False
+    bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
+    dots: Collection[str] = ()
 
 
 @dataclass(frozen=True)

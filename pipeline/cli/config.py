@@ -28,7 +28,6 @@ HELP = (
 RECORD, RECORD_FORMAT = "config.json", "pipeline-run"  # pipeline.runs.folder's, which would make --help slow
 MADE_BY = {"fewshot": "search"}  # stages that are not named as the command that makes them
 LOOKS = frozenset({"evaluate", "test"})  # settings that say whether test rows are scored
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path, as text"}
 
 
 class Recorded(str):
@@ -142,8 +141,10 @@ def _fitting(value: Any, type_: Declared, where: str, *, optional: bool) -> Any:
         return None
     if type_.many:
         values = value if isinstance(value, list) else [value]
-        return tuple(_fitting(one, Declared(type_.one, False), where, optional=False) for one in values)
+        return tuple(_fitting(one, type_._replace(many=False), where, optional=False) for one in values)
+    if value in type_.words:
+        return value
     known = int | float if type_.one is float else str if type_.one is Path else type_.one
     if not isinstance(value, known) or (isinstance(value, bool) and type_.one is not bool):
-        raise ConfigError(f"{where} is {value!r}: it must be {KINDS[type_.one]}")
+        raise ConfigError(f"{where} is {value!r}: it must be {type_.what}")
     return type_.one(value)

@@ -180,7 +180,7 @@ def _add_place(parser: argparse.ArgumentParser, field: Any, type_: Declared, def
     parser.add_argument(
         field.name,
         metavar=field.metadata["metavar"] or field.name.upper(),
-        type=_converter(type_.one),
+        type=_converter(type_),
         nargs=nargs[type_.many, required],
         default=None if required else default,
         help=_help(field, None if required else default),
@@ -210,10 +210,10 @@ def _add_option(group: argparse._ArgumentGroup, field: Any, type_: Declared, def
     named = choices and len(words) * (2 if type_.many else 1) <= LONGEST_CHOICE  # of many values it stands there twice
     group.add_argument(
         flag,
-        type=_converter(type_.one),
+        type=_converter(type_),
         nargs="+" if type_.many else None,
         default=default,
-        metavar=words if named else field.metadata["metavar"] or _metavar(type_.one),
+        metavar=words if named else field.metadata["metavar"] or _metavar(type_),
         help=_help(field, default, "" if named or not choices else f": {', '.join(choices)}"),
     )
 
@@ -226,20 +226,22 @@ def _help(field: Any, default: Any, choices: str = "") -> str:
     return f"{text} (default: {shown.replace('%', '%%')})"
 
 
-def _converter(base: type[Any]) -> Callable[[str], Any]:
+def _converter(type_: Declared) -> Callable[[str], Any]:
     """From a word of the command line to a value; what is no number is said so, with its name."""
-    kind = {int: "a whole number", float: "a number"}.get(base)
-    if kind is None:
+    base = type_.one
+    if base not in (int, float):
         return base if base is not str else lambda word: word  # a text stays the object that it is
 
     def convert(word: str) -> Any:
+        if word in type_.words:
+            return word
         try:
             return base(word)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{word!r} is not {kind}") from None
+            raise argparse.ArgumentTypeError(f"{word!r} is not {type_.what}") from None
 
     return convert
 
 
-def _metavar(base: type[Any]) -> str:
-    return {int: "N", float: "X", Path: "PATH"}.get(base, "NAME")
+def _metavar(type_: Declared) -> str:
+    return "|".join([{int: "N", float: "X", Path: "PATH"}.get(type_.one, "NAME"), *type_.words])

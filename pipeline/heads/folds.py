@@ -30,3 +30,17 @@ def fold_numbers(y: Numbers, groups: npt.NDArray[Any], folds: int, seed: Any) ->
     for number, (_, out) in enumerate(splitter.split(rows, y[rows])):
         numbers[out] = number
     return numbers[place]
+
+
+def halves(y: Numbers, groups: npt.NDArray[Any], seed: Any) -> Numbers:
+    """The half, 0 or 1, of each row (n,): groups (n,), such as copies of an image, whole, as equal of each class.
+
+    Each goes by its first label. Of a class with an odd number of groups a half has one more, each half in turn; a
+    class may have a single one.
+    """
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    shuffled = np.random.default_rng(seed).permutation(len(first))
+    by_class = shuffled[np.argsort(y[first[shuffled]], kind="stable")]
+    half = np.empty(len(first), np.int64)
+    half[by_class] = np.arange(len(first)) % 2
+    return half[group]

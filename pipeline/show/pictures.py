@@ -49,7 +49,8 @@ LOOK = {
 def svg(drawing: Drawing, size: tuple[float, float] = SIZE) -> str:
     """The drawing as the text of an SVG file, ``size`` inches large; what was chosen of a curve has a mark.
 
-    The last of several series is a solid line. Values that are not finite are left out of the lines.
+    The last of several series is a solid line. Values that are not finite are left out of the lines and of the areas
+    that they lie between.
     """
     from matplotlib import style
     from matplotlib.figure import Figure
@@ -77,7 +78,12 @@ def _curve(axes: Axes, curve: Curve) -> None:
     for number, (name, values) in enumerate(curve.series.items()):
         known = [(x, v) for x, v in zip(curve.x, values, strict=True) if math.isfinite(v)]
         dash, colour = DASHES[(last - number) % len(DASHES)], COLOURS[number % len(COLOURS)]
-        axes.plot(*zip(*known, strict=True), dash, color=colour, label=visible(name), gid=f"series-{number}")
+        mark, gid = "o" if name in curve.dots else "", f"series-{number}"
+        axes.plot(*zip(*known, strict=True), dash, marker=mark, color=colour, label=visible(name), gid=gid)
+        if name in curve.bands:
+            ends = zip(curve.x, *curve.bands[name], strict=True)
+            x, low, high = zip(*(place for place in ends if all(map(math.isfinite, place))), strict=True)
+            axes.fill_between(x, low, high, color=colour, alpha=0.18, lw=0, gid=f"band-{number}")
         if number == last and curve.chosen in dict(known):
             assert curve.chosen is not None
             axes.axvline(curve.chosen, color=FAINT, linewidth=1)
@@ -87,9 +93,9 @@ def _curve(axes: Axes, curve: Curve) -> None:
         axes.xaxis.set_major_locator(LogLocator(numticks=13))
     if curve.shares:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-        low, high = axes.get_ylim()
-        room = 0.03 * (min(high, 1.0) - max(low, 0.0))  # what is no share has no place on the axis
-        axes.set_ylim(max(low, -room), min(high, 1 + room))
+        bottom, top = axes.get_ylim()
+        room = 0.03 * (min(top, 1.0) - max(bottom, 0.0))  # what is no share has no place on the axis
+        axes.set_ylim(max(bottom, -room), min(top, 1 + room))
     axes.set_xlabel(visible(curve.x_label), parse_math=False)
     axes.set_ylabel(visible(curve.y_label), parse_math=False)
     if last:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from pipeline.base import settings as st
+from pipeline.base.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,21 @@ class Example:
     names: tuple[str, ...] | None = st.option(None, "many texts, or none")
     fast: bool = st.option(False, "a switch")
     share: float = st.option(0.5, "a number")
+    few: tuple[int | Literal["all"], ...] | None = st.option(None, "numbers or a word", minimum=1)
+
+    def __post_init__(self) -> None:
+        st.check(self)
 
 
 def test_types_are_those_of_the_annotations() -> None:
     assert st.declared(Example) == {
-        "source": (str, False),
-        "out": (Path, False),
-        "ways": (float, True),
-        "names": (str, True),
-        "fast": (bool, False),
-        "share": (float, False),
+        "source": (str, False, ()),
+        "out": (Path, False, ()),
+        "ways": (float, True, ()),
+        "names": (str, True, ()),
+        "fast": (bool, False, ()),
+        "share": (float, False, ()),
+        "few": (int, True, ("all",)),
     }
 
 
@@ -46,11 +52,26 @@ def test_types_are_those_of_the_annotations() -> None:
         ({"names": Path("one")}, {"names": ("one",)}),
         ({"names": None}, {"names": None}),
         ({"fast": True, "share": 0}, {"fast": True, "share": 0}),
+        ({"few": "all"}, {"few": ("all",)}),
+        ({"few": (1, "all")}, {"few": (1, "all")}),
     ],
 )
 def test_values_are_taken_as_people_give_them(given: dict[str, Any], kept: dict[str, Any]) -> None:
     made = st.build(Example, {"source": "s", **given})
     assert {name: getattr(made, name) for name in kept} == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"few": "most"}, "few is 'most': it must be a whole number or 'all'$"),
+        ({"few": 2.5}, "few is 2.5: it must be a whole number or 'all'$"),
+        ({"few": (1, 0, "all")}, "few is 0: it must be at least 1 or 'all'$"),
+    ],
+)
+def test_what_is_neither_a_number_nor_a_word_that_stands_for_one_is_refused(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        st.build(Example, {"source": "s", **given})
 
 
 @dataclass(frozen=True)

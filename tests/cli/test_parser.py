@@ -79,6 +79,7 @@ def test_an_option_stands_under_its_own_heading(capsys: pytest.CaptureFixture[st
         (("train", "--solver", "adamv"), "did you mean adamw\\?$"),
         (("train", "--C", "much"), "^--C: 'much' is not a number; see"),
         (("train", "--epochs", "1.5"), "^--epochs: '1.5' is not a whole number; see"),
+        (("search", "--shots", "1", "foo"), "^--shots: 'foo' is not a whole number or 'all'; see"),
         (("train", "--lr"), "^--lr needs a value; see"),
         (("predict",), "^RUN, IMAGE must be given; see"),
         (("predict", "photo.jpg"), "^IMAGE must be given, after a RUN, which may be `latest`; see"),
@@ -89,6 +90,15 @@ def test_an_option_stands_under_its_own_heading(capsys: pytest.CaptureFixture[st
 def test_a_mistyped_word_is_told_with_what_was_meant(words: tuple[str, ...], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         asked(*words)
+
+
+def test_a_word_may_stand_among_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert asked("search", "--shots", 1, 5, "all").shots == (1, 5, "all")
+    path = written(tmp_path, 'shots = [1, 5, "all"]\n')
+    assert asked("search", "--config", path).shots == (1, 5, "all")
+    with pytest.raises(ConfigError, match="shots is 'most': it must be a whole number or 'all'$"):
+        asked("search", "--config", written(tmp_path, 'shots = [1, "most"]\n'))
+    assert "--shots N|all [N|all ...]" in help_of("search", capsys)
 
 
 def test_the_beginning_of_an_option_is_enough() -> None:

@@ -167,6 +167,21 @@ def test_matplotlib_is_imported_when_something_is_drawn_and_not_before(room):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
+def test_a_series_has_the_area_that_it_lies_between_and_dots_where_it_is_known():
+    values, nan = [0.7, math.nan, 0.9], math.nan
+    band = ([0.6, nan, 0.8], [0.8, nan, 1.0])
+    curve = path(series={"law": [0.7, 0.8, 0.9], "val": values}, chosen=None, bands={"val": band}, dots=("val",))
+    root = drawn(curve)
+    groups = {g.get("id"): g for g in root.iter(f"{SVG}g")}
+    assert "band-1" in groups and "band-0" not in groups
+    assert len(list(groups["series-1"].iter(f"{SVG}use"))) == 2 and not list(groups["series-0"].iter(f"{SVG}use"))
+    (area,) = groups["band-1"].iter(f"{SVG}path")
+    ys = [float(y) for _, y in re.findall(r"[ML] (\S+) (\S+)", area.get("d"))]
+    law = {v: y for v, (_, y) in zip((0.7, 0.8, 0.9), points(root, "series-0"), strict=True)}
+    a_tenth = law[0.7] - law[0.8]
+    assert max(ys) - min(ys) == pytest.approx(4 * a_tenth, abs=0.1)
+
+
 # -- confusion --------------------------------------------------------------------------------------------------------
 
 

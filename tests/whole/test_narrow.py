@@ -42,6 +42,7 @@ def shown(workshop: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -
     train(cache, workspace=root, watch=keep("train"))
     search(cache, workspace=root, watch=keep("search"))
     search(cache, shots=(1, 5), draws=2, Cs=(0.01, 0.1), workspace=root, watch=keep("search --shots"))
+    search(cache, shots=(1, 2, 3, 5, "all"), draws=2, Cs=(0.01, 0.1), workspace=root, watch=keep("search --shots all"))
     search(cache, space="mlp", trials=12, epochs=2, workspace=root, watch=keep("search --space mlp"))
     baseline(cache, names=("majority", "knn10", "ridge"), test=True, workspace=root, watch=keep("baseline"))
     evaluate("1", workspace=root, watch=keep("evaluate"))
@@ -76,7 +77,7 @@ def plain(cell: Cell) -> str:
 
 @pytest.mark.parametrize("width", [40, 60, 100])
 def test_no_line_is_wider_and_no_figure_is_cut(shown: Shown, printed: Callable[..., str], width: int) -> None:
-    assert len({command for command, _ in shown}) == 13
+    assert len({command for command, _ in shown}) == 14
     for command, value in shown:
         text = printed(value, width=width)
         assert [line for line in text.splitlines() if cell_len(line.rstrip()) > width] == [], command

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import baseline, extract, open_cache, search, train
+from pipeline import audit, baseline, extract, open_cache, search, train
 from pipeline.base.errors import DataError
 from pipeline.store.reader import Cache
 
@@ -62,7 +62,9 @@ WORK: dict[str, tuple[Callable[..., Any], Quick]] = {
     "search by folds": (search, {"evaluate": False, "Cs": (1e-3, 1e-2), "cv": 3}),
     "search mlp": (search, {"evaluate": False, "space": "mlp", "trials": 2, "epochs": 2}),
     "few-shot": (search, {"evaluate": False, "Cs": (1e-3, 1e-2), "shots": (1, 3), "draws": 2}),
+    "learning curve": (search, {"Cs": (1e-3, 1e-2), "shots": (1, 2, 3, 5, "all"), "draws": 2}),
     "baselines": (baseline, {"names": ("majority", "centroid", "knn10", "ridge")}),
+    "audit of labels": (audit, {"labels": True}),
     "baselines with floors": (baseline, {"names": ("majority",), "floors": True}),
 }
 
@@ -74,7 +76,8 @@ def test_it_works_without_test_rows_and_the_same(made: SimpleNamespace, tmp_path
     kept = []
     for cache in (made.sound, made.poisoned):
         result = work(cache, workspace=tmp_path, **options).to_json()
-        folder = Path(result.pop("run"))
+        result.pop("cache", None)
+        folder = Path(result.pop("run", tmp_path))
         head = folder / "head.safetensors"
         results = [{k: v for k, v in r.items() if k != "seconds"} for r in result.pop("results", ())]
         result.pop("seconds", None)
@@ -85,7 +88,11 @@ def test_it_works_without_test_rows_and_the_same(made: SimpleNamespace, tmp_path
 
 def test_the_poison_and_the_guard_are_there(made: SimpleNamespace, tmp_path: Path, guarded: None) -> None:
     assert float(open_cache(made.poisoned).features.max()) == pytest.approx(1e30)
-    for work, options in ((search, {"Cs": (1e-2,)}), (baseline, {"test": True})):
+    for work, options in (
+        (search, {"Cs": (1e-2,)}),
+        (baseline, {"test": True}),
+        (audit, {"labels": True, "test": True}),
+    ):
         with pytest.raises(AssertionError, match="asked for test rows"):
             work(made.sound, workspace=tmp_path, **options)
 

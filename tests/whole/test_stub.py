@@ -19,6 +19,7 @@ import pipeline
 STUB = Path(pipeline.__file__).with_suffix(".pyi")
 DOORS = [name for name in pipeline.__all__ if name != "open_cache"]
 HOMES = {
+    "Literal": "typing",
     "PathLike": "os",
     "Sequence": "collections.abc",
     "Watch": "pipeline.base.watch",
@@ -54,7 +55,7 @@ def accepted(declared: str) -> str:
     text = "str | PathLike[str]"
     if declared == "str | Path":
         return text
-    if many := re.fullmatch(r"tuple\[(\w+)( \| \w+)?, \.\.\.\](.*)", declared):
+    if many := re.fullmatch(r"tuple\[(\w+)( \| \w+(?:\[.*?\])?)?, \.\.\.\](.*)", declared):
         one = (text if many[1] == "str" else many[1]) + (many[2] or "")
         return f"{one} | Sequence[{one}]{many[3]}"
     return re.sub(r"^(str|Path)(?=$| \| None$)", text, declared).replace("os.PathLike", "PathLike")

@@ -87,7 +87,15 @@ class Split:
     blocks: Sequence[Block]
 
 
-Block = Prose | Tiles | Table | Steps | Chart | Confusion | Gallery | Split
+@dataclass(frozen=True)
+class Shelf:
+    """Galleries that are folded: their titles stand close together, and a link opens one."""
+
+    title: str
+    galleries: Sequence[Gallery]
+
+
+Block = Prose | Tiles | Table | Steps | Chart | Confusion | Gallery | Shelf | Split
 
 
 @dataclass(frozen=True)
@@ -130,5 +138,7 @@ def _flat(blocks: Sequence[Block]) -> Iterator[Block]:
     for one in blocks:
         if isinstance(one, Split):
             yield from _flat(one.blocks)
+        elif isinstance(one, Shelf):
+            yield from one.galleries
         else:
             yield one

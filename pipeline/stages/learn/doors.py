@@ -34,7 +34,7 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
     """Try many heads, choose on val, refit, test once.
 
     Or choose by cross-validation (``cv``); the refit is on train and val. With ``shots`` mean and deviation over draws
-    of so many images of each class instead.
+    of so many images of each class instead; with ``"all"`` among them a learning curve, from val alone.
 
     Raises:
         ConfigError, CacheError, HeadError: among them a cache without val rows, on which nothing can be chosen.

@@ -34,16 +34,24 @@ from pipeline.stages.score.ledger import Scorer
 from pipeline.stages.score.sealed import has_test, open_test
 from pipeline.store.rows import Rows
 
+STAGE = "fewshot"  # of the run, a learning curve's, too
+
 
 @dataclass(frozen=True)
 class FewShotResult:
-    """The run's folder and, for each number of shots, mean and deviation over the draws.
+    """The run's folder and, for each number of shots, figures of the draws.
 
-    ``val`` and ``test`` are the metric's, ``accuracy`` the head's accuracy and ``centroid`` that of the nearest class
-    mean by cosine on the same images, both on test where it is scored, otherwise on val.
+    Few-shot: mean and deviation over them. ``val`` and ``test`` are the metric's, ``accuracy`` the head's accuracy and
+    ``centroid`` that of the nearest class mean by cosine on the same images, both on test where it is scored, otherwise
+    on val. ``scored_before``: how many other runs had been scored on these test rows; None where these were not.
 
-    ``scored_before``: how many other runs had been scored on these test rows; None where these were not. ``chosen_by``:
-    what each draw's penalty was chosen on.
+    A learning curve (``all`` among the shots): how many train ``images`` there were, the mean ``val`` figure (the
+    metric's; accuracy where that is the log-loss) of rows that did not choose the head, and its 95 % interval, ``low``
+    to ``high``, over draws and val images. ``law`` has a, b and c of 1 - val = a + b images^-c, ``more`` what takes a
+    point off the error (see :class:`pipeline.heads.scores.power_law.MoreLabels`), ``ahead`` the law's val figure, with
+    an interval, at 2, 5 and 10 times as many images; None where there are too few numbers of shots for a law.
+
+    ``C`` is the median of the draws' penalties, ``chosen_by`` what each was chosen on.
     """
 
     run: Path
@@ -51,6 +59,9 @@ class FewShotResult:
     seconds: float
     scored_before: int | None = None
     chosen_by: str = "val"
+    law: dict[str, float] | None = None
+    more: dict[str, Any] | None = None
+    ahead: list[dict[str, Any]] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -64,23 +75,21 @@ def few_shot(task: Task[SearchSettings]) -> FewShotResult:
         HeadError: no val rows to choose on.
     """
     settings, cache, desk = task.settings, task.cache, task.desk
-    if not len(task.val):
-        raise HeadError(
-            f"{cache.path.name} has no val rows to choose on: extract with {option('val_fraction')} above 0"
-        )
-    assert settings.shots is not None
+    require_val(task)
+    shots = sorted({k for k in settings.shots or () if isinstance(k, int)})
+    say_what_is_taken_whole(task, shots)
     began = time.perf_counter()
-    plan = [(k, draw) for k in sorted(set(settings.shots)) for draw in range(settings.draws)]
+    plan = [(k, draw) for k in shots for draw in range(settings.draws)]
     heads: list[tuple[int, int, ExactFit, Mapping[str, float], torch.Tensor]] = []
     with desk.watch.track("few-shot", len(plan), unit="draws") as tracker:
         for k, draw in plan:
-            rows = drawn(task.train, k, seed=(settings.seed, k, draw))
+            rows = drawn(task.train, k, seed=(settings.seed, draw))
             centroids = cosine_centroids(rows.X, rows.y, len(cache.classes))
             heads.append((k, draw, *_choose(task, rows), centroids))
             tracker.advance()
     seconds = time.perf_counter() - began
     name, about = cache.path.name.removesuffix(".h5"), cache_record(cache)
-    with runs.new_run(desk, stage="fewshot", name=name, settings=settings, about=about) as (
+    with runs.new_run(desk, stage=STAGE, name=name, settings=settings, about=about) as (
         draft,
         folder,
     ):
@@ -102,7 +111,7 @@ def few_shot(task: Task[SearchSettings]) -> FewShotResult:
                     "centroid": float((nearest_by_cosine(centroids, shown.X) == shown.y).mean()),
                 }
             )
-        results = [_summary(k, [d for d in draws if d["shots"] == k]) for k in sorted(set(settings.shots))]
+        results = [_summary(k, [d for d in draws if d["shots"] == k]) for k in shots]
         found = FewShotResult(folder, results, seconds, test.scored_before if test else None)
         draft.write_lines("draws.jsonl", draws)
         draft.write_json("metrics.json", {n: v for n, v in found.to_json().items() if n != "run"})
@@ -111,8 +120,27 @@ def few_shot(task: Task[SearchSettings]) -> FewShotResult:
     return found
 
 
-def drawn(rows: Rows, k: int, *, seed: tuple[int, int, int]) -> Rows:
-    """k rows of each class, drawn without replacement; all of a class that has fewer."""
+def require_val(task: Task[SearchSettings]) -> None:
+    """Raises HeadError where there are no val rows."""
+    if not len(task.val):
+        raise HeadError(
+            f"{task.cache.path.name} has no val rows to choose on: extract with {option('val_fraction')} above 0"
+        )
+
+
+def say_what_is_taken_whole(task: Task[SearchSettings], shots: Sequence[int]) -> None:
+    """Say of each number of shots how many classes have fewer train images."""
+    images = np.bincount(task.train.y)
+    for k in shots:
+        if fewer := int(((images > 0) & (images < k)).sum()):
+            task.desk.watch.say(words.taken_whole(k, fewer, len(task.cache.classes)))
+
+
+def drawn(rows: Rows, k: int, *, seed: tuple[int, int]) -> Rows:
+    """k rows of each class, drawn without replacement; all of a class that has fewer.
+
+    Of one seed the rows for a smaller k are among those for a larger one.
+    """
     rng = np.random.default_rng(seed)
     by_class = np.argsort(rows.y, kind="stable")
     members = np.split(by_class, np.flatnonzero(np.diff(rows.y[by_class])) + 1)

@@ -125,11 +125,6 @@ def trace_row(epoch: Epoch) -> TraceRow:
     )
 
 
-def linear_logits(X: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any]) -> NDArray[np.float32]:
-    """Logits (n, C) float32 of rows (n, D) by a linear head on raw features."""
-    return np.asarray(X, np.float32) @ weight.T.astype(np.float32) + bias.astype(np.float32)
-
-
 def make_head(cache: Cache, fit: Fit, temperature: float = 1.0) -> Head:
     """The artifact of a head."""
     return Head(

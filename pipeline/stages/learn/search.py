@@ -7,32 +7,28 @@ The functions that fit and choose are handed train and val rows and nothing else
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from contextlib import nullcontext
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.base.errors import HeadError
 from pipeline.base.interrupt import on_interrupt
 from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.heads.choice import at_the_end
-from pipeline.heads.exact.path import ExactFit
+from pipeline.heads.left_out import left_out_logits
 from pipeline.runs.folder import Run, kept_from, result_of
 from pipeline.show.pictures import svg
 from pipeline.stages.learn import words
 from pipeline.stages.learn.brackets import minibatch_search, state_of
+from pipeline.stages.learn.curve import learning_curve
 from pipeline.stages.learn.few_shot import FewShotResult, few_shot
 from pipeline.stages.learn.held_out import fold_numbers, of_folds, refit_folds
-from pipeline.stages.learn.kept import SEARCH, Choice, TrainResult, exact_fit, keep, linear_logits
-from pipeline.stages.learn.settings import EXACT, SearchSettings
+from pipeline.stages.learn.kept import SEARCH, Choice, TrainResult, exact_fit, keep
+from pipeline.stages.learn.settings import ALL, EXACT, SearchSettings
 from pipeline.stages.learn.state import SearchState
 from pipeline.stages.learn.task import Task, task_of
 from pipeline.stages.learn.trials import Ranking, cross_validated, exact_trials
 from pipeline.stages.score.evaluate import score
 from pipeline.stages.score.sealed import has_test
-from pipeline.store.rows import Rows
 
 PATH_PICTURE = "path.svg"
 
@@ -41,7 +37,7 @@ def search(settings: SearchSettings, desk: Workspace) -> TrainResult | FewShotRe
     """Search with settings made."""
     task = task_of(settings, desk)
     if settings.shots:
-        return few_shot(task)
+        return learning_curve(task) if ALL in settings.shots else few_shot(task)
     if not len(task.val) and not settings.cv:
         raise HeadError(
             f"{task.cache.path.name} has no val rows to choose on: extract with {option('val_fraction')} above 0, or "
@@ -105,15 +101,7 @@ def _exact_search(task: Task[SearchSettings]) -> Ranking:
     if settings.refit and not settings.cv:  # with cross-validation it has learned from both already
         rows, folds = task.both, refit_folds(task)
         fits = task.exact(rows, [C], folds=folds)
-    chosen = {fit.fold: fit for fit in fits if fit.C == C}
-    held_out = None if folds is None else of_folds(task, _left_out(chosen, rows, folds), folds)
+    whole = next(fit for fit in fits if fit.C == C and fit.fold < 0)
+    held_out = None if folds is None else of_folds(task, left_out_logits(fits, C, rows.X, folds), folds)
     files = {PATH_PICTURE: svg(words.path(trials, settings.metric, C))}
-    return Ranking(ranked, exact_fit(chosen[-1]), rows, files, held_out)
-
-
-def _left_out(fits: Mapping[int, ExactFit], rows: Rows, folds: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Logits (n, C) of each row by the one of ``fits`` that was made without its fold."""
-    logits = np.empty((len(rows), len(fits[-1].bias)), np.float32)
-    for number, fit in fits.items():
-        logits[folds == number] = linear_logits(rows.X[folds == number], fit.weight, fit.bias)
-    return logits
+    return Ranking(ranked, exact_fit(whole), rows, files, held_out)

@@ -119,6 +119,13 @@ class TrainSettings(HeadSettings):
 CV_HELP = "choose by cross-validation over train + val with so many folds; 0 chooses on val"
 SPACE_HELP = "exact: the penalties --Cs; mlp: minibatch heads with a hidden layer; or a TOML file of settings"
 
+SHOTS_HELP = (
+    "few-shot: learn from so many images of each class instead, drawn --draws times; test is scored at the end. With "
+    "`all` (every train image) among them a learning curve: how many more labels would bring what, from val alone, "
+    "test is not read"
+)
+ALL: Literal["all"] = "all"  # the word of ``shots``
+
 
 @dataclass(frozen=True)
 class SearchSettings(HeadSettings):
@@ -137,10 +144,8 @@ class SearchSettings(HeadSettings):
         group=f"exact heads (--space {EXACT})",
     )
     cv: int = st.option(0, CV_HELP, minimum=0)
-    shots: tuple[int, ...] | None = st.option(
-        None, "few-shot: learn from so many images of each class instead, drawn --draws times", minimum=1
-    )
-    draws: int = st.option(5, "few-shot: how often", minimum=1)
+    shots: tuple[int | Literal["all"], ...] | None = st.option(None, SHOTS_HELP, minimum=1)
+    draws: int = st.option(5, "with --shots: how often each number of images is drawn", minimum=1)
     trials: int = st.option(
         54,
         "configurations to try, with --optuna by all processes together",

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from pipeline.base.schema import Count, Malformed, Rule, made
 from pipeline.heads.choice import METRICS, order
 from pipeline.heads.exact.path import ExactFit
+from pipeline.heads.left_out import left_out_figures
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.passes import FitResult
-from pipeline.heads.scores.tally import Tally, head_figures, linear_figures
+from pipeline.heads.scores.tally import head_figures, linear_figures
 from pipeline.runs.held_out import HeldOut
 from pipeline.stages.learn.kept import Fit, make_head, minibatch_fit
 from pipeline.stages.learn.task import Task
@@ -77,21 +78,15 @@ def cross_validated(fits: Sequence[ExactFit], rows: Rows, folds: NDArray[np.int6
 
     In the order in which ``fits`` has the penalties.
     """
-    by_fold: dict[int, dict[float, ExactFit]] = {}
-    for fit in fits:
-        by_fold.setdefault(fit.fold, {})[fit.C] = fit
-    whole = by_fold.pop(-1)
-    left_out = Tally(len(whole), len(fits[0].bias))
-    for number, of_fold in by_fold.items():
-        here = folds == number
-        left_out.add_linear([(of_fold[C].weight, of_fold[C].bias) for C in whole], rows.X[here], rows.y[here])
-    train = linear_figures([(fit.weight, fit.bias) for fit in whole.values()], rows.X, rows.y)
+    whole = [fit for fit in fits if fit.fold < 0]
+    left_out = left_out_figures(fits, rows.X, rows.y, folds)
+    train = linear_figures([(fit.weight, fit.bias) for fit in whole], rows.X, rows.y)
     trials = []
-    for C, val, own in zip(whole, left_out.figures(), train, strict=True):
-        used = [whole[C], *(of_fold[C] for of_fold in by_fold.values())]
+    for C, own in zip((fit.C for fit in whole), train, strict=True):
+        used = [fit for fit in fits if fit.C == C]
         note = "" if all(fit.converged for fit in used) else "not converged"
         record = {"n_iter": sum(fit.n_iter for fit in used), "grad_norm": max(fit.grad_norm for fit in used)}
-        trials.append(Trial({"C": C}, val, own, note, record))
+        trials.append(Trial({"C": C}, left_out[C], own, note, record))
     return trials
 
 

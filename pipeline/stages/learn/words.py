@@ -5,6 +5,7 @@ Pure functions of what the stage has found, to lines and plain values.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from pipeline.base.values import Column, Curve, Part, Table, figures
 from pipeline.base.words import ABSENT, chosen_of, count, many, percent, seconds, setting, significant
 from pipeline.heads.choice import at_the_end
 from pipeline.heads.minibatch.config import MinibatchConfig
+from pipeline.heads.scores.power_law import FARTHEST, FEWEST_SIZES, POINT
 from pipeline.show.tables import metric_name, penalty_path
 from pipeline.stages.learn.kept import Fit, TrainResult
-from pipeline.stages.learn.settings import EXACT, SearchSettings
+from pipeline.stages.learn.settings import ALL, EXACT, SearchSettings
 from pipeline.stages.learn.trials import Trial
 
 SEARCH_ROWS = 10
+Place = tuple[float, float, float, float]  # of a law: images, figure, low, high
+NEVER = 0.5  # of the resamples: from this share on more labels are said to bring nothing
 
 
 def head(result: TrainResult, fit: Fit) -> str:
@@ -139,3 +143,122 @@ def few_shot(results: Sequence[Mapping[str, Any]], settings: SearchSettings) -> 
     if ends:
         caption.append(f"the median C is the end of the path ({', '.join(ends)}): a better one may lie beyond")
     return Table(figures("Shots", "Draws", *columns.values(), "Median C"), rows, title, "\n".join(caption))
+
+
+def taken_whole(shots: int, fewer: int, classes: int) -> str:
+    """Said of a number of shots which ``fewer`` of the classes do not have."""
+    have = "has" if fewer == 1 else "have"
+    return (
+        f"{many(shots, 'shot')}: {count(fewer)} of {many(classes, 'class')} {have} fewer train images; all of them are "
+        "taken"
+    )
+
+
+# -- the learning curve -----------------------------------------------------------------------------------------------
+
+
+def as_good_as_all(beyond: Sequence[int], largest: int) -> str:
+    """Said of numbers of shots that take every image of the ``largest`` class, and so of each."""
+    asked = ", ".join(count(k) for k in beyond)
+    return f"shots {asked}: no class has more than {many(largest, 'train image')}, so that is {ALL}"
+
+
+def rare_in_val(classes: int, of: int) -> str:
+    """Said where classes have fewer than two val images, one for each half."""
+    have = "has" if classes == 1 else "have"
+    return (
+        f"{count(classes)} of {many(of, 'class')} {have} fewer than 2 val images: no head is both chosen and scored "
+        "on images of such a class"
+    )
+
+
+def figure_of(settings: SearchSettings) -> str:
+    """The figure of a learning curve, by name: what is chosen by, or the accuracy where that is no share."""
+    return "accuracy" if settings.metric == "log_loss" else settings.metric
+
+
+def curve(result: Mapping[str, Any], settings: SearchSettings) -> Table:
+    """A learning curve, a row for each number of shots; ``result`` as ``few_shot.FewShotResult`` has it in JSON."""
+    results, law, name = result["results"], result["law"], metric_name(figure_of(settings))
+    rows = [
+        [
+            str(r["shots"]),
+            count(r["images"]),
+            str(r["draws"]),
+            percent(r["val"]),
+            f"{100 * r['low']:.1f} to {100 * r['high']:.1f}",
+            setting(float(f"{r['C']:.3g}")),
+        ]
+        for r in results
+    ]
+    by = "" if figure_of(settings) == settings.metric else f" by {metric_name(settings.metric)}"
+    caption = [
+        f"each draw's C is chosen on one half of val{by} and scored on the other: val is not optimistic",
+        "95 %: over draws and val images"
+        if settings.draws > 1
+        else "95 %: over val images; one draw says nothing of others",
+    ]
+    ends = [f"{r['shots']}: {r['C']:.3g}" for r in results if at_the_end(settings.penalties, r["C"])]
+    if ends:
+        caption.append(f"the median C is the end of the path (shots {', '.join(ends)}): a better one may lie beyond")
+    if law is not None and law["b"]:
+        caption.append(f"law: error = {law['a']:.3g} + {law['b']:.3g} n^-{law['c']:.2g} of n images")
+    columns = figures("Shots", "Images", "Draws", f"Val {name}", "95 %", "Median C")
+    return Table(columns, rows, f"learning curve: {name} on val by labelled train images", "\n".join(caption))
+
+
+def outlook(result: Mapping[str, Any], figure: str) -> str:
+    """What a learning curve says of more labels; ``result`` as ``few_shot.FewShotResult`` has it in JSON."""
+    name = metric_name(figure)
+    if result["law"] is None:
+        return (
+            f"no law: {many(len(result['results']), 'number')} of images, and {FEWEST_SIZES} are needed to say what "
+            f"more labels would bring; give {option('shots')} more numbers"
+        )
+    twice = result["ahead"][0]
+    then = f"{percent(twice['val'])} ({100 * twice['low']:.1f} to {100 * twice['high']:.1f})"
+    return f"{_more_labels(result['more'], name)}; with twice as many, {count(twice['images'])}, {then}"
+
+
+def _more_labels(more: Mapping[str, Any], name: str) -> str:
+    gain = f"+1 point of {name}"
+    if more["error"] < POINT:
+        return f"{gain} is not to be had: by the law the error is {percent(more['error'])} already"
+    never = f"in {100 * more['never']:.0f} % of resamples no number of them does" if more["never"] >= 0.005 else ""
+    if more["never"] >= NEVER:
+        return f"{gain} is not to be had by more labels of this kind: {never}, the curve levels off before"
+    beyond = f"more than {FARTHEST} times as many"
+    low, high = (beyond if more[end] is None else _about(more[end]) for end in ("low", "high"))
+    if more["more"] is None:
+        found = f"{beyond} labels for {gain}" + ("" if more["low"] is None else f" (at least {low} more)")
+    else:
+        found = f"about {_about(more['more'])} ({low} to {high}) more labels for {gain}"
+    return f"{found}; {never}" if never else found
+
+
+def _about(number: int) -> str:
+    """A number to two digits."""
+    return count(int(float(f"{number:.2g}")))
+
+
+def curve_picture(results: Sequence[Mapping[str, Any]], figure: str, law: Sequence[Place] | None) -> Curve:
+    """The learning curve with its intervals; under it the law, where there is one."""
+    name, lines = metric_name(figure), dict[str, dict[float, Sequence[float]]]()
+    if law is not None:
+        lines["power law"] = {n: rest for n, *rest in law}
+    lines["val"] = {r["images"]: (r["val"], r["low"], r["high"]) for r in results}
+    x = sorted({n for line in lines.values() for n in line})
+    missing = (math.nan,) * 3
+    values = {series: list(zip(*(at.get(n, missing) for n in x), strict=True)) for series, at in lines.items()}
+    best = results[-1]
+    return Curve(
+        {series: value for series, (value, _, _) in values.items()},
+        x=x,
+        x_label="labelled train images",
+        y_label=f"val {name}",
+        title=f"{name} by labelled images: {percent(best['val'])} from {count(best['images'])}",
+        shares=True,
+        log_x=True,
+        bands={series: (low, high) for series, (_, low, high) in values.items()},
+        dots=("val",),
+    )

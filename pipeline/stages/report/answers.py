@@ -31,7 +31,7 @@ from pipeline.store import Cache
 class Answers:
     """Logits (n, C) float32 of cache ``rows`` (n,) int64 with labels ``y`` (n,), of what learned from none of them.
 
-    ``of`` names the splits; ``whose`` says in a sentence whose answers they are. Logits are divided by ``temperature``
+    ``of`` names the splits, ``whose`` says in a sentence whose answers they are. Logits are divided by ``temperature``
     where a probability is meant.
     """
 
@@ -40,6 +40,7 @@ class Answers:
     temperature: float
     of: str
     whose: str
+    unseen: bool = True  # whether nothing that they come from has learned from these rows
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -94,14 +95,16 @@ def answers_for(run: Run, cache: Cache | None, desk: Workspace, device: str) -> 
         raise HeadError("the cache that it learned from is not to be had")
     if "val" in learned and run.stage != "finetune":
         raise HeadError("the head has learned from val, too, and kept no answers of heads that had not")
+    unseen = True
     if run.stage == "finetune":
         scored, whose = _of_network(run, cache, desk, device), _by_the_head(0, "network")
         if "val" in learned:
+            unseen = False
             whose += "; but the head that it began with had, so that figures on val are better than on new images"
     else:
         scored = score_rows(cache, ("val",), by_run(run, cache, desk, device))
         whose = _by_the_head(len(scored.y))
-    return Answers(scored, classes, temperature, "val", whose)
+    return Answers(scored, classes, temperature, "val", whose, unseen)
 
 
 def _by_the_head(rows: int, what: str = "head") -> str:

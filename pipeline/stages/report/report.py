@@ -92,7 +92,7 @@ def _chapter(story: Story, prefix: str, settings: ReportSettings, desk: Workspac
             found = map_of(cache, settings.seed, desk)
         except (CacheError, HeadError) as error:
             lacking.append(Lacking("the map of features", str(error)))
-    looks = looks_of(story)
+    looks = looks_of(story, settings.seed)
     album = album_of(cache, looks.rows(story), desk)
     return Chapter(story, looks, album, found, tuple(lacking), prefix)
 

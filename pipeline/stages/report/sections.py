@@ -17,7 +17,7 @@ from pipeline.heads.scores.calibration import expected_calibration_error
 from pipeline.heads.scores.intervals import binomial_interval
 from pipeline.heads.scores.metrics import calibration_bins
 from pipeline.runs.shapes import model_steps, steps
-from pipeline.show.page.document import Block, Chart, Confusion, Gallery, Prose, Section, Split, Thumb, Tiles
+from pipeline.show.page.document import Block, Chart, Confusion, Gallery, Prose, Section, Shelf, Split, Thumb, Tiles
 from pipeline.show.tables import before_and_after, penalty_path, per_class_table
 from pipeline.stages.report import words
 from pipeline.stages.report.album import Album
@@ -32,6 +32,7 @@ from pipeline.store import failures_path, read_failures
 
 CLASSES_SHOWN = 30  # of a matrix on a page, and 100 in a table
 ROWS_SHOWN = 100
+BESIDE = 14  # classes up to which two matrices have room side by side
 OPEN_PAIRS = 4  # whose images are seen without a click
 FAILURES_SHOWN = 30
 GROUPS = (2, 30)  # different values of a column that is a grouping
@@ -64,6 +65,7 @@ def sections(chapter: Chapter) -> list[Section]:
         ("pairs", "Confused pairs", "", _pairs),
         ("mistakes", "Images that it gets wrong", "Mistakes", _mistakes),
         ("unsure", "Images that it is least sure of", "Least sure", _unsure),
+        ("labels", "Labels that look wrong", "Labels", _labels),
         ("classes", "Class by class", "Classes", _classes),
         ("groups", "Group by group", "Groups", _groups),
         ("certainty", "How sure it may be", "Certainty", _certainty),
@@ -120,7 +122,7 @@ def _confusion(chapter: Chapter) -> list[Block]:
         matrix, _ = narrowed(matrix_of(story.test.test), story.classes)
         title = f"Test, {many(story.test.test['n'], 'image')}"
         blocks.append(Confusion(f"{chapter.prefix}confusion-test", matrix, title))
-    return [*blocks]
+    return [Split(blocks)] if len(story.classes) <= BESIDE else [*blocks]
 
 
 def narrowed(matrix: Matrix, classes: Sequence[str], most: int = CLASSES_SHOWN) -> tuple[Matrix, dict[int, int]]:
@@ -146,14 +148,16 @@ def _pairs(chapter: Chapter) -> list[Block]:
     if answers is None or not chapter.looks.pairs:
         return []
     blocks: list[Block] = []
+    shelf: list[Gallery] = []
     for rank, pair in enumerate(chapter.looks.pairs):
         shown = pair.at[:OF_A_PAIR].tolist()
         thumbs = [chapter.thumb(int(answers.rows[at]), percent(float(answers.told.confidence[at]))) for at in shown]
         title = f"{story.classes[pair.true]} taken for {story.classes[pair.taken]}: {many(len(pair.at), 'image')}"
         more = f"the {len(shown)} most confident" if len(shown) < len(pair.at) else ""
         anchor = _pair_anchor(chapter, pair.true, pair.taken)
-        blocks.append(Gallery(thumbs, title, anchor, more, folded=rank >= OPEN_PAIRS))
-    return blocks
+        folded = rank >= OPEN_PAIRS
+        (shelf if folded else blocks).append(Gallery(thumbs, title, anchor, more, folded))
+    return [*blocks, *([Shelf("Less often", shelf)] if shelf else [])]
 
 
 def _mistakes(chapter: Chapter) -> list[Block]:
@@ -186,6 +190,22 @@ def _unsure(chapter: Chapter) -> list[Block]:
     places = chapter.looks.unsure.tolist()
     caption = "right or wrong, the likeliest class has the lowest probability: more images like these teach the most"
     return [Gallery(_thumbs(chapter, answers, places), caption=caption)]
+
+
+def _labels(chapter: Chapter) -> list[Block]:
+    story, answers, noise = chapter.story, chapter.story.answers, chapter.looks.noise
+    if answers is None or noise is None:
+        return []
+    thumbs = []
+    for at in chapter.looks.suspects.tolist():
+        label, seems = story.classes[int(answers.y[at])], story.classes[int(noise.predicted[at])]
+        note = f"labelled {label} ({percent(float(noise.self_confidence[at]))}), seems {seems}"
+        thumbs.append(chapter.thumb(int(answers.rows[at]), note))
+    blocks: list[Block] = [Prose(words.about_labels(story, answers, noise))]
+    if thumbs:
+        caption = f"the first {len(thumbs)} of {many(len(noise.order), 'suspected label')}, the most suspect first"
+        blocks.append(Gallery(thumbs, caption=caption))
+    return blocks
 
 
 def _thumbs(chapter: Chapter, answers: Answers, places: Sequence[int]) -> list[Thumb]:
@@ -245,20 +265,23 @@ def _certainty(chapter: Chapter) -> list[Block]:
     caption = f"{says}. A point is of answers that claim about the same, with its 95 % interval."
     shares, accuracy = coverage(told, right)
     kept = np.unique(np.linspace(0, len(shares) - 1, POINTS).round().astype(int))
+    counted = [(round(a * k), k) for a, k in zip(accuracy[kept].tolist(), (kept + 1).tolist(), strict=True)]
+    ends = list(zip(*(binomial_interval(hits, n) for hits, n in counted), strict=True))
     curve = Curve(
         {"accuracy": accuracy[kept].tolist()},
+        bands={"accuracy": (ends[0], ends[1])},
         x=(100 * shares[kept]).tolist(),
         x_label="images answered, the surest first (%)",
         y_label="accuracy",
         title="Accuracy against coverage",
         shares=True,
     )
-    rows = []
+    told_at = []
     for share in (0.5, 0.8, 0.9, 1.0):
         at = max(1, math.ceil(share * len(shares))) - 1
-        rows.append(f"{100 * share:.0f} % answered: {percent(float(accuracy[at]))} right")
+        told_at.append(f"{100 * share:.0f} % answered: {percent(float(accuracy[at]))} right")
     reliability = Chart(f"{chapter.prefix}reliability", Reliability(bins, "Reliability"), says, caption)
-    covered = Chart(f"{chapter.prefix}coverage", curve, "; ".join(rows), "; ".join(rows) + ".")
+    covered = Chart(f"{chapter.prefix}coverage", curve, "; ".join(told_at), "; ".join(told_at) + ".")
     return [Split([reliability, covered])]
 
 

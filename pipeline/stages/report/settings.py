@@ -35,7 +35,9 @@ class ReportSettings:
         "also write each picture as a file of its own into this folder, charts as SVG, matrices as PNG",
         metavar="DIR",
     )
-    seed: int = st.option(0, "seed of the map of features: of its sample and of its layout", minimum=0)
+    seed: int = st.option(
+        0, "seed of the map of features (its sample, its layout) and of the interval of wrong labels", minimum=0
+    )
     device: str = st.device()
 
     def __post_init__(self) -> None:

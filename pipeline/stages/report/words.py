@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.base.values import Cell, Column, Part, Table, figures
 from pipeline.base.words import ABSENT, chosen_of, count, few, many, percent, seconds, setting, significant, size
 from pipeline.heads.minibatch.config import MinibatchConfig
+from pipeline.heads.scores.noise import LabelNoise
 from pipeline.show.page.document import Tile
 from pipeline.show.tables import metric_name
 from pipeline.show.trace import ROWS, Remarks, places
@@ -101,10 +102,12 @@ def tiles(story: Story) -> list[Tile]:
     if story.answers is not None:
         told = story.answers.figures
         note = f"{_interval(told)}{many(told['n'], 'image')} that it has not learned from"
+        if story.answers.of == "val":
+            note += chosen_of(candidates(story)).replace(" (", ", ").rstrip(")")
         found.append(Tile(f"Accuracy, {story.answers.of}", percent(told["accuracy"]), note))
     val, chosen_from = metrics.get("after", metrics.get("val")), candidates(story)
-    if val is not None and (chosen_from > 1 or story.answers is None):
-        found.append(Tile("Val accuracy, as chosen by", percent(val), chosen_of(chosen_from).strip(" ()")))
+    if val is not None and (story.answers is None or (chosen_from > 1 and story.answers.of != "val")):
+        found.append(Tile("Val accuracy", percent(val), chosen_of(chosen_from).strip(" ()")))
     rows = story.run.config["cache"]["rows"]
     splits = ", ".join(f"{count(n)} {split}" for split, n in rows.items() if n)
     found.append(Tile("Images", count(sum(rows.values())), splits))
@@ -228,6 +231,18 @@ def scored(test: EvaluateResult) -> str:
         return f"Test: scored once, on {day(test.scored)}."
     which = f"Test: scored once, on {day(test.scored)}, as the {ordinal(test.scored_before + 1)} run on these rows."
     return which if not test.scored_before else f"{which} The best of several figures on test is optimistic."
+
+
+def about_labels(story: Story, answers: Answers, noise: LabelNoise) -> list[str]:
+    """How many labels may be wrong, and where the list of them is to be had."""
+    low, high = noise.interval
+    n = len(noise.order)
+    return [
+        f"Of {many(len(answers), 'label')} of {answers.of} at most about {percent(noise.share)} ({percent(low)} to "
+        f"{percent(high)}) are wrong: that counts what the run confuses, too. {many(n, 'label')} "
+        f"{'looks' if n == 1 else 'look'} suspect: `pipeline audit {story.data} --labels` lists them with what they "
+        "seem to be, for `pipeline relabel`."
+    ]
 
 
 def groups_table(name: str, rows: Sequence[tuple[str, int, float, tuple[float, float]]]) -> Table:

@@ -1,31 +1,37 @@
 """`pipeline audit`: what a cache's images say against training on them.
 
-Copies of one image in two splits or under two labels, near copies on request, tiny and empty classes, failed
-images, class balance. Finding is reading: only ``--drop-leaks`` writes, and only what is told.
+Copies of one image in two splits or under two labels, near copies and labels that look wrong on request, tiny and empty
+classes, failed images, class balance. Finding is reading: only ``--drop-leaks`` changes a cache, and only what is told.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.base.errors import DataError
-from pipeline.base.items import GOOD, NONE, SPLITS, STATE_NAMES, TEST, TRAIN, VAL
-from pipeline.base.words import many
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.files import write_bytes, writing
+from pipeline.base.items import GOOD, NONE, ROW_COLUMNS, SPLITS, STATE_NAMES, TEST, TRAIN, VAL
+from pipeline.base.spelling import option
+from pipeline.base.words import csv_text, many
 from pipeline.base.workspace import Workspace
 from pipeline.runs.recipe import rebased
 from pipeline.runs.remarks import tell_of_outdated
+from pipeline.stages.score.wrong import require_places
 from pipeline.stages.upkeep import near, words
-from pipeline.stages.upkeep.results import AuditReport, Copies, Near, Place
+from pipeline.stages.upkeep.labels import labels
+from pipeline.stages.upkeep.results import AuditReport, Copies, Labels, Near, Place
 from pipeline.stages.upkeep.settings import AuditSettings
 from pipeline.store import Cache, failures_path, read_failures
 from pipeline.store.find import find_cache
 from pipeline.store.rewrite import kept, locked, rewrite
 
 NEAR_KEPT = 1000  # pairs with the highest cosines that are named; the others are counted
+SUSPECT_COLUMNS = ("given", "self_confidence", "margin", "alike", "alike_class", "cosine")
 FEW_TILES = 50  # of a search that is over before one would read how long it takes
 
 
@@ -33,9 +39,12 @@ def audit(settings: AuditSettings, desk: Workspace) -> AuditReport:
     """Audit with settings made."""
     cache = find_cache(settings.cache, desk)
     dropped: list[str] = []
+    require_places(settings.suspects)
     if settings.drop_leaks:
         cache, dropped = _drop_leaks(cache, settings, desk)
     report = _report(cache, settings, dropped, desk)
+    if report.labels is not None and settings.suspects is not None:
+        _write_suspects(report.labels, settings.suspects)
     for told in words.audited(report):
         desk.watch.result(told)
     for finding in report.findings:
@@ -65,8 +74,28 @@ def _report(cache: Cache, settings: AuditSettings, dropped: list[str], desk: Wor
         near=_near(cache, settings.near, desk) if settings.near is not None else None,
         dropped=dropped,
         findings=[],
+        labels=labels(cache, settings, desk) if settings.labels else None,
+        suspects=settings.suspects,
     )
     return dataclasses.replace(report, findings=words.findings(report, settings))
+
+
+def _write_suspects(found: Labels, file: Path) -> None:
+    """The suspected rows as a table that ``pipeline relabel`` takes: by id, ``class`` the one that is proposed.
+
+    ``label`` is the number of the class that the cache has, which tells relabel that the class is the new one.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    suspects = [*found.suspects, *([] if found.test is None else found.test.suspects)]
+    lines: list[tuple[object, ...]] = [(*ROW_COLUMNS, *SUSPECT_COLUMNS)]
+    for one in suspects:
+        figures = (f"{one.self_confidence:.6f}", f"{one.margin:.6f}")
+        alike = ("", "", "") if one.alike is None else (one.alike.path, one.alike.label, f"{one.alike.cosine:.6f}")
+        lines.append((one.path, one.number, one.proposed, one.split, one.label, *figures, *alike))
+    with writing(file.parent, ConfigError, f"give another {option('suspects')}"):
+        write_bytes(file, csv_text(lines).encode("utf-8", "surrogateescape"))  # a path's bytes come out as they were
 
 
 def _good(cache: Cache) -> NDArray[np.bool_]:

@@ -45,10 +45,11 @@ def verify(settings: VerifySettings, desk: Workspace) -> VerifyReport:
 
 @command(AuditSettings, AS_IT_WAS)
 def audit(settings: AuditSettings, desk: Workspace) -> AuditReport:
-    """Look for copies across splits, label conflicts, small classes, failed images.
+    """Look for copies across splits, wrong labels, small classes, failed images.
 
     Raises:
         CacheError: the cache is damaged, or cannot be written anew.
+        HeadError: with ``labels`` there is nothing to judge, or too few images of a class.
         DataError: with ``strict`` something was found; with ``drop_leaks`` nothing of train would be left.
     """
     from pipeline.stages.upkeep.audit import audit as work

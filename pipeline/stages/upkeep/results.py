@@ -83,8 +83,89 @@ class Near:
 
 
 @dataclass(frozen=True)
+class Alike:
+    """The train or val image whose features are most like another image's: its path, its class, the cosine."""
+
+    path: str
+    label: str
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """An image whose label looks wrong: ``number`` and ``label`` are the class it carries, ``proposed`` the likeliest.
+
+    ``self_confidence`` is the probability of its label by heads that did not learn from it, ``margin`` that less the
+    probability of the likeliest other class. ``alike`` is there where the image most like it, copies apart, has another
+    label.
+    """
+
+    path: str
+    split: str
+    number: int
+    label: str
+    proposed: str
+    self_confidence: float
+    margin: float
+    alike: Alike | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Images that carry ``label`` and seem to be of the class ``other``: counted surely, and estimated of all."""
+
+    label: str
+    other: str
+    counted: int
+    estimated: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How many of the labels ``flipped`` for a trial are among the ``listed`` suspects that are found then.
+
+    ``among_first`` of as many suspects as were flipped, the most suspect ones.
+    """
+
+    flipped: int
+    found: int
+    listed: int
+    among_first: int
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What cross-validated exact heads say of ``rows`` labels; ``suspects`` the most suspect first, ``pairs`` the most.
+
+    ``C`` is the penalty, which of ``chosen_from`` the left-out rows have chosen by log-loss; ``accuracy`` that of its
+    heads on them.
+    ``share`` of the labels is estimated to be wrong, ``interval`` its 95 % interval; what the heads confuse counts as
+    well. Classes ``omitted`` have too few images to be judged. ``trial`` says how good such a list is, where there are
+    images enough to try it. ``test`` holds the same of test rows by the head of train and val, where asked for: there
+    ``folds`` is 0 and ``scored_before`` says how many other runs had been scored on them.
+    """
+
+    rows: int
+    folds: int
+    C: float
+    chosen_from: int
+    accuracy: float
+    share: float
+    interval: tuple[float, float]
+    suspects: list[Suspect]
+    pairs: list[Pair]
+    omitted: list[str]
+    trial: Trial | None = None
+    test: Labels | None = None
+    scored_before: int | None = None
+
+
+@dataclass(frozen=True)
 class AuditReport:
-    """Everything found, of the cache as it is now (after ``--drop-leaks``); ``findings`` are the warnings' words."""
+    """Everything found, of the cache as it is now (after ``--drop-leaks``); ``findings`` are the warnings' words.
+
+    ``labels`` is there where they were asked for, and ``suspects`` the file that names those that look wrong.
+    """
 
     cache: Path
     rows: int
@@ -98,10 +179,13 @@ class AuditReport:
     near: Near | None
     dropped: list[str]
     findings: list[str]
+    labels: Labels | None = None
+    suspects: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**dataclasses.asdict(self), "cache": str(self.cache)}
+        suspects = None if self.suspects is None else str(self.suspects)
+        return {**dataclasses.asdict(self), "cache": str(self.cache), "suspects": suspects}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pipeline.base import settings as st
 from pipeline.base.errors import ConfigError
 from pipeline.base.settings import CACHE_HELP, LATEST
 from pipeline.base.spelling import option
+from pipeline.heads.choice import PENALTIES
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,43 @@ class AuditSettings:
     )
     out: Path | None = st.option(None, "with --drop-leaks: the file to write; by default the cache itself")
     strict: bool = st.option(False, "exit 2 when anything is found")
+    labels: bool = st.option(
+        False,
+        "also look for wrong labels: what exact heads say of train and val rows that they have not learned from",
+        group="labels that look wrong (--labels)",
+    )
+    suspects: Path | None = st.option(
+        None, "write the suspected rows with the classes proposed, as `pipeline relabel` takes them", metavar="FILE.csv"
+    )
+    folds: int | None = st.option(
+        None, "folds of the cross-validation; by default 5, or as many as the smallest class has images", minimum=2
+    )
+    C: float | None = st.option(
+        None,
+        f"inverse penalty of the heads, as scikit-learn's; by default the folds choose it among {len(PENALTIES)}",
+        above=0,
+    )
+    groups: str | None = st.option(
+        None,
+        "a column of the manifest, as the cache keeps it: images of one group are left out together",
+        metavar="COLUMN",
+    )
+    test: bool = st.option(
+        False, "judge test labels, too, by a head that never saw them, and count it as a run scored there"
+    )
+    seed: int = st.option(0, "seed of the folds and of the intervals", minimum=0)
 
     def __post_init__(self) -> None:
         st.check(self)
         st.check_out(self.out)
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        for name in ("suspects", "folds", "C", "groups", "test", "seed"):
+            if not self.labels and getattr(self, name) != defaults[name]:
+                raise ConfigError(
+                    f"{option(name, getattr(self, name))} without {option('labels', True)}: nothing is judged"
+                )
+        if self.suspects is not None and self.suspects.suffix != ".csv":
+            raise ConfigError(f"{option('suspects', self.suspects)} must end in .csv")
         if self.near is not None and self.near > 1:
             raise ConfigError(f"{option('near')} is {self.near}: a cosine is at most 1")
         if self.out is not None and not self.drop_leaks:

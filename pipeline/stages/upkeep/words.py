@@ -16,10 +16,20 @@ from numpy.typing import NDArray
 from pipeline.base.items import NONE
 from pipeline.base.spelling import option
 from pipeline.base.values import Cell, Column, Part, Table, figures
-from pipeline.base.words import ABSENT, count, few, many, named, percent, seconds, setting, size
+from pipeline.base.words import ABSENT, chosen_of, count, few, many, named, percent, seconds, setting, size
 from pipeline.runs.recipe import Provenance
 from pipeline.runs.remarks import how_near
-from pipeline.stages.upkeep.results import AuditReport, ListedCache, ListedRun, Place, RelabelResult, VerifyReport
+from pipeline.stages.upkeep.results import (
+    AuditReport,
+    Labels,
+    ListedCache,
+    ListedRun,
+    Pair,
+    Place,
+    RelabelResult,
+    Suspect,
+    VerifyReport,
+)
 from pipeline.stages.upkeep.settings import AuditSettings
 from pipeline.store import difference
 
@@ -172,6 +182,10 @@ def audited(report: AuditReport) -> list[Table | str]:
         found.append(pairs(near.pairs, near.count, title))
     elif near is not None:
         found.append(f"no near duplicates with a cosine of {near.threshold:g} or more")
+    for of, labels in judgements(report):
+        found += judged(labels, of)
+    if report.suspects is not None:
+        found.append(f"suspected labels with the classes proposed, for `pipeline relabel` -> {report.suspects}")
     if report.failed:
         found.append(kinds({"failed": [f"{path}: {why}" for path, why in report.failed.items()]}, "failed images"))
     if shared.within:
@@ -179,6 +193,64 @@ def audited(report: AuditReport) -> list[Table | str]:
             f"{many(shared.within, 'surplus row')}: copies of an image inside its own split weigh it more often"
         )
     return found
+
+
+def judged(found: Labels, of: str) -> list[Table | str]:
+    """What is said of the labels of some splits: the estimate, the pairs of classes, the suspects."""
+    low, high = found.interval
+    by = (f"{many(found.folds, 'fold')}, " if found.folds else "") + f"C {found.C:.3g}"
+    accuracy = percent(found.accuracy) + chosen_of(found.chosen_from)
+    lines: list[Table | str] = [
+        f"labels: of {many(found.rows, f'{of} label')} at most about {percent(found.share)} ({percent(low)} to "
+        f"{percent(high)}) are wrong: it counts what the heads confuse, too ({by}; accuracy {accuracy})"
+    ]
+    if (trial := found.trial) is not None:
+        lines.append(
+            f"tried on {many(trial.flipped, 'label')} flipped by hand: {percent(trial.found / trial.flipped)} of them "
+            f"were among the {count(trial.listed)} suspects then, and {percent(trial.among_first / trial.flipped)} of "
+            f"the first {count(trial.flipped)} suspects were they"
+        )
+    if found.omitted:
+        lines.append(f"not judged, having too few images: {named(found.omitted)}")
+    if found.pairs:
+        lines.append(_pairs_of_classes(found.pairs))
+    if found.suspects:
+        lines.append(suspected(found.suspects, of))
+    return lines
+
+
+def _pairs_of_classes(found: Sequence[Pair], limit: int = LISTED) -> Table:
+    rows = [[pair.label, pair.other, count(pair.counted), count(round(pair.estimated))] for pair in found[:limit]]
+    columns = [Column("Label", fit="name"), Column("Seems to be", fit="name"), *figures("Sure", "Estimated")]
+    caption = f"the first {limit} of {count(len(found))} pairs" if len(found) > limit else ""
+    return Table(columns, rows, "images by label and by the class that they seem to be of", caption)
+
+
+def suspected(found: Sequence[Suspect], of: str, limit: int = LISTED) -> Table:
+    """The most suspect labels: what they seem to be, and the image most alike where its label is another."""
+    rows: list[list[Cell]] = []
+    for number, one in enumerate(found[:limit], start=1):
+        near = "" if one.alike is None else f"{one.alike.label}: {one.alike.path} ({one.alike.cosine:.3f})"
+        rows.append(
+            [
+                str(number),
+                one.path,
+                one.label,
+                Part(one.proposed, "best"),
+                percent(one.self_confidence),
+                Part(near, "dim"),
+            ]
+        )
+    columns = [
+        Column(right=True, role="dim"),
+        Column("Image", fit="fold"),
+        Column("Label", fit="name"),
+        Column("Seems", fit="name"),
+        *figures("P(label)"),
+        Column("Most alike, and labelled", fit="fold"),
+    ]
+    caption = f"the first {limit} of {count(len(found))}" if len(found) > limit else ""
+    return Table(columns, rows, f"{many(len(found), 'suspected label')} of {of}", caption)
 
 
 def comparing(rows: int, dimensions: int | None, took: float) -> str:
@@ -256,8 +328,24 @@ def findings(report: AuditReport, settings: AuditSettings) -> list[str]:
         *((1, f"no {split} images of {named(names)}") for split, names in report.empty.items()),
         *((1, f"fewer than {settings.tiny} {split} images of {named(names)}") for split, names in report.tiny.items()),
         (len(report.failed), f"{many(len(report.failed), 'failed image')} without features"),
+        *((len(labels.suspects), suspicion(labels, of, settings)) for of, labels in judgements(report)),
     ]
     return [words for n, words in found if n]
+
+
+def judgements(report: AuditReport) -> list[tuple[str, Labels]]:
+    """What was judged of which splits."""
+    found = report.labels
+    if found is None:
+        return []
+    return [("train and val", found), *([] if found.test is None else [("test", found.test)])]
+
+
+def suspicion(found: Labels, of: str, settings: AuditSettings) -> str:
+    """The finding of suspected labels."""
+    names = f" ({option('suspects', 'FILE.csv')} names them for `pipeline relabel`)"
+    look = "looks" if len(found.suspects) == 1 else "look"
+    return f"{many(len(found.suspects), f'{of} label')} {look} wrong{'' if settings.suspects is not None else names}"
 
 
 # -- list -------------------------------------------------------------------------------------------------------------

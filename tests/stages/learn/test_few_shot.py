@@ -60,7 +60,7 @@ def test_a_draws_figures_are_those_of_the_head_that_is_best_on_val(cache: Path, 
         return float((np.logaddexp.reduce(z, axis=1) - z[np.arange(len(z)), rows.y]).mean())
 
     for number, draw in enumerate(draws_of(found.run)):
-        few = drawn(fitted, 3, seed=(7, 3, number))
+        few = drawn(fitted, 3, seed=(7, number))
         best = min(fit_exact(Problem(few.X, few.y, 3), FEW), key=lambda fit: log_loss(val, fit))
         assert draw["C"] == best.C
         assert draw["val"] == pytest.approx(log_loss(val, best), rel=1e-4)
@@ -136,20 +136,20 @@ def test_few_shot_without_val_rows_is_refused(photos: Path, tmp_path: Path, quic
 def test_drawn_rows_are_different_rows_of_each_class() -> None:
     y = np.repeat([0, 1, 2], [2, 5, 9])
     rows = Rows(np.arange(16, dtype=np.float32)[:, None], y)
-    few = drawn(rows, 3, seed=(0, 3, 0))
+    few = drawn(rows, 3, seed=(0, 0))
     assert np.bincount(few.y).tolist() == [2, 3, 3]
     assert len(np.unique(few.X)) == 8
     np.testing.assert_array_equal(y[few.X[:, 0].astype(int)], few.y)
-    assert not np.array_equal(drawn(rows, 3, seed=(0, 3, 1)).X, few.X)
+    assert not np.array_equal(drawn(rows, 3, seed=(0, 1)).X, few.X)
 
 
 def test_of_thousands_of_classes_rows_are_drawn_as_of_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """As class by class, one after the other; the labels are compared with no class each by itself."""
     y = np.random.default_rng(0).integers(0, 1500, 4000)
-    rng = np.random.default_rng((1, 2, 3))
+    rng = np.random.default_rng((1, 3))
     expected = np.sort(np.concatenate([rng.permutation(np.flatnonzero(y == c))[:2] for c in np.unique(y)]))
     monkeypatch.setattr(np, "flatnonzero", lambda found, whole=np.flatnonzero: calls.append(1) or whole(found))
     calls: list[int] = []
-    found = drawn(Rows(np.arange(4000, dtype=np.float32)[:, None], y), 2, seed=(1, 2, 3))
+    found = drawn(Rows(np.arange(4000, dtype=np.float32)[:, None], y), 2, seed=(1, 3))
     np.testing.assert_array_equal(found.X[:, 0], expected)
     assert len(calls) <= 1

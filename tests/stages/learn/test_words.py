@@ -100,3 +100,51 @@ def test_few_shot_figures_carry_their_deviation_where_there_are_several_draws(pr
     tested = printed(words.few_shot([{**several, "test": 0.5}, one], settings), width=160)
     assert "Test" in tested and "Cosine centroid, test accuracy" in tested and "end of the path" not in tested
     assert "end of the path (5 shots: 10)" in printed(words.few_shot([{**several, "C": 10.0}], settings), width=160)
+
+
+LAW = {"a": 0.1, "b": 0.9, "c": 0.35}
+AHEAD = [{"images": 17000, "val": 0.8123, "low": 0.8, "high": 0.825}]
+MORE = {"now": 8500, "error": 0.2, "more": 412, "low": 251, "high": 874, "never": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, "about 410 (250 to 870) more labels for +1 point of accuracy; with twice as many, 17,000, "),
+        ({"high": None}, "about 410 (250 to more than 10 times as many) more labels for +1 point of accuracy; with"),
+        (
+            {"high": None, "never": 0.123},
+            "+1 point of accuracy; in 12 % of resamples no number of them does; with twice",
+        ),
+        (
+            {"more": None, "high": None},
+            "more than 10 times as many labels for +1 point of accuracy (at least 250 more)",
+        ),
+        ({"more": None, "low": None, "high": None}, "more than 10 times as many labels for +1 point of accuracy; with"),
+        (
+            {"more": None, "low": None, "high": None, "never": 0.71},
+            "+1 point of accuracy is not to be had by more labels of this kind: in 71 % of resamples no number of them "
+            "does, the curve levels off before; with",
+        ),
+        ({"error": 0.004}, "+1 point of accuracy is not to be had: by the law the error is 0.4 % already; with"),
+    ],
+)
+def test_a_learning_curve_says_what_a_point_costs(more, said):
+    told = words.outlook({"results": [], "law": LAW, "more": {**MORE, **more}, "ahead": AHEAD}, "accuracy")
+    assert said in told
+    assert told.endswith("with twice as many, 17,000, 81.2 % (80.0 to 82.5)")
+
+
+def test_a_learning_curve_is_a_row_for_each_number_of_shots(printed):
+    size = {"images": 50, "draws": 5, "val": 0.5, "low": 0.45, "high": 0.55, "C": 0.01}
+    result = {"results": [{**size, "shots": 5}, {**size, "shots": "all", "images": 8500, "draws": 1, "C": 10.0}]}
+    settings = SearchSettings(cache="latest", shots=(5, "all"))
+    text = printed(words.curve({**result, "law": LAW}, settings), width=100)
+    lines = [re.split(r" {2,}", line.strip()) for line in text.splitlines()]
+    assert lines[1] == ["Shots", "Images", "Draws", "Val accuracy", "95 %", "Median C"]
+    assert lines[3] == ["5", "50", "5", "50.0 %", "45.0 to 55.0", "0.01"]
+    assert lines[4] == ["all", "8,500", "1", "50.0 %", "45.0 to 55.0", "10"]
+    assert "law: error = 0.1 + 0.9 n^-0.35 of n images" in text and "end of the path (shots all: 10)" in text
+    assert "law" not in printed(words.curve({**result, "law": None}, settings), width=100)
+    alone = printed(words.curve({**result, "law": None}, SearchSettings(shots=(5, "all"), draws=1)), width=100)
+    assert "one draw says nothing of others" in alone
