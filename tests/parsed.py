@@ -6,21 +6,26 @@ from html.parser import HTMLParser
 
 
 class Parsed(HTMLParser):
-    """The elements of a page, with their attributes, and its text."""
+    """The elements of a page, with their attributes, its text, and that of the cells of its tables."""
 
     def __init__(self, html: bytes) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
+        self.cells: list[str] = []
         self.feed(html.decode("utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         names = [name for name, _ in attrs]
         assert len(set(names)) == len(names), (tag, attrs)
         self.elements.append((tag, dict(attrs)))
+        if tag == "td":
+            self.cells.append("")
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        if self.cells:
+            self.cells[-1] += data
 
     def all(self, attribute: str) -> list[str]:
         """The values of an attribute, of whatever elements."""

@@ -122,7 +122,7 @@ def _confusion(chapter: Chapter) -> list[Block]:
         matrix, _ = narrowed(matrix_of(story.test.test), story.classes)
         title = f"Test, {many(story.test.test['n'], 'image')}"
         blocks.append(Confusion(f"{chapter.prefix}confusion-test", matrix, title))
-    return [Split(blocks)] if len(story.classes) <= BESIDE else [*blocks]
+    return [Split(blocks)] if blocks and len(story.classes) <= BESIDE else [*blocks]
 
 
 def narrowed(matrix: Matrix, classes: Sequence[str], most: int = CLASSES_SHOWN) -> tuple[Matrix, dict[int, int]]:

@@ -28,7 +28,7 @@ def searched(workshop: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def awkward(tmp_path_factory: pytest.TempPathFactory, quick: dict[str, Any]) -> SimpleNamespace:
-    """A search on two classes of a manifest with a column of groups; names hold markup and line feeds, an image none."""
+    """A search on two classes of a manifest with a column of groups; names hold markup and line feeds."""
     root = tmp_path_factory.mktemp("awkward")
     photos = root / "photos"
     rows = []
