@@ -115,13 +115,14 @@ def _scatter(axes: Axes, points: Scatter) -> None:
         at = group == number
         axes.plot(x[at], y[at], "o", color=GROUPS[place], markersize=3.4, markeredgewidth=0, gid=f"group-{place}")
     marked = np.array(points.marked, bool)
-    axes.plot(x[marked], y[marked], "x", color=INK, markersize=4.5, markeredgewidth=0.9, gid="marked")
+    axes.plot(x[marked], y[marked], "x", color=INK, markersize=3.6, markeredgewidth=0.7, alpha=0.75, gid="marked")
     for place, number in enumerate(coloured):
         middle = (float(np.median(x[group == number])), float(np.median(y[group == number])))
         name = visible(points.groups[number])
         text = name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
         axes.text(*middle, text, ha="center", va="center", weight="bold", gid=f"label-{place}", parse_math=False)
-    axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
+    axes.set(xticks=[], yticks=[])
+    axes.margins(0.03)
     axes.grid(visible=False)
     for spine in axes.spines.values():
         spine.set_visible(False)

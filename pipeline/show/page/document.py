@@ -14,7 +14,7 @@ from pipeline.base.values import Drawing, Matrix, Steps, Table
 
 @dataclass(frozen=True)
 class Prose:
-    """A paragraph, or several; ``note`` says that it is about what is missing, or to be careful with."""
+    """A paragraph, or several, with what is to be typed between backticks; ``note``: of what is missing, or odd."""
 
     texts: Sequence[str]
     note: bool = False

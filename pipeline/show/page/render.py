@@ -21,7 +21,7 @@ from pipeline.base.words import visible
 from pipeline.show.page.charts import chart
 from pipeline.show.page.document import Chart, Confusion, Gallery, Page, Thumb, blocks_of
 
-Sources = Mapping[int, str | None]
+Sources = Mapping[int, Markup | None]
 TEMPLATES = "templates"
 
 
@@ -61,7 +61,7 @@ def render(page: Page, limit: int) -> Rendered:
 
 def _with_room(page: Page, told: Sources, room: int) -> Sources:
     """Of each gallery the first image, then of each the second, ..., those that are open first, while there is room."""
-    chosen: dict[int, str | None] = dict.fromkeys(told)
+    chosen: dict[int, Markup | None] = dict.fromkeys(told)
     image = _environment().from_string(_IMAGE)
     galleries = sorted(_galleries(page), key=lambda g: g.folded)
     queue = ((place, thumb) for g in galleries for place, thumb in enumerate(g.thumbs))
@@ -79,8 +79,9 @@ def _with_room(page: Page, told: Sources, room: int) -> Sources:
 _IMAGE = """<img src="{{ source }}" alt="{{ thumb.note or 'image' }}: {{ thumb.name }}">"""  # as in blocks.html
 
 
-def _address(thumb: Thumb) -> str | None:
-    return None if thumb.jpeg is None else f"data:image/jpeg;base64,{base64.b64encode(thumb.jpeg).decode('ascii')}"
+def _address(thumb: Thumb) -> Markup | None:
+    """The image itself as an address: letters, digits, and no more, so that nothing of it is to be escaped."""
+    return None if thumb.jpeg is None else Markup("data:image/jpeg;base64," + base64.b64encode(thumb.jpeg).decode())
 
 
 def _html(page: Page, drawn: Mapping[int, Markup], sources: Sources) -> bytes:

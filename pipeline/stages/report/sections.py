@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections import Counter
@@ -265,11 +266,8 @@ def _certainty(chapter: Chapter) -> list[Block]:
     caption = f"{says}. A point is of answers that claim about the same, with its 95 % interval."
     shares, accuracy = coverage(told, right)
     kept = np.unique(np.linspace(0, len(shares) - 1, POINTS).round().astype(int))
-    counted = [(round(a * k), k) for a, k in zip(accuracy[kept].tolist(), (kept + 1).tolist(), strict=True)]
-    ends = list(zip(*(binomial_interval(hits, n) for hits, n in counted), strict=True))
     curve = Curve(
         {"accuracy": accuracy[kept].tolist()},
-        bands={"accuracy": (ends[0], ends[1])},
         x=(100 * shares[kept]).tolist(),
         x_label="images answered, the surest first (%)",
         y_label="accuracy",
@@ -325,11 +323,12 @@ def _training(chapter: Chapter) -> list[Block]:
     if len(exact) > 1 and all(metric in t[split] for t in exact for split in ("val", "train")):
         series = {split: [t[split][metric] for t in exact] for split in ("train", "val")}
         curve = penalty_path([t["C"] for t in exact], series, metric, story.trials[0]["C"])
-        says = curve.title
+        says = words.capital(curve.title)
+        curve = dataclasses.replace(curve, title=says)
         caption = "The weaker the penalty, the better train is fitted; val says how weak it may be, and chose."
         blocks.append(Chart(f"{chapter.prefix}path", curve, says, caption))
     if len(story.trials) > 1:
-        blocks.append(words.ranking(story.trials, metric))
+        blocks.append(words.ranking(story, metric))
     if len(story.trace) > 1:
         blocks += [Split(_traced(chapter)), words.trace_table(story)]
     return blocks

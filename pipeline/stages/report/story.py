@@ -76,7 +76,6 @@ class MetricsRecord(TypedDict):
 class ConfigRecord(TypedDict):
     """What a page tells of ``config.json`` besides what every reader of a run needs."""
 
-    seconds: NotRequired[NotNegative]
     hardware: NotRequired[dict[str, Any]]
     started_from: NotRequired[str]
 

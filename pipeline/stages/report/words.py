@@ -17,7 +17,7 @@ from pipeline.show.page.document import Tile
 from pipeline.show.tables import metric_name
 from pipeline.show.trace import ROWS, Remarks, places
 from pipeline.stages.report.answers import Answers
-from pipeline.stages.report.story import Story, TrialRecord
+from pipeline.stages.report.story import Story
 from pipeline.stages.score.figures import SHARES, EvaluateResult
 from pipeline.stages.score.words import as_which, figures_lines, ordinal
 
@@ -64,7 +64,7 @@ def _minibatch(config: Mapping[str, Any]) -> str:
 
 def lead(story: Story) -> str:
     """The run's result in a sentence or two."""
-    what = f"{_capital(head(story))} on the features of {trunk(story)}"
+    what = f"{capital(head(story))} on the features of {trunk(story)}"
     if story.run.stage == "finetune":
         what = f"{trunk(story)}, fine-tuned with its new head,"
     told = f"{what} tells {many(len(story.classes), 'class')} of {source(story)} apart"
@@ -89,7 +89,8 @@ def _between(test: Mapping[str, Any]) -> str:
     return "" if not ends else f" (95 % interval {100 * ends[0]:.1f} to {100 * ends[1]:.1f})"
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
+    """The text as a sentence begins."""
     return text[:1].upper() + text[1:]
 
 
@@ -188,7 +189,7 @@ def figures_table(columns: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
     rows: list[list[Cell]] = [["Images", *(count(test["n"]) for _, test in columns)]]
     for name, label in SHARES.items():
         if any(test.get(name) is not None for _, test in columns):
-            rows.append([_capital(label), *(_share(test, name) for _, test in columns)])
+            rows.append([capital(label), *(_share(test, name) for _, test in columns)])
     for name, label in (("auroc", "AUROC"), ("log_loss", "Log-loss")):
         if any(test.get(name) is not None for _, test in columns):
             rows.append([label, *(significant(test.get(name)) for _, test in columns)])
@@ -215,7 +216,7 @@ def about_figures(story: Story) -> list[str]:
     told = []
     if story.answers is not None:
         told.append(f"{story.answers.whose}.")
-        told += [_capital(line) + "." for line in figures_lines(story.answers.figures, story.answers.of)[1:-1]]
+        told += [capital(line) + "." for line in figures_lines(story.answers.figures, story.answers.of)[1:-1]]
     if (how := chosen(story)) is not None:
         told.append(f"The head is {how}." if story.run.stage != "finetune" else f"The network is {how}.")
     if story.test is None:
@@ -281,8 +282,9 @@ def trace_step(story: Story) -> str:
     return "Iteration" if "objective" in story.metrics.get("config", {}) else "Epoch"
 
 
-def ranking(trials: Sequence[TrialRecord], metric: str) -> Table:
+def ranking(story: Story, metric: str) -> Table:
     """A search's candidates, best first: what differs among them, and their figures."""
+    trials = story.trials
     shown: Sequence[Mapping[str, Any]] = trials[:TRIALS]
     scalars = [name for name, value in shown[0].items() if isinstance(value, (int, float, str)) and name != "note"]
     varied = [n for n in scalars if len({str(t.get(n)) for t in shown}) > 1 and not n.startswith(("n_", "grad_"))]
@@ -295,7 +297,8 @@ def ranking(trials: Sequence[TrialRecord], metric: str) -> Table:
     names = [name.replace("_", " ") for name in varied[:VARIED]]
     columns = figures("Rank", *names, f"{metric_name(metric)}, val", f"{metric_name(metric)}, train", "accuracy, val")
     more = f"the first {len(shown)} of {count(len(trials))}; " if len(trials) > len(shown) else ""
-    return Table(columns, rows, "", f"{more}what chose gives its best figures an optimistic look")
+    by = story.metrics.get("chosen_by") or "val"
+    return Table(columns, rows, "", f"{more}{by} chose: its best figures are optimistic")
 
 
 def _short(value: Any) -> Any:
@@ -318,7 +321,6 @@ def times(story: Story) -> Table:
         [
             ("Begun", config["started"].replace("T", " ").replace("Z", " UTC")),
             ("Training", seconds(metrics.get("seconds"))),
-            ("The whole run", seconds(story.config.get("seconds"))),
             ("Scoring on test", None if story.test is None else seconds(story.test.seconds)),
             ("Settings", given or "the defaults"),
             ("Began from", story.config.get("started_from")),
