@@ -94,7 +94,7 @@ def _html(page: Page, drawn: Mapping[int, Markup], sources: Sources) -> bytes:
     )
     template = _environment().get_template("page.html")
     told = {"page": page, "drawn": drawn, "sources": sources, "style": style, "script": script, "policy": policy}
-    return template.render(told).encode("utf-8")
+    return template.render(told).lstrip().encode("utf-8")
 
 
 def _text(name: str) -> str:
