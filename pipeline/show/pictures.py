@@ -115,7 +115,7 @@ def _scatter(axes: Axes, points: Scatter) -> None:
         at = group == number
         axes.plot(x[at], y[at], "o", color=GROUPS[place], markersize=3.4, markeredgewidth=0, gid=f"group-{place}")
     marked = np.array(points.marked, bool)
-    axes.plot(x[marked], y[marked], "x", color=INK, markersize=3.6, markeredgewidth=0.7, alpha=0.75, gid="marked")
+    axes.plot(x[marked], y[marked], "x", color=INK, markersize=4.8, markeredgewidth=0.8, alpha=0.8, gid="marked")
     for place, number in enumerate(coloured):
         middle = (float(np.median(x[group == number])), float(np.median(y[group == number])))
         name = visible(points.groups[number])

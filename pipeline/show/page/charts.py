@@ -11,7 +11,7 @@ import re
 from pipeline.base.values import Curve, Drawing, Scatter
 from pipeline.show.pictures import COLOURS, FAINT, GROUPS, INK, RULE, svg
 
-SIZES = {Curve: (5.0, 3.1), Scatter: (6.4, 5.2)}  # inches; letters are then as large as the page's, also on a telephone
+SIZES = {Curve: (5.0, 3.1), Scatter: (5.4, 4.4)}  # inches; letters are then as large as the page's, also on a telephone
 OTHERS = (4.4, 4.0)
 THEME = {
     **{"#000000": "ink", INK: "ink", FAINT: "faint", RULE: "rule"},

@@ -15,7 +15,7 @@ from typing import TypeVar
 from pipeline.base.errors import CacheError, ConfigError, HeadError
 from pipeline.base.files import make_folder, try_writing, write_bytes, writing
 from pipeline.base.spelling import option
-from pipeline.base.words import many, named, seconds, size
+from pipeline.base.words import few, many, named, seconds, size
 from pipeline.base.workspace import Workspace
 from pipeline.show.page.document import Chart, Confusion, Page, Part, blocks_of
 from pipeline.show.page.render import NoRoom, Rendered, render
@@ -104,9 +104,12 @@ def _page(chapters: list[Chapter]) -> Page:
         title = f"{words.trunk(first)} on {words.source(first)}"
         return Page(title, f"{first.name}, {day}", words.lead(first), sections(chapters[0]))
     stories = [chapter.story for chapter in chapters]
-    lead = f"{many(len(stories), 'run')}: their figures side by side, what tells them apart, and each by itself."
+    sources = {words.source(story) for story in stories}
+    on = f" on {sources.pop()}" if len(sources) == 1 else ""
+    lead = "Their figures side by side, what tells them apart on the same images, and each by itself."
     parts = [Part(c.prefix.rstrip("-"), c.story.name, sections(c)) for c in chapters]
-    return Page(" beside ".join(s.name for s in stories), "Comparison", lead, side_by_side(stories), parts)
+    above = few([story.name for story in stories])
+    return Page(f"{many(len(stories), 'run')} side by side{on}", above, lead, side_by_side(stories), parts)
 
 
 def _rendered(page: Page, settings: ReportSettings) -> Rendered:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from pipeline.stages.report.looks import Looks
 from pipeline.stages.report.mistakes import OF_A_PAIR, coverage
 from pipeline.stages.report.results import Lacking
 from pipeline.stages.report.story import Story
-from pipeline.stages.score.words import matrix_of
+from pipeline.stages.score.figures import confusion_of
 from pipeline.store import failures_path, read_failures
 
 CLASSES_SHOWN = 30  # of a matrix on a page, and 100 in a table
@@ -107,7 +107,7 @@ def _figures(chapter: Chapter) -> list[Block]:
 def _confusion(chapter: Chapter) -> list[Block]:
     story, blocks = chapter.story, []
     if story.answers is not None:
-        matrix, kept = narrowed(matrix_of(story.answers.figures), story.classes)
+        matrix, kept = narrowed(story.answers.figures)
         links = {}
         for pair in chapter.looks.pairs:
             if pair.true in kept and pair.taken in kept:
@@ -120,24 +120,26 @@ def _confusion(chapter: Chapter) -> list[Block]:
         title = f"{story.answers.of.capitalize()}, {many(len(story.answers), 'image')}"
         blocks.append(Confusion(f"{chapter.prefix}confusion", matrix, title, caption, links))
     if story.test is not None:
-        matrix, _ = narrowed(matrix_of(story.test.test), story.classes)
+        matrix, _ = narrowed(story.test.test)
         title = f"Test, {many(story.test.test['n'], 'image')}"
         blocks.append(Confusion(f"{chapter.prefix}confusion-test", matrix, title))
     return [Split(blocks)] if blocks and len(story.classes) <= BESIDE else [*blocks]
 
 
-def narrowed(matrix: Matrix, classes: Sequence[str], most: int = CLASSES_SHOWN) -> tuple[Matrix, dict[int, int]]:
-    """The matrix of its classes that are confused most often, and class number -> its place there."""
-    number = {name: i for i, name in enumerate(classes)}
-    astray = Counter(dict.fromkeys(range(len(matrix.classes)), 0))
-    for true, taken, images in matrix.cells:
+def narrowed(test: Mapping[str, Any], most: int = CLASSES_SHOWN) -> tuple[Matrix, dict[int, int]]:
+    """The matrix of the classes that are confused most often, of those that occur, and class number -> place there."""
+    found = confusion_of(test)
+    seen = np.union1d(found.true, found.predicted).tolist()
+    astray = dict.fromkeys(seen, 0)
+    cells = list(zip(found.true.tolist(), found.predicted.tolist(), found.count.tolist(), strict=True))
+    for true, taken, images in cells:
         if true != taken:
             astray[true] += images
             astray[taken] += images
-    chosen = sorted(sorted(astray, key=lambda i: (-astray[i], i))[:most])
-    place = {i: p for p, i in enumerate(chosen)}
-    cells = [(place[t], place[k], n) for t, k, n in matrix.cells if t in place and k in place]
-    return Matrix(cells, [matrix.classes[i] for i in chosen]), {number[matrix.classes[i]]: place[i] for i in chosen}
+    chosen = sorted(sorted(seen, key=lambda c: (-astray[c], c))[:most])
+    place = {c: p for p, c in enumerate(chosen)}
+    shown = [(place[t], place[k], n) for t, k, n in cells if t in place and k in place]
+    return Matrix(shown, [test["per_class"][c]["name"] for c in chosen]), place
 
 
 def _pair_anchor(chapter: Chapter, true: int, taken: int) -> str:

@@ -21,6 +21,7 @@ from pipeline.stages.report import words
 from pipeline.stages.report.story import Story
 from pipeline.stages.score.compare import why_apart
 from pipeline.stages.score.figures import ScoredRows
+from pipeline.stages.score.words import brief
 
 FEWEST = 2  # rows that two runs share
 ROLES: dict[str, Role] = {"better": "good", "worse": "bad", "not told": "dim"}
@@ -32,29 +33,32 @@ EXPLAINED = (
 
 def side_by_side(stories: Sequence[Story]) -> list[Section]:
     """The sections about all runs together."""
-    blocks: list[Block] = [results_table([_result(story) for story in stories])]
-    chosen = [f"{s.name} is {how}." for s in stories if (how := words.chosen(s)) is not None]
+    names = brief([story.name for story in stories])
+    blocks: list[Block] = [results_table([_result(*one) for one in zip(stories, names, strict=True)])]
+    chosen = [
+        f"{name} is {how}." for s, name in zip(stories, names, strict=True) if (how := words.chosen(s)) is not None
+    ]
     if chosen:
         blocks.append(Prose(chosen))
     rows: list[list[Cell]] = []
     apart: list[str] = []
     first = stories[0]
-    for other in stories[1:]:
+    for other, name in zip(stories[1:], names[1:], strict=True):
         if (why := why_apart(first.run, other.run)) is not None:
             apart.append(f"Not compared: {why}.")
             continue
-        rows += [_row(first, other, on, *right) for on, right in _shared(first, other)]
-    pairs: list[Block] = [_table(rows), Prose([EXPLAINED])] if rows else []
+        rows += [_row((names[0], name), on, *right) for on, right in _shared(first, other)]
+    compared: list[Block] = [_table(rows), Prose([EXPLAINED])] if rows else []
     if apart:
-        pairs.append(Prose(apart, note=True))
+        compared.append(Prose(apart, note=True))
     found = [Section("side", "Side by side", blocks)]
-    return [*found, Section("paired", "In pairs, on the same images", pairs, "In pairs")] if pairs else found
+    return [*found, Section("paired", "In pairs, on the same images", compared, "In pairs")] if compared else found
 
 
-def _result(story: Story) -> dict[str, Any]:
+def _result(story: Story, name: str) -> dict[str, Any]:
     test, answers = None if story.test is None else story.test.test, story.answers
     return {
-        "name": story.name,
+        "name": name,
         "val": story.metrics.get("after", story.metrics.get("val")),
         "test": None if test is None else test["accuracy"],
         "macro_f1": None if test is None else test["macro_f1"],
@@ -82,12 +86,12 @@ def _right(scored: ScoredRows) -> NDArray[np.bool_]:
     return found
 
 
-def _row(a: Story, b: Story, on: str, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> list[Cell]:
+def _row(names: tuple[str, str], on: str, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> list[Cell]:
     d: PairedDifference = paired_difference(first, second)
     shares = [percent(float(right.mean())) for right in (first, second)]
     ends = points_between(d.low, d.high)
     verdict = Part(d.word if d.word == "not told" else f"second is {d.word}", ROLES[d.word])
-    return [a.name, b.name, on, count(d.n), *shares, points(d.value), ends, f"{d.p:.2g}", verdict]
+    return [*names, on, count(d.n), *shares, points(d.value), ends, f"{d.p:.2g}", verdict]
 
 
 def _table(rows: list[list[Cell]]) -> Table:

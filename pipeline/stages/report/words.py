@@ -324,12 +324,18 @@ def times(story: Story) -> Table:
             ("Scoring on test", None if story.test is None else seconds(story.test.seconds)),
             ("Settings", given or "the defaults"),
             ("Began from", story.config.get("started_from")),
-            ("Processor", f"{machine['processor']}, {machine['cores']} cores" if "processor" in machine else None),
+            ("Processor", _processor(machine)),
             ("Memory", size(memory) if isinstance(memory, int) else None),
             ("GPU", None if not machine.get("gpu") else str(machine["gpu"])),
             ("Versions", ", ".join(f"{name} {value}" for name, value in config["versions"].items())),
         ]
     )
+
+
+def _processor(machine: Mapping[str, Any]) -> str | None:
+    cores = machine.get("cores")
+    told = [str(machine["processor"])] if "processor" in machine else []
+    return ", ".join([*told, *([many(cores, "core")] if isinstance(cores, int) else [])]) or None
 
 
 def note_of(answers: Answers, place: int, classes: Sequence[str]) -> str:

@@ -16,8 +16,16 @@ import pytest
 import safetensors.numpy
 
 from pipeline import baseline, evaluate, extract, open_cache, report, train
-from pipeline.base.errors import ConfigError, HeadError
+from pipeline.base.errors import ConfigError, HeadError, PipelineError
+from pipeline.base.workspace import Workspace
 from pipeline.cli.main import main
+from pipeline.heads.scores.noise import label_noise
+from pipeline.runs.folder import load_run
+from pipeline.stages.report.album import Album
+from pipeline.stages.report.answers import answers_for
+from pipeline.stages.report.looks import looks_of
+from pipeline.stages.report.sections import Chapter, sections
+from pipeline.stages.report.story import gather
 from pipeline.store.reader import Cache
 from tests.parsed import Parsed
 from tests.stages.report.conftest import CLASSES, EVIL
@@ -82,6 +90,18 @@ def test_markup_in_a_class_a_group_or_a_path_is_text(awkward: SimpleNamespace, t
     assert not page.tags("i") and "farm 1 <i>" in page.text and "By farm" in page.text
     assert "\\n<b>&.png" in page.text
     assert "Failed images" in titles(page) and "photos/02.png" in page.text
+
+
+def test_labels_that_look_wrong_are_found_by_what_did_not_learn_from_them(
+    awkward: SimpleNamespace, tmp_path: Path
+) -> None:
+    kept = safetensors.numpy.load_file(awkward.run / "held_out.safetensors")
+    temperature = json.loads((awkward.run / "head.json").read_text())["temperature"]
+    noise = label_noise(kept["logits"], kept["y"], temperature)
+    page = parsed(report(awkward.run, workspace=awkward.root, out=tmp_path / "a.html").file)
+    assert "Labels" in titles(page)
+    assert f"at most about {100 * noise.share:.1f}\u00a0%" in page.text
+    assert len([note for note in page.all("alt") if note.startswith("labelled ")]) == min(24, len(noise.order))
 
 
 def test_a_fine_tuned_run_has_its_verdict_and_its_answers_are_computed_once(
@@ -291,3 +311,56 @@ def test_the_last_line_names_the_file_and_its_size(copied: SimpleNamespace, caps
     assert main(["report", str(copied.run), "--workspace", str(copied.root), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert Path(told["file"]).stat().st_size == told["bytes"] and told["lacking"] == []
+
+
+# -- records that are not what they were ------------------------------------------------------------------------------
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The ways to all that is within a JSON value, and to itself."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(way for key, one in inner for way in leaves(one, (*path, key)))]
+
+
+@pytest.mark.parametrize("which", ["searched", "tuned"])
+def test_a_record_with_another_value_somewhere_is_told_or_shown_and_never_a_traceback(
+    which: str, searched: SimpleNamespace, workshop: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = searched.run if which == "searched" else workshop.tuned.run
+    run = Path(shutil.copytree(source, tmp_path / "runs" / source.name))
+    (run / "config.json").write_text(_led_to(run / "config.json", workshop.cache.cache))
+    monkeypatch.setattr("pipeline.stages.report.sections.model_steps", lambda *_: [])
+    monkeypatch.setattr("pipeline.stages.report.looks.label_noise", lambda *_, **__: None)
+    monkeypatch.setattr("pipeline.stages.report.story.answers_for", lambda *_: kept)
+    monkeypatch.setattr("pipeline.stages.report.story.cache_of", lambda _: None)
+    desk = Workspace(tmp_path)
+    kept = answers_for(load_run(run), open_cache(workshop.cache.cache), desk, "cpu")
+    tried = 0
+    for name in ("metrics.json", "config.json", "trials.jsonl"):
+        file = run / name
+        if not file.exists():
+            continue
+        text = file.read_text()
+        lines = [json.loads(line) for line in text.splitlines()] if name.endswith("l") else [json.loads(text)]
+        for way in leaves(lines[0])[1:]:
+            for other in (None, -1, "x", {"a": [1]}):
+                changed = json.loads(json.dumps(lines[0]))
+                within = changed
+                for key in way[:-1]:
+                    within = within[key]
+                within[way[-1]] = other
+                file.write_text("\n".join(map(json.dumps, [changed, *lines[1:]])) + "\n")
+                try:
+                    story = gather(str(run), desk, "cpu")
+                    sections(Chapter(story, looks_of(story, 0), Album({}, 0, 0, ""), None, ()))
+                except PipelineError as error:
+                    assert "\n" not in str(error)
+                tried += 1
+        file.write_text(text)
+    assert tried > 300
+
+
+def _led_to(config: Path, cache: Path) -> str:
+    told = json.loads(config.read_text())
+    told["cache"]["path"] = str(cache)
+    return json.dumps(told)
