@@ -17,8 +17,9 @@ from pipeline.base.words import count, many, percent
 from pipeline.heads.scores.calibration import expected_calibration_error
 from pipeline.heads.scores.intervals import binomial_interval
 from pipeline.heads.scores.metrics import calibration_bins
-from pipeline.runs.shapes import model_steps, steps
+from pipeline.runs.shapes import model_steps
 from pipeline.show.page.document import Block, Chart, Confusion, Gallery, Prose, Section, Shelf, Split, Thumb, Tiles
+from pipeline.show.steps import steps
 from pipeline.show.tables import before_and_after, penalty_path, per_class_table
 from pipeline.stages.report import words
 from pipeline.stages.report.album import Album

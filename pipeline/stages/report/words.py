@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.base.spelling import flag_name
 from pipeline.base.values import Cell, Column, Part, Table, figures
 from pipeline.base.words import ABSENT, chosen_of, count, few, many, percent, seconds, setting, significant, size
 from pipeline.heads.minibatch.config import MinibatchConfig
@@ -241,8 +242,8 @@ def about_labels(story: Story, answers: Answers, noise: LabelNoise) -> list[str]
     return [
         f"Of {many(len(answers), 'label')} of {answers.of} at most about {percent(noise.share)} ({percent(low)} to "
         f"{percent(high)}) are wrong: that counts what the run confuses, too. {many(n, 'label')} "
-        f"{'looks' if n == 1 else 'look'} suspect: `pipeline audit {story.data} --labels` lists them with what they "
-        "seem to be, for `pipeline relabel`."
+        f"{'looks' if n == 1 else 'look'} suspect: `pipeline audit {story.data} {flag_name('labels')}` lists them with "
+        "what they seem to be, for `pipeline relabel`."
     ]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.runs.shapes import ModelStep
+from pipeline.show.steps import ModelStep
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.base.workspace import Workspace
 from pipeline.runs.recipe import provenance_of
 from pipeline.runs.shapes import model_steps
-from pipeline.runs.shapes import steps as shown
+from pipeline.show.steps import steps as shown
 from pipeline.stages.use.results import TraceReport
 from pipeline.stages.use.settings import TraceSettings
 from pipeline.stages.use.target import find_target

@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from pipeline.runs.shapes import Layer, ModelStep, steps
+from pipeline.show.steps import Layer, ModelStep, steps
 from pipeline.stages.use.results import Prediction
 from pipeline.stages.use.words import Passage, parity, predictions, way
 
