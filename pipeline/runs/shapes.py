@@ -58,7 +58,7 @@ def _layers(head: Head) -> list[Layer]:
         prefix = name.removesuffix("weight")
         own = [t.size for other, t in head.tensors.items() if len(names) == 1 or other.startswith(prefix)]
         width = head.tensors[name].shape[0]
-        shown = prefix.rstrip(".") or head.kind
-        found.append(Layer(f"head {shown}" if number < len(names) - 1 else "head", (width,), sum(own), "trained"))
+        shown = f"hidden {number + 1}" if number < len(names) - 1 else "head"
+        found.append(Layer(shown, (width,), sum(own), "trained"))
     assert sum(layer.parameters for layer in found) == total
     return found

@@ -72,7 +72,7 @@ def svg(drawing: Drawing, size: tuple[float, float] = SIZE) -> str:
 
 
 def _curve(axes: Axes, curve: Curve) -> None:
-    from matplotlib.ticker import LogLocator, PercentFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
     last = len(curve.series) - 1
     for number, (name, values) in enumerate(curve.series.items()):
@@ -88,6 +88,8 @@ def _curve(axes: Axes, curve: Curve) -> None:
             assert curve.chosen is not None
             axes.axvline(curve.chosen, color=FAINT, linewidth=1)
             axes.plot([curve.chosen], [dict(known)[curve.chosen]], "o", color=colour, gid="chosen")
+    if all(float(x).is_integer() for x in curve.x) and not curve.log_x:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no half an epoch
     if curve.log_x:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(numticks=13))

@@ -97,7 +97,8 @@ def answers_for(run: Run, cache: Cache | None, desk: Workspace, device: str) -> 
         raise HeadError("the head has learned from val, too, and kept no answers of heads that had not")
     unseen = True
     if run.stage == "finetune":
-        scored, whose = _of_network(run, cache, desk, device), _by_the_head(0, "network")
+        scored = _of_network(run, cache, desk, device)
+        whose = _by_the_head(len(scored.y), "network")
         if "val" in learned:
             unseen = False
             whose += "; but the head that it began with had, so that figures on val are better than on new images"
@@ -108,8 +109,8 @@ def answers_for(run: Run, cache: Cache | None, desk: Workspace, device: str) -> 
 
 
 def _by_the_head(rows: int, what: str = "head") -> str:
-    images = f"These {many(rows, 'image')} of val" if rows else "The images of val"
-    return f"{images} were scored by the {what} itself, whose training did not learn from them"
+    were = "was" if rows == 1 else "were"
+    return f"Of val {many(rows, 'image')} {were} scored by the {what} itself, which has not learned from val"
 
 
 def _of_network(run: Run, cache: Cache, desk: Workspace, device: str) -> ScoredRows:

@@ -365,7 +365,7 @@ def _finetuning(chapter: Chapter) -> list[Block]:
     if verdict is None:
         return []
     told = [f"Worth it: {verdict['worth_it']}.", *(f"Next: {advice}." for advice in verdict["next"])]
-    return [before_and_after(verdict), Prose(told)]
+    return [dataclasses.replace(before_and_after(verdict), title=""), Prose(told)]
 
 
 def _failed(chapter: Chapter) -> list[Block]:

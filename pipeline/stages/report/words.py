@@ -81,7 +81,10 @@ def _headline(story: Story) -> str:
         return f"It is right on {percent(test['accuracy'])} of {many(test['n'], 'test image')}{_between(test)}."
     if story.answers is not None:
         found, on = story.answers.figures, story.answers.of
-        return f"It is right on {percent(found['accuracy'])} of {many(found['n'], 'image')} of {on}{_between(found)}."
+        n, by = candidates(story), story.metrics.get("chosen_by") or "val"
+        optimistic = f"; {by} chose it among {n:,}, so that this is optimistic" if n > 1 else ""
+        images = f"{many(found['n'], 'image')} of {on} that it has not learned from"
+        return f"It is right on {percent(found['accuracy'])} of {images}{_between(found)}{optimistic}."
     return ""
 
 
@@ -149,14 +152,14 @@ def from_what(story: Story) -> Table:
     decode = "large JPEGs shrunk while decoded" if "scaled" in by.get("decode", {}) else "decoded exactly"
     engine, width = by["engine"], story.head.dim if story.head else (story.cache.dim if story.cache else None)
     learned = " and ".join(config.get("learned_from", ["train"]))
-    temperature = story.metrics.get("temperature")
+    temperature, frozen = story.metrics.get("temperature"), "" if story.run.stage == "finetune" else ", frozen"
     return facts(
         [
             ("Run", f"{story.name}, {day(config['started'])}"),
             ("Data", f"{source(story)} ({about['source']})"),
             ("Images", f"{rows} (that could be read)"),
             ("Classes", f"{count(len(story.classes))}: {few(story.classes, CLASSES_NAMED)}"),
-            ("Trunk", f"{trunk(story)}, frozen, seeing {transform.crop} × {transform.crop} pixels"),
+            ("Trunk", f"{trunk(story)}{frozen}, seeing {transform.crop} × {transform.crop} pixels"),
             ("Weights", f"{os.path.basename(about['weights'])}, SHA-256 {by['weights']['sha256'][:12]}"),
             ("Features", None if width is None else f"{count(width)} an image, of the layer {by['trunk']['layer']}"),
             (
@@ -164,7 +167,7 @@ def from_what(story: Story) -> Table:
                 f"in {by['precision']} by {engine['name']} {engine['version']} ({engine['device']}), {decode}",
             ),
             ("Settings fingerprint", config["cache"]["key"][:16]),
-            ("Head", f"{head(story)}, learned from {learned}"),
+            ("What learned", f"{head(story)}, from {learned}"),
             ("Chosen", chosen(story)),
             ("Temperature", _temperature(temperature, story.metrics.get("temperature_from"))),
         ]

@@ -66,7 +66,7 @@ def test_its_figures_are_those_of_the_answers_that_the_run_kept(
 ) -> None:
     kept = safetensors.numpy.load_file(searched.run / "held_out.safetensors")
     right = kept["logits"].argmax(axis=1) == kept["y"]
-    assert f"{100 * right.mean():.1f}\u00a0% of {len(right)} images of train and val" in made.page.text
+    assert f"{100 * right.mean():.1f}\u00a0% of {len(right)} images of train and val that it" in made.page.text
     wrong = int((~right).sum())
     cells = [e for e in made.page.elements if e[0] == "td" and e[1].get("class") == "wrong"]
     assert (wrong > 0) == bool(cells)
@@ -120,7 +120,7 @@ def test_a_fine_tuned_run_has_its_verdict_and_its_answers_are_computed_once(
 def test_a_minibatch_head_has_its_trace(workshop: SimpleNamespace, tmp_path: Path) -> None:
     page = parsed(report(workshop.head.run, workspace=tmp_path).file)
     assert "Loss, epoch by epoch" in page.text and "Accuracy, epoch by epoch" in page.text
-    assert "These 9 images of val were scored by the head itself" in page.text
+    assert "Of val 9 images were scored by the head itself" in page.text
 
 
 def test_pictures_are_files_of_their_own(made: SimpleNamespace, searched: SimpleNamespace) -> None:
