@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,22 +64,35 @@ class MoreLabels:
     never: float
 
 
-def fit_power_laws(images: npt.ArrayLike, errors: npt.ArrayLike, variance: npt.ArrayLike) -> PowerLaws:
-    """The laws of weighted least squares of errors (B, K) at numbers of images (K,), whose variances are (K,).
+def resampled_laws(images: npt.ArrayLike, errors: Floats, variance: npt.ArrayLike, *, seed: Any) -> PowerLaws:
+    """The laws of errors (B, K) at numbers of images (K,), ascending: the first of what was seen, the others resamples.
 
-    K is at least FEWEST_SIZES, and the numbers differ. The same input gives the same bits.
+    From how many images on errors follow a law is not known, and of the fewest they often do not. So each resample
+    leaves out as many of the smallest numbers as it draws, down to FEWEST_SIZES that are left.
+    """
+    rows, sizes = errors.shape
+    first = np.random.default_rng(seed).integers(0, sizes - FEWEST_SIZES + 1, rows)
+    first[0] = 0
+    return fit_power_laws(images, errors, np.where(np.arange(sizes) >= first[:, None], variance, np.inf))
+
+
+def fit_power_laws(images: npt.ArrayLike, errors: npt.ArrayLike, variance: npt.ArrayLike) -> PowerLaws:
+    """The laws of weighted least squares of errors (B, K) at numbers of images (K,), with variances (K,) or (B, K).
+
+    What has an infinite variance has no part; at least FEWEST_SIZES are to be left, of numbers that differ. The same
+    input gives the same bits.
     """
     n, y = np.asarray(images, np.float64), np.asarray(errors, np.float64)
-    weight = 1 / np.asarray(variance, np.float64)
-    weight /= weight.sum()
-    scale = float(np.exp(weight @ np.log(n)))  # n is counted in it, so that x is about 1 for every c
+    weight = np.broadcast_to(1 / np.asarray(variance, np.float64), y.shape)
+    weight = weight / weight.sum(axis=1, keepdims=True)
+    scale = np.exp(weight @ np.log(n))  # n is counted in it, so that x is about 1 for every c
     low, high = (np.full(len(y), math.log(end)) for end in STEEPNESS)
     every = np.arange(len(y))
     for _ in range(ROUNDS):
         tried = np.linspace(low, high, GRID, axis=1)  # (B, G)
-        x = (n / scale) ** -np.exp(tried)[..., None]  # (B, G, K)
-        a, b = _linear(x, y[:, None], weight)
-        loss = (weight * (y[:, None] - a[..., None] - b[..., None] * x) ** 2).sum(axis=2)
+        x = (n / scale[:, None])[:, None] ** -np.exp(tried)[..., None]  # (B, G, K)
+        a, b = _linear(x, y[:, None], weight[:, None])
+        loss = (weight[:, None] * (y[:, None] - a[..., None] - b[..., None] * x) ** 2).sum(axis=2)
         best = loss.argmin(axis=1)
         low, high = tried[every, np.maximum(best - 1, 0)], tried[every, np.minimum(best + 1, GRID - 1)]
     c = np.exp(tried[every, best])
@@ -86,12 +100,15 @@ def fit_power_laws(images: npt.ArrayLike, errors: npt.ArrayLike, variance: npt.A
 
 
 def _linear(x: Floats, y: Floats, weight: Floats) -> tuple[Floats, Floats]:
-    """a and b (B, G) of the least squares of y (B, 1, K) = a + b x (B, G, K) with a, b >= 0; weights (K,) sum to 1."""
-    mean_x, mean_y = x @ weight, y @ weight
+    """a and b (B, G) of the least squares of y (B, 1, K) = a + b x (B, G, K) with a, b >= 0.
+
+    Weights are (B, 1, K), and sum to 1.
+    """
+    mean_x, mean_y = (weight * x).sum(axis=2), (weight * y).sum(axis=2)
     off = x - mean_x[..., None]
-    b = ((off * y) @ weight) / (off**2 @ weight)
+    b = (weight * off * y).sum(axis=2) / (weight * off**2).sum(axis=2)
     a = mean_y - b * mean_x
-    through_zero = ((x * y) @ weight) / (x**2 @ weight)
+    through_zero = (weight * x * y).sum(axis=2) / (weight * x**2).sum(axis=2)
     # Where b would be negative the error does not fall; where a would be, the law goes to 0.
     return np.where(b < 0, mean_y, np.maximum(a, 0)), np.where(b < 0, 0.0, np.where(a < 0, through_zero, b))
 

@@ -25,7 +25,7 @@ from pipeline.heads.folds import halves
 from pipeline.heads.left_out import linear_logits
 from pipeline.heads.scores.intervals import binomial_interval
 from pipeline.heads.scores.metrics import answers_of
-from pipeline.heads.scores.power_law import FARTHEST, FEWEST_SIZES, PowerLaws, fit_power_laws, more_labels
+from pipeline.heads.scores.power_law import FARTHEST, FEWEST_SIZES, PowerLaws, more_labels, resampled_laws
 from pipeline.heads.scores.resampled import Resampled, resampled, weighted_figures
 from pipeline.heads.scores.tally import linear_figures
 from pipeline.runs import folder as runs
@@ -40,7 +40,11 @@ from pipeline.store.rows import Rows
 CURVE_PICTURE, CURVE_TABLE = "curve.svg", "curve.csv"
 COLUMNS = ("shots", "images", "draws", "val", "low", "high", "C")
 CHOSEN_BY = "the other half of val"
-DEALING, RESAMPLING = 1 << 30, (1 << 30) + 1  # beyond the numbers of draws: what is random has streams of its own
+DEALING, RESAMPLING, BEGINNING = (
+    1 << 30,
+    (1 << 30) + 1,
+    (1 << 30) + 2,
+)  # beyond the numbers of draws: what is random has streams of its own
 PLACES = 61  # of the law's line
 AHEAD = (2, 5, FARTHEST)  # times as many images as there are
 
@@ -77,7 +81,7 @@ def learning_curve(task: Task[SearchSettings]) -> FewShotResult:
     predicted = [np.stack([s.predicted for s in group]) for group in groups]
     found = resampled(figure, task.val.y, predicted, images, seed=(settings.seed, RESAMPLING))
     results = [_summary(group, i, found) for i, group in enumerate(groups)]
-    laws = _laws(results, found)
+    laws = _laws(results, found, settings.seed)
     said = {} if laws is None else _said(laws, len(task.train), found.rows)
     picture = svg(words.curve_picture(results, figure, None if laws is None else _line(laws, results, found.rows)))
     seconds = time.perf_counter() - began
@@ -159,12 +163,12 @@ def _summary(group: Sequence[Scored], place: int, found: Resampled) -> dict[str,
     }
 
 
-def _laws(results: Sequence[dict[str, Any]], found: Resampled) -> PowerLaws | None:
+def _laws(results: Sequence[dict[str, Any]], found: Resampled, seed: int) -> PowerLaws | None:
     """The law of what was seen, and those of the resamples; None of too few numbers of images."""
     if len(results) < FEWEST_SIZES:
         return None
     errors = 1 - np.vstack([found.value, found.resamples])
-    return fit_power_laws([r["images"] for r in results], errors, found.variance)
+    return resampled_laws([r["images"] for r in results], errors, found.variance, seed=(seed, BEGINNING))
 
 
 def _said(laws: PowerLaws, now: int, rows: float) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from pipeline.stages.learn.trials import Trial
 SEARCH_ROWS = 10
 Place = tuple[float, float, float, float]  # of a law: images, figure, low, high
 NEVER = 0.5  # of the resamples: from this share on more labels are said to bring nothing
+RARELY = 0.05  # ... and below it, nothing is said of that
 
 
 def head(result: TrainResult, fit: Fit) -> str:
@@ -224,7 +225,7 @@ def _more_labels(more: Mapping[str, Any], name: str) -> str:
     gain = f"+1 point of {name}"
     if more["error"] < POINT:
         return f"{gain} is not to be had: by the law the error is {percent(more['error'])} already"
-    never = f"in {100 * more['never']:.0f} % of resamples no number of them does" if more["never"] >= 0.005 else ""
+    never = f"in {100 * more['never']:.0f} % of resamples no number of them does" if more["never"] >= RARELY else ""
     if more["never"] >= NEVER:
         return f"{gain} is not to be had by more labels of this kind: {never}, the curve levels off before"
     beyond = f"more than {FARTHEST} times as many"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
-from pipeline.heads.scores.power_law import PowerLaws, fit_power_laws, more_labels
+from pipeline.heads.scores.power_law import FEWEST_SIZES, PowerLaws, fit_power_laws, more_labels, resampled_laws
 
 IMAGES = np.array([10, 20, 50, 100, 200, 500, 1000, 2000, 8500])
 
@@ -64,6 +64,26 @@ def test_the_same_input_gives_the_same_bits():
     first, again = (fit_power_laws(IMAGES, errors, np.ones(9)) for _ in range(2))
     for name in ("a", "b", "c"):
         assert getattr(first, name).tobytes() == getattr(again, name).tobytes()
+
+
+def test_a_size_of_infinite_variance_has_no_part():
+    rng = np.random.default_rng(3)
+    errors = law(IMAGES.astype(float), 0.1, 0.9, 0.35)[None] + rng.normal(size=(30, 9)) * 0.01
+    variance = np.linspace(1, 0.1, 9)
+    without = fit_power_laws(IMAGES[2:], errors[:, 2:], variance[2:])
+    left_out = fit_power_laws(IMAGES, errors, np.where(np.arange(9) < 2, np.inf, variance))
+    n = [1000, 50_000]
+    np.testing.assert_allclose(left_out.error(n), without.error(n), rtol=1e-6)
+
+
+def test_resamples_leave_out_the_smallest_numbers_but_what_was_seen_does_not():
+    """Below 100 images the error lies on another law: some resamples know of it, and some do not."""
+    true = law(IMAGES.astype(float), 0.1, 0.9, 0.35)
+    bent = np.where(IMAGES < 100, 0.6, true)
+    found = resampled_laws(IMAGES, np.tile(bent, (300, 1)), np.ones(9), seed=0)
+    assert found.c[0] == fit_power_laws(IMAGES, bent[None], np.ones(9)).c[0]
+    on_the_law = np.abs(found.c[1:] - 0.35) < 1e-4
+    assert on_the_law.mean() == pytest.approx((9 - FEWEST_SIZES + 1 - 3) / (9 - FEWEST_SIZES + 1), abs=0.1)
 
 
 def test_images_for_an_error_are_those_at_which_the_law_has_it():

@@ -110,7 +110,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_others():
 @pytest.mark.parametrize(("spread", "rows"), [(0.02, 300), (0.08, 300), (0.08, 3000)])
 def test_the_interval_holds_the_true_mean(spread, rows, capsys):
     """Five draws of heads that differ, rows that are easier and harder: nominal .95."""
-    rng, held, trials = np.random.default_rng(0), 0, 300
+    rng, held, trials = np.random.default_rng(0), 0, 150
     y = np.zeros(rows, np.int64)
     for _ in range(trials):
         ease, skill = rng.normal(0.75, 0.2, rows), rng.normal(0, spread, (5, 1))
@@ -119,7 +119,7 @@ def test_the_interval_holds_the_true_mean(spread, rows, capsys):
         held += low <= true_mean(spread) <= high
     with capsys.disabled():
         print(f"\nspread {spread}, {rows} rows: {held / trials:.3f}")
-    assert held / trials >= 0.92
+    assert held / trials >= 0.9
 
 
 def true_mean(spread):

@@ -116,6 +116,7 @@ MORE = {"now": 8500, "error": 0.2, "more": 412, "low": 251, "high": 874, "never"
             {"high": None, "never": 0.123},
             "+1 point of accuracy; in 12 % of resamples no number of them does; with twice",
         ),
+        ({"never": 0.02}, "more labels for +1 point of accuracy; with"),
         (
             {"more": None, "high": None},
             "more than 10 times as many labels for +1 point of accuracy (at least 250 more)",
