@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline.heads.scores.metrics import Answers as Told
 from pipeline.heads.scores.metrics import answers_of
 from pipeline.heads.scores.noise import LabelNoise, label_noise
-from pipeline.stages.report.mistakes import MOST_PAIRS, OF_A_PAIR, SHOWN, Pair, confident, pairs, unsure
+from pipeline.stages.report.mistakes import OF_A_PAIR, SHOWN, Pair, confident, pairs, unsure
 from pipeline.stages.report.story import Story
 
 NOTHING = np.zeros(0, np.int64)
@@ -55,5 +55,6 @@ def looks_of(story: Story, seed: int) -> Looks:
     noise = None
     if answers.unseen:
         noise = label_noise(answers.scored.logits, answers.y, answers.temperature, seed=seed)
-    shown = pairs(answers.told, answers.y)[:MOST_PAIRS]
-    return Looks(shown, confident(answers.told, answers.y), unsure(answers.told), of_test, told, noise)
+    return Looks(
+        pairs(answers.told, answers.y), confident(answers.told, answers.y), unsure(answers.told), of_test, told, noise
+    )

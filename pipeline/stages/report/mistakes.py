@@ -26,17 +26,16 @@ class Pair:
     at: NDArray[np.int64]
 
 
-def pairs(told: Told, y: NDArray[np.int64]) -> list[Pair]:
-    """The pairs of classes that are confused, the most often confused first."""
+def pairs(told: Told, y: NDArray[np.int64], most: int = MOST_PAIRS) -> list[Pair]:
+    """The pairs of classes that are confused, those most often confused first; of many the first."""
     wrong = np.flatnonzero(told.predicted != y)
-    found: list[Pair] = []
-    if not len(wrong):
-        return found
-    cells, place = np.unique(np.stack([y[wrong], told.predicted[wrong]], axis=1), axis=0, return_inverse=True)
-    for number, (true, taken) in enumerate(cells.tolist()):
-        at = wrong[place.ravel() == number]
-        found.append(Pair(true, taken, at[np.argsort(-told.confidence[at], kind="stable")]))
-    return sorted(found, key=lambda pair: (-len(pair.at), pair.true, pair.taken))
+    wrong = wrong[np.argsort(-told.confidence[wrong], kind="stable")]
+    cells, place, counts = np.unique(
+        np.stack([y[wrong], told.predicted[wrong]], axis=1), axis=0, return_inverse=True, return_counts=True
+    )
+    often = np.argsort(-counts, kind="stable")[:most]
+    by_cell = np.split(np.argsort(place.ravel(), kind="stable"), np.cumsum(counts)[:-1])
+    return [Pair(int(cells[k, 0]), int(cells[k, 1]), wrong[by_cell[k]]) for k in often.tolist()]
 
 
 def confident(told: Told, y: NDArray[np.int64], most: int = SHOWN) -> NDArray[np.int64]:

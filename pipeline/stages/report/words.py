@@ -20,7 +20,7 @@ from pipeline.show.trace import ROWS, Remarks, places
 from pipeline.stages.report.answers import Answers
 from pipeline.stages.report.story import Story
 from pipeline.stages.score.figures import SHARES, EvaluateResult
-from pipeline.stages.score.words import as_which, figures_lines, ordinal
+from pipeline.stages.score.words import as_which, beside_float32, figures_lines, ordinal
 
 FACTS = (Column(fit="wrap"), Column(fit="fold"))
 CLASSES_NAMED = 12
@@ -227,6 +227,12 @@ def about_figures(story: Story) -> list[str]:
         told.append(f"Test: not scored. `pipeline evaluate {story.name}` does that, once.")
     else:
         told.append(scored(story.test))
+        if story.test.float32 is not None:
+            told += [f"{capital(line)}." for line in beside_float32(story.run.made_by["precision"], story.test.float32)]
+    if (precision := story.run.learned_in) is not None:
+        told.append(
+            f"The head learned from features in {precision}; `predict` and `export` run the network in float32."
+        )
     return told
 
 
