@@ -14,7 +14,7 @@ READY    := $(VENV)/.ready
 quoted    = '$(subst ','\'',$(1))'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo features head search baselines evaluate finetune predict export trace list inspect bench test check clean
+.PHONY: help setup demo features head search baselines evaluate finetune predict export report trace list inspect bench test check clean
 
 help: ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ predict: $(READY) ## classes of IMAGE= by RUN=
 
 export: $(READY) ## RUN= as a file for other programs (ARGS='--format onnx')
 	$(PIPELINE) export $(call quoted,$(RUN)) $(ARGS)
+
+report: $(READY) ## RUN= as one HTML file to send to people
+	$(PIPELINE) report $(call quoted,$(RUN)) $(ARGS)
 
 trace: $(READY) ## show the model pipeline: load, remove head, add head, train
 	$(PIPELINE) trace $(ARGS)

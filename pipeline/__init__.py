@@ -16,6 +16,7 @@ _HOMES = {
     "pipeline.stages.score.doors": ("evaluate", "compare"),
     "pipeline.stages.finetune.doors": ("finetune",),
     "pipeline.stages.use.doors": ("predict", "export", "rows", "trace"),
+    "pipeline.stages.report.doors": ("report",),
     "pipeline.stages.upkeep.doors": ("catalog", "inspect", "verify", "audit", "relabel"),
     "pipeline.store.find": ("open_cache",),
 }

@@ -10,6 +10,7 @@ from pipeline.stages.finetune.job import FinetuneResult
 from pipeline.stages.learn.baseline import BaselineReport
 from pipeline.stages.learn.few_shot import FewShotResult
 from pipeline.stages.learn.kept import TrainResult
+from pipeline.stages.report.results import ReportResult
 from pipeline.stages.score.compare import CompareResult
 from pipeline.stages.score.figures import EvaluateResult
 from pipeline.stages.upkeep.results import AuditReport, CatalogReport, InspectReport, RelabelResult, VerifyReport
@@ -30,6 +31,7 @@ __all__ = [
     "open_cache",
     "predict",
     "relabel",
+    "report",
     "rows",
     "search",
     "trace",
@@ -234,6 +236,17 @@ def relabel(
     workspace: str | PathLike[str] | None = None,
     watch: Watch | None = None,
 ) -> RelabelResult: ...
+def report(
+    runs: str | PathLike[str] | Sequence[str | PathLike[str]] = ("latest",),
+    *,
+    out: str | PathLike[str] | None = None,
+    max_mb: float = 8.0,
+    pictures: str | PathLike[str] | None = None,
+    seed: int = 0,
+    device: str | PathLike[str] = "auto",
+    workspace: str | PathLike[str] | None = None,
+    watch: Watch | None = None,
+) -> ReportResult: ...
 def rows(
     target: str | PathLike[str] = "latest",
     *,

@@ -118,3 +118,41 @@ class Heading:
 
 
 Value = Table | Steps | Curve | Matrix | Heading
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Points of a plane: ``x`` and ``y`` of each, the number of its ``group``, and whether it is ``marked``.
+
+    ``groups`` are the groups' names. What the axes mean is nothing: near is alike. A picture, for no terminal.
+    """
+
+    x: Sequence[float]
+    y: Sequence[float]
+    group: Sequence[int]
+    groups: Sequence[str]
+    marked: Sequence[bool]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Answers that claim about the same probability: its mean, the share that is right with its interval, how many."""
+
+    claimed: float
+    right: float
+    low: float
+    high: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How often answers are right that claim a probability; on the diagonal where they are as sure as they may be."""
+
+    bins: Sequence[Bin]
+    title: str = ""
+
+
+Drawing = Curve | Scatter | Reliability
+"""What is drawn as a picture with axes."""

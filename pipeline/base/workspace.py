@@ -66,6 +66,7 @@ class Workspace:
             self.data,
             self.engines,
             self.bench,
+            self.reports,
         )
 
     def silent(self) -> Workspace:
@@ -116,3 +117,8 @@ class Workspace:
     def bench(self) -> Path:
         """Records of benchmarks."""
         return self.root / "bench"
+
+    @property
+    def reports(self) -> Path:
+        """Pages about runs, and what was computed for them."""
+        return self.root / "reports"

@@ -10,6 +10,7 @@ from pipeline.cli.demo import demo
 from pipeline.stages.extract.doors import extract
 from pipeline.stages.finetune.doors import finetune
 from pipeline.stages.learn.doors import baseline, search, train
+from pipeline.stages.report.doors import report
 from pipeline.stages.score.doors import compare, evaluate
 from pipeline.stages.upkeep.doors import audit, catalog, inspect, relabel, verify
 from pipeline.stages.use.doors import export, predict, rows, trace
@@ -24,6 +25,7 @@ DOORS: tuple[Door[Any], ...] = (
     finetune,
     predict,
     export,
+    report,
     rows,
     trace,
     catalog,

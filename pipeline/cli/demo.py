@@ -5,6 +5,7 @@ Knows the other commands only by their command lines; the figures of the closing
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import time
 from dataclasses import dataclass
@@ -22,12 +23,13 @@ from pipeline.show.tables import results_table
 from pipeline.stages.extract.doors import extract
 from pipeline.stages.finetune.doors import finetune
 from pipeline.stages.learn.doors import baseline, search, train
+from pipeline.stages.report.doors import report
 from pipeline.stages.score.doors import evaluate
 from pipeline.stages.use.doors import predict, trace
 from pipeline.trunk.lookup import find_weights
 
 FALLBACK = "random:0"
-STEPS = {door.__name__: door for door in (extract, trace, train, baseline, search, evaluate, predict, finetune)}
+STEPS = {door.__name__: door for door in (extract, trace, train, baseline, search, evaluate, predict, finetune, report)}
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,16 @@ class DemoSettings:
 
 @dataclass(frozen=True)
 class DemoReport:
-    """The closing table's rows, and where everything lies."""
+    """The closing table's rows, the weights, the page that tells of the chosen head, and the seconds."""
 
     results: list[dict[str, Any]]
     weights: str
+    report: str
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {"results": self.results, "weights": self.weights, "seconds": self.seconds}
+        return dataclasses.asdict(self)
 
 
 @command(DemoSettings, "finished features and runs are kept: the same command makes new runs on them")
@@ -80,6 +83,7 @@ def demo(settings: DemoSettings, desk: Workspace) -> DemoReport:
     steps.run("predict", searched["run"], image, "--trace", "--top", 3)
     tuned = steps.run("finetune", head["run"], "--epochs", settings.epochs, "--batch-size", 64)
     tests["tuned"] = steps.run("evaluate", tuned["run"])
+    page = steps.run("report", searched["run"])
     rows = [{name: b[name] for name in ("name", "val", "seconds")} for b in baselines["results"]]
     for name, fit, test, val, candidates in (
         ("head (train)", head, tests["head"], head["val"], 1),
@@ -90,8 +94,8 @@ def demo(settings: DemoSettings, desk: Workspace) -> DemoReport:
         rows.append({"name": name, "val": val, **scores, "seconds": fit["seconds"], "chosen_from": candidates})
     desk.watch.result(results_table(rows, "Digits: 1,797 images, 10 classes"))
     total = time.perf_counter() - began
-    _close(desk, weights, extracted, total)
-    return DemoReport(rows, weights, total)
+    _close(desk, weights, (extracted, page), total)
+    return DemoReport(rows, weights, page["file"], total)
 
 
 class _Demo:
@@ -125,10 +129,12 @@ def _weights(settings: DemoSettings, desk: Workspace) -> str:
         return FALLBACK
 
 
-def _close(desk: Workspace, weights: str, extract: dict[str, Any], seconds: float) -> None:
-    """Where everything is, how long it took, and what pretrained weights would change."""
+def _close(desk: Workspace, weights: str, made: tuple[dict[str, Any], dict[str, Any]], seconds: float) -> None:
+    """Where everything is, how long it took, and what pretrained weights would change; ``made``: cache and page."""
+    extract, page = made
     desk.watch.result(f"features: {extract['cache']} ({numbers.size(Path(extract['cache']).stat().st_size)})")
     desk.watch.result(f"runs (settings, figures, traces, heads): {desk.runs}")
+    desk.watch.result(f"the chosen head told to other people, in any browser: {page['file']}")
     if weights == FALLBACK:
         desk.watch.result(
             f"weights: {FALLBACK}, random numbers, not pretrained: on your photographs use pretrained weights"

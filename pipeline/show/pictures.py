@@ -1,4 +1,4 @@
-"""Curves and confusion matrices as pictures that stand alone: the same bytes for the same values.
+"""Drawings and confusion matrices as pictures that stand alone: the same bytes for the same values.
 
 Knows their values and matplotlib, which is imported when something is drawn and nowhere else.
 """
@@ -9,17 +9,27 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.base.values import Curve, Matrix
+from pipeline.base.values import Curve, Drawing, Matrix, Reliability, Scatter
 from pipeline.base.words import count, visible
 from pipeline.show.letters import families, readable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SIZE = (7.2, 4.0)  # inches
 COLOURS = ("#4c78a8", "#d1495b", "#66a182", "#8d6a9f")
 DASHES = ("-", "--", ":", "-.")
+INK, FAINT, RULE = "#333333", "#999999", "#dddddd"
+# Of groups of points: ten that are told apart by most people (Okabe and Ito's, darker, and two between them).
+GROUPS = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b"),
+    *("#56b4e9", "#8c564b", "#7b4fa3", "#5f9e32", "#c2304f"),
+)
 LOOK = {
     "svg.hashsalt": "pipeline",  # names of what is drawn twice come from it: by default they are new each time
     "svg.fonttype": "none",  # text stays text: it can be searched and read aloud
@@ -28,52 +38,110 @@ LOOK = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "axes.edgecolor": "#333333",
+    "grid.color": RULE,
+    "axes.edgecolor": INK,
     "axes.titlelocation": "left",
     "axes.titlesize": "medium",
     "legend.frameon": False,
 }
 
 
-def svg(curve: Curve) -> str:
-    """The curve as the text of an SVG file; the last of several series is a solid line, where it was chosen a mark.
+def svg(drawing: Drawing, size: tuple[float, float] = SIZE) -> str:
+    """The drawing as the text of an SVG file, ``size`` inches large; what was chosen of a curve has a mark.
 
-    Values that are not finite are left out of the lines and of the areas that they lie between.
+    The last of several series is a solid line. Values that are not finite are left out of the lines and of the areas
+    that they lie between.
     """
     from matplotlib import style
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, PercentFormatter
 
     # Whatever a user's own settings of matplotlib say, the same values give the same picture.
     with style.context(["default", LOOK]):
-        figure = Figure(SIZE, layout="constrained")
+        figure = Figure(size, layout="constrained")
         axes = figure.add_subplot()
-        last = len(curve.series) - 1
-        for number, (name, values) in enumerate(curve.series.items()):
-            known = [(x, v) for x, v in zip(curve.x, values, strict=True) if math.isfinite(v)]
-            dash, colour = DASHES[(last - number) % len(DASHES)], COLOURS[number % len(COLOURS)]
-            mark = "o" if name in curve.dots else ""
-            axes.plot(*zip(*known, strict=True), dash, marker=mark, color=colour, label=name, gid=f"series-{number}")
-            if name in curve.bands:
-                ends = zip(curve.x, *curve.bands[name], strict=True)
-                x, low, high = zip(*(place for place in ends if all(map(math.isfinite, place))), strict=True)
-                axes.fill_between(x, low, high, color=colour, alpha=0.18, lw=0, gid=f"band-{number}")
-            if number == last and curve.chosen in dict(known):
-                assert curve.chosen is not None
-                axes.axvline(curve.chosen, color="#999999", linewidth=1)
-                axes.plot([curve.chosen], [dict(known)[curve.chosen]], "o", color=colour, gid="chosen")
-        if curve.log_x:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(numticks=13))
-        if curve.shares:
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-        axes.set(xlabel=curve.x_label, ylabel=curve.y_label, title=curve.title)
-        if last:
-            axes.legend()
+        if isinstance(drawing, Curve):
+            _curve(axes, drawing)
+        elif isinstance(drawing, Scatter):
+            _scatter(axes, drawing)
+        else:
+            _reliability(axes, drawing)
+        axes.set_title(visible(drawing.title), parse_math=False)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return out.getvalue()
+
+
+def _curve(axes: Axes, curve: Curve) -> None:
+    from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
+
+    last = len(curve.series) - 1
+    for number, (name, values) in enumerate(curve.series.items()):
+        known = [(x, v) for x, v in zip(curve.x, values, strict=True) if math.isfinite(v)]
+        dash, colour = DASHES[(last - number) % len(DASHES)], COLOURS[number % len(COLOURS)]
+        mark, gid = "o" if name in curve.dots else "", f"series-{number}"
+        axes.plot(*zip(*known, strict=True), dash, marker=mark, color=colour, label=visible(name), gid=gid)
+        if name in curve.bands:
+            ends = zip(curve.x, *curve.bands[name], strict=True)
+            x, low, high = zip(*(place for place in ends if all(map(math.isfinite, place))), strict=True)
+            axes.fill_between(x, low, high, color=colour, alpha=0.18, lw=0, gid=f"band-{number}")
+        if number == last and curve.chosen in dict(known):
+            assert curve.chosen is not None
+            axes.axvline(curve.chosen, color=FAINT, linewidth=1)
+            axes.plot([curve.chosen], [dict(known)[curve.chosen]], "o", color=colour, gid="chosen")
+    if all(float(x).is_integer() for x in curve.x) and not curve.log_x:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no half an epoch
+    if curve.log_x:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(numticks=13))
+    if curve.shares:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        bottom, top = axes.get_ylim()
+        room = 0.03 * (min(top, 1.0) - max(bottom, 0.0))  # what is no share has no place on the axis
+        axes.set_ylim(max(bottom, -room), min(top, 1 + room))
+    axes.set_xlabel(visible(curve.x_label), parse_math=False)
+    axes.set_ylabel(visible(curve.y_label), parse_math=False)
+    if last:
+        for text in axes.legend().get_texts():
+            text.set_parse_math(False)
+
+
+def _scatter(axes: Axes, points: Scatter) -> None:
+    """Of many groups those with most points have a colour of their own; the name stands in the middle of each."""
+    x, y, group = np.array(points.x), np.array(points.y), np.array(points.group)
+    sizes = np.bincount(group, minlength=len(points.groups))
+    largest = np.argsort(-sizes, kind="stable")[: len(GROUPS)]
+    coloured = sorted(largest[sizes[largest] > 0].tolist())
+    others = ~np.isin(group, coloured)
+    axes.plot(x[others], y[others], "o", color=FAINT, markersize=2.6, markeredgewidth=0, gid="others")
+    for place, number in enumerate(coloured):
+        at = group == number
+        axes.plot(x[at], y[at], "o", color=GROUPS[place], markersize=3.4, markeredgewidth=0, gid=f"group-{place}")
+    marked = np.array(points.marked, bool)
+    axes.plot(x[marked], y[marked], "x", color=INK, markersize=4.8, markeredgewidth=0.8, alpha=0.8, gid="marked")
+    for place, number in enumerate(coloured):
+        middle = (float(np.median(x[group == number])), float(np.median(y[group == number])))
+        name = visible(points.groups[number])
+        text = name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
+        axes.text(*middle, text, ha="center", va="center", weight="bold", gid=f"label-{place}", parse_math=False)
+    axes.set(xticks=[], yticks=[])
+    axes.margins(0.03)
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _reliability(axes: Axes, found: Reliability) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    axes.plot([0, 1], [0, 1], "--", color=FAINT, linewidth=1, gid="diagonal")
+    x = [b.claimed for b in found.bins]
+    axes.vlines(x, [b.low for b in found.bins], [b.high for b in found.bins], colors=COLOURS[0], alpha=0.45)
+    most = max(b.rows for b in found.bins)
+    for b in found.bins:  # the area of a mark says how many answers it stands for
+        axes.plot([b.claimed], [b.right], "o", color=COLOURS[0], markersize=3 + 7 * math.sqrt(b.rows / most))
+    axes.set(xlabel="probability claimed", ylabel="share right", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
 
 
 LARGEST = 100  # classes of a matrix that can be read

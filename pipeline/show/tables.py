@@ -1,4 +1,4 @@
-"""Tables that more than one stage shows, made from plain figures under their names.
+"""Tables and curves that more than one stage shows, made from plain figures under their names.
 
 Knows rows of figures; nothing of where they come from, and chooses nothing: the order of a ranking is its caller's.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pipeline.base.values import Column, Part, Table, figures
-from pipeline.base.words import chosen_of, count, percent, seconds, significant
+from pipeline.base.values import Column, Curve, Part, Table, figures
+from pipeline.base.words import ABSENT, chosen_of, count, many, percent, points, points_between, seconds, significant
 
 PER_CLASS_ROWS = 30
 
@@ -63,3 +63,48 @@ def per_class_table(per_class: Sequence[Mapping[str, Any]], title: str = "", lim
         rows.append([str(r["name"]), *shares, *auroc, count(int(r["support"]))])
     headings = ("Precision", "Recall", "F1", *(["AUROC"] if ranked else []), "Images")
     return Table([Column("Class", fit="name"), *figures(*headings)], rows, title, caption)
+
+
+def metric_name(metric: str) -> str:
+    """A metric as people write it."""
+    return "log-loss" if metric == "log_loss" else metric.replace("_", " ")
+
+
+def penalty_path(Cs: Sequence[float], series: Mapping[str, Sequence[float]], metric: str, chosen: float) -> Curve:
+    """A metric of ``train`` and ``val`` against the penalty, and the C that val chose."""
+    shares = metric != "log_loss"
+    best = series["val"][list(Cs).index(chosen)]
+    return Curve(
+        series,
+        x=Cs,
+        x_label="C (weaker penalty to the right)",
+        y_label=metric_name(metric),
+        title=f"{metric_name(metric)} against C: chosen C = {chosen:.3g}, "
+        f"val {percent(best) if shares else significant(best)}",
+        chosen=chosen,
+        shares=shares,
+        log_x=True,
+    )
+
+
+def before_and_after(verdict: Mapping[str, Any]) -> Table:
+    """Accuracy, time and features before and after fine-tuning; intervals are 95 %, of the same images in pairs.
+
+    ``verdict`` has ``val test seconds head_seconds factor drift candidates`` as a fine-tuned run's record has them. Of
+    val's figures it is said that the best was chosen by them.
+    """
+    rows = []
+    for c in (verdict["val"], verdict["test"]):
+        if c is not None:
+            ends = points_between(c["low"], c["high"])
+            chosen = f", best of {verdict['candidates']}: optimistic" if c is verdict["val"] else ""
+            label = f"{c['split'].capitalize()} accuracy ({many(c['n'], 'image')}{chosen})"
+            rows.append([label, percent(c["before"]), percent(c["after"]), points(c["after"] - c["before"]), ends])
+    factor = ABSENT
+    if (times := verdict["factor"]) is not None:
+        factor = f"{significant(times, 2) if times < 10 else count(round(times))} times"
+    rows.append(["Training time", seconds(verdict["head_seconds"]), seconds(verdict["seconds"]), factor, ABSENT])
+    for split, cosine in verdict["drift"].items():
+        rows.append([f"Features, cosine with cached ({split})", "1", significant(cosine, 3), ABSENT, ABSENT])
+    columns = [Column(), *figures("Head", "Fine-tuned", "Difference", "95 % interval")]
+    return Table(columns, rows, "Was it worth it?")

@@ -20,7 +20,7 @@ def test_its_place_is_what_was_given_then_the_environment_then_cache(monkeypatch
 
 def test_its_folders_lie_below_it_and_nothing_is_made(tmp_path: Path) -> None:
     desk = Workspace(tmp_path / "w")
-    names = ("features", "runs", "maps", "tuning", "weights", "data", "engines", "bench")
+    names = ("features", "runs", "maps", "tuning", "weights", "data", "engines", "bench", "reports")
     assert [getattr(desk, name) for name in names] == [tmp_path / "w" / name for name in names]
     assert desk.tested == tmp_path / "w" / "tested.jsonl"
     assert not desk.root.exists()

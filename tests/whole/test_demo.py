@@ -40,5 +40,6 @@ def test_the_demo_beats_guessing_and_keeps_its_best(tmp_path: Path) -> None:
     assert [name for name, r in by_name.items() if "test" in r] == list(by_name)[-3:]
     assert len((tmp_path / "tested.jsonl").read_text().splitlines()) == 3  # each once
     assert by_name["head (train)"]["test"] > 0.9
+    assert Path(report.report).read_bytes().startswith(b"<!doctype html>")
     tuned, searched = report.results[-1], report.results[-2]
     assert tuned["val"] >= searched["val"]

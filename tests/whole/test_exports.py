@@ -14,7 +14,7 @@ import pipeline
 from pipeline.cli.commands import DOORS
 
 STAGES = {"extract", "train", "search", "baseline", "evaluate", "compare", "finetune"}
-USE_AND_UPKEEP = {"predict", "export", "rows", "trace", "catalog", "inspect", "verify", "audit", "relabel"}
+USE_AND_UPKEEP = {"predict", "export", "rows", "trace", "catalog", "inspect", "verify", "audit", "relabel", "report"}
 VERBS = sorted(STAGES | USE_AND_UPKEEP | {"open_cache"})
 COMMAND_LINE_ONLY = {"bench", "demo"}
 

@@ -55,6 +55,7 @@ def test_a_value_is_one_argument_whatever_is_in_it(checkout: Path, value: str) -
         ("evaluate", "RUN", "evaluate"),
         ("finetune", "RUN", "finetune"),
         ("export", "RUN", "export"),
+        ("report", "RUN", "report"),
     ],
 )
 def test_every_target_quotes_its_variable(checkout: Path, target: str, variable: str, command: str) -> None:

@@ -118,7 +118,7 @@ def add_run(shop: Shop) -> None:
 
     def config() -> Any:
         found = runs.load_run(shop.head)
-        compare._require_same_content(found, run)
+        compare.why_apart(found, run)
         about = export.description(found, recipe)
         return card.model_card(found, about, "onnx", "a.onnx", {"1": 0.0}), runs.cache_of(found)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from pipeline.base.spelling import option
 from pipeline.base.values import Column, Curve, Part, Table, figures
 from pipeline.base.watch import TraceRow
-from pipeline.base.words import ABSENT, count, many, percent, points, points_between, seconds, setting, significant
+from pipeline.base.words import ABSENT, count, percent, points, seconds, setting
+from pipeline.show.tables import before_and_after
 from pipeline.show.trace import observe
 from pipeline.stages.finetune.groups import ParameterGroup
 from pipeline.stages.finetune.mixtures import Choice
@@ -115,25 +116,8 @@ def mixtures(choice: Choice) -> Curve:
 
 
 def worth_it(verdict: Verdict) -> Table:
-    """Accuracy, time and features before and after; intervals are 95 %, of the same images in pairs.
-
-    Of val's figures it is said that the best was chosen by them.
-    """
-    rows = []
-    for c in (verdict.val, verdict.test):
-        if c is not None:
-            ends = points_between(c.low, c.high)
-            chosen = f", best of {verdict.candidates}: optimistic" if c is verdict.val else ""
-            label = f"{c.split.capitalize()} accuracy ({many(c.n, 'image')}{chosen})"
-            rows.append([label, percent(c.before), percent(c.after), points(c.after - c.before), ends])
-    factor = ABSENT
-    if verdict.factor is not None:
-        factor = f"{significant(verdict.factor, 2) if verdict.factor < 10 else count(round(verdict.factor))} times"
-    rows.append(["Training time", seconds(verdict.head_seconds), seconds(verdict.seconds), factor, ABSENT])
-    for split, cosine in verdict.drift.items():
-        rows.append([f"Features, cosine with cached ({split})", "1", significant(cosine, 3), ABSENT, ABSENT])
-    columns = [Column(), *figures("Head", "Fine-tuned", "Difference", "95 % interval")]
-    return Table(columns, rows, "Was it worth it?")
+    """Accuracy, time and features before and after."""
+    return before_and_after(verdict.to_json())
 
 
 def ended(verdict: Verdict, run: Path) -> list[str]:

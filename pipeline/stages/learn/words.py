@@ -17,6 +17,7 @@ from pipeline.base.words import ABSENT, chosen_of, count, many, percent, seconds
 from pipeline.heads.choice import at_the_end
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.scores.power_law import FARTHEST, FEWEST_SIZES, POINT
+from pipeline.show.tables import metric_name, penalty_path
 from pipeline.stages.learn.kept import Fit, TrainResult
 from pipeline.stages.learn.settings import ALL, EXACT, SearchSettings
 from pipeline.stages.learn.trials import Trial
@@ -90,13 +91,9 @@ def ranking(trials: Sequence[Trial], settings: SearchSettings, limit: int = SEAR
     return Table(
         [*columns, Column(fit="wrap")] if notes else columns,
         rows,
-        f"{many(len(trials), 'head')}, ranked by {_name(metric)} on {by}{then}",
+        f"{many(len(trials), 'head')}, ranked by {metric_name(metric)} on {by}{then}",
         f"{shown}{by} chose: its best figures are optimistic" if len(trials) > 1 else "",
     )
-
-
-def _name(metric: str) -> str:
-    return "log-loss" if metric == "log_loss" else metric.replace("_", " ")
 
 
 def end_of_path(settings: SearchSettings, end: str) -> str:
@@ -116,20 +113,8 @@ def _varied(value: Any) -> str:
 
 def path(trials: Sequence[Trial], metric: str, chosen: float) -> Curve:
     """A metric on train and val against the penalty, and the C that was chosen; the trials in the order of their C."""
-    name, shares = _name(metric), metric != "log_loss"
     series = {split: [getattr(t, split)[metric] for t in trials] for split in ("train", "val")}
-    penalties = [t.settings["C"] for t in trials]
-    best = series["val"][penalties.index(chosen)]
-    return Curve(
-        series,
-        x=penalties,
-        x_label="C (weaker penalty to the right)",
-        y_label=name,
-        title=f"{name} against C: chosen C = {chosen:.3g}, val {percent(best) if shares else significant(best)}",
-        chosen=chosen,
-        shares=shares,
-        log_x=True,
-    )
+    return penalty_path([t.settings["C"] for t in trials], series, metric, chosen)
 
 
 def few_shot(results: Sequence[Mapping[str, Any]], settings: SearchSettings) -> Table:
@@ -153,7 +138,7 @@ def few_shot(results: Sequence[Mapping[str, Any]], settings: SearchSettings) -> 
         [str(r["shots"]), str(r["draws"]), *(spread(r, name) for name in columns), setting(float(f"{r['C']:.3g}"))]
         for r in results
     ]
-    title = f"{_name(metric)}, mean and deviation of {many(settings.draws, 'draw')}"
+    title = f"{metric_name(metric)}, mean and deviation of {many(settings.draws, 'draw')}"
     caption = ["each draw's C is the best of its path on val: val is optimistic"]
     ends = [f"{many(r['shots'], 'shot')}: {r['C']:.3g}" for r in results if at_the_end(settings.penalties, r["C"])]
     if ends:
@@ -195,7 +180,7 @@ def figure_of(settings: SearchSettings) -> str:
 
 def curve(result: Mapping[str, Any], settings: SearchSettings) -> Table:
     """A learning curve, a row for each number of shots; ``result`` as ``few_shot.FewShotResult`` has it in JSON."""
-    results, law, name = result["results"], result["law"], _name(figure_of(settings))
+    results, law, name = result["results"], result["law"], metric_name(figure_of(settings))
     rows = [
         [
             str(r["shots"]),
@@ -207,7 +192,7 @@ def curve(result: Mapping[str, Any], settings: SearchSettings) -> Table:
         ]
         for r in results
     ]
-    by = "" if figure_of(settings) == settings.metric else f" by {_name(settings.metric)}"
+    by = "" if figure_of(settings) == settings.metric else f" by {metric_name(settings.metric)}"
     caption = [
         f"each draw's C is chosen on one half of val{by} and scored on the other: val is not optimistic",
         "95 %: over draws and val images"
@@ -225,7 +210,7 @@ def curve(result: Mapping[str, Any], settings: SearchSettings) -> Table:
 
 def outlook(result: Mapping[str, Any], figure: str) -> str:
     """What a learning curve says of more labels; ``result`` as ``few_shot.FewShotResult`` has it in JSON."""
-    name = _name(figure)
+    name = metric_name(figure)
     if result["law"] is None:
         return (
             f"no law: {many(len(result['results']), 'number')} of images, and {FEWEST_SIZES} are needed to say what "
@@ -259,7 +244,7 @@ def _about(number: int) -> str:
 
 def curve_picture(results: Sequence[Mapping[str, Any]], figure: str, law: Sequence[Place] | None) -> Curve:
     """The learning curve with its intervals; under it the law, where there is one."""
-    name, lines = _name(figure), dict[str, dict[float, Sequence[float]]]()
+    name, lines = metric_name(figure), dict[str, dict[float, Sequence[float]]]()
     if law is not None:
         lines["power law"] = {n: rest for n, *rest in law}
     lines["val"] = {r["images"]: (r["val"], r["low"], r["high"]) for r in results}

@@ -55,7 +55,8 @@ def compare(settings: CompareSettings, desk: Workspace) -> CompareResult:
     first, second = (runs.find_run(s, desk) for s in (settings.first, settings.second))
     for run in (first, second):  # before either is scored
         require_head(run)
-    _require_same_content(first, second)
+    if (why := why_apart(first, second)) is not None:  # before anything is scored
+        raise HeadError(why)
     scored = [scored_rows(run, desk, device=settings.device) for run in (first, second)]
     _require_same_rows(first, second, *scored)
     right = [s.logits.argmax(axis=1) == s.y for s in scored]
@@ -79,18 +80,18 @@ def _figures(run: runs.Run, scored: ScoredRows) -> dict[str, float]:
     return {name: getattr(scores, name) for name in ("accuracy", "macro_f1", "log_loss", "ece")}
 
 
-def _require_same_content(first: runs.Run, second: runs.Run) -> None:
-    """Raises HeadError, before anything is scored, when the two learned from caches of other images or labels."""
+def why_apart(first: runs.Run, second: runs.Run) -> str | None:
+    """Why two runs cannot be compared: they learned from caches of other images or labels. None: they can."""
     a, b = first.config["cache"], second.config["cache"]
     if a["content"] == b["content"]:
-        return
+        return None
     if first.config["classes"] != second.config["classes"]:
         what = f"other classes ({_apart(first, second)})"
     elif a["rows"] != b["rows"]:
         what = f"other rows ({a['rows']} and {b['rows']})"
     else:
         what = "other images, labels or splits"
-    raise HeadError(
+    return (
         f"{first.folder.name} and {second.folder.name} learned from caches of {what}, {Path(a['path']).name} and "
         f"{Path(b['path']).name}: only runs tested on the same rows can be compared"
     )

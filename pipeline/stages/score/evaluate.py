@@ -26,7 +26,7 @@ from pipeline.runs.tensors import read_tensors
 from pipeline.stages.score import in_float32, words
 from pipeline.stages.score.answers import LogitsOf, by_run, figures_of, look, require_head, score_rows
 from pipeline.stages.score.elsewhere import Scored, named_by, new_images, other_cache, own_split
-from pipeline.stages.score.figures import EvaluateResult, ScoredRows, now, recorded
+from pipeline.stages.score.figures import EVALUATION, EvaluateResult, ScoredRows, now, recorded
 from pipeline.stages.score.ledger import Scorer
 from pipeline.stages.score.settings import EvaluateSettings
 from pipeline.stages.score.wrong import require_places, write_confusion, write_errors, wrong_images
@@ -132,6 +132,16 @@ def scored_rows(run: runs.Run, desk: Workspace, *, device: str) -> ScoredRows:
         look(Scorer.of(run.folder), run.folder, cache, desk)
         _write_logits(run.folder, score_rows(cache, ("test",), logits_of))
     return _kept_logits(run.folder)
+
+
+def kept_rows(folder: Path) -> ScoredRows | None:
+    """The logits behind recorded test figures, where both are kept: no look at a test row.
+
+    Raises:
+        HeadError: they are damaged.
+    """
+    there = (folder / EVALUATION).exists() and (folder / LOGITS).exists()
+    return _kept_logits(folder) if there else None
 
 
 def _known(folder: Path, desk: Workspace) -> EvaluateResult | None:

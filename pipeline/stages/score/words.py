@@ -175,12 +175,12 @@ def comparison(names: Sequence[str], scores: Sequence[Mapping[str, Any]], differ
             cells = [percent(first[name]), percent(second[name]), points(by)]
         rows.append([label, *cells, interval if name == "accuracy" else ABSENT])
     below = many(difference.n, "test image")
-    runs = [Column(name, right=True, fit="name" if name in names else "whole") for name in _brief(names)]
+    runs = [Column(name, right=True, fit="name" if name in names else "whole") for name in brief(names)]
     return Table([Column(fit="wrap"), *runs, *figures("Difference", "95 % interval")], rows, below)
 
 
-def _brief(names: Sequence[str]) -> list[str]:
-    """Two runs by number and stage, as they are listed; by their names where that does not tell them apart."""
+def brief(names: Sequence[str]) -> list[str]:
+    """Runs by number and stage, as they are listed; by their names where that does not tell them apart."""
     parts = [name.split("-") if is_run_name(name) else None for name in names]
     brief = [name if p is None else f"{int(p[0])} {p[1]}" for name, p in zip(names, parts, strict=True)]
     return brief if len(set(brief)) == len(brief) else list(names)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.show.steps import ModelStep
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -90,25 +92,6 @@ class RowsResult:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {**dataclasses.asdict(self), "file": str(self.file)}
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One line of a step: ``output`` is the shape for one image; ``state`` is ``frozen``, ``trained`` or ``""``."""
-
-    name: str
-    output: tuple[int, ...] | None
-    parameters: int
-    state: str = ""
-
-
-@dataclass(frozen=True)
-class ModelStep:
-    """One step of the model's way: what is done, in a word and in a sentence, and the layers after it."""
-
-    title: str
-    detail: str
-    layers: Sequence[Layer]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is said of a run in use: predictions, one image's way to its class, the model's steps, an export's differences.
+"""What is said of a run in use: predictions, one image's way to its class, an export's differences.
 
 Pure functions of real figures, to tables; computes nothing of a network.
 """
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.base.values import Bar, Cell, Column, Part, Role, Step, Steps, Table, figures
-from pipeline.base.words import ABSENT, count, percent, shape, significant
+from pipeline.base.values import Bar, Cell, Column, Part, Table, figures
+from pipeline.base.words import ABSENT, percent, shape, significant
 from pipeline.heads.scores.metrics import softmax
 from pipeline.runs.folder import Run
 from pipeline.stages.score.figures import recorded
-from pipeline.stages.use.results import Layer, ModelStep, Prediction
+from pipeline.stages.use.results import Prediction
 
 WORTH_SHOWING = 0.001  # a probability below this is 0.0 % to a reader
 FEATURES_SHOWN = 5
@@ -127,29 +127,6 @@ def way(passage: Passage, classes: Sequence[str], top: int, true_class: str | No
 
 def _named(*pairs: tuple[str, str]) -> tuple[str | Part, ...]:
     return tuple(part for name, value in pairs for part in (Part(name, "dim"), value))
-
-
-def steps(found: Sequence[ModelStep]) -> Steps:
-    """The model's steps, each with its layers and their sum."""
-    columns = [Column("layer"), *figures("output", "parameters"), Column(fit="wrap")]
-    return Steps(columns, [Step(s.title, s.detail, [*map(_layer, s.layers), _sum(s.layers)]) for s in found])
-
-
-_STATES: dict[str, Role] = {"frozen": "frozen", "trained": "trained"}
-
-
-def _layer(layer: Layer) -> list[Cell]:
-    output = ABSENT if layer.output is None else shape(layer.output)
-    parameters = count(layer.parameters) if layer.parameters else ABSENT
-    return [layer.name, output, parameters, Part(layer.state, _STATES.get(layer.state, "dim"))]
-
-
-def _sum(layers: Sequence[Layer]) -> list[Cell]:
-    """All parameters, and what of them is trained: ``all frozen``, ``all trained`` or ``20,490 trained``."""
-    total = sum(r.parameters for r in layers)
-    trained = sum(r.parameters for r in layers if r.state == "trained")
-    share = "all frozen" if not trained else "all trained" if trained == total else f"{count(trained)} trained"
-    return [Part("parameters in all", "dim"), "", count(total), Part(share, "dim")]
 
 
 def parity(differences: Mapping[str, float], allowed: float, format: str) -> Table:

@@ -9,8 +9,9 @@ import re
 import numpy as np
 import pytest
 
-from pipeline.stages.use.results import Layer, ModelStep, Prediction
-from pipeline.stages.use.words import Passage, parity, predictions, steps, way
+from pipeline.show.steps import Layer, ModelStep, steps
+from pipeline.stages.use.results import Prediction
+from pipeline.stages.use.words import Passage, parity, predictions, way
 
 
 @pytest.fixture
