@@ -91,6 +91,8 @@ def _curve(axes: Axes, curve: Curve) -> None:
     if all(float(x).is_integer() for x in curve.x) and not curve.log_x:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no half an epoch
     if curve.log_x:
+        if len(set(curve.x)) == 1:  # matplotlib makes no room around a single place that is far below 1
+            axes.set_xlim(curve.x[0] / 10, curve.x[0] * 10)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(numticks=13))
     if curve.shares:

@@ -228,3 +228,9 @@ def test_of_many_classes_the_most_confused_are_shown():
     assert "t; the 100 classes most often confused, of 120" in found
     assert found.count("c7") == found.count("c113") == 2 and "3" in found
     assert len({t for t in found if t.startswith("c")}) == 100
+
+
+@pytest.mark.parametrize("x", [1e-6, 1.0, 1e6])
+def test_a_single_place_on_an_axis_by_logarithms_has_room_around_it(x: float) -> None:
+    text = svg(Curve({"train": [0.9], "val": [0.8]}, [x], "C", "accuracy", chosen=x, log_x=True, shares=True))
+    assert 'id="chosen"' in text
