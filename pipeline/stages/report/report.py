@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from pipeline.base.errors import CacheError, ConfigError, HeadError
 from pipeline.base.files import make_folder, try_writing, write_bytes, writing
@@ -30,7 +29,7 @@ from pipeline.stages.report.settings import MEGABYTE, ReportSettings
 from pipeline.stages.report.side import side_by_side
 from pipeline.stages.report.story import Story, gather
 
-T = TypeVar("T")
+LONGEST_NAME = 200  # characters; runs elsewhere may have any names
 
 
 def report(settings: ReportSettings, desk: Workspace) -> ReportResult:
@@ -38,7 +37,7 @@ def report(settings: ReportSettings, desk: Workspace) -> ReportResult:
     began = time.perf_counter()
     stories = [gather(spec, desk, settings.device) for spec in settings.runs]
     _require_different(stories)
-    file = settings.out or desk.reports / f"{'-vs-'.join(story.name for story in stories)}.html"
+    file = settings.out or desk.reports / f"{_named(stories)}.html"
     _require_places(file, settings)
     prefixes = [f"run-{place}-" if len(stories) > 1 else "" for place in range(1, len(stories) + 1)]
     chapters = [_chapter(story, prefix, settings, desk) for story, prefix in zip(stories, prefixes, strict=True)]
@@ -60,6 +59,13 @@ def report(settings: ReportSettings, desk: Workspace) -> ReportResult:
     )
     _tell(result, settings, desk)
     return result
+
+
+def _named(stories: list[Story]) -> str:
+    """The name of a page: that of its run; of several their numbers and stages, for names have an end."""
+    if len(stories) == 1:
+        return stories[0].name
+    return "-vs-".join("-".join(story.name.split("-")[:2]) for story in stories)[:LONGEST_NAME]
 
 
 def _require_different(stories: list[Story]) -> None:

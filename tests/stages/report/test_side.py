@@ -31,7 +31,7 @@ def page_of(file: Path) -> Parsed:
 
 def test_two_runs_are_compared_on_the_rows_that_neither_has_learned_from(two: SimpleNamespace) -> None:
     result = report(two.runs, workspace=two.root)
-    assert result.file.name == f"{two.runs[0].name}-vs-{two.runs[1].name}.html"
+    assert result.file.name == "0001-search-vs-0002-search.html"
     page = page_of(result.file)
     kept = [safetensors.numpy.load_file(run / "held_out.safetensors") for run in two.runs]
     right = [k["logits"].argmax(axis=1) == k["y"] for k in kept]
