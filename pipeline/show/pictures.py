@@ -8,7 +8,8 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,8 +68,17 @@ def svg(drawing: Drawing, size: tuple[float, float] = SIZE) -> str:
             _reliability(axes, drawing)
         axes.set_title(visible(drawing.title), parse_math=False)
         out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        with _letters_may_lack():
+            figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return out.getvalue()
+
+
+@contextmanager
+def _letters_may_lack() -> Iterator[None]:
+    """Of an SVG's text it is no loss that a font here lacks a letter: who shows it has other fonts."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        yield
 
 
 def _curve(axes: Axes, curve: Curve) -> None:
@@ -199,9 +209,7 @@ def confusion_picture(matrix: Matrix, title: str, form: str) -> bytes:
         axes.set_title(_legible(title, fonts), parse_math=False)
         out = io.BytesIO()
         metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
-        with warnings.catch_warnings():
-            # Of an SVG's text it is no loss that a font here lacks a letter.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        with _letters_may_lack():
             figure.savefig(out, format=form, dpi=120, metadata=metadata, bbox_inches="tight", pad_inches=0.15)
     return out.getvalue()
 

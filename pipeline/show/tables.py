@@ -71,16 +71,17 @@ def metric_name(metric: str) -> str:
 
 
 def penalty_path(Cs: Sequence[float], series: Mapping[str, Sequence[float]], metric: str, chosen: float) -> Curve:
-    """A metric of ``train`` and ``val`` against the penalty, and the C that val chose."""
+    """A metric against the penalty, and the C that was chosen, by the last of the series."""
     shares = metric != "log_loss"
-    best = series["val"][list(Cs).index(chosen)]
+    chose, values = list(series.items())[-1]
+    best = values[list(Cs).index(chosen)]
     return Curve(
         series,
         x=Cs,
         x_label="C (weaker penalty to the right)",
         y_label=metric_name(metric),
         title=f"{metric_name(metric)} against C: chosen C = {chosen:.3g}, "
-        f"val {percent(best) if shares else significant(best)}",
+        f"{chose} {percent(best) if shares else significant(best)}",
         chosen=chosen,
         shares=shares,
         log_x=True,

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.heads.scores.confusion import Confusion
-from pipeline.heads.scores.intervals import LEVEL, Interval
+from pipeline.heads.scores.intervals import LEVEL, Interval, binomial_interval
 from pipeline.heads.scores.metrics import Floats, check_logits, softmax
 from pipeline.heads.standardize import row_chunks
 
@@ -105,7 +105,8 @@ def _share(joint: Confusion, unsure: npt.NDArray[np.int64], rng: np.random.Gener
     """The share of rows whose label is another than their class, and its interval.
 
     Rows that reach no threshold, ``unsure`` (C,) by label, are taken to be as the others of their label. The interval
-    is a percentile bootstrap over rows, the thresholds held.
+    is a percentile bootstrap over rows, the thresholds held; never narrower than a share's of so many rows, since where
+    no label is suspected no draw has one.
     """
     label = np.concatenate([joint.true, np.arange(joint.classes)])
     wrong = np.concatenate([joint.true != joint.predicted, np.zeros(joint.classes, bool)])
@@ -129,4 +130,6 @@ def _share(joint: Confusion, unsure: npt.NDArray[np.int64], rng: np.random.Gener
     drawn = [shares(rng.multinomial(n, counts / n, size=min(step, DRAWS - at))) for at in range(0, DRAWS, step)]
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail])
-    return float(shares(counts[None])[0]), (float(low), float(high))
+    share = float(shares(counts[None])[0])
+    least = binomial_interval(share * n, n)
+    return share, (min(float(low), least[0]), max(float(high), least[1]))

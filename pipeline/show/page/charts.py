@@ -24,6 +24,7 @@ _APART = re.compile(r"<metadata>.*?</metadata>|<style.*?</style>", re.DOTALL)  #
 _SIDES = re.compile(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"')
 _COLOUR = re.compile("|".join(map(re.escape, THEME)))
 _OWN = re.compile(r'(\bid="|url\(#|href="#)')
+_TAG = re.compile(r"<[^>]*>")  # what a class is called stands between them, its < and > escaped
 _BLANK = re.compile(r"\s*\n\s*")
 
 
@@ -35,14 +36,22 @@ def chart(drawing: Drawing, name: str) -> str:
     text = svg(dataclasses.replace(drawing, title=""), SIZES.get(type(drawing), OTHERS))
     text = _APART.sub("", _HEAD.sub("", text))
     text = _SIDES.sub(r"\1", text, count=1).replace("xlink:href", "href")
-    text = _COLOUR.sub(lambda found: f"var(--{THEME[found[0]]})", text.replace(_PAPER, "fill: none"))
+    text = _TAG.sub(lambda tag: _COLOUR.sub(_theme, tag[0].replace(_PAPER, "fill: none")), text)
     return _BLANK.sub(" ", _named(text, name)).replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
 
 
+def _theme(colour: re.Match[str]) -> str:
+    return f"var(--{THEME[colour[0]]})"
+
+
 def _named(text: str, name: str) -> str:
-    """With the names that nothing refers to left out, and the others behind ``name``."""
+    """With the names that nothing refers to left out, and the others behind ``name``; what is not in a tag stays."""
     kept = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
     told = re.compile("label-|series-|chosen|marked")  # the page's look speaks of these
     ids = re.compile(r' id="([^"]*)"')
-    text = ids.sub(lambda found: found[0] if found[1] in kept or told.match(found[1]) else "", text)
-    return _OWN.sub(lambda found: f"{found[1]}{name}-", text)
+
+    def renamed(tag: re.Match[str]) -> str:
+        left = ids.sub(lambda found: found[0] if found[1] in kept or told.match(found[1]) else "", tag[0])
+        return _OWN.sub(lambda found: f"{found[1]}{name}-", left)
+
+    return _TAG.sub(renamed, text)

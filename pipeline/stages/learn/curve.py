@@ -187,7 +187,7 @@ def _prolonged(laws: PowerLaws, images: Sequence[float], rows: float) -> Iterato
     That is never narrower than the interval of a share of ``rows``: where all rows are right, no resample has a wrong
     one.
     """
-    figures = 1 - laws.error(images)
+    figures = np.clip(1 - laws.error(images), 0, 1)  # a law may be above what an error can be, where it began
     ends = np.quantile(figures[1:], (0.025, 0.975), axis=0)
     for n, value, low, high in zip(images, figures[0].tolist(), *ends.tolist(), strict=True):
         least = binomial_interval(value * rows, rows)

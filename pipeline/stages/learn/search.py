@@ -103,5 +103,5 @@ def _exact_search(task: Task[SearchSettings]) -> Ranking:
         fits = task.exact(rows, [C], folds=folds)
     whole = next(fit for fit in fits if fit.C == C and fit.fold < 0)
     held_out = None if folds is None else of_folds(task, left_out_logits(fits, C, rows.X, folds), folds)
-    files = {PATH_PICTURE: svg(words.path(trials, settings.metric, C))}
+    files = {PATH_PICTURE: svg(words.path(trials, settings.metric, C, "left out" if settings.cv else "val"))}
     return Ranking(ranked, exact_fit(whole), rows, files, held_out)

@@ -111,9 +111,9 @@ def _varied(value: Any) -> str:
     return setting(float(f"{value:.3g}") if isinstance(value, float) else value)
 
 
-def path(trials: Sequence[Trial], metric: str, chosen: float) -> Curve:
-    """A metric on train and val against the penalty, and the C that was chosen; the trials in the order of their C."""
-    series = {split: [getattr(t, split)[metric] for t in trials] for split in ("train", "val")}
+def path(trials: Sequence[Trial], metric: str, chosen: float, chose: str = "val") -> Curve:
+    """A metric against the penalty on train and on the rows that ``chose`` C; the trials in the order of their C."""
+    series = {"train": [t.train[metric] for t in trials], chose: [t.val[metric] for t in trials]}
     return penalty_path([t.settings["C"] for t in trials], series, metric, chosen)
 
 
@@ -224,7 +224,7 @@ def outlook(result: Mapping[str, Any], figure: str) -> str:
 def _more_labels(more: Mapping[str, Any], name: str) -> str:
     gain = f"+1 point of {name}"
     if more["error"] < POINT:
-        return f"{gain} is not to be had: by the law the error is {percent(more['error'])} already"
+        return f"what {gain} takes cannot be told: by the law the error is {percent(more['error'])} already"
     never = f"in {100 * more['never']:.0f} % of resamples no number of them does" if more["never"] >= RARELY else ""
     if more["never"] >= NEVER:
         return f"{gain} is not to be had by more labels of this kind: {never}, the curve levels off before"

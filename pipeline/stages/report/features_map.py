@@ -62,7 +62,10 @@ def map_of(cache: Cache, seed: int, desk: Workspace) -> FeatureMap:
     def computed() -> FeatureMap:
         cache.verify(rows)
         desk.watch.say(f"a map of the features of {many(len(rows), 'image')} is made, and kept for the next page")
-        x, y = _places(np.asarray(cache.features_at(rows), np.float32), seed).T
+        X = np.asarray(cache.features_at(rows), np.float32)
+        if (X[0] == X).all():
+            raise HeadError("all images have the same features: there is nothing to tell them apart by")
+        x, y = _places(X, seed).T
         return FeatureMap(x, y, rows)
 
     return kept(path, FeatureMap, computed, desk)

@@ -16,6 +16,7 @@ from pipeline.base.files import make_folder, try_writing, write_bytes, writing
 from pipeline.base.spelling import option
 from pipeline.base.words import few, many, named, seconds, size
 from pipeline.base.workspace import Workspace
+from pipeline.runs.folder import is_run_name
 from pipeline.show.page.document import Chart, Confusion, Page, Part, blocks_of
 from pipeline.show.page.render import NoRoom, Rendered, render
 from pipeline.show.pictures import confusion_picture, svg
@@ -65,7 +66,8 @@ def _named(stories: list[Story]) -> str:
     """The name of a page: that of its run; of several their numbers and stages, for names have an end."""
     if len(stories) == 1:
         return stories[0].name
-    return "-vs-".join("-".join(story.name.split("-")[:2]) for story in stories)[:LONGEST_NAME]
+    names = [story.name for story in stories]
+    return "-vs-".join("-".join(n.split("-")[:2]) if is_run_name(n) else n for n in names)[:LONGEST_NAME]
 
 
 def _require_different(stories: list[Story]) -> None:

@@ -324,11 +324,13 @@ def _training(chapter: Chapter) -> list[Block]:
     metric = str(story.run.config["settings"].get("metric", "accuracy"))
     exact = sorted((t for t in story.trials if "C" in t), key=lambda t: t["C"])
     if len(exact) > 1 and all(metric in t[split] for t in exact for split in ("val", "train")):
-        series = {split: [t[split][metric] for t in exact] for split in ("train", "val")}
+        chose = "left out" if words.by_folds(story) else "val"
+        series = {"train": [t["train"][metric] for t in exact], chose: [t["val"][metric] for t in exact]}
         curve = penalty_path([t["C"] for t in exact], series, metric, story.trials[0]["C"])
         says = words.capital(curve.title)
         curve = dataclasses.replace(curve, title=says)
-        caption = "The weaker the penalty, the better train is fitted; val says how weak it may be, and chose."
+        rows = "what folds left out" if words.by_folds(story) else "val"
+        caption = f"The weaker the penalty, the better train is fitted; {rows} says how weak it may be, and chose."
         blocks.append(Chart(f"{chapter.prefix}path", curve, says, caption))
     if len(story.trials) > 1:
         blocks.append(words.ranking(story, metric))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,8 @@ class ReportSettings:
 
     def __post_init__(self) -> None:
         st.check(self)
+        if not math.isfinite(self.max_mb):
+            raise ConfigError(f"{option('max_mb', self.max_mb)}: it must be a number of megabytes")
         if self.out is not None and self.out.suffix not in ENDINGS:
             raise ConfigError(f"{option('out', self.out)} must end in .html")
         if len(self.runs) > MOST:

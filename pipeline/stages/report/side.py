@@ -18,6 +18,7 @@ from pipeline.heads.scores.paired import PairedDifference, paired_difference
 from pipeline.show.page.document import Block, Prose, Section
 from pipeline.show.tables import results_table
 from pipeline.stages.report import words
+from pipeline.stages.report.answers import Answers
 from pipeline.stages.report.story import Story
 from pipeline.stages.score.compare import why_apart
 from pipeline.stages.score.figures import ScoredRows
@@ -64,13 +65,18 @@ def _result(story: Story, name: str) -> dict[str, Any]:
         "macro_f1": None if test is None else test["macro_f1"],
         "seconds": story.metrics.get("seconds"),
         "chosen_from": words.candidates(story),
-        "note": "" if answers is None else f"{answers.of}, left out: {percent(answers.figures['accuracy'])}",
+        "note": "" if answers is None else _note(answers),
     }
+
+
+def _note(answers: Answers) -> str:
+    learned = ", left out" if answers.unseen else ", learned from before fine-tuning"
+    return f"{answers.of}{learned}: {percent(answers.figures['accuracy'])}"
 
 
 def _shared(a: Story, b: Story) -> list[tuple[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]]]:
     """Which of the rows that both have answered are right in each: of rows that neither learned from, and of test."""
-    scored = [None if s.answers is None else s.answers.scored for s in (a, b)]
+    scored = [s.answers.scored if s.answers is not None and s.answers.unseen else None for s in (a, b)]
     found = []
     for on, (one, other) in (("left out", scored), ("test", [a.test_rows, b.test_rows])):
         if one is None or other is None:

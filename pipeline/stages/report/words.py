@@ -83,9 +83,18 @@ def _headline(story: Story) -> str:
         found, on = story.answers.figures, story.answers.of
         n, by = candidates(story), story.metrics.get("chosen_by") or "val"
         optimistic = f"; {by} chose it among {n:,}, so that this is optimistic" if n > 1 else ""
-        images = f"{many(found['n'], 'image')} of {on} that it has not learned from"
+        images = f"{many(found['n'], 'image')} of {on}{_unseen(story.answers)}"
         return f"It is right on {percent(found['accuracy'])} of {images}{_between(found)}{optimistic}."
     return ""
+
+
+def _unseen(answers: Answers) -> str:
+    return " that it has not learned from" if answers.unseen else ", which the head that it began with had learned from"
+
+
+def by_folds(story: Story) -> bool:
+    """Whether rows that folds had left out have chosen it, and not val."""
+    return bool(story.run.config["settings"].get("cv"))
 
 
 def _between(test: Mapping[str, Any]) -> str:
@@ -106,12 +115,13 @@ def tiles(story: Story) -> list[Tile]:
         found.append(Tile("Test accuracy", percent(story.test.test["accuracy"]), note))
     if story.answers is not None:
         told = story.answers.figures
-        note = f"{_interval(told)}{many(told['n'], 'image')} that it has not learned from"
-        if story.answers.of == "val":
+        note = f"{_interval(told)}{many(told['n'], 'image')}{_unseen(story.answers)}"
+        if story.answers.of == "val" or by_folds(story):
             note += chosen_of(candidates(story)).replace(" (", ", ").rstrip(")")
         found.append(Tile(f"Accuracy, {story.answers.of}", percent(told["accuracy"]), note))
     val, chosen_from = metrics.get("after", metrics.get("val")), candidates(story)
-    if val is not None and (story.answers is None or (chosen_from > 1 and story.answers.of != "val")):
+    apart = story.answers is None or (chosen_from > 1 and story.answers.of != "val" and not by_folds(story))
+    if val is not None and apart:
         found.append(Tile("Val accuracy", percent(val), chosen_of(chosen_from).strip(" ()")))
     rows = story.run.config["cache"]["rows"]
     splits = ", ".join(f"{count(n)} {split}" for split, n in rows.items() if n)
@@ -248,11 +258,15 @@ def about_labels(story: Story, answers: Answers, noise: LabelNoise) -> list[str]
     """How many labels may be wrong, and where the list of them is to be had."""
     low, high = noise.interval
     n = len(noise.order)
-    return [
+    about = (
         f"Of {many(len(answers), 'label')} of {answers.of} at most about {percent(noise.share)} ({percent(low)} to "
-        f"{percent(high)}) are wrong: that counts what the run confuses, too. {many(n, 'label')} "
-        f"{'looks' if n == 1 else 'look'} suspect: `pipeline audit {story.data} {flag_name('labels')}` lists them with "
-        "what they seem to be, for `pipeline relabel`."
+        f"{percent(high)}) are wrong: that counts what the run confuses, too."
+    )
+    if not n:
+        return [f"{about} None looks suspect."]
+    return [
+        f"{about} {many(n, 'label')} {'looks' if n == 1 else 'look'} suspect. `pipeline audit {story.data} "
+        f"{flag_name('labels')}` judges all of train and val, and lists what they seem to be for `pipeline relabel`."
     ]
 
 

@@ -41,7 +41,6 @@ from pipeline.store import Cache
 from pipeline.store.rows import Rows, load_rows
 
 FOLDS = 5  # where nobody says, or as many as the smallest class allows
-FLIPPED, FEWEST_FLIPPED, FLIPPED_OF = 0.02, 20, 20  # of a trial: share, at least so many, of classes with so many rows
 FLIPPED, FEWEST_FLIPPED = 0.02, 20  # of a trial: the share of all labels, but at least so many
 FLIPPED_OF = 20  # rows that a class has at least which some are flipped of
 PIECE = 512  # suspects that are compared with all rows at once
@@ -156,11 +155,6 @@ def _groups(cache: Cache, at: NDArray[np.int64], settings: AuditSettings) -> NDA
 
 def _folds(judged: _Judged, settings: AuditSettings) -> NDArray[np.int64]:
     fewest = dealt.fewest_groups(judged.y, judged.groups)
-    if fewest < 2:
-        raise HeadError(
-            f"{option('labels', True)}: a class has fewer than 2 images that no other class shares, and no fold may "
-            "leave out all of them: relabel its copies, or add images of it"
-        )
     if settings.folds is not None and settings.folds > fewest:
         what = "groups of images" if settings.groups else "different images"
         raise HeadError(
@@ -193,16 +187,26 @@ def _trial(problem: Problem, C: float, folds: NDArray[np.int64], seed: int) -> T
 
 
 def _of_test(judged: _Judged, fit: ExactFit, temperature: float, settings: AuditSettings, desk: Workspace) -> Labels:
-    """The same of test rows, by the head of train and val; of their classes those that it knows."""
+    """The same of test rows, by the head of train and val; of their classes those that it knows.
+
+    A head repeats the label of an image that it has learned, so copies of train and val rows, and rows of their groups,
+    are not judged.
+    """
     cache = judged.cache
     mark = hashlib.sha256(fit.weight.tobytes() + fit.bias.tobytes()).hexdigest()
     opened = open_test(cache, Scorer(f"audit-{cache.path.name.removesuffix('.h5')}", mark), desk)
     known = np.isin(opened.rows.y, judged.classes)
     omitted = sorted({cache.classes[c] for c in opened.rows.y[~known].tolist()})
-    if not known.any():
-        raise HeadError(f"{cache.path.name}: none of its test rows is of a class that can be judged")
-    rows = Rows(opened.rows.X[known], opened.rows.y[known])
-    test = _Judged(cache, rows, opened.at[known], _groups(cache, opened.at[known], settings), judged.classes, omitted)
+    mine, groups = np.split(_groups(cache, np.concatenate([judged.at, opened.at]), settings), [len(judged.at)])
+    seen = np.isin(groups, mine)
+    kept = known & ~seen
+    if not kept.any():
+        raise HeadError(
+            f"{cache.path.name}: no test label can be judged: {many(int(seen.sum()), 'test row')} of {len(seen)} also "
+            "in train or val, the others of classes that have too few images"
+        )
+    rows = Rows(opened.rows.X[kept], opened.rows.y[kept])
+    test = _Judged(cache, rows, opened.at[kept], groups[kept], judged.classes, omitted)
     logits = linear_logits(rows.X, fit.weight, fit.bias)
     noise = label_noise(logits, test.y, temperature, seed=settings.seed)
     return Labels(
@@ -216,6 +220,7 @@ def _of_test(judged: _Judged, fit: ExactFit, temperature: float, settings: Audit
         suspects=_suspects(test, judged, noise),
         pairs=_pairs(test, noise),
         omitted=omitted,
+        seen=int(seen.sum()),
         scored_before=opened.scored_before,
     )
 

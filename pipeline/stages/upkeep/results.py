@@ -142,7 +142,8 @@ class Labels:
     ``share`` of the labels is estimated to be wrong, ``interval`` its 95 % interval; what the heads confuse counts as
     well. Classes ``omitted`` have too few images to be judged. ``trial`` says how good such a list is, where there are
     images enough to try it. ``test`` holds the same of test rows by the head of train and val, where asked for: there
-    ``folds`` is 0 and ``scored_before`` says how many other runs had been scored on them.
+    ``folds`` is 0, ``seen`` counts those that are not judged as they are in train or val, too, by their bytes or their
+    group, and ``scored_before`` says how many other runs had been scored on them.
     """
 
     rows: int
@@ -157,6 +158,7 @@ class Labels:
     omitted: list[str]
     trial: Trial | None = None
     test: Labels | None = None
+    seen: int = 0
     scored_before: int | None = None
 
 

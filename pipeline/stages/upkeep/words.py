@@ -204,11 +204,13 @@ def judged(found: Labels, of: str) -> list[Table | str]:
         f"labels: of {many(found.rows, f'{of} label')} at most about {percent(found.share)} ({percent(low)} to "
         f"{percent(high)}) are wrong: it counts what the heads confuse, too ({by}; accuracy {accuracy})"
     ]
+    if found.seen:
+        lines.append(f"not judged, being in train or val, too: {many(found.seen, f'{of} row')}")
     if (trial := found.trial) is not None:
         lines.append(
-            f"tried on {many(trial.flipped, 'label')} flipped by hand: {percent(trial.found / trial.flipped)} of them "
-            f"were among the {count(trial.listed)} suspects then, and {percent(trial.among_first / trial.flipped)} of "
-            f"the first {count(trial.flipped)} suspects were they"
+            f"tried on {many(trial.flipped, 'label')} ({percent(trial.flipped / found.rows)}) flipped by hand: "
+            f"{percent(trial.found / trial.flipped)} of them were among the {count(trial.listed)} suspects then, and "
+            f"{percent(trial.among_first / trial.flipped)} of the first {count(trial.flipped)} suspects were they"
         )
     if found.omitted:
         lines.append(f"not judged, having too few images: {named(found.omitted)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -9,7 +10,7 @@ import pytest
 
 from pipeline.base.values import Bin, Curve, Drawing, Reliability, Scatter
 from pipeline.show.page.charts import THEME, chart
-from pipeline.show.pictures import svg
+from pipeline.show.pictures import GROUPS, svg
 
 DRAWINGS: list[Drawing] = [
     Curve({"train": [1.0, 0.5, 0.2], "val": [0.9, 0.6, 0.4]}, [1, 2, 3], "epoch", "loss", "a title", chosen=2.0),
@@ -52,3 +53,10 @@ def test_of_many_groups_the_largest_have_a_colour() -> None:
 def test_a_share_is_never_above_one_on_the_axis() -> None:
     text = svg(Curve({"accuracy": [1.0, 1.0]}, [1, 2], "x", "y", shares=True))
     assert "100.0 %" in text and "102.0 %" not in text and "101.0 %" not in text
+
+
+def test_what_a_class_is_called_stays_as_it_is_and_its_letters_need_no_font() -> None:
+    names = (f"日本 {GROUPS[1]}", 'a id="label-0" b')
+    text = chart(Scatter([0.0, 1.0], [0.0, 1.0], [0, 1], names, [False, True], "map"), "map")
+    told = html.unescape(text)
+    assert all(name in told for name in names)

@@ -19,8 +19,9 @@ from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.choice import order
 from pipeline.heads.exact.path import fit_exact
 from pipeline.heads.problem import Problem
+from pipeline.heads.scores.power_law import PowerLaws
 from pipeline.heads.scores.tally import linear_figures
-from pipeline.stages.learn.curve import Scored, _scored
+from pipeline.stages.learn.curve import Scored, _prolonged, _scored
 from pipeline.stages.learn.few_shot import drawn
 from pipeline.stages.learn.settings import SearchSettings
 from pipeline.store.rows import Rows, load_rows
@@ -221,3 +222,11 @@ def test_without_val_rows_it_is_refused(photos: Path, tmp_path: Path, quick: dic
 def test_what_is_no_number_of_shots_is_refused(cache: Path, tmp_path: Path, given: Options, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         search(cache, workspace=tmp_path, **given)
+
+
+def test_a_law_that_is_above_what_an_error_can_be_is_drawn_within_shares() -> None:
+    """1-shot heads of many classes are near chance, and a law of the others may have begun above an error of 1."""
+    laws = PowerLaws(np.zeros(3), np.array([5.0, 6.0, 4.0]), np.full(3, 0.5))
+    places = list(_prolonged(laws, [4, 10, 1000], 50.0))
+    assert places[0][:2] == (4, 0.0)
+    assert all(0 <= low <= value <= high <= 1 for _, value, low, high in places)

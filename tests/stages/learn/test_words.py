@@ -127,7 +127,10 @@ MORE = {"now": 8500, "error": 0.2, "more": 412, "low": 251, "high": 874, "never"
             "+1 point of accuracy is not to be had by more labels of this kind: in 71 % of resamples no number of them "
             "does, the curve levels off before; with",
         ),
-        ({"error": 0.004}, "+1 point of accuracy is not to be had: by the law the error is 0.4 % already; with"),
+        (
+            {"error": 0.004},
+            "what +1 point of accuracy takes cannot be told: by the law the error is 0.4 % already; with",
+        ),
     ],
 )
 def test_a_learning_curve_says_what_a_point_costs(more, said):

@@ -23,6 +23,7 @@ from pipeline.heads.scores.noise import label_noise
 from pipeline.runs.folder import load_run
 from pipeline.stages.report.album import Album
 from pipeline.stages.report.answers import answers_for
+from pipeline.stages.report.features_map import map_of
 from pipeline.stages.report.looks import looks_of
 from pipeline.stages.report.sections import Chapter, sections
 from pipeline.stages.report.story import gather
@@ -290,12 +291,22 @@ def test_what_cannot_be_kept_is_no_reason_to_stop(
         (tuple("123456789"), {}, "9 runs: give 8 at most"),
         (("1",), {"out": "a.pdf"}, "out='a.pdf' must end in .html"),
         (("1",), {"max_mb": 0}, "max_mb is 0: it must be above 0"),
+        (("1",), {"max_mb": float("inf")}, "max_mb=inf: it must be a number of megabytes"),
         (("nothing",), {}, "no run 'nothing'"),
     ],
 )
 def test_mistakes_are_told(searched: SimpleNamespace, runs: tuple[str, ...], options: Quick, told: str) -> None:
     with pytest.raises((ConfigError, HeadError), match=told):
         report(runs, workspace=searched.root, **options)
+
+
+def test_a_map_of_images_that_are_all_the_same_is_left_out_with_the_reason(searched: SimpleNamespace) -> None:
+    """t-SNE of no distances at all ended the process."""
+    cache = open_cache(searched.cache)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Cache, "features_at", lambda self, rows: np.zeros((len(rows), 8), np.float32))
+        with pytest.raises(HeadError, match="all images have the same features"):
+            map_of(cache, 99, Workspace(searched.root))
 
 
 def test_a_run_without_a_head_is_refused(searched: SimpleNamespace, tmp_path: Path) -> None:

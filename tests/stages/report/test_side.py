@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,11 @@ import pytest
 import safetensors.numpy
 
 from pipeline import evaluate, extract, report, search, train
+from pipeline.base.workspace import Workspace
 from pipeline.heads.scores.paired import paired_difference
+from pipeline.stages.report import words
+from pipeline.stages.report.side import _shared
+from pipeline.stages.report.story import gather
 from tests.parsed import Parsed
 
 
@@ -40,6 +45,23 @@ def test_two_runs_are_compared_on_the_rows_that_neither_has_learned_from(two: Si
     assert ("second is worse" in page.text) == (d.word == "worse") and "left out" in page.text
     assert len(page.tags("details")) == 2
     assert {"run-1-confusion", "run-2-confusion"} <= set(page.all("id"))
+
+
+def test_pages_of_runs_that_lie_elsewhere_have_names_of_their_own(two: SimpleNamespace, tmp_path: Path) -> None:
+    places = [Path(shutil.copytree(run, tmp_path / name)) for run, name in zip(two.runs, ("my-a", "my-b"), strict=True)]
+    assert report(places, workspace=two.root).file.name == "my-a-vs-my-b.html"
+
+
+def test_what_a_network_began_from_had_learned_is_neither_called_unseen_nor_compared(
+    two: SimpleNamespace, tmp_path: Path
+) -> None:
+    """A fine-tuning of a head that was refitted on train + val: its figures on val are of rows that it knows."""
+    found = [gather(str(run), Workspace(two.root), "cpu") for run in two.runs]
+    assert found[0].answers is not None
+    known = dataclasses.replace(found[0], answers=dataclasses.replace(found[0].answers, unseen=False))
+    assert [on for on, _ in _shared(found[0], found[1])] == ["left out"] and _shared(known, found[1]) == []
+    for said in (words.lead(known), " ".join(tile.note for tile in words.tiles(known))):
+        assert "which the head that it began with had learned from" in said and "it has not learned from" not in said
 
 
 def test_test_is_compared_only_where_both_were_scored(two: SimpleNamespace, tmp_path: Path) -> None:

@@ -165,6 +165,27 @@ def test_test_labels_are_judged_on_request_and_that_is_counted_once(made: Simple
     assert len(lines) == 1 and json.loads(lines[0])["run"].startswith("audit-")
 
 
+def test_test_images_that_are_in_train_too_are_not_judged(
+    tmp_path: Path, photos: Path, quick: Quick, listener: Any
+) -> None:
+    """A head that has learned an image's copy under a wrong label says that the label is right."""
+    file = manifest(photos, tmp_path / "list.csv")
+    lines = file.read_text().splitlines()
+    wrong = ("images/test/ant/16.png", "images/test/bee/17.png")
+    lines = [
+        line.replace(",ant,", ",cat,").replace(",bee,", ",cat,") if line.startswith(wrong) else line for line in lines
+    ]
+    for number, path in enumerate(wrong):
+        shutil.copy(tmp_path / path, tmp_path / "images" / f"twin{number}.png")
+        lines.append(f"images/twin{number}.png,cat,train")
+    file.write_text("\n".join(lines) + "\n")
+    cache = extract(file, workspace=tmp_path, **quick).cache
+    found = audit(cache, labels=True, test=True, workspace=tmp_path, watch=listener).labels
+    assert found is not None and found.test is not None
+    assert (found.test.rows, found.test.seen) == (10, 2)
+    assert "not judged, being in train or val, too: 2 test rows" in listener.text
+
+
 def test_a_trial_with_flipped_labels_says_how_good_the_list_is(
     tmp_path: Path, photos: Path, quick: Quick, listener: Any
 ) -> None:
@@ -174,7 +195,7 @@ def test_a_trial_with_flipped_labels_says_how_good_the_list_is(
     trial = reports[0].trial
     assert trial is not None and trial.flipped == 6  # a tenth at most
     assert trial.found == trial.among_first == 6  # colours that no head confuses
-    assert "tried on 6 labels flipped by hand: 100.0 % of them were among the " in listener.text
+    assert "tried on 6 labels (10.0 %) flipped by hand: 100.0 % of them were among the " in listener.text
 
 
 def test_a_penalty_that_is_given_is_the_only_one(made: SimpleNamespace, listener: Any) -> None:

@@ -1,7 +1,11 @@
 "use strict";
 // Tables are sorted by their columns, and images shown larger. Without this all of it can be read.
+const SECONDS = { ms: 0.001, s: 1, min: 60, h: 3600, d: 86400 };
 const value = (row, column) => {
-  const text = row.cells[column].textContent.trim().replace(/−/g, "-").replace(/,/g, "");
+  const text = row.cells[column].textContent.trim().replace(/−/g, "-").replace(/[,±]/g, "");
+  if (/^(\d+(\.\d+)?\s(ms|s|min|h|d)\s?)+$/.test(text)) {
+    return [...text.matchAll(/([\d.]+)\s([a-z]+)/g)].reduce((sum, part) => sum + part[1] * SECONDS[part[2]], 0);
+  }
   const number = parseFloat(text);
   return Number.isNaN(number) ? text.toLowerCase() : number;
 };
