@@ -17,6 +17,7 @@ from pipeline.base.items import NONE
 from pipeline.base.spelling import option
 from pipeline.base.values import Cell, Column, Part, Table, figures
 from pipeline.base.words import ABSENT, chosen_of, count, few, many, named, percent, seconds, setting, size
+from pipeline.heads.choice import PENALTIES, at_the_end
 from pipeline.runs.recipe import Provenance
 from pipeline.runs.remarks import how_near
 from pipeline.stages.upkeep.results import (
@@ -204,6 +205,8 @@ def judged(found: Labels, of: str) -> list[Table | str]:
         f"labels: of {many(found.rows, f'{of} label')} at most about {percent(found.share)} ({percent(low)} to "
         f"{percent(high)}) are wrong: it counts what the heads confuse, too ({by}; accuracy {accuracy})"
     ]
+    if found.chosen_from > 1 and (end := at_the_end(PENALTIES, found.C)):
+        lines.append(f"C {found.C:.3g} is the {end} that was tried: {option('C')} takes one beyond")
     if found.seen:
         lines.append(f"not judged, being in train or val, too: {many(found.seen, f'{of} row')}")
     if (trial := found.trial) is not None:

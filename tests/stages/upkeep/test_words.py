@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.stages.upkeep import words
-from pipeline.stages.upkeep.results import AuditReport, Copies, Near
+from pipeline.stages.upkeep.results import AuditReport, Copies, Labels, Near
 
 CONTENTS = {
     "path": "features/x.h5", "key": "ab12", "rows": 1234, "dim": 512, "dtype": "float16", "bytes": 2048,
@@ -160,3 +160,9 @@ def test_near_pairs_show_their_cosine_and_how_many_there_are(printed, total, cap
     lines = printed(words.pairs([pair], total, "near")).splitlines()
     assert lines[3].split() == ["0.9877", "train", "a.png", "test", "b.png"]
     assert lines[4:] == ([caption] if caption else [])
+
+
+@pytest.mark.parametrize(("C", "chosen_from", "said"), [(10.0, 21, True), (0.1, 21, False), (10.0, 1, False)])
+def test_a_penalty_at_the_end_of_the_path_is_told_where_it_was_chosen(C, chosen_from, said):
+    found = Labels(100, 5, C, chosen_from, 0.9, 0.01, (0.0, 0.03), [], [], [])
+    assert ("C 10 is the highest that was tried: C takes one beyond" in words.judged(found, "train and val")) == said
