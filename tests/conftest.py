@@ -199,3 +199,17 @@ class Listener(Watch):
 def listener() -> Listener:
     """A watch that keeps what it is told, as ``text``."""
     return Listener()
+
+
+@pytest.fixture
+def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that is asked for its test rows raises."""
+    from pipeline.store.reader import Cache
+
+    rows = Cache.rows
+
+    def asked(self: Any, split: str) -> Any:
+        assert split != "test", "asked for test rows"
+        return rows(self, split)
+
+    monkeypatch.setattr(Cache, "rows", asked)

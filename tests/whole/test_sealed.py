@@ -15,7 +15,6 @@ import pytest
 
 from pipeline import audit, baseline, extract, open_cache, search, train
 from pipeline.base.errors import DataError
-from pipeline.store.reader import Cache
 
 Quick = dict[str, Any]
 
@@ -41,18 +40,6 @@ def made(photos: Path, tmp_path_factory: pytest.TempPathFactory, quick: Quick) -
         file.seek(cache._structure.offset("/blocks/crc32"))
         file.write(np.array(sums, "<u4").tobytes())
     return SimpleNamespace(root=root, sound=sound, poisoned=poisoned)
-
-
-@pytest.fixture
-def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache that is asked for its test rows raises."""
-    rows = Cache.rows
-
-    def asked(self: Cache, split: str) -> Any:
-        assert split != "test", "asked for test rows"
-        return rows(self, split)
-
-    monkeypatch.setattr(Cache, "rows", asked)
 
 
 WORK: dict[str, tuple[Callable[..., Any], Quick]] = {

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.heads.scores.label_noise import LabelNoise, label_noise
 from pipeline.heads.scores.metrics import Answers as Told
 from pipeline.heads.scores.metrics import answers_of
-from pipeline.heads.scores.noise import LabelNoise, label_noise
 from pipeline.stages.report.mistakes import OF_A_PAIR, SHOWN, Pair, confident, pairs, unsure
 from pipeline.stages.report.story import Story
 

@@ -13,7 +13,7 @@ from pipeline.base.spelling import flag_name
 from pipeline.base.values import Cell, Column, Part, Table, figures
 from pipeline.base.words import ABSENT, chosen_of, count, few, many, percent, seconds, setting, significant, size
 from pipeline.heads.minibatch.config import MinibatchConfig
-from pipeline.heads.scores.noise import LabelNoise
+from pipeline.heads.scores.label_noise import LabelNoise
 from pipeline.show.page.document import Tile
 from pipeline.show.tables import metric_name
 from pipeline.show.trace import ROWS, Remarks, places

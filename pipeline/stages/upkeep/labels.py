@@ -28,7 +28,7 @@ from pipeline.heads.exact.path import ExactFit, fit_exact
 from pipeline.heads.left_out import left_out_figures, left_out_logits, linear_logits
 from pipeline.heads.problem import Problem
 from pipeline.heads.scores.calibration import fit_temperature
-from pipeline.heads.scores.noise import LabelNoise, label_noise
+from pipeline.heads.scores.label_noise import LabelNoise, label_noise
 from pipeline.runs.pixels import labelled
 from pipeline.runs.recipe import require_ours
 from pipeline.runs.remarks import random_features
@@ -258,19 +258,21 @@ def _alike(judged: _Judged, places: NDArray[np.int64], among: _Judged) -> list[A
     cache, found = judged.cache, list[Alike | None]()
     mine = np.ascontiguousarray(cache.digests[judged.at[places]]).view("V32").ravel()
     theirs = np.ascontiguousarray(cache.digests[among.at]).view("V32").ravel()
-    for start in range(0, len(places), PIECE):
-        piece = places[start : start + PIECE]
-        unit = near.unit(cache, judged.at[piece])
-        best, where = np.full(len(piece), -2.0, np.float32), np.zeros(len(piece), np.int64)
-        for first in range(0, len(among.at), near.TILE):
-            part = slice(first, first + near.TILE)
-            cosines = unit @ near.unit(cache, among.at[part]).T
-            cosines[mine[start : start + len(piece), None] == theirs[part]] = -2
+    unit, n = near.unit(cache, judged.at[places]), len(places)
+    best, where = np.full(n, -2.0, np.float32), np.zeros(n, np.int64)
+    for first in range(0, len(among.at), near.TILE):
+        part = slice(first, first + near.TILE)
+        others = near.unit(cache, among.at[part]).T
+        for start in range(0, n, PIECE):
+            piece = slice(start, start + PIECE)
+            cosines = unit[piece] @ others
+            cosines[mine[piece, None] == theirs[part]] = -2
             at = cosines.argmax(axis=1)
-            value = cosines[np.arange(len(piece)), at]
-            where, best = np.where(value > best, first + at, where), np.maximum(best, value)
-        for value, place, label in zip(best.tolist(), where.tolist(), judged.rows.y[piece].tolist(), strict=True):
-            row = int(among.at[place])
-            other = Alike(os.fsdecode(cache.ids[row]), cache.classes[int(cache.labels[row])], min(1.0, value))
-            found.append(other if value > -2 and among.rows.y[place] != label else None)
+            value = cosines[np.arange(len(at)), at]
+            where[piece] = np.where(value > best[piece], first + at, where[piece])
+            best[piece] = np.maximum(best[piece], value)
+    for value, place, label in zip(best.tolist(), where.tolist(), judged.rows.y[places].tolist(), strict=True):
+        row = int(among.at[place])
+        other = Alike(os.fsdecode(cache.ids[row]), cache.classes[int(cache.labels[row])], min(1.0, value))
+        found.append(other if value > -2 and among.rows.y[place] != label else None)
     return found

@@ -19,7 +19,7 @@ from pipeline import baseline, evaluate, extract, open_cache, report, train
 from pipeline.base.errors import ConfigError, HeadError, PipelineError
 from pipeline.base.workspace import Workspace
 from pipeline.cli.main import main
-from pipeline.heads.scores.noise import label_noise
+from pipeline.heads.scores.label_noise import label_noise
 from pipeline.runs.folder import load_run
 from pipeline.stages.report.album import Album
 from pipeline.stages.report.answers import answers_for
@@ -133,18 +133,6 @@ def test_pictures_are_files_of_their_own(made: SimpleNamespace, searched: Simple
 
 
 # -- test rows --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache that is asked for its test rows raises."""
-    rows = Cache.rows
-
-    def asked(self: Cache, split: str) -> Any:
-        assert split != "test", "asked for test rows"
-        return rows(self, split)
-
-    monkeypatch.setattr(Cache, "rows", asked)
 
 
 def test_no_test_row_is_looked_at(copied: SimpleNamespace, tmp_path: Path, guarded: None) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from pipeline.base.errors import HeadError
 from pipeline.heads.scores.intervals import binomial_interval
+from pipeline.heads.scores.label_noise import label_noise
 from pipeline.heads.scores.metrics import softmax
-from pipeline.heads.scores.noise import label_noise
 
 cleanlab_count = pytest.importorskip("cleanlab.count")
 cleanlab_rank = pytest.importorskip("cleanlab.rank")
