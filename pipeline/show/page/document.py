@@ -109,7 +109,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Part:
+class Folded:
     """Sections under a title of their own, folded until they are asked for."""
 
     anchor: str
@@ -125,7 +125,7 @@ class Page:
     above: str
     lead: str
     sections: Sequence[Section]
-    parts: Sequence[Part] = ()
+    parts: Sequence[Folded] = ()
 
 
 def blocks_of(page: Page) -> Iterator[Block]:

@@ -17,7 +17,7 @@ from pipeline.base.spelling import option
 from pipeline.base.words import few, many, named, seconds, size
 from pipeline.base.workspace import Workspace
 from pipeline.runs.folder import is_run_name
-from pipeline.show.page.document import Chart, Confusion, Page, Part, blocks_of
+from pipeline.show.page.document import Chart, Confusion, Folded, Page, blocks_of
 from pipeline.show.page.render import NoRoom, Rendered, render
 from pipeline.show.pictures import confusion_picture, svg
 from pipeline.stages.report import words
@@ -115,7 +115,7 @@ def _page(chapters: list[Chapter]) -> Page:
     sources = {words.source(story) for story in stories}
     on = f" on {sources.pop()}" if len(sources) == 1 else ""
     lead = "Their figures side by side, what tells them apart on the same images, and each by itself."
-    parts = [Part(c.prefix.rstrip("-"), c.story.name, sections(c)) for c in chapters]
+    parts = [Folded(c.prefix.rstrip("-"), c.story.name, sections(c)) for c in chapters]
     above = few([story.name for story in stories])
     return Page(f"{many(len(stories), 'run')} side by side{on}", above, lead, side_by_side(stories), parts)
 

@@ -22,7 +22,7 @@ from pipeline.base.workspace import Workspace
 from pipeline.runs.recipe import rebased
 from pipeline.runs.remarks import tell_of_outdated
 from pipeline.stages.score.wrong import require_places
-from pipeline.stages.upkeep import near, words
+from pipeline.stages.upkeep import audit_words, near
 from pipeline.stages.upkeep.labels import labels
 from pipeline.stages.upkeep.results import AuditReport, Copies, Labels, Near, Place
 from pipeline.stages.upkeep.settings import AuditSettings
@@ -45,7 +45,7 @@ def audit(settings: AuditSettings, desk: Workspace) -> AuditReport:
     report = _report(cache, settings, dropped, desk)
     if report.labels is not None and settings.suspects is not None:
         _write_suspects(report.labels, settings.suspects)
-    for told in words.audited(report):
+    for told in audit_words.audited(report):
         desk.watch.result(told)
     for finding in report.findings:
         desk.watch.warn(finding)
@@ -77,7 +77,7 @@ def _report(cache: Cache, settings: AuditSettings, dropped: list[str], desk: Wor
         labels=labels(cache, settings, desk) if settings.labels else None,
         suspects=settings.suspects,
     )
-    return dataclasses.replace(report, findings=words.findings(report, settings))
+    return dataclasses.replace(report, findings=audit_words.findings(report, settings))
 
 
 def _write_suspects(found: Labels, file: Path) -> None:
@@ -200,7 +200,7 @@ def _near(cache: Cache, threshold: float, desk: Workspace) -> Near:
     tiles, counts = search.tiles(), np.zeros(3, np.int64)
     kept = np.zeros((0, 4))  # crosses splits, cosine, left row, right row
     if len(tiles) > FEW_TILES:
-        desk.watch.say(words.comparing(len(rows), search.dimensions, near.estimate(search)))
+        desk.watch.say(audit_words.comparing(len(rows), search.dimensions, near.estimate(search)))
     with desk.watch.track("compare", len(tiles), unit="tiles") as bar:
         for tile in tiles:
             left, right, cosines = search.in_tile(*tile)

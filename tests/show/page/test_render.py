@@ -26,6 +26,7 @@ from pipeline.base.values import (
 from pipeline.show.page.document import (
     Chart,
     Confusion,
+    Folded,
     Gallery,
     Page,
     Prose,
@@ -36,7 +37,6 @@ from pipeline.show.page.document import (
     Tiles,
     blocks_of,
 )
-from pipeline.show.page.document import Part as Chapter
 from pipeline.show.page.render import NoRoom, render
 from tests.parsed import Parsed
 
@@ -63,7 +63,7 @@ def page(text: str = EVIL, thumbs: int = 3) -> Page:
     gallery = Gallery([Thumb(f"{i}{text}", text, JPEG) for i in range(thumbs)], text, "pair", text, folded=True)
     blocks = [Prose([text], note=True), Tiles([Tile(text, text, text)]), table, steps, Split(charts), confusion]
     own = Section("own", text, [Gallery([Thumb(text, "", None)], "no image")])
-    return Page(text, text, text, [Section("first", text, [*blocks, gallery], text)], [Chapter("part", text, [own])])
+    return Page(text, text, text, [Section("first", text, [*blocks, gallery], text)], [Folded("part", text, [own])])
 
 
 @pytest.fixture(scope="module")

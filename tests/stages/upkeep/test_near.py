@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline import store
-from pipeline.stages.upkeep import near, words
+from pipeline.stages.upkeep import audit_words, near
 from pipeline.stages.upkeep.audit import _near
 
 ROWS, DIM = 700, 96
@@ -220,7 +220,7 @@ def test_how_long_it_takes_is_told_before_it_begins_and_how_far_it_is_meanwhile(
 
 
 def test_what_is_about_to_be_done_is_told() -> None:
-    told = words.comparing(1_000_000, 64, 1234.0)
+    told = audit_words.comparing(1_000_000, 64, 1234.0)
     assert told.startswith("499,999,500,000 pairs of rows are compared, by a bound in 64 dimensions, which misses none")
     assert "about 20 min" in told and "Ctrl-C" in told
-    assert "in full: about" in words.comparing(10, None, 1.0)
+    assert "in full: about" in audit_words.comparing(10, None, 1.0)

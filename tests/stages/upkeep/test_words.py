@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.stages.upkeep import words
+from pipeline.stages.upkeep import audit_words, words
 from pipeline.stages.upkeep.results import AuditReport, Copies, Labels, Near
 
 CONTENTS = {
@@ -69,7 +69,7 @@ def test_names_are_counted_by_kind(printed):
 def test_failed_images_are_listed_with_path_and_reason(printed):
     """The path's every byte can be read."""
     failed = {"bees/caf\udce9\n.jpg": "corrupt (truncated)", "ants/b.gif": "not an image"}
-    (_, table) = words.audited(dataclasses.replace(REPORT, failed=failed))
+    (_, table) = audit_words.audited(dataclasses.replace(REPORT, failed=failed))
     lines = printed(table).splitlines()
     assert lines[0].strip() == "failed images"
     assert [re.split(r" {2,}", line.strip()) for line in lines[3:]] == [
@@ -105,24 +105,24 @@ REPORT = report()
 
 
 def test_each_class_is_counted_in_each_split_and_an_empty_one_stands_out(printed):
-    lines = printed(words.balance(REPORT)).splitlines()
+    lines = printed(audit_words.balance(REPORT)).splitlines()
     assert lines[0] == "x.h5: 1,503 rows, largest class 2.0 times the smallest"
     assert re.split(r" {2,}", lines[1].strip()) == ["Class", "Train", "Val", "Share of train"]
     ant, bee = (line.split() for line in lines[3:])
     assert ant == ["ant", "1,000", "3", "66.7", "%"] and bee == ["bee", "500", "0", "33.3", "%"]
-    (coloured,) = [line for line in printed(words.balance(REPORT), colour=True).splitlines() if "bee" in line]
+    (coloured,) = [line for line in printed(audit_words.balance(REPORT), colour=True).splitlines() if "bee" in line]
     assert re.search(r"\x1b\[1;31m *0", coloured)
 
 
 def test_of_many_classes_the_smallest_are_shown_and_the_rest_counted(printed):
     many = report(classes={f"c{n}": {"train": n} for n in range(100, 0, -1)})
-    text = printed(words.balance(many, limit=3))
+    text = printed(audit_words.balance(many, limit=3))
     assert re.findall(r"c\d+", text) == ["c1", "c2", "c3"]
     assert "the 3 smallest classes in train, of 100" in text
 
 
 def test_a_cache_without_classes_is_described_too(printed):
-    assert printed(words.balance(report(classes={}, unlabelled=7, imbalance=None))).startswith(
+    assert printed(audit_words.balance(report(classes={}, unlabelled=7, imbalance=None))).startswith(
         "x.h5: 1,503 rows, 7 unlabelled\n"
     )
 
@@ -132,7 +132,7 @@ def test_copies_are_numbered_by_group(printed):
         [("train", "ant", "a.png"), ("test", "ant", "b.png")],
         *[[("val", "", "c.png"), ("train", "", "d.png")]] * 2,
     ]
-    lines = printed(words.copies(groups, "copies", limit=2)).splitlines()
+    lines = printed(audit_words.copies(groups, "copies", limit=2)).splitlines()
     assert [line.split() for line in lines[3:5]] == [["1", "train", "ant", "a.png"], ["test", "ant", "b.png"]]
     assert lines[-1] == "the first 2 of 3"
 
@@ -144,7 +144,7 @@ def test_an_audit_shows_what_it_has_found_in_its_order():
         near=Near(0.9, 1, 0, 0, [(0.95, place, place)]),
         failed={"b.png": "corrupt"},
     )
-    told = words.audited(found)
+    told = audit_words.audited(found)
     assert [part if isinstance(part, str) else part.title for part in told][1:] == [
         "the same image in more than one split",
         "the same image under different labels",
@@ -157,7 +157,7 @@ def test_an_audit_shows_what_it_has_found_in_its_order():
 @pytest.mark.parametrize(("total", "caption"), [(1, ""), (500, "the first 1 of 500")])
 def test_near_pairs_show_their_cosine_and_how_many_there_are(printed, total, caption):
     pair = (0.98765, ("train", "ant", "a.png"), ("test", "bee", "b.png"))
-    lines = printed(words.pairs([pair], total, "near")).splitlines()
+    lines = printed(audit_words.pairs([pair], total, "near")).splitlines()
     assert lines[3].split() == ["0.9877", "train", "a.png", "test", "b.png"]
     assert lines[4:] == ([caption] if caption else [])
 
@@ -165,4 +165,6 @@ def test_near_pairs_show_their_cosine_and_how_many_there_are(printed, total, cap
 @pytest.mark.parametrize(("C", "chosen_from", "said"), [(10.0, 21, True), (0.1, 21, False), (10.0, 1, False)])
 def test_a_penalty_at_the_end_of_the_path_is_told_where_it_was_chosen(C, chosen_from, said):
     found = Labels(100, 5, C, chosen_from, 0.9, 0.01, (0.0, 0.03), [], [], [])
-    assert ("C 10 is the highest that was tried: C takes one beyond" in words.judged(found, "train and val")) == said
+    assert (
+        "C 10 is the highest that was tried: C takes one beyond" in audit_words.judged(found, "train and val")
+    ) == said
