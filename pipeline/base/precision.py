@@ -1,7 +1,8 @@
 """The arithmetic that a network is computed in: one list for every command, and what a device lacks for each.
 
-float32 is IEEE's. bfloat16 keeps 7 bits of its 23, and its range; weights and maps alike are rounded to it. int8 has
-256 steps between bounds that are found on a few images beforehand; networks run in it, and do not learn.
+float32 is IEEE's. tf32 rounds the factors of products to 10 bits of its 23, on NVIDIA's GPUs alone; numbers stay
+float32. bfloat16 keeps 7 bits, and the range; weights and maps alike are rounded to it. int8 has 256 steps between
+bounds that are found on a few images beforehand; networks run in it, and do not learn.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.machine import cpu_description, kind_of_device
 from pipeline.base.spelling import option
 
-PRECISIONS = ("float32", "bfloat16", "int8")
-LEARNING = ("float32", "bfloat16")  # those that a network can be trained in
+PRECISIONS = ("float32", "tf32", "bfloat16", "int8")
+LEARNING = ("float32", "tf32", "bfloat16")  # those that a network can be trained in
 AUTO = "auto"
 
 # What Linux, and PyTorch where there is no Linux, call a processor's products of bfloat16, and sums of four of int8.
@@ -52,8 +53,10 @@ def lacks(precision: str, device: str) -> str | None:
         return None
     if precision == "int8":
         return None if kind == "cpu" else "a CPU"
+    if precision == "tf32":
+        return None if kind == "cuda" and _gpu_has_tf32(device) else "a GPU of NVIDIA's, Ampere (2020) or later"
     if kind == "cuda":
-        return None if _gpu_has_it(device) else "a GPU that has it in hardware"
+        return None if _gpu_has_bfloat16(device) else "a GPU that has it in hardware"
     if kind == "cpu" and _processor_has(_BFLOAT16):
         return None
     return "a processor that has it in hardware (AVX512-BF16, AMX or Arm's BF16), or a GPU"
@@ -67,7 +70,13 @@ def bits_of_weights() -> Literal[7, 8]:
     return 7 if platform.machine().lower() in ("x86_64", "amd64") and not _processor_has(_SUMS_OF_INT8) else 8
 
 
-def _gpu_has_it(device: str) -> bool:
+def _gpu_has_tf32(device: str) -> bool:
+    import torch
+
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _gpu_has_bfloat16(device: str) -> bool:
     import torch
 
     with torch.cuda.device(device):

@@ -23,6 +23,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, pairwise_distances_argmin
 
+from pipeline.base.arithmetic import arithmetic
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.exact.path import ExactFit, fit_exact
 from pipeline.heads.problem import Problem, Split
@@ -215,6 +216,7 @@ def _cosine_centroid(rows: _Splits) -> BaselineResult:
     return _result(COSINE_CENTROID, rows, guesses, start=start, note="nearest class mean by cosine, raw features")
 
 
+@arithmetic()
 def cosine_centroids(X: Array, y: npt.NDArray[np.int64], n_classes: int) -> torch.Tensor:
     """The direction (C, D) float32 of each class: the mean of its rows (N, D), each of length 1."""
     total = torch.zeros(n_classes, X.shape[1])
@@ -228,6 +230,7 @@ def _members(place: npt.NDArray[np.int64], n: int) -> torch.Tensor:
     return torch.nn.functional.one_hot(torch.from_numpy(place), n).T.float()
 
 
+@arithmetic()
 def nearest_by_cosine(centroids: torch.Tensor, X: Array) -> Guess:
     """The class (n,) whose direction (C, D) is nearest to each row (n, D); of equals the lowest number."""
     nearest: Guess = (_unit(X) @ centroids.T).numpy().argmax(axis=1)
@@ -283,6 +286,7 @@ def _unit(X: Array) -> torch.Tensor:
     return rows
 
 
+@arithmetic()
 def _votes(train: _Rows, X: Array, ks: Sequence[int], n_classes: int) -> dict[int, Guess]:
     """The class (n,) with the most votes among the k nearest rows of train, for each ascending k, in one pass.
 

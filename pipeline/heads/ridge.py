@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.base.arithmetic import arithmetic
 from pipeline.base.errors import ConfigError
 from pipeline.heads.problem import Problem
 from pipeline.heads.rows import Chunks, StandardRows
@@ -63,6 +64,7 @@ class RidgePath:
         return min(self.fits, key=lambda fit: (-fit.loo_accuracy, fit.loo_squared_error))
 
 
+@arithmetic()
 def ridge_path(problem: Problem, lambdas: Sequence[float] = LAMBDAS) -> RidgePath:
     """Ridge heads of every penalty.
 

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pipeline.base.arithmetic import arithmetic
 from pipeline.base.errors import HeadError
 from pipeline.base.machine import cores, resolve_device
 from pipeline.base.records import read_file
@@ -173,7 +174,7 @@ def network_forward(
     captured: list[Any] = []
     handle = classifier.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), arithmetic():
             logits = network(normalised(pixels, info, next(network.parameters()).device))
     finally:
         handle.remove()

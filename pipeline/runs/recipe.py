@@ -112,7 +112,7 @@ class Provenance(TypedDict):
     transform: Annotated[Transform, _INTERPOLATION]
     decode: NotRequired[_Decode]
     dtype: Literal["float16", "float32"]
-    precision: Literal["float32", "bfloat16", "int8"]
+    precision: Literal["float32", "tf32", "bfloat16", "int8"]
     calibration: NotRequired[_Calibrated]  # of int8
     engine: _Engine
     view: NotRequired[_View]

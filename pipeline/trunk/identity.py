@@ -45,6 +45,7 @@ _SMALL_JOB_SIDE = 224
 
 _ENGINES = {  # of each precision, the fastest first
     "float32": ("onnxruntime", "torch"),
+    "tf32": ("torch",),
     "bfloat16": ("torch",),
     "int8": ("onnxruntime",),
 }

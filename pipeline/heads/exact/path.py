@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.base.arithmetic import arithmetic
 from pipeline.base.errors import ConfigError
 from pipeline.heads.exact.minimise import Minimum, Objective, Progress, minimise
 from pipeline.heads.exact.products import Held, Streamed
@@ -83,6 +84,7 @@ class Step:
     head: Callable[[], tuple[Float, Float]] = field(repr=False)  # weight (classes, D), bias, on raw features
 
 
+@arithmetic()
 def fit_exact(
     problem: Problem,
     Cs: Sequence[float],

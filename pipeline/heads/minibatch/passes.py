@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.base.arithmetic import arithmetic
 from pipeline.base.errors import HeadError
 from pipeline.heads.choice import order
 from pipeline.heads.kinds.batched import Parameters, decays
@@ -203,6 +204,7 @@ class Pass:
             return AdamW(parameter)
         return Sgd(parameter, torch.tensor([c.momentum for c in self.configs], device=self._data.device))
 
+    @arithmetic()
     def advance(self, until: int, on_epoch: OnEpoch, should_stop: ShouldStop) -> None:
         """Train on to the end of epoch ``until``, or of the one in work when a stop is asked for.
 
@@ -309,6 +311,7 @@ class Pass:
                 loss -= at_label.sum(dim=(1, 2), dtype=torch.float64)
         return loss / len(split.rows), hits / len(split.rows)
 
+    @arithmetic()
     def results(self) -> list[FitResult]:
         """What each config has reached, its tensors for raw rows; the pass ends with this."""
         began, records = time.perf_counter(), self._records

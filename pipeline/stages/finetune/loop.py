@@ -16,6 +16,7 @@ from contextlib import closing, nullcontext
 import numpy as np
 import torch
 
+from pipeline.base.arithmetic import arithmetic
 from pipeline.base.errors import ConfigError, HeadError, Interrupted
 from pipeline.base.interrupt import StopRequest
 from pipeline.base.machine import kind_of_device
@@ -61,9 +62,7 @@ class Loop:
                 "the processes of this fine-tuning do not begin with the same weights and state: give all of them one "
                 f"{option('workspace')} that they share, and the same files"
             )
-        # cuDNN chooses among algorithms, some of which add in another order each time.
-        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-        with scoring.in_mode(self._norms, training=True), exact:
+        with scoring.in_mode(self._norms, training=True), arithmetic(self.task.settings.precision):
             while not progress.ended:
                 clock, best = Clock(progress.seconds), False
                 if self._epoch(checkpoint, stop, clock):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline import store
+from pipeline.base.arithmetic import arithmetic
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.files import make_folder, writing
 from pipeline.base.items import GOOD
@@ -193,7 +194,7 @@ class PrefixMaps:
         ]
         pixels = pixels_of(self.cache, batches, geometry=self.recipe.geometry(), workers=workers)
         for _, batch in pixels:
-            with torch.inference_mode():
+            with torch.inference_mode(), arithmetic():
                 maps = self.front(normalised(batch, self.recipe.trunk.info, device))
             yield maps.float().contiguous().flatten(1).cpu().numpy()
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pipeline.base.arithmetic import arithmetic
 from pipeline.heads.choice import order
 from pipeline.heads.scores.metrics import log_softmax
 from pipeline.stages.finetune.feeds import Inputs, Maps, chunks
@@ -65,6 +66,7 @@ def logits(task: Task, rows: NDArray[np.int64], what: str, inputs: Inputs | None
     with (
         in_mode(inputs.module.modules(), training=False),
         torch.inference_mode(),
+        arithmetic(),
         task.desk.watch.track(what, len(places)) as tracker,
     ):
         for part, x in inputs.batches(chunks(rows[places].tolist(), EVAL_BATCH), None):

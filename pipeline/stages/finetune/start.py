@@ -37,7 +37,7 @@ from pipeline.trunk.weights import load_model
 # A stored feature is off by at most this share of itself (half a unit in the last place); the network's own arithmetic
 # differs by about 1e-5 between two orders of summation.
 STORAGE_ERROR = {"float16": 2.0**-11, "float32": 2.0**-24}
-ARITHMETIC_ERROR = {"float32": 2e-5, "bfloat16": 2.0**-7, "int8": 2.0**-3}
+ARITHMETIC_ERROR = {"float32": 2e-5, "tf32": 2.0**-8, "bfloat16": 2.0**-7, "int8": 2.0**-3}
 # A float16 map is off by at most 2^-11 of itself; the layers after it add errors of both signs. Allowed is twice that;
 # found were 2^-12 and less.
 MAPS_ERROR = 2.0**-10

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.base.arithmetic import arithmetic
 from pipeline.base.errors import HeadError
 from pipeline.base.spelling import option
 from pipeline.heads import folds as dealt
@@ -75,6 +76,7 @@ def refit_folds(task: Task[Any]) -> NDArray[np.int64] | None:
     return dealt.fold_numbers(task.both.y, task.images, min(FOLDS, fewest), task.settings.seed)
 
 
+@arithmetic()
 def nearest(X: NDArray[Any], at: NDArray[np.int64], known: NDArray[np.int64], *, seed: int) -> NDArray[np.float32]:
     """1 - cosine of each row ``at`` (n,) of X and the nearest of the rows ``known`` (m,); REFERENCES at most of these
     are looked at.

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pipeline.base.arithmetic import arithmetic
 from pipeline.base.errors import ConfigError, HeadError, PipelineError
 from pipeline.base.files import make_folder, try_writing, whole, write_text, writing
 from pipeline.base.spelling import option
@@ -127,6 +128,7 @@ def description(run: runs.Run, recipe: Recipe) -> dict[str, Any]:
     }
 
 
+@arithmetic()
 def compare(model: nn.Module, again: Callable[[Images], Images], images: Images) -> dict[str, float]:
     """Largest difference at each of BATCHES, as a share of the largest logit."""
     found = {}

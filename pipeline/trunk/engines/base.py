@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.base.machine import kind_of_device
-
 # Largest difference of a feature from plain eager torchvision in float32, as a share of the largest feature of the same
 # image. float32 leaves about 1e-6 after 50 to 150 layers; bfloat16 has 8 significant bits. What is coarser than
 # float32 is judged by all features of an image (``pipeline.trunk.engines.check``): a single one may be far off.
-TOLERANCE = {"float32": 1e-5, "bfloat16": 2.0**-5, "int8": 2.0**-1}
+TOLERANCE = {"float32": 1e-5, "tf32": 2.0**-8, "bfloat16": 2.0**-5, "int8": 2.0**-1}
 _OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",
@@ -45,17 +41,6 @@ class Engine(Protocol):
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features (n, dim) float32 of pixels (n, 3, S, S) uint8, n <= batch."""
-
-
-def exact_convolutions(device: str) -> AbstractContextManager[Any]:
-    """Convolutions of a CUDA GPU in IEEE float32, by algorithms that add in the same order each time."""
-    if kind_of_device(device) != "cuda":
-        return contextlib.nullcontext()
-    # TF32 keeps 10 bits of float32's 23, and benchmark mode picks algorithms by the clock.
-    flags: AbstractContextManager[Any] = torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    )
-    return flags
 
 
 def fill(buffer: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> None:

@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pipeline.base.arithmetic import arithmetic
 from pipeline.base.errors import EngineError
 from pipeline.base.spelling import option
 from pipeline.base.words import many
-from pipeline.trunk.engines.base import TOLERANCE, Engine, exact_convolutions
+from pipeline.trunk.engines.base import TOLERANCE, Engine
 from pipeline.trunk.identity import WeightsInfo
 
 # An engine may be so many times as far from the network in float64 as the network in float32 is. That distance is one
@@ -23,7 +24,7 @@ from pipeline.trunk.identity import WeightsInfo
 # wrong ways to compute, rounds 8,192 times as coarsely.
 NOISE = 16
 # Least cosine of features in a precision with those in float32: of the mean over images, and of one image.
-AGREEMENT = {"bfloat16": (0.99, 0.93), "int8": (0.97, 0.85)}
+AGREEMENT = {"tf32": (0.999, 0.99), "bfloat16": (0.99, 0.93), "int8": (0.97, 0.85)}
 CHECK_ROWS = 4  # images of the first batch that the reference is computed for: 0.4 s with resnet50 on two cores
 LATER_ROWS = 2  # and of each later batch that is checked
 
@@ -142,7 +143,7 @@ def eager_features(
         features: NDArray[np.floating[Any]] = trunk(x.to(parameter.device, dtype)).cpu().numpy()
         return features
 
-    with exact_convolutions(device):
+    with arithmetic():
         if device != "cpu" or (threads := min(torch.get_num_threads(), len(pixels))) == 1:
             return of(pixels)
         # torch divides each operation among its threads, which then wait for each other; where images are decoded

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.base.arithmetic import arithmetic
 from pipeline.base.machine import kind_of_device
-from pipeline.trunk.engines.base import exact_convolutions, fill
+from pipeline.trunk.engines.base import fill
 from pipeline.trunk.engines.fold import FoldedTrunk
 from pipeline.trunk.identity import engine_version
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class TorchEngine:
@@ -34,7 +35,7 @@ class TorchEngine:
         """Features (n, dim) float32 of pixels (n, 3, S, S) uint8, n <= batch."""
         fill(self._host.numpy(), pixels)
         try:
-            with torch.inference_mode(), exact_convolutions(self.device):
+            with torch.inference_mode(), arithmetic(self.precision):
                 x = self._host.to(self.device, non_blocking=self._locked).contiguous(memory_format=torch.channels_last)
                 # .cpu() waits for the GPU, so the host buffer is free again when this returns.
                 features = self.net(x)[: len(pixels)].cpu()

@@ -311,7 +311,7 @@ def test_a_network_that_makes_much_of_rounding_may_be_several_times_its_own_nois
     [
         ("tensorrt", {}, "'tensorrt'.*auto, torch, onnxruntime"),
         ("onnxruntime", {"device": "cuda"}, "CPU only"),
-        ("torch", {"precision": "float8"}, "'float8'.*float32, bfloat16, int8"),
+        ("torch", {"precision": "float8"}, "'float8'.*float32, tf32, bfloat16, int8"),
         ("onnxruntime", {"precision": "bfloat16"}, "'onnxruntime' does not compute in bfloat16: give engine='torch'"),
         ("torch", {"batch": 0}, "batch_size is 0"),
     ],
