@@ -281,6 +281,16 @@ def test_a_graph_gives_what_the_network_gives_and_is_one_launch(late: bool) -> N
             assert torch.equal(out.cpu(), expected)
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_what_inference_makes_is_copied_and_written_like_anything(late: bool) -> None:
+    with device_double(late=late):
+        with torch.inference_mode():
+            x, host = torch.ones(3).to("cuda") * 2, torch.empty(3)
+            host.copy_(x.sub_(torch.zeros(3, device="cuda")))
+        x.add_(torch.tensor([1.0, 1.0, 1.0], device="cuda"))
+        assert host.tolist() == [2.0] * 3 and x.tolist() == [3.0] * 3
+
+
 def test_nothing_is_computed_while_a_graph_is_captured() -> None:
     with device_double():
         graph, x = torch.cuda.CUDAGraph(), torch.zeros(3, device="cuda")

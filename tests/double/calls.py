@@ -94,7 +94,8 @@ def _created(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if args and isinstance(args[0], DeviceTensor):  # like one that is there
         return func(*args, **kwargs)
     learns = kwargs.pop("requires_grad", False)
-    found = func(*args, **kwargs)
+    with torch.inference_mode(False):
+        found = func(*args, **kwargs)
     if copies:
         return active().up(found, place, None, non_blocking=False).requires_grad_(learns)
     queues = active().queues

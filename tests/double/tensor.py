@@ -87,7 +87,7 @@ class Device:
         waits = bool(host) and not (non_blocking and direct and self.pinned.holds(host[0]))
         if waits and self.queues.capturing is not None:
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
-        self.queues.launch(_uncounted(lambda: into.copy_(of)))
+        self.queues.launch(_written(lambda: into.copy_(of)))
         if waits:
             self.queues.synchronise(self.queues.current)
 
@@ -151,18 +151,19 @@ def inner(x: Any) -> Any:
 
 def _like(tensor: torch.Tensor, dtype: Any = None) -> torch.Tensor:
     """Memory for a copy, with numbers in it that nobody wants."""
-    return _spoiled(torch.empty_like(tensor, dtype=dtype))
+    with torch.inference_mode(False):
+        return _spoiled(torch.empty_like(tensor, dtype=dtype))
 
 
 def _spoiled(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor.zero_()
 
 
-def _uncounted(task: Any) -> Any:
-    """The task with neither gradients nor inference's marks."""
+def _written(task: Any) -> Any:
+    """The task, which writes into what is there, in the mode that may write into anything."""
 
     def run() -> None:
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode():
             task()
 
     return run
@@ -224,7 +225,7 @@ def _computed(func: Any, args: Any, kwargs: Any) -> Any:
         queues.launch(lambda: found.append(func(*args, **kwargs)))
         return found[0]
     if schema.is_mutable:
-        queues.launch(_uncounted(lambda: func(*args, **kwargs)))
+        queues.launch(_written(lambda: func(*args, **kwargs)))
         written = [
             kwargs[a.name] if a.kwarg_only else args[i]
             for i, a in enumerate(schema.arguments)
@@ -240,7 +241,7 @@ def _computed(func: Any, args: Any, kwargs: Any) -> Any:
         for to, x in zip(into, again, strict=True):
             to.copy_(x)
 
-    queues.launch(_uncounted(later))
+    queues.launch(_written(later))
     return out
 
 
