@@ -76,6 +76,7 @@ class BlockLoop:
 
     def __post_init__(self) -> None:
         self.ids, self.digests = self.target.ids, self.target.digests
+        self._at_once = self.trunk.engine.batch if self.trunk else 0
 
     def trusted(self, blocks: Sequence[int]) -> None:
         """Do ``blocks`` in order, and take them back where the engine turns out not to compute the trunk.
@@ -155,8 +156,8 @@ class BlockLoop:
         block.features[at[batch.good]] = batch.features
         self.forwards += len(batch.good)
         self.tracker.advance(len(batch.items))
-        size = self.trunk.engine.batch
-        if size < len(batch.slot.places) and size != block.batch:
+        if (size := self.trunk.engine.batch) != self._at_once:
+            self._at_once = size
             self.watch.say(words.fewer_at_once(size))
         block.batch = min(block.batch or size, size)
 
