@@ -5,24 +5,15 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
+
+from pipeline.base.memory import is_out_of_memory as is_out_of_memory  # (to engines' users it is an engine's word)
 
 # Largest difference of a feature from plain eager torchvision in float32, as a share of the largest feature of the same
 # image. float32 leaves about 1e-6 after 50 to 150 layers; bfloat16 has 8 significant bits. What is coarser than
 # float32 is judged by all features of an image (``pipeline.trunk.engines.check``): a single one may be far off.
 TOLERANCE = {"float32": 1e-5, "tf32": 2.0**-8, "bfloat16": 2.0**-5, "int8": 2.0**-1}
-_OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "not enough memory",
-    "failed to allocate memory",
-    "bad_alloc",
-    "bad allocation",
-    "alloc_failed",
-)
 
 
 class Engine(Protocol):
@@ -51,11 +42,3 @@ def fill(buffer: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> None:
         )
     buffer[: len(pixels)] = pixels
     buffer[len(pixels) :] = 0
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an engine's error means that a smaller batch may fit."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, Exception) and any(words in text for words in _OUT_OF_MEMORY)
