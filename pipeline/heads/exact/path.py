@@ -168,7 +168,8 @@ class _Job:
     def _solve(
         self, cases: Sequence[tuple[int, float]], tol: float, max_iter: int, on_step: Callable[[Step], None] | None
     ) -> None:
-        at_once, todo = self._at_once(), list(cases)
+        shape = len(self.y), self.n_classes, len(self.variance) + 1
+        at_once, todo = cases_at_once(shape, self.dtype, self.device), list(cases)
         while todo:
             some = todo[:at_once]
             end = self._minimised(some, tol, max_iter, on_step)
@@ -179,18 +180,6 @@ class _Job:
                 self.theta[case] = end.theta[k]
             self._certify(some, end, tol)
             todo = todo[len(some) :]
-
-    def _at_once(self) -> int:
-        """How many cases advance together; on a GPU as many, halved until they fit in what it has free."""
-        n, one = len(self.y), len(self.y) * self.n_classes * self.dtype.itemsize
-        if not on_gpu(self.device):
-            return max(1, LOGITS_BYTES // one)
-        cases, vector = max(1, GPU_LOGITS_BYTES // one), self.n_classes * (len(self.variance) + 1)
-        takes = self.dtype.itemsize * (LOGITS_COPIES * n * self.n_classes + VECTORS * vector)
-        free = free_bytes(self.device) - PIECES * GPU_PIECE_BYTES
-        while cases > 1 and cases * takes > free:
-            cases //= 2
-        return cases
 
     def _minimised(
         self, cases: Sequence[tuple[int, float]], tol: float, max_iter: int, on_step: Callable[[Step], None] | None
@@ -330,6 +319,23 @@ class _Job:
 
         loss, gradient, slope = (sum(part[1:], part[0]) for part in zip(*rows.by_threads(work), strict=True))
         return loss.cpu().numpy(), gradient.cpu().numpy(), slope.cpu().numpy()
+
+
+def cases_at_once(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> int:
+    """How many cases advance together, of ``shape`` (rows, classes, coordinates).
+
+    On a GPU half as many, and half again, until they fit in what it has free: so that a little more or less of that
+    mostly leaves the number, and with it the last bits, as they are.
+    """
+    n, classes, wide = shape
+    one = n * classes * dtype.itemsize
+    if not on_gpu(device):
+        return max(1, LOGITS_BYTES // one)
+    cases, takes = max(1, GPU_LOGITS_BYTES // one), LOGITS_COPIES * one + VECTORS * classes * wide * dtype.itemsize
+    free = free_bytes(device) - PIECES * GPU_PIECE_BYTES
+    while cases > 1 and cases * takes > free:
+        cases //= 2
+    return cases
 
 
 def lie(problem: Problem, n_fits: int) -> tuple[bool, bool]:
