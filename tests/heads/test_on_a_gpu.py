@@ -218,7 +218,7 @@ def test_ridge_is_that_of_the_processor(shape, memory, small_pieces):
     "estimator", [ExactLinearHead(), ExactLinearHeadCV(Cs=3, cv=2), MinibatchHead(epochs=3, validation_fraction=0.2)]
 )
 def test_an_estimator_learns_where_it_is_told_to(estimator):
-    X, y = data(200, 10, 3)
+    X, y = data(90, 6, 3)
     here = clone(estimator).fit(X, y)
     with device_double() as double:
         there = clone(estimator).set_params(device="cuda").fit(X, y)
