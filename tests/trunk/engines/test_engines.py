@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.base.errors import ConfigError, WeightsError
-from pipeline.trunk.engines.base import TOLERANCE, Engine, is_out_of_memory
+from pipeline.base.memory import is_out_of_memory
+from pipeline.trunk.engines.base import TOLERANCE, Engine
 from pipeline.trunk.engines.check import check_engine, eager_features
 from pipeline.trunk.engines.fold import FoldedTrunk
 from pipeline.trunk.engines.open import open_engine
