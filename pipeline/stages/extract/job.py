@@ -45,7 +45,7 @@ HANDFUL = 5
 def extract(settings: ExtractSettings, desk: Workspace) -> ExtractResult:
     """Stage one with settings made. Under ``torchrun`` every process calls it."""
     ranks = Ranks()
-    ranks.join()
+    ranks.join(settings.device)
     try:
         plain = _one_file(settings, desk, ranks, None)
         views = []
@@ -82,7 +82,7 @@ def _lead(settings: ExtractSettings, desk: Workspace, ranks: Ranks, beside: Besi
             if (there := plan.refreshed()) is None:
                 plan.require_computable()
                 _refuse_missing(plan)
-                plan, trunk = _precision_checked(plan)
+                plan, trunk = _precision_checked(plan.naming_gpus())
                 plan.begin()
                 about, key = plan.contents.about, store.key_of(plan.contents.provenance)
                 announce({"out": str(plan.out.resolve()), "source": about["source"], "root": about["root"], "key": key})

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from pipeline import images, store
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.items import GOOD, TRAIN
+from pipeline.base.machine import gpu
+from pipeline.base.schema import made
 from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
-from pipeline.runs.recipe import About, Readable, Recipe, about_of, from_here, images_from, readable_of
+from pipeline.runs.recipe import About, Gpu, Readable, Recipe, about_of, from_here, images_from, readable_of
 from pipeline.stages.extract import words
 from pipeline.stages.extract.calibrate import keep_calibration
 from pipeline.stages.extract.digests import known_digests, read_digests, same_stats
@@ -104,6 +106,17 @@ class Plan:
             there = existing(self.out, self.contents.provenance)
             if there is None or self.lacking(there):
                 raise ConfigError(self.target.needs)
+
+    def naming_gpus(self) -> Plan:
+        """Under the lock: the plan of a file that says which GPUs have computed its rows, earlier and now."""
+        earlier = [store.open_partial(path) for path in (self.out, store.partial_path(self.out)) if path.exists()]
+        gpus = [card for cache in earlier for card in about_of(cache).get("gpus", [])]
+        if self.target.kind == "cuda" and self.target.needs is None and (self.old is None or self.lacking(self.old)):
+            gpus.append(made(gpu(self.recipe.trunk.device), Gpu))
+        if not gpus:
+            return self
+        about = {**self.contents.about, "gpus": [card for at, card in enumerate(gpus) if card not in gpus[:at]]}
+        return dataclasses.replace(self, contents=dataclasses.replace(self.contents, about=about))
 
     def refreshed(self) -> store.Cache | None:
         """Under the lock: the file that is there, if nothing but sizes and times had to be renewed in it."""

@@ -1,0 +1,96 @@
+"""Every stage on a machine whose GPU is broken, or gone since the features were computed on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import evaluate, extract, finetune, open_cache, predict, train, verify
+from pipeline.base import machine
+from pipeline.base.workspace import Workspace
+from pipeline.store.rewrite import kept, rewrite
+
+Quick = dict[str, Any]
+
+
+@pytest.fixture
+def broken_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver is there, and whatever the package asks of CUDA fails, as beginning to use it does.
+
+    What PyTorch asks of itself meanwhile is answered: it has ways of its own around a broken driver.
+    """
+
+    def failing(asked: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if sys._getframe(1).f_globals["__name__"].startswith("pipeline"):
+                raise RuntimeError("CUDA driver initialization failed, you might not have a CUDA gpu.")
+            return asked(*arguments, **options)
+
+        return call
+
+    def begin() -> NoReturn:
+        raise RuntimeError("CUDA driver initialization failed, you might not have a CUDA gpu.")
+
+    for name in ("is_available", "device_count", "current_device", "set_device", "get_device_properties"):
+        monkeypatch.setattr(torch.cuda, name, failing(getattr(torch.cuda, name)))
+    monkeypatch.setattr(torch.cuda, "_lazy_init", begin)
+    monkeypatch.setattr(machine, "_has_driver", lambda: True)
+
+
+@pytest.mark.slow
+def test_all_stages_run_on_the_cpu_while_cuda_fails(
+    photos: Path, tmp_path: Path, quick: Quick, broken_driver: None
+) -> None:
+    on_cpu: Quick = {"device": "cpu", "workspace": tmp_path}
+    made = extract(photos, **{**quick, **on_cpu})
+    for solver in ("exact", "adamw"):
+        head = train(made.cache, solver=solver, **({} if solver == "exact" else {"epochs": 2}), **on_cpu)
+        told = machine.hardware()["gpu"]
+        assert told == "cannot be asked: CUDA driver initialization failed, you might not have a CUDA gpu."
+    tuned = finetune(head.run, train="last", epochs=1, batch_size=16, evaluate=False, **on_cpu)
+    for run in (head.run, tuned.run):
+        assert evaluate(run, **on_cpu).run == run
+        [named] = predict(run, [photos / "ant" / "00.png"], **on_cpu)
+        assert named.class_name in ("ant", "bee", "cat")
+
+
+def test_all_stages_go_by_features_of_a_gpu_that_is_not_here(
+    photos: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is the engine that another cache was made by, on a CPU."""
+    made = extract(photos, dtype="float32", workspace=tmp_path, **quick).cache
+    old = open_cache(made)
+    caches = []
+    for number, engine in enumerate(({"device": "cuda", "version": "9.9"}, {"name": "onnxruntime", "version": "0.1"})):
+        made_by = {**old.provenance, "engine": {**old.provenance["engine"], **engine}}
+        contents = dataclasses.replace(kept(old, np.arange(60), "test"), provenance=made_by, about=old.about)
+        caches.append(made.with_name(f"other{number}.h5"))
+        rewrite(old, np.arange(60), contents, caches[-1], Workspace(tmp_path))
+    find_spec, version = importlib.util.find_spec, importlib.metadata.version
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *more: (n[:4] != "onnx" and find_spec(n, *more)) or None)
+
+    def installed(name: str) -> str:
+        if name.startswith("onnx"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    monkeypatch.setattr(machine, "_has_driver", lambda: False)
+    for cache in caches:
+        head = train(cache, workspace=tmp_path)
+        evaluate(head.run, workspace=tmp_path)
+        [named] = predict(head.run, [photos / "ant" / "00.png"], workspace=tmp_path)
+        assert named.class_name in ("ant", "bee", "cat")
+        tuned = finetune(head.run, train="last", epochs=1, batch_size=16, workspace=tmp_path)
+        assert tuned.certificate_max_abs <= tuned.certificate_tolerance
+        sample = verify(cache, photos, workspace=tmp_path).sample
+        assert sample is not None and sample.max_difference < 1e-5 and sample.engine == "torch on cpu, float32"
