@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import importlib.util
 import sys
@@ -10,14 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import pytest
 import torch
 
-from pipeline import evaluate, extract, finetune, open_cache, predict, train, verify
+from pipeline import evaluate, extract, finetune, predict, train, verify
 from pipeline.base import machine
-from pipeline.base.workspace import Workspace
-from pipeline.store.rewrite import kept, rewrite
+from tests.other_device import as_made_on
 
 Quick = dict[str, Any]
 
@@ -67,14 +64,10 @@ def test_all_stages_go_by_features_of_a_gpu_that_is_not_here(
     photos: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor is the engine that another cache was made by, on a CPU."""
-    made = extract(photos, dtype="float32", workspace=tmp_path, **quick).cache
-    old = open_cache(made)
     caches = []
-    for number, engine in enumerate(({"device": "cuda", "version": "9.9"}, {"name": "onnxruntime", "version": "0.1"})):
-        made_by = {**old.provenance, "engine": {**old.provenance["engine"], **engine}}
-        contents = dataclasses.replace(kept(old, np.arange(60), "test"), provenance=made_by, about=old.about)
-        caches.append(made.with_name(f"other{number}.h5"))
-        rewrite(old, np.arange(60), contents, caches[-1], Workspace(tmp_path))
+    for engine in ({"device": "cuda", "version": "9.9"}, {"device": "cpu", "name": "onnxruntime", "version": "0.1"}):
+        made = extract(photos, dtype="float32", workspace=tmp_path, **quick).cache
+        caches.append(as_made_on(cache=made, **engine))
     find_spec, version = importlib.util.find_spec, importlib.metadata.version
     monkeypatch.setattr(importlib.util, "find_spec", lambda n, *more: (n[:4] != "onnx" and find_spec(n, *more)) or None)
 

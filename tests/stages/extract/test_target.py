@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import importlib.util
 import shutil
@@ -16,13 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import extract, open_cache, store, train
+from pipeline import extract, inspect, open_cache, store, train
 from pipeline.base import machine
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.workspace import Workspace
-from pipeline.stages.extract import blocks, job, target
+from pipeline.runs.recipe import about_of
+from pipeline.stages.extract import blocks, job, plan, target
 from pipeline.store.find import view_path
-from pipeline.store.rewrite import kept, rewrite
+from pipeline.store.rewrite import kept
+from tests.other_device import as_made_on
 
 Quick = dict[str, Any]
 
@@ -60,24 +61,6 @@ def test_a_file_that_says_the_weights_twice_is_gone_on_with(tmp_path: Path, monk
 # -- files of another kind of device ----------------------------------------------------------------------------------
 
 
-def as_made_on(device: str, cache: Path, *, begun: bool = False, **engine: str) -> Path:
-    """The cache as another kind of device makes it: of its key, and named by that; the one that was there goes."""
-    old = open_cache(cache)
-    made_by = {**old.provenance, "engine": {**old.provenance["engine"], "device": device, **engine}}
-    rows = np.arange(len(old))
-    contents = dataclasses.replace(kept(old, rows, "test"), provenance=made_by, about=old.about)
-    key = store.key_of(made_by)
-    out = cache.with_name(cache.name.replace(old.key[:8], key[:8]))
-    store.create_partial(out, contents)
-    if not begun:
-        with store.Writer(out) as writer:
-            writer.write_block(0, np.array(old.features), old.digests, old.states)
-            writer.publish()
-    if begun or out != cache:
-        cache.unlink()
-    return out
-
-
 @pytest.fixture
 def mine(photos: Path, tmp_path: Path) -> Path:
     """A copy of the photographs that a test may change."""
@@ -100,6 +83,7 @@ def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch sees a GPU; what runs on it runs on the CPU."""
     monkeypatch.setattr(machine, "_sees_gpu", lambda: True)
     monkeypatch.setattr(job, "_faster_ones", lambda device: [])
+    monkeypatch.setattr(plan, "gpu", lambda device: {"name": "H200", "capability": "9.0"})
     opened = blocks.open_trunk
     monkeypatch.setattr(blocks, "open_trunk", lambda recipe, *more: opened(recipe.computed(device="cpu"), *more))
 
@@ -231,27 +215,16 @@ def test_a_begun_file_of_the_own_kind_is_gone_on_with_though_the_other_is_finish
 
 
 def test_another_precision_is_never_served(mine: Path, made: Path, options: Quick, listener: Any) -> None:
-    old = open_cache(made)
-    made_by = {**old.provenance, "precision": "bfloat16", "engine": {**old.provenance["engine"], "device": "cuda"}}
-    other = made.with_name(made.name.replace(old.key[:8], store.key_of(made_by)[:8]))
-    contents = dataclasses.replace(kept(old, np.arange(60), "test"), provenance=made_by, about=old.about)
-    rewrite(old, np.arange(60), contents, other, Workspace(options["workspace"]))
-    made.unlink()
+    as_made_on("cuda", made, precision="bfloat16")
     found = extract(mine, watch=listener, **options)
     assert (found.cache, found.new, says(listener)) == (made, 60, [])
 
 
-def test_a_precision_that_the_device_lacks_is_served_and_not_computed(
-    mine: Path, made: Path, options: Quick, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_precision_that_the_device_lacks_is_served_and_not_computed(mine: Path, made: Path, options: Quick) -> None:
     """tf32 is a GPU's; what it made can be learned from anywhere."""
-    old = open_cache(made)
-    made_by = {**old.provenance, "precision": "tf32", "engine": {**old.provenance["engine"], "device": "cuda"}}
-    other = made.with_name(made.name.replace(old.key[:8], store.key_of(made_by)[:8]))
     with pytest.raises(ConfigError, match="precision='tf32' needs a GPU of NVIDIA's"):
         extract(mine, precision="tf32", **options)
-    contents = dataclasses.replace(kept(old, np.arange(60), "test"), provenance=made_by, about=old.about)
-    rewrite(old, np.arange(60), contents, other, Workspace(options["workspace"]))
+    other = as_made_on("cuda", made, precision="tf32")
     assert extract(mine, precision="tf32", **options).cache == other
     shutil.copy(mine / "ant" / "00.png", mine / "ant" / "new.png")
     assert extract(mine, precision="tf32", **options).cache == other
@@ -302,6 +275,40 @@ def test_another_folders_file_is_not_taken(mine: Path, made: Path, options: Quic
     other = Path(shutil.copytree(mine, tmp_path / "other" / "mine"))
     found = extract(other, **options)
     assert (found.cache == there, found.new) == (False, 60)
+
+
+# -- which GPU --------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_says_which_gpus_have_computed_it_and_inspect_shows_them(
+    mine: Path, options: Quick, a_gpu: None, monkeypatch: pytest.MonkeyPatch, listener: Any
+) -> None:
+    cards = [
+        {"name": "H200", "capability": "9.0", "cuda": "12.8", "cudnn": "91002", "driver": "570.86"},
+        {"name": "MI300X", "capability": "9.4", "rocm": "6.2"},
+    ]
+    first, second = cards
+    monkeypatch.setattr(plan, "gpu", lambda device: cards[0])
+    made = extract(mine, **options).cache
+    assert about_of(open_cache(made))["gpus"] == [first]
+    cards.reverse()
+    (mine / "ant").rename(mine / "wasp")
+    assert extract(mine, **options).cache == made
+    assert about_of(open_cache(made))["gpus"] == [first]  # nothing was computed on the other
+    with (mine / "wasp" / "01.png").open("ab") as file:
+        file.write(b"other bytes")
+    assert extract(mine, **options).new == 1
+    assert about_of(open_cache(made))["gpus"] == [first, second]
+    inspect(made, workspace=options["workspace"], watch=listener)
+    shown = " ".join(listener.text.split())
+    assert "computed on H200 (compute capability 9.0, CUDA 12.8, cuDNN 91002, driver 570.86); MI300X (comp" in shown
+    assert "capability 9.4, ROCm 6.2)" in shown
+
+
+def test_of_a_cpu_nothing_is_said(mine: Path, made: Path, options: Quick, listener: Any) -> None:
+    assert "gpus" not in open_cache(made).about
+    inspect(made, workspace=options["workspace"], watch=listener)
+    assert "computed on" not in listener.text
 
 
 # -- views ------------------------------------------------------------------------------------------------------------
