@@ -7,13 +7,18 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
 import torch
 
-from pipeline import evaluate, extract, finetune, predict, train, verify
+from pipeline import evaluate, extract, finetune, predict, report, rows, search, train, verify
 from pipeline.base import machine
+from pipeline.base.errors import ConfigError
+from pipeline.base.workspace import Workspace
+from pipeline.stages.learn.settings import TrainSettings
+from pipeline.stages.learn.task import task_of
 from tests.other_device import as_made_on
 
 Quick = dict[str, Any]
@@ -87,3 +92,54 @@ def test_all_stages_go_by_features_of_a_gpu_that_is_not_here(
         assert tuned.certificate_max_abs <= tuned.certificate_tolerance
         sample = verify(cache, photos, workspace=tmp_path).sample
         assert sample is not None and sample.max_difference < 1e-5 and sample.engine == "torch on cpu, float32"
+
+
+COMMANDS: dict[str, Callable[[SimpleNamespace, Quick], Any]] = {
+    "extract": lambda shop, options: extract(shop.photos, **options),
+    "train": lambda shop, options: train(shop.cache.cache, **options),
+    "search": lambda shop, options: search(shop.cache.cache, **options),
+    "finetune": lambda shop, options: finetune(shop.head.run, **options),
+    "evaluate": lambda shop, options: evaluate(shop.head.run, images=str(shop.photos), **options),
+    "predict": lambda shop, options: predict(shop.head.run, [shop.photos / "ant" / "00.png"], **options),
+    "rows": lambda shop, options: rows(shop.tuned.run, out=shop.root / "rows.npz", **options),
+    "report": lambda shop, options: report(shop.tuned.run, **options),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [
+        ("cuda:7", "device='cuda:7' is not there: choose from cuda:0, cuda:1"),
+        ("mps", "device='mps': PyTorch sees no GPU of Apple's here; take device='cpu'"),
+        ("gpu", "device='gpu' is not known: choose from auto"),
+    ],
+)
+def test_every_command_refuses_a_device_that_is_not_there(
+    workshop: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, command: str, device: str, says: str
+) -> None:
+    monkeypatch.setattr(machine, "_sees_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match=says):
+        COMMANDS[command](workshop, {"device": device, "workspace": workshop.root})
+
+
+@pytest.mark.parametrize("command", ["train", "search", "finetune"])
+def test_what_learns_refuses_apples_gpu(
+    workshop: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(ConfigError, match="device='mps' runs .* trunk alone: .* float64 .* device='cpu'"):
+        COMMANDS[command](workshop, {"device": "mps", "workspace": workshop.root})
+
+
+def test_heads_take_the_gpu_that_is_asked_for(
+    workshop: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(machine, "_sees_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    made = {
+        device: task_of(TrainSettings(str(workshop.cache.cache), device=device), Workspace(tmp_path)).device
+        for device in ("cpu", "cuda", "cuda:1", "auto")
+    }
+    assert made == {"cpu": "cpu", "cuda": "cuda", "cuda:1": "cuda:1", "auto": "cuda"}
