@@ -143,3 +143,10 @@ def test_heads_take_the_gpu_that_is_asked_for(
         for device in ("cpu", "cuda", "cuda:1", "auto")
     }
     assert made == {"cpu": "cpu", "cuda": "cuda", "cuda:1": "cuda:1", "auto": "cuda"}
+
+
+def test_a_look_at_test_rows_is_not_spent_on_a_device_that_is_not_there(workshop: SimpleNamespace) -> None:
+    looks = {path: path.read_bytes() for path in workshop.root.rglob("tested.jsonl")}
+    with pytest.raises(ConfigError, match="device='mps'"):
+        rows(workshop.tuned.run, out=workshop.root / "rows.npz", split="test", device="mps", workspace=workshop.root)
+    assert {path: path.read_bytes() for path in workshop.root.rglob("tested.jsonl")} == looks
