@@ -248,6 +248,7 @@ def check_device(device: str | torch.device) -> torch.device:
         ConfigError: it is not there.
     """
     target = torch.device(device)
-    if target.type == "cuda" and not torch.cuda.is_available():
+    number = target.index or 0
+    if target.type == "cuda" and (not torch.cuda.is_available() or 0 < number >= torch.cuda.device_count()):
         raise ConfigError(f"device {str(device)!r} is not there: choose cpu")
     return target
