@@ -11,7 +11,7 @@ from pipeline.bench.decoding import PHONE, loading
 from pipeline.bench.extraction import Job
 from pipeline.bench.images import SIZE, make_photographs
 from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio
-from pipeline.bench.trunk import RESNET50_ON_A_GPU, Through, repeat
+from pipeline.bench.trunk import RESNET50_ON_A_GPU, Through, in_turns
 
 ENTRY = "gpu-extract"
 GOAL = Goal(floor=0.85)
@@ -41,7 +41,7 @@ def bench_gpu_extract(
         ways: dict[str, Callable[[], float]] = {}
         for name, job in jobs.items():
             job.prepare(source)
-            alone = repeat(job.engine(pixels), pixels, FORWARDS)
+            alone = in_turns(job.engine(pixels), pixels, FORWARDS)
             ways[f"{name}, under way"] = partial(job.under_way, source)
             ways[f"{name}, trunk alone"] = rate(len(pixels) * FORWARDS, alone)
         ways["decoding alone"] = loading(source, threads, next(iter(jobs.values())).geometry)

@@ -11,9 +11,9 @@ from pipeline.bench.trunk import (
     eager,
     gflop_of_products,
     gflop_per_image,
+    in_turns,
     products,
     random_trunk,
-    repeat,
 )
 from pipeline.trunk.frozen import FrozenTrunk
 from pipeline.trunk.identity import TrunkSpec
@@ -27,9 +27,9 @@ def bench_gpu_trunk(
 ) -> list[Figure]:
     """In each precision: the engine ÷ the eager network, images/s; and its GFLOP/s ÷ those of ``torch.mm``.
 
-    All three in the same arithmetic. The engine takes uint8 pixels in host memory, copies and normalises them; the
-    eager network, channels-last, is given finished images on the card, to its advantage. Features come back to the
-    host. ``product`` is the side of the square matrices that are multiplied.
+    All three in the same arithmetic. The engine is driven as an extraction drives it: uint8 pixels in page-locked
+    memory, copied and normalised; the eager network, channels-last, is given finished images on the card, to its
+    advantage. Features come back to the host. ``product`` is the side of the square matrices that are multiplied.
     """
     device, pixels, precisions = through.device, through.pixels(), through.precisions()
     info, model, _ = random_trunk(through.trunk, through.image_size, bench.folder)
@@ -39,7 +39,7 @@ def bench_gpu_trunk(
         frozen = FrozenTrunk(spec, batch=len(pixels), work_dir=bench.folder)
         frozen.features(pixels)  # checks that it computes the network
         images, plain = len(pixels) * batches, eager(info, pixels, device, batches, precision=precision)
-        ways[precision] = rate(images, repeat(frozen.engine, pixels, batches))
+        ways[precision] = rate(images, in_turns(frozen.engine, pixels, batches))
         ways[f"{precision}, {EAGER}"] = rate(images, plain)
         ways[f"{precision}, {PRODUCT}"] = rate(gflop_of_products(product), products(product, device, precision))
     for way in ways.values():

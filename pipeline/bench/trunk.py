@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.base.arithmetic import arithmetic
-from pipeline.base.machine import resolve_device
+from pipeline.base.machine import kind_of_device, resolve_device
 from pipeline.base.precision import LEARNING, PRECISIONS, bits_of_weights, lacks
 from pipeline.base.workspace import Workspace
 from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio
+from pipeline.stages.extract.ring import AT_WORK
 from pipeline.trunk.calibration import Calibration
-from pipeline.trunk.engines.base import Engine
+from pipeline.trunk.engines.base import Engine, Slot
 from pipeline.trunk.engines.check import check_engine
 from pipeline.trunk.engines.open import open_engine
 from pipeline.trunk.families.family import CLASSES, anatomy_of
@@ -174,6 +176,28 @@ def repeat(engine: Engine, pixels: NDArray[np.uint8], n: int) -> Callable[[], ob
     def work() -> None:
         for _ in range(n):
             engine(pixels)
+
+    return work
+
+
+def in_turns(engine: Engine, pixels: NDArray[np.uint8], n: int) -> Callable[[], object]:
+    """``n`` batches of the same pixels as extraction drives the engine: on a GPU the next is begun before one ends.
+
+    The slots are full beforehand: in an extraction threads fill them.
+    """
+    slots = [engine.slot() for _ in range(AT_WORK[kind_of_device(engine.device)])]
+    for slot in slots:
+        slot.places[...] = pixels.transpose(0, 2, 3, 1)
+
+    def work() -> None:
+        running: deque[Slot] = deque()
+        for number in range(n):
+            if len(running) == len(slots):
+                engine.finish(running.popleft())
+            engine.start(slot := slots[number % len(slots)])
+            running.append(slot)
+        for slot in running:
+            engine.finish(slot)
 
     return work
 

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import math
+from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,10 +21,13 @@ from pipeline.bench.gpu_trunk import bench_gpu_trunk
 from pipeline.bench.images import make_photographs
 from pipeline.bench.measure import Bench, Figure
 from pipeline.bench.settings import ENTRIES, GPU_ENTRIES, BenchSettings
-from pipeline.bench.trunk import Through, eager, random_trunk
+from pipeline.bench.trunk import Through, eager, in_turns, random_trunk
 from pipeline.trunk.engines.check import eager_features
+from pipeline.trunk.engines.open import open_engine
+from pipeline.trunk.identity import TrunkSpec
 from pipeline.trunk.weights import load_model
 from tests.conftest import SMALL
+from tests.device_double import device_double
 
 TOY = Through(SMALL, 32, 4, "cpu")
 
@@ -115,6 +120,21 @@ def test_the_eager_network_that_it_is_held_against_computes_the_trunks_features(
     torch.testing.assert_close(given[0], expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
     assert given[1].dtype == torch.bfloat16
     torch.testing.assert_close(given[1].float(), expected, rtol=0, atol=0.05 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_in_turns_a_gpu_has_two_batches_under_way_and_each_is_waited_for(tmp_path, device):
+    info, trunk, dim = random_trunk(TOY.trunk, TOY.image_size, tmp_path)
+    pixels, told = TOY.pixels(), []
+    with device_double() if device == "cuda" else nullcontext():
+        spec = TrunkSpec(info, info.layer("last"), "torch", "float32", device)
+        engine = open_engine(spec, trunk, dim, batch=4, work_dir=tmp_path)
+        expected, start, finish = engine(pixels), engine.start, engine.finish
+        engine.start = lambda slot: told.append("start") or start(slot)
+        engine.finish = lambda slot: told.append("finish") or np.testing.assert_array_equal(finish(slot), expected)
+        in_turns(engine, pixels, 3)()
+    one, two = ["start", "finish"] * 3, ["start", "start", "finish", "start", "finish", "finish"]
+    assert told == (two if device == "cuda" else one)
 
 
 @pytest.mark.slow

@@ -106,8 +106,8 @@ def test_where_a_batch_does_not_fit_it_is_halved_until_one_does(
     n = 32 if device == "cpu" else 256
     pixels = images(n, size, seed=0)
     expected = FrozenTrunk(spec, batch=8, work_dir=tmp_path).features(pixels)
-    trunk = FrozenTrunk(spec, batch=n, work_dir=tmp_path)
     with little_memory(device, monkeypatch):
+        trunk = FrozenTrunk(spec, batch=n, work_dir=tmp_path)
         found = trunk.features(pixels)
     assert 1 <= trunk.engine.batch < n
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
