@@ -30,6 +30,7 @@ from tests.conftest import SMALL
 from tests.device_double import device_double
 
 TOY = Through(SMALL, 32, 4, "cpu")
+FORMS = ["cpu", "cuda"]  # this processor, and the device double
 
 
 @pytest.fixture
@@ -42,6 +43,13 @@ def every_precision_is_said_to_be_there(monkeypatch):
     """On the CPU tf32 is float32; bfloat16 is left out, for it is slow where it is emulated."""
     monkeypatch.setattr("pipeline.bench.trunk.lacks", lambda p, _: "a GPU" if p in ("bfloat16", "int8") else None)
     monkeypatch.setattr("pipeline.base.precision.lacks", lambda p, _: "a GPU" if p in ("bfloat16", "int8") else None)
+
+
+@pytest.fixture(params=FORMS)
+def toy(request):
+    """What the entries measure here, on either form of device."""
+    with device_double() if request.param == "cuda" else nullcontext():
+        yield TOY._replace(device=request.param)
 
 
 def by_name(figures):
@@ -93,10 +101,10 @@ def test_with_a_gpu_they_are_measured(tmp_path, monkeypatch):
     assert report.record["skipped"] == {} and [f.entry for f in report.figures] == ["gpu-heads"]
 
 
-def test_trunk_compares_each_precision_with_eager_and_with_the_product_in_the_same_arithmetic(bench, monkeypatch):
+def test_trunk_compares_each_precision_with_eager_and_with_the_product_in_the_same_arithmetic(bench, toy, monkeypatch):
     held = []
     monkeypatch.setattr("pipeline.bench.trunk.arithmetic", lambda p: held.append(p) or torch.no_grad())
-    found = by_name(bench_gpu_trunk(bench, TOY, batches=1, product=64))
+    found = by_name(bench_gpu_trunk(bench, toy, batches=1, product=64))
     assert list(found) == [
         "float32 ÷ eager channels-last",
         "tf32 ÷ eager channels-last",
@@ -122,25 +130,23 @@ def test_the_eager_network_that_it_is_held_against_computes_the_trunks_features(
     torch.testing.assert_close(given[1].float(), expected, rtol=0, atol=0.05 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_in_turns_a_gpu_has_two_batches_under_way_and_each_is_waited_for(tmp_path, device):
-    info, trunk, dim = random_trunk(TOY.trunk, TOY.image_size, tmp_path)
-    pixels, told = TOY.pixels(), []
-    with device_double() if device == "cuda" else nullcontext():
-        spec = TrunkSpec(info, info.layer("last"), "torch", "float32", device)
-        engine = open_engine(spec, trunk, dim, batch=4, work_dir=tmp_path)
-        expected, start, finish = engine(pixels), engine.start, engine.finish
-        engine.start = lambda slot: told.append("start") or start(slot)
-        engine.finish = lambda slot: told.append("finish") or np.testing.assert_array_equal(finish(slot), expected)
-        in_turns(engine, pixels, 3)()
+def test_in_turns_a_gpu_has_two_batches_under_way_and_each_is_waited_for(tmp_path, toy):
+    info, trunk, dim = random_trunk(toy.trunk, toy.image_size, tmp_path)
+    pixels, told = toy.pixels(), []
+    spec = TrunkSpec(info, info.layer("last"), "torch", "float32", toy.device)
+    engine = open_engine(spec, trunk, dim, batch=4, work_dir=tmp_path)
+    expected, start, finish = engine(pixels), engine.start, engine.finish
+    engine.start = lambda slot: told.append("start") or start(slot)
+    engine.finish = lambda slot: told.append("finish") or np.testing.assert_array_equal(finish(slot), expected)
+    in_turns(engine, pixels, 3)()
     one, two = ["start", "finish"] * 3, ["start", "start", "finish", "start", "finish", "finish"]
-    assert told == (two if device == "cuda" else one)
+    assert told == (two if toy.device == "cuda" else one)
 
 
 @pytest.mark.slow
-def test_extract_is_divided_by_the_slower_of_trunk_and_decoding(bench):
+def test_extract_is_divided_by_the_slower_of_trunk_and_decoding(bench, toy):
     sizes = {"photographs": 20, "large": 10, "size": (64, 50), "large_size": (400, 300)}
-    found = by_name(bench_gpu_extract(dataclasses.replace(bench, repeats=1), TOY, **sizes))
+    found = by_name(bench_gpu_extract(dataclasses.replace(bench, repeats=1), toy, **sizes))
     assert list(found) == [f"{p}, {size}" for size in ("0.2 MP", "12 MP") for p in ("float32", "tf32")]
     for figure in found.values():
         (under_way, slower) = figure.ways.values()
@@ -158,14 +164,14 @@ def test_heads_are_timed_on_the_gpu_again_and_again_and_on_the_processor_once(be
 
 
 @pytest.mark.slow
-def test_finetune_is_divided_by_the_plain_loop_in_the_same_precision(bench, monkeypatch):
+def test_finetune_is_divided_by_the_plain_loop_in_the_same_precision(bench, toy, monkeypatch):
     asked = []
     monkeypatch.setattr("pipeline.bench.gpu_finetune.run_python", lambda words, threads: asked.append(words) or "0.5\n")
-    found = by_name(bench_gpu_finetune(bench, TOY, photographs=6, size=(64, 50)))
+    found = by_name(bench_gpu_finetune(bench, toy, photographs=6, size=(64, 50)))
     assert list(found) == ["float32 ÷ plain loop", "tf32 ÷ plain loop"]
     assert found["tf32 ÷ plain loop"].ways["tf32, plain loop"] == (12.0, 12.0)
     assert all(figure.goal.floor == 1.0 for figure in found.values())
-    assert [words[4:6] for words in asked] == 2 * [["float32", "cpu"], ["tf32", "cpu"]]
+    assert [words[4:6] for words in asked] == 2 * [["float32", toy.device], ["tf32", toy.device]]
 
 
 @pytest.mark.slow  # starts a process
