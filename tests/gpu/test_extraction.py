@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +73,20 @@ def test_killed_and_resumed_extractions_give_the_bytes_of_one_that_nobody_kills(
             child("extract", log, source, options)
         assert (folder / "it.h5").read_bytes() == whole
     assert within >= kills / 3
+
+
+@pytest.mark.parametrize(("device", "precision"), on_both(["float32"], ["float32"]))
+def test_a_finished_cache_of_the_cpu_is_served_as_it_is_and_new_images_are_not_mixed_in(
+    source: Path, tmp_path: Path, device: str, precision: str
+) -> None:
+    mine = Path(shutil.copytree(source, tmp_path / "mine"))
+    options = {"trunk": SMALL, "image_size": 32, "weights": "random:0", "precision": precision, "workspace": tmp_path}
+    made = extract(mine, device="cpu", **options)
+    served = extract(mine, device="auto", **options)
+    assert served.cache == made.cache and served.new == 0
+    make_small(mine, 3, first=ROWS)
+    grown = extract(mine, device="auto", **options)
+    assert (grown.cache == made.cache, grown.new) == ((True, 3) if device == "cpu" else (False, ROWS + 3))
 
 
 @contextmanager

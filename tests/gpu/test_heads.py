@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from pipeline.heads.problem import Problem, Split
 from pipeline.heads.ridge import ridge_path
 from tests.gpu.conftest import on_both
 
+# MB beside the rows: pieces on their way and one as float64 (192), the basis (100), products of pieces, logits.
+BESIDE = 768
 ROWS = on_both([600], [600, 40_000])
 
 
@@ -73,3 +77,27 @@ def test_ridge_heads_are_those_of_the_cpu(device: str, shape: tuple[int, int]) -
     for a, b in zip(here, there, strict=True):
         np.testing.assert_allclose(b.weight, a.weight, atol=1e-5 * np.abs(a.weight).max())
         assert b.loo_squared_error == pytest.approx(a.loo_squared_error, rel=1e-5)
+
+
+@pytest.mark.parametrize(("device", "megabytes"), on_both([64], [64, 1536]))
+def test_exact_heads_take_the_memory_that_their_rows_may_and_little_more(device: str, megabytes: int) -> None:
+    """Rows of 1.2 GB, 2.5 GB as float32: they stay in host memory, and are sent in pieces, or lie on the card once."""
+    n, dim = (300_000, 2048) if device == "cuda" else (600, 64)
+    X, y = power_law(n, dim, 10, seed=0)
+    given = Problem(X, y, 10, device=device, memory=megabytes << 20)
+    with peak_of(device) as taken:
+        fits = fit_exact(given, [0.01, 1.0])
+    assert all(fit.converged for fit in fits)
+    assert taken() <= (megabytes + BESIDE) << 20
+
+
+@contextmanager
+def peak_of(device: str) -> Iterator[Callable[[], int]]:
+    """Bytes that the card gave within at most, beyond those that it had given before; none where there is no card."""
+    if device == "cpu":
+        yield lambda: 0
+        return
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    yield lambda: torch.cuda.max_memory_allocated(device) - before
