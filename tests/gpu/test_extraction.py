@@ -116,7 +116,7 @@ def little_memory(device: str, patch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_where_a_batch_does_not_fit_it_is_halved_until_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, size: int
 ) -> None:
-    info, _, _ = random_trunk("resnet18", size, tmp_path)
+    info, _, _ = random_trunk(SMALL if device == "cpu" else "resnet18", size, tmp_path)
     spec = TrunkSpec(info, info.layer("last"), "torch", "float32", device)
     n = 32 if device == "cpu" else 256
     pixels = images(n, size, seed=0)
