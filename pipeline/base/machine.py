@@ -60,15 +60,6 @@ def memory_bytes() -> int | None:
         return None
 
 
-def memory_share() -> int:
-    """Bytes that rows may take in memory where nobody says: an eighth of the machine's; 1 GiB where nothing is known.
-
-    Of the whole and not of what is free, so that the same command does the same again.
-    """
-    there = memory_bytes()
-    return 1 << 30 if there is None else there // 8
-
-
 def cpu_description() -> str:
     """What Linux tells of the processor, at length; empty on other systems."""
     try:

@@ -54,14 +54,12 @@ def test_the_memory_is_asked_of_sysctl_where_sysconf_does_not_tell(
     monkeypatch.setattr(subprocess, "run", run)
     assert machine.memory_bytes() == 16 << 30
     assert asked == [["sysctl", "-n", "hw.memsize"]]
-    assert machine.memory_share() == 2 << 30
 
 
 def test_a_memory_that_nobody_tells_is_not_invented(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delattr(os, "sysconf")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert machine.memory_bytes() is None
-    assert machine.memory_share() == 1 << 30
     assert machine.hardware()["memory_bytes"] is None
 
 

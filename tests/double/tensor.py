@@ -84,7 +84,7 @@ class Device:
         host = [t for t in (to, source) if not isinstance(t, DeviceTensor)]
         # Others go by way of memory that is not page-locked (copy_requires_temporaries in ATen/native/cuda/Copy.cu).
         direct = into.dtype == of.dtype and into.shape == of.shape and into.stride() == of.stride()
-        waits = bool(host) and not (non_blocking and direct and self.pinned.holds(host[0]))
+        waits = bool(host) and bool(into.numel()) and not (non_blocking and direct and self.pinned.holds(host[0]))
         if waits and self.queues.capturing is not None:
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
         self.queues.launch(_written(lambda: into.copy_(of)))

@@ -35,7 +35,10 @@ class HeadSettings:
     device: str = st.option("cpu", "where a head is fitted", choices=("cpu", "cuda"), identity=False)
 
     memory: float | None = st.option(
-        None, "GiB of memory that rows may be held in; by default an eighth of the machine's", above=0, identity=False
+        None,
+        "GiB that rows may be held in; by default an eighth of the machine's memory, on a GPU a third of what is free",
+        above=0,
+        identity=False,
     )
 
     def __post_init__(self) -> None:

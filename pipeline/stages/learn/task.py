@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import HeadError
-from pipeline.base.machine import memory_share
+from pipeline.base.memory import memory_share
 from pipeline.base.spelling import option
 from pipeline.base.words import many, size
 from pipeline.base.workspace import Workspace
-from pipeline.heads.exact.path import ExactFit, Step, fit_exact, turned_bytes, turning_pays
-from pipeline.heads.problem import Problem, Split
+from pipeline.heads.exact.path import ExactFit, Step, fit_exact, held_bytes
+from pipeline.heads.problem import Problem, Split, check_device
 from pipeline.runs import folder as runs
 from pipeline.runs import remarks
 from pipeline.runs.pixels import labelled
@@ -83,7 +83,7 @@ class Task(Generic[S]):
             val=Split(val.X, val.y) if val is not None and len(val) else None,
             val_metric=self.settings.val_metric,
             device=self.settings.device,
-            memory=self.memory,
+            memory=self.settings.memory_bytes,
         )
 
     def exact(
@@ -96,15 +96,18 @@ class Task(Generic[S]):
     ) -> list[ExactFit]:
         """The exact heads of ``rows``; where memory does not allow what would be faster, it is said."""
         problem = self.problem(rows, folds=folds)
-        if turning_pays(problem, len(Cs) * (1 + problem.n_folds)):
-            self.say_if_not_held(turned_bytes(problem))
+        self.say_if_not_held(held_bytes(problem, len(Cs) * (1 + problem.n_folds)))
         return fit_exact(problem, Cs, on_step=on_step)
 
     @property
     def memory(self) -> int:
-        """Bytes that rows may be held in."""
+        """Bytes of the device that rows may be held in.
+
+        Raises:
+            ConfigError: a device that is not there.
+        """
         told = self.settings.memory_bytes
-        return memory_share() if told is None else told
+        return memory_share(check_device(self.settings.device)) if told is None else told
 
     def say_if_not_held(self, needed: int) -> None:
         """Say that rows which take so many bytes are read for each pass, where there is less memory for them."""

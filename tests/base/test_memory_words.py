@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.trunk.engines.base import is_out_of_memory
+from pipeline.base.memory import is_out_of_memory
 
 OUT_OF_MEMORY: list[BaseException] = [
     MemoryError(),
