@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline.base.machine import cores, cpu_description, memory_bytes, processor
 
+_DRIVER = Path("/proc/driver/nvidia/version")
 _VECTOR_UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")
 
 
@@ -24,8 +26,17 @@ def hardware() -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "memory_bytes": memory_bytes(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        **_of_gpus(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
+
+
+def _of_gpus() -> dict[str, Any]:
+    """The versions of what drives the GPUs; nothing without one."""
+    if not torch.cuda.is_available():
+        return {}
+    driver = _DRIVER.read_text().splitlines()[0] if _DRIVER.exists() else None
+    return {"driver": driver, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}  # type: ignore[no-untyped-call]
 
 
 def load() -> float:
