@@ -51,7 +51,7 @@ DEFERRED = {
         "matplotlib.figure",
         "matplotlib.ticker",
     },
-    "stages/extract/blocks.py": {"pipeline.trunk.frozen", "pipeline.trunk.weights"},
+    "stages/extract/blocks.py": {"pipeline.stages.extract.ring", "pipeline.trunk.frozen", "pipeline.trunk.weights"},
     "stages/extract/calibrate.py": {"pipeline.trunk.frozen"},
     "stages/extract/doors.py": {"pipeline.stages.extract.job"},
     "stages/extract/job.py": {"pipeline.stages.extract.agreement", "pipeline.trunk.frozen"},

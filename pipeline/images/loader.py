@@ -30,6 +30,8 @@ from pipeline.images.room import ALONE, BIG_BYTES, BIG_PIXELS, alone_if
 class Loaded:
     """One image: ``pixels`` (3, crop, crop) uint8 and what was ``found`` in the file, or None and a ``failure``.
 
+    The pixels are a view of the place that they were loaded into, where one was given.
+
     ``digest`` is the SHA-256 of the bytes that were read (zeros when none could be); times in seconds.
     """
 
@@ -75,10 +77,10 @@ def look_ahead(geometry: Geometry, batch: int) -> int:
 
 
 class Loader:
-    """Loads images in ``workers`` threads, at most ``ahead`` before they are asked for; results in the jobs' order."""
+    """Loads images in ``workers`` threads: in order, at most ``ahead`` before they are asked for, or one by one."""
 
     def __init__(
-        self, images: Images, geometry: Geometry, *, workers: int, ahead: int, limits: Limits = LIMITS
+        self, images: Images, geometry: Geometry, *, workers: int, ahead: int = 1, limits: Limits = LIMITS
     ) -> None:
         if workers < 1 or ahead < 1:
             raise ConfigError(f"a loader needs at least 1 worker and 1 image ahead, not {workers} and {ahead}")
@@ -104,6 +106,13 @@ class Loader:
             for future in waiting:
                 future.cancel()
 
+    def begin(self, index: int, item: bytes, place: NDArray[np.uint8]) -> Future[Loaded]:
+        """Have a thread load one image into its ``place`` (crop, crop, 3) uint8; one that fails may leave a part of it.
+
+        How many are under way is the caller's business.
+        """
+        return self._pool.submit(load_one, index, item, self._images, self._geometry, self._limits, place)
+
     def close(self) -> None:
         """Stop the threads; what has not been started is dropped."""
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -119,25 +128,34 @@ class Loader:
         self.close()
 
 
-def load_one(index: int, item: bytes, images: Images, geometry: Geometry, limits: Limits = LIMITS) -> Loaded:
-    """Read, hash, decode and resize one image; what is wrong with it is told, not raised.
+def load_one(
+    index: int,
+    item: bytes,
+    images: Images,
+    geometry: Geometry,
+    limits: Limits = LIMITS,
+    place: NDArray[np.uint8] | None = None,
+) -> Loaded:
+    """Read, hash, decode and resize one image, into its ``place`` if it has one; what is wrong is told, not raised.
 
     Where memory does not do, it is tried once more when no other big image is at work. Without a digest, an image that
     failed for that is tried again by the next job: the machine was too small, and not the image at fault.
     """
     try:
-        return _load_one(index, item, images, geometry, limits)
+        return _load_one(index, item, images, geometry, limits, place)
     except MemoryError:
         pass  # outside: the error holds on to the image through its frames
     with ALONE:
         try:
-            return _load_one(index, item, images, geometry, limits)
+            return _load_one(index, item, images, geometry, limits, place)
         except MemoryError:
             failure = ImageFailure("too_large", "there is not enough memory to decode it")
             return Loaded(index, None, NO_DIGEST, None, failure, 0.0, 0.0, 0.0)
 
 
-def _load_one(index: int, item: bytes, images: Images, geometry: Geometry, limits: Limits) -> Loaded:
+def _load_one(
+    index: int, item: bytes, images: Images, geometry: Geometry, limits: Limits, place: NDArray[np.uint8] | None
+) -> Loaded:
     digest, pixels, found, failure = NO_DIGEST, None, None, None
     marks = [time.perf_counter()] * 4  # start, read, decoded, transformed
     try:
@@ -151,7 +169,7 @@ def _load_one(index: int, item: bytes, images: Images, geometry: Geometry, limit
                 blob, lambda pixels: room.enter_context(alone_if(pixels > BIG_PIXELS)), most, geometry.side
             )
             marks[2:] = [time.perf_counter()] * 2
-            pixels = to_pixels(image, geometry, digest, found.cover)
+            pixels = to_pixels(image, geometry, digest, found.cover, place)
             marks[3] = time.perf_counter()
             del blob, image  # before the next big one may come
     except ImageFailure as error:

@@ -71,7 +71,11 @@ class Geometry:
 
 
 def to_pixels(
-    image: Image.Image, geometry: Geometry, digest: bytes = b"", cover: Cover | None = None
+    image: Image.Image,
+    geometry: Geometry,
+    digest: bytes = b"",
+    cover: Cover | None = None,
+    place: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
     """(3, crop, crop) uint8: what torchvision's ``ImageClassification`` preset has before it converts to float.
 
@@ -79,13 +83,15 @@ def to_pixels(
     rounds to 8 bits, then does the same with columns. So rows that no output row needs can be left out of the first
     pass, and columns outside the crop out of the second; the coefficients stay those of the whole image. ``digest`` is
     the file's, which decides an augmented view and what an augmentation draws. ``cover`` belongs to an image that was
-    shrunk while it was decoded: sizes and parts are then those of the whole image.
+    shrunk while it was decoded: sizes and parts are then those of the whole image. They are written into ``place``
+    (crop, crop, 3) uint8 where that is given, and what is returned is a view of it.
 
     Raises:
         ImageFailure: so narrow that it would be larger than MAX_PIXELS once its short side is resized.
     """
     if geometry.view is not None:
-        return view_pixels(image, geometry.crop, _FILTERS[geometry.interpolation][0], geometry.view, digest, cover)
+        seen = view_pixels(image, geometry.crop, _FILTERS[geometry.interpolation][0], geometry.view, digest, cover)
+        return seen if place is None else _put(seen.transpose(1, 2, 0), place)
     if geometry.augmentation is None:
         square = _centre(image, geometry, cover)
     else:
@@ -95,7 +101,14 @@ def to_pixels(
         else:
             square = _centre(image, geometry, cover)
         square = finish(square, geometry.augmentation, rng)
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+    whole = np.asarray(square)
+    return np.ascontiguousarray(whole.transpose(2, 0, 1)) if place is None else _put(whole, place)
+
+
+def _put(square: NDArray[np.uint8], place: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The square (crop, crop, 3) in its place, as a view (3, crop, crop)."""
+    place[...] = square
+    return place.transpose(2, 0, 1)
 
 
 def _centre(image: Image.Image, geometry: Geometry, cover: Cover | None) -> Image.Image:

@@ -22,6 +22,7 @@ from pipeline.base.items import ITEM_STATES
 from pipeline.base.records import parse
 from pipeline.base.schema import Malformed
 from pipeline.store.format import (
+    BATCH,
     COLUMNS,
     DATASETS,
     FEATURE_DTYPES,
@@ -177,7 +178,7 @@ class _Examiner:
         counts = {name: self._text(name, None if name == CLASSES else rows, places) for name in (*TEXTS, *columns)}
         classes = counts[CLASSES]
         optional = {"/items/group": ("<i8", (rows,)), "/labels/targets": ("u1", (rows, classes))}
-        for name, (kind, shape) in {**optional, "/blocks/batch": ("<i8", (blocks,))}.items():
+        for name, (kind, shape) in {**optional, BATCH: ("<i8", (blocks,))}.items():
             if name in names:
                 self._expect(self._dataset(name, places, ndim=len(shape)), shape, np.dtype(kind))
         dtype = np.dtype(features.dtype.name).newbyteorder("<")

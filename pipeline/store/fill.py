@@ -1,18 +1,61 @@
 """Filling an unfinished cache block by block: which blocks are a process's own, and stopping between two of them.
 
-Knows blocks, processes and requests to stop; nothing of what the rows are. What a kill can cost is the block in work.
+Knows blocks, processes and requests to stop; nothing of what the rows are. A kill can cost two blocks: the one in work,
+and the one before it, which is being written meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from types import TracebackType
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from pipeline.base.interrupt import stop_requests
 from pipeline.base.ranks import Ranks
 from pipeline.store.writer import Writer
+
+Block = TypeVar("Block")
+
+
+class WriteBehind(Generic[Block]):
+    """Blocks are written in order by a thread of its own, one at a time, while the next is made; used by ``with``."""
+
+    def __init__(self, write: Callable[[Block], None]) -> None:
+        self._write = write
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._writing: Future[None] | None = None
+
+    def add(self, block: Block) -> None:
+        """Have a block written; the one before it is on the disk when this returns.
+
+        Raises:
+            CacheError, and whatever ``write`` raises: of the block before.
+        """
+        self._wait()
+        self._writing = self._pool.submit(self._write, block)
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def __enter__(self) -> WriteBehind[Block]:
+        """The writer itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the last block; what it raises is raised, but where another error is on its way already."""
+        try:
+            self._pool.shutdown(wait=True)
+        finally:
+            if error is None:
+                self._wait()
 
 
 def blocks_to_do(writer: Writer, ranks: Ranks) -> list[int]:
@@ -22,7 +65,7 @@ def blocks_to_do(writer: Writer, ranks: Ranks) -> list[int]:
 
 @contextmanager
 def one_by_one(writer: Writer, blocks: Sequence[int], *, stopped: str | None = None) -> Iterator[Iterator[int]]:
-    """The blocks in order, for a loop that puts each on the disk before it takes the next.
+    """The blocks in order, for a loop that has each written before it takes the next but one.
 
     A first Ctrl-C or SIGTERM is heard between two blocks, and after the last.
 

@@ -20,11 +20,11 @@ Knows what a cache file must contain; opens nothing. The layout, in full::
                        about, ids_sha256, labels_sha256, columns_sha256 (where there are columns)
 
 Texts are a group of two: ``text`` (L,) uint8, all of them one after another, and ``end`` (n,) int64, where each ends.
-What a file may hold besides, known to the reader and used by nothing yet::
+What a file may hold besides, known to the reader; only the first is written::
 
+    /blocks/batch      (B,)   int64: images in one forward pass (the fewest), 0 where all rows of the block are copies
     /items/group       (N,)   int64, -1 = none: rows of one group belong on one side of a split
     /labels/targets    (N, C) uint8: several labels an image
-    /blocks/batch      (B,)   int64: images in one forward pass
 
 Rows are ordered by (split, id), so that a split is one run of rows and is served as a view of the memory map.
 """
@@ -65,7 +65,8 @@ DATASETS = {
     *(f"{texts}/{part}" for texts in TEXTS for part in ("text", "end")),
 }
 GROUPS = {"/items", "/labels", "/blocks", *TEXTS}
-OPTIONAL = {"/items/group", "/labels/targets", "/blocks/batch"}
+BATCH = "/blocks/batch"
+OPTIONAL = {"/items/group", "/labels/targets", BATCH}
 COLUMNS = "/items/columns"
 
 

@@ -27,6 +27,7 @@ from pipeline.base.spelling import option
 from pipeline.store.check import read_structure
 from pipeline.store.format import (
     ALIGNMENT,
+    BATCH,
     COLUMNS,
     FORMAT,
     FORMAT_VERSION,
@@ -126,6 +127,7 @@ def _write_container(path: Path, c: Contents) -> None:
         _fixed(file, "/labels/split", (n,), np.dtype("u1"), c.splits)
         _fixed(file, "/blocks/state", (blocks,), np.dtype("u1"), np.zeros(blocks, "u1"))
         _fixed(file, "/blocks/crc32", (blocks,), np.dtype("<u4"), np.zeros(blocks, "<u4"))
+        _fixed(file, BATCH, (blocks,), np.dtype("<i8"), np.zeros(blocks, "<i8"))
         for name, parts in (("items", (c.digests, states)), ("stats", (c.sizes, c.mtimes_ns))):
             _fixed(file, f"/blocks/{name}_crc32", (blocks,), np.dtype("<u4"), block_sums(c.block_rows, *parts))
         text = {
@@ -200,9 +202,12 @@ class Writer:
         digests: NDArray[np.uint8],
         states: NDArray[np.uint8],
         *,
+        batch: int = 0,
         sync: bool = True,
     ) -> None:
         """Write one block: ``features`` (m, D), ``digests`` (m, 32), ``states`` (m,); failed rows are zeroed.
+
+        ``batch`` images at most went through the trunk at once; 0: all rows are copies.
 
         With ``sync`` it is on the disk when this returns. Without, for rows that are quickly had again, a power cut can
         lose it: its checksum says so then.
@@ -233,6 +238,8 @@ class Writer:
             self._write("/features", start, stop, payload)
             self._write("/items/digest", start, stop, items[0])
             self._write("/items/state", start, stop, items[1])
+            if BATCH in self.structure.places:  # not in files from before it was written
+                self._write(BATCH, block, block + 1, np.array([batch], "<i8").tobytes())
             if sync:
                 system.sync_data(self._fd)
             for name, sealed in (("crc32", payload), ("items_crc32", b"".join(items))):

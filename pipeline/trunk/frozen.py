@@ -6,18 +6,21 @@ because a job that finds nothing to do must not pay for importing torch.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.base.errors import ConfigError, EngineError, WeightsError
 from pipeline.base.machine import kind_of_device
 from pipeline.base.spelling import option
+from pipeline.base.words import size as in_words
 from pipeline.trunk.cut import shape_of
-from pipeline.trunk.engines.base import Engine, is_out_of_memory
+from pipeline.trunk.engines.base import Engine, Slot, is_out_of_memory
 from pipeline.trunk.engines.check import CHECK_ROWS, LATER_ROWS, check_engine
 from pipeline.trunk.engines.fold import FoldedTrunk
 from pipeline.trunk.engines.open import open_engine
@@ -45,27 +48,73 @@ class FrozenTrunk:
     checked against the network's own modules, eager, in float32: so a fault is found at the latest when twice as many
     images are done, and all checks together cost less than 1 % of 10,000 images. :meth:`assert_untouched` shows that
     parameters and buffers are what they were.
+
+    Attributes:
+        engine: the one in use; where memory does not do, it is replaced by one of half the batch.
+        opened: how many there have been. A slot is of the engine that was in use when it was made.
     """
 
     def __init__(self, spec: TrunkSpec, *, batch: int | None, work_dir: Path) -> None:
         self.spec, self._work_dir = spec, work_dir
         self.trunk, self.dim = _beheaded(spec)
         self._fingerprint = fingerprint(self.trunk)
-        self.engine = self.open(batch or default_batch(spec.device, spec.info.transform.crop))
+        self.opened = 0
+        self.engine: Engine
+        self.open(batch or default_batch(spec.device, spec.info.transform.crop))
 
-    def open(self, batch: int) -> Engine:
-        """An engine of this trunk with another batch size; it becomes the one in use."""
-        self.engine = open_engine(self.spec, self.trunk, self.dim, batch=batch, work_dir=self._work_dir)
+    def open(self, batch: int) -> None:
+        """Take an engine with another batch size, or half of it, a quarter, ... where memory does not do.
+
+        Raises:
+            WeightsError: not even one image fits.
+        """
+        vars(self).pop("engine", None)  # what it holds goes before the next one is made
+        while not self._fits(batch):
+            batch //= 2
         self._engine_fingerprint = _fingerprint(self.engine.net)
-        self._batches = 0
-        return self.engine
+        self._batches, self.opened = 0, self.opened + 1
+
+    def _fits(self, batch: int) -> bool:
+        try:
+            self.engine = open_engine(self.spec, self.trunk, self.dim, batch=batch, work_dir=self._work_dir)
+        except Exception as error:
+            self._out_of_memory(error, batch)
+            return False
+        return True
+
+    def smaller(self) -> None:
+        """Take an engine of half the batch; not where one of the old one's slots is still under way."""
+        self.open(self.engine.batch // 2)
+
+    def _out_of_memory(self, error: Exception, batch: int) -> None:
+        """Give back what an engine took that ran out of memory with a batch of so many; raises all other errors.
+
+        Raises:
+            WeightsError: it was one image.
+        """
+        if not is_out_of_memory(error):
+            raise error
+        # The frames of what failed hold maps: without them a smaller batch finds room.
+        traceback.clear_frames(error.__traceback__)
+        free = ""
+        if kind_of_device(self.spec.device) == "cuda":
+            torch.cuda.empty_cache()
+            left, whole = torch.cuda.mem_get_info(self.spec.device)
+            free = f" ({in_words(left)} of the GPU's {in_words(whole)} are free)"
+        if batch == 1:
+            raise WeightsError(
+                f"out of memory with one image of {self.spec.info.transform.crop} px{free}: give a smaller "
+                f"{option('image_size')}, or {option('device', 'cpu')}"
+            ) from error
+
+    def _is_due(self) -> bool:
+        """Whether the batch that was computed just now is one of those that are checked."""
+        self._batches += 1
+        return not self._batches & (self._batches - 1)  # a power of two
 
     def _check(self, pixels: NDArray[np.uint8], found: NDArray[np.float32]) -> None:
-        """Compare ``found`` (n, D), what the engine gave for a batch, with the plain network where it is its turn."""
-        self._batches += 1
+        """Compare ``found`` (n, D), what the engine gave for a batch, with the plain network."""
         first = self._batches == 1
-        if self._batches & (self._batches - 1):  # not a power of two
-            return
         rows = CHECK_ROWS if first else LATER_ROWS
         try:
             check_engine(self.engine, self.trunk, self.spec.info, pixels, found, rows=rows)
@@ -77,28 +126,51 @@ class FrozenTrunk:
                 "wrong as well"
             ) from error
 
-    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Features (n, D) float32 of (n, 3, S, S) uint8 pixels, any n; halves the batch when memory runs out."""
+    def features(self, pixels: NDArray[np.uint8], *, check: bool = True) -> NDArray[np.float32]:
+        """Features (n, D) float32 of (n, 3, S, S) uint8 pixels, any n; halves the batch when memory runs out.
+
+        ``check`` False: the caller compares all of them with the plain network.
+        """
         parts, at = [np.zeros((0, self.dim), np.float32)], 0
         while at < len(pixels):
+            batch = pixels[at : at + self.engine.batch]
             try:
-                batch = pixels[at : at + self.engine.batch]
                 found = self.engine(batch)
-                self._check(batch, found)
-                parts.append(found)
-                at += len(found)
-                continue
             except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                if self.engine.batch == 1:
-                    raise WeightsError(
-                        f"out of memory with one image of {self.spec.info.transform.crop} px: give a smaller "
-                        f"{option('image_size')}, or {option('device', 'cpu')}"
-                    ) from error
-            # Outside the handler: the error's traceback holds the tensors that did not fit.
-            self.open(self.engine.batch // 2)
+                self._out_of_memory(error, self.engine.batch)
+                found = None
+            if found is None:  # outside the handler: the error's traceback holds the tensors that did not fit
+                self.smaller()
+                continue
+            if check and self._is_due():
+                self._check(batch, found)
+            parts.append(found)
+            at += len(found)
         return np.concatenate(parts)
+
+    def slot(self) -> Slot:
+        """Room for a batch of the engine in use."""
+        return self.engine.slot()
+
+    def start(self, slot: Slot) -> bool:
+        """Begin to compute a slot's batch; False where memory does not do: then :meth:`smaller` is the way on.
+
+        Raises:
+            WeightsError: it was a batch of one image.
+        """
+        try:
+            self.engine.start(slot)
+        except Exception as error:
+            self._out_of_memory(error, self.engine.batch)
+            return False
+        return True
+
+    def finish(self, slot: Slot, at: list[int]) -> NDArray[np.float32]:
+        """Features (n, D) float32 of the images at these places of a slot that was started, one at least."""
+        found: NDArray[np.float32] = self.engine.finish(slot)[at]
+        if self._is_due():
+            self._check(slot.pixels(at), found)
+        return found
 
     def assert_untouched(self) -> None:
         """See that each parameter and buffer is bit for bit what it was: of the trunk, and of what the engine runs.

@@ -112,7 +112,7 @@ def test_an_error_of_the_jobs_or_of_the_program_is_not_taken_for_a_bad_image(ima
     with Loader(FILES, GEOMETRY, workers=1, ahead=2) as loader, pytest.raises(KeyError, match="jobs"):
         list(loader.load(broken()))
 
-    def bug(_image, _geometry, _digest, _cover):
+    def bug(_image, _geometry, _digest, _cover, _place):
         raise ZeroDivisionError
 
     monkeypatch.setattr(loader_module, "to_pixels", bug)
@@ -162,12 +162,12 @@ def test_big_images_are_at_work_one_at_a_time(images, monkeypatch, limit):
     monkeypatch.setattr(loader_module, limit, 0)
     at_work, most = [], []
 
-    def counted(image, geometry, digest, cover):
+    def counted(image, geometry, digest, cover, place):
         at_work.append(1)
         most.append(len(at_work))
         time.sleep(0.002)
         at_work.pop()
-        return to_pixels(image, geometry, digest, cover)
+        return to_pixels(image, geometry, digest, cover, place)
 
     monkeypatch.setattr(loader_module, "to_pixels", counted)
     with Loader(FILES, GEOMETRY, workers=4, ahead=8) as loader:

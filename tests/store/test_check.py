@@ -136,7 +136,6 @@ def test_what_later_versions_may_add_is_known_and_harms_nothing(make_cache: Call
     with h5py.File(path, "r+") as file:
         file["/items/group"] = np.zeros(50, "<i8")
         file["/labels/targets"] = np.zeros((50, 3), "u1")
-        file["/blocks/batch"] = np.full(4, 16, "<i8")
     assert len(open_cache(path, verify=True)) == 50
 
 

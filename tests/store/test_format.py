@@ -16,6 +16,7 @@ import pytest
 from pipeline.base.items import ITEM_STATES
 from pipeline.store import difference, format, key_of
 from pipeline.store.format import (
+    BATCH,
     DATASETS,
     FORMAT,
     FORMAT_VERSION,
@@ -33,7 +34,7 @@ def test_h5py_alone_finds_the_published_layout(make_cache: Callable[..., Path]) 
     found: dict[str, h5py.Dataset] = {}
     with h5py.File(path) as file:
         file.visititems(lambda name, o: found.update({"/" + name: o}) if isinstance(o, h5py.Dataset) else None)
-        assert set(found) == DATASETS
+        assert set(found) == DATASETS | {BATCH}
         features = found["/features"]
         assert (features.shape, features.dtype, features.chunks, features.compression) == ((50, 8), "<f4", None, None)
         assert features.id.get_offset() % 4096 == 0
@@ -46,6 +47,7 @@ def test_h5py_alone_finds_the_published_layout(make_cache: Callable[..., Path]) 
         texts, ends = found["/labels/classes/text"][:].tobytes(), [0, *found["/labels/classes/end"][:]]
         assert [texts[a:b].decode() for a, b in itertools.pairwise(ends)] == ["ñ", "a", "b"]
         assert found["/blocks/state"][:].tolist() == [1, 1, 1, 1]
+        assert (found[BATCH].dtype, found[BATCH][:].tolist()) == ("<i8", [0, 0, 0, 0])
         digests, states = found["/items/digest"][:], found["/items/state"][:].astype("u1")
         for block in range(4):
             rows = slice(16 * block, 16 * block + 16)

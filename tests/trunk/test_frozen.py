@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from pipeline.base.errors import ConfigError, EngineError, PipelineError, WeightsError
 from pipeline.base.workspace import Workspace
-from pipeline.trunk import identity
+from pipeline.trunk import frozen, identity
 from pipeline.trunk.engines.torch import TorchEngine
 from pipeline.trunk.frozen import FrozenTrunk, default_batch
 from pipeline.trunk.identity import Changes, TrunkSpec
@@ -63,6 +64,54 @@ def test_out_of_memory_halves_the_batch_and_goes_on_with_the_same_images(
     assert seen == [16, 8, 4, 4, 4, 4, 4]
     assert trunk.engine.batch == 4
     assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_what_ran_out_of_memory_keeps_none_of_its_maps(
+    spec: TrunkSpec, pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does the engine stay: the smaller one needs the room."""
+    kept: list[weakref.ref[torch.Tensor]] = []
+    alive: list[list[Any]] = []
+    relu, opened = torch.nn.ReLU.forward, frozen.open_engine
+
+    def full(self: torch.nn.ReLU, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 4:
+            maps = x.clone()
+            kept.append(weakref.ref(maps))
+            raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+        return relu(self, x)
+
+    def noted(*args: Any, **options: Any) -> Any:
+        alive.append([before(), *(ref() for ref in kept)])
+        return opened(*args, **options)
+
+    trunk = FrozenTrunk(spec, batch=8, work_dir=tmp_path)
+    expected, before = trunk.features(pixels), weakref.ref(trunk.engine)
+    monkeypatch.setattr(torch.nn.ReLU, "forward", full)
+    monkeypatch.setattr(frozen, "open_engine", noted)
+    got = trunk.features(pixels)
+    assert (len(kept), alive, trunk.engine.batch, trunk.opened) == (1, [[None, None]], 4, 2)
+    assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_an_engine_that_cannot_be_opened_for_want_of_memory_is_tried_smaller(
+    spec: TrunkSpec, pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, asked = frozen.open_engine, []
+
+    def small(*args: Any, batch: int, **options: Any) -> Any:
+        asked.append(batch)
+        if batch > room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return opened(*args, batch=batch, **options)
+
+    monkeypatch.setattr(frozen, "open_engine", small)
+    room = 4
+    assert FrozenTrunk(spec, batch=16, work_dir=tmp_path).engine.batch == 4 and asked == [16, 8, 4]
+    room = 0
+    with pytest.raises(WeightsError, match="one image of 32 px: give a smaller image_size, or device='cpu'") as error:
+        FrozenTrunk(spec, batch=2, work_dir=tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_one_image_that_does_not_fit_is_a_clear_error(

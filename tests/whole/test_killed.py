@@ -34,15 +34,15 @@ def job(source: str, root: str, log: str, way: str, queue: Any) -> None:
     from pipeline import extract
 
     os.environ["SOURCE_DATE_EPOCH"] = "0"
-    forward = FrozenTrunk.features
+    finish = FrozenTrunk.finish
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def logged(self: FrozenTrunk, pixels: Any) -> Any:
-        out = forward(self, pixels)
-        os.write(descriptor, bytes([len(pixels)]))
+    def logged(self: FrozenTrunk, slot: Any, at: list[int]) -> Any:
+        out = finish(self, slot, at)
+        os.write(descriptor, bytes([len(at)]))
         return out
 
-    FrozenTrunk.features = logged  # type: ignore[method-assign]
+    FrozenTrunk.finish = logged  # type: ignore[method-assign]
     made = extract(
         source,
         workspace=root,
@@ -106,7 +106,7 @@ def kill_and_resume(
             spans = [writer.span(b) for b in range(len(writer.done)) if writer.done[b]]
         done = sum(stop - start for start, stop in spans)
         when = "within" if images_in(folder / "log") else "before"
-    assert images_in(folder / "log") - done <= BLOCK_ROWS
+    assert images_in(folder / "log") - done <= 2 * BLOCK_ROWS  # one in work, one being written
     again = started(server, photos, folder, "log2", whole.way, queue)
     new = queue.get(timeout=120)
     if new == ROWS and done == ROWS:  # the first child had reported before it was killed

@@ -474,7 +474,7 @@ def test_what_is_written_is_read(kind: Kind) -> None:
         ("transform.mean", [0.5, 0.5], "a list of 3 numbers is needed"),
         ("transform.std", [0.5, 0.5, 0.0], "numbers above 0 is needed"),
         ("dtype", "float8", "'float16' or 'float32' is needed"),
-        ("precision", "int4", "'float32' or 'bfloat16' or 'int8' is needed"),
+        ("precision", "int4", "'float32' or 'tf32' or 'bfloat16' or 'int8' is needed"),
         ("engine.name", "abacus", "'torch' or 'onnxruntime' is needed"),
         ("engine.device", "tpu", "'cpu' or 'cuda' or 'mps' is needed"),
         ("weights.sha256", "0" * 63, "64 hex digits is needed"),

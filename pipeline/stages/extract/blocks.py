@@ -1,15 +1,16 @@
 """The loop of stage one: images in, finished blocks out.
 
-Decoding runs ahead in threads; the trunk works in the calling thread on batches of one fixed shape that never cross a
-block; a finished block is on the disk before the next one begins. So a block's bytes depend on its own images and
-settings only: not on what was interrupted, on other blocks, or on how many processes share the work.
+Images are decoded in threads, straight into the batches that the trunk computes, which have one fixed shape and never
+cross a block (``ring``); a finished block is written by another thread while the next is computed. So a block's bytes
+depend on its own images and settings only: not on what was interrupted, on other blocks, or on how many processes share
+the work.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,42 +22,61 @@ from pipeline.base.errors import EngineError, WeightsError
 from pipeline.base.items import GOOD, ITEM_STATES, STATE_NAMES
 from pipeline.base.machine import cores
 from pipeline.base.ranks import Ranks
-from pipeline.base.watch import Tracker
+from pipeline.base.watch import Tracker, Watch
 from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
-from pipeline.images import MAX_PIXELS, Images, Limits, Loaded, Loader, look_ahead
+from pipeline.images import MAX_PIXELS, Geometry, Images, Limits, Loader
 from pipeline.runs.recipe import Recipe
+from pipeline.stages.extract import words
 from pipeline.stages.extract.donors import Origin, find_origin
 from pipeline.stages.extract.results import Shares, Work
 from pipeline.stages.extract.settings import ExtractSettings
 from pipeline.store import Cache, Failure, Writer, append_failures, open_partial, partial_failures_path, partial_path
-from pipeline.store.fill import blocks_to_do, one_by_one
+from pipeline.store.fill import WriteBehind, blocks_to_do, one_by_one
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and a job that only copies rows needs no trunk
+    from pipeline.stages.extract.ring import Batch, Job, Ring
     from pipeline.trunk.frozen import FrozenTrunk
+
+
+@dataclass(eq=False)
+class Block:
+    """What a block is to hold: features (m, D), digests (m, 32) and states (m,) of its rows, and what failed.
+
+    ``batch``: images in one forward pass, the fewest; 0 where all rows are copies.
+    """
+
+    number: int
+    features: NDArray[Any]
+    digests: NDArray[np.uint8]
+    states: NDArray[np.uint8]
+    failures: list[Failure]
+    batch: int = 0
 
 
 @dataclass
 class BlockLoop:
-    """One run over the blocks that are still to do; ``trunk`` is None when every row is copied.
+    """One run over the blocks that are still to do; ``ring`` is None when every row is copied.
 
-    ``target`` is the unfinished file as it is opened for reading, ``loader`` one of the images of its ids.
+    ``target`` is the unfinished file as it is opened for reading; ``watch`` is told where memory does not do.
     """
 
     writer: Writer
     target: Cache
     origin: Origin
-    loader: Loader
     trunk: FrozenTrunk | None
+    ring: Ring | None
     failures_file: Path
     tracker: Tracker
-    shares: Shares = field(default_factory=Shares)
+    watch: Watch
+    shares: Shares
     forwards: int = 0
     failed: int = 0
     computed: list[int] = field(default_factory=list)  # finished blocks with rows of the trunk in them
 
     def __post_init__(self) -> None:
         self.ids, self.digests = self.target.ids, self.target.digests
+        self._at_once = self.trunk.engine.batch if self.trunk else 0
 
     def trusted(self, blocks: Sequence[int]) -> None:
         """Do ``blocks`` in order, and take them back where the engine turns out not to compute the trunk.
@@ -83,110 +103,90 @@ class BlockLoop:
 
     def run(self, blocks: Sequence[int]) -> None:
         """Do ``blocks`` in order; raises Interrupted after the block in work when a stop was asked for."""
-        loaded = self.loader.load(self._jobs(blocks))
-        with one_by_one(self.writer, blocks) as each:
-            for block in each:
-                # A block is on the disk before the next one is begun, so that a kill can lose one block and no more;
-                # the decoding threads go on meanwhile. One of copied rows alone is not waited for.
-                before = self.forwards
-                done = self._block(block, loaded)
-                fresh = self.forwards > before
-                self._commit(*done, sync=fresh)
-                if fresh:
-                    self.computed.append(block)
+        none: tuple[Batch, ...] = ()
+        batches = self.ring.run(self._jobs(blocks)) if self.ring else (batch for batch in none)
+        # A block is on the disk before the next but one is begun, so that a kill can lose two blocks and no more; those
+        # behind them are being decoded meanwhile.
+        with WriteBehind(self._write) as behind, closing(batches), one_by_one(self.writer, blocks) as each:
+            for number in each:
+                block = self._block(number, batches)
+                began = time.perf_counter()
+                behind.add(block)
+                self.shares.write += time.perf_counter() - began
 
-    def _jobs(self, blocks: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    def _jobs(self, blocks: Sequence[int]) -> Iterator[list[Job]]:
         for block in blocks:
             start, stop = self.writer.span(block)
-            for row in (np.flatnonzero(self.origin.donor[start:stop] < 0) + start).tolist():
-                yield row, self.ids[row]
+            yield [(row, self.ids[row]) for row in self._fresh(start, stop)]
 
-    def _block(
-        self, block: int, loaded: Iterator[Loaded]
-    ) -> tuple[int, NDArray[Any], NDArray[np.uint8], NDArray[np.uint8], list[Failure]]:
-        start, stop = self.writer.span(block)
-        fresh = int((self.origin.donor[start:stop] < 0).sum())
+    def _fresh(self, start: int, stop: int) -> list[int]:
+        """Those of the rows that are computed."""
+        rows: list[int] = (np.flatnonzero(self.origin.donor[start:stop] < 0) + start).tolist()
+        return rows
+
+    def _block(self, number: int, batches: Iterator[Batch]) -> Block:
+        start, stop = self.writer.span(number)
+        fresh = len(self._fresh(start, stop))
         # Copied rows alone stay as they are stored.
         features = np.zeros((stop - start, self.writer.dim), np.float32 if fresh else self.writer.dtype)
-        digests = self.digests[start:stop].copy()
-        states = np.zeros(stop - start, np.uint8)
-        failures = self._copy_donors(start, stop, features, digests, states)
-        pending: list[tuple[int, NDArray[np.uint8]]] = []
-        for _ in range(fresh):
-            began = time.perf_counter()
-            item = next(loaded)
-            if self.forwards:  # until the first batch is full nothing could have been ready
-                self.shares.waiting += time.perf_counter() - began
+        block = Block(number, features, self.digests[start:stop].copy(), np.zeros(stop - start, np.uint8), [])
+        self._copy_donors(start, stop, block)
+        while fresh:
+            batch = next(batches)
+            self._take(batch, start, block)
+            fresh -= len(batch.items)
+        return block
+
+    def _take(self, batch: Batch, start: int, block: Block) -> None:
+        """Put a batch's rows into its block, whose first row is ``start``."""
+        assert self.trunk is not None
+        at = np.array([item.index - start for item in batch.items])
+        block.digests[at] = np.frombuffer(b"".join(item.digest for item in batch.items), np.uint8).reshape(-1, 32)
+        for place, item in zip(at.tolist(), batch.items, strict=True):
             self.shares.read += item.read_s
             self.shares.decode += item.decode_s
             self.shares.transform += item.transform_s
-            at = item.index - start
-            digests[at] = np.frombuffer(item.digest, np.uint8)
             if item.failure is not None:
-                states[at] = ITEM_STATES[item.failure.kind]
-                failures.append(Failure(self.ids[item.index], item.failure.kind, item.failure.reason, item.digest))
+                block.states[place] = ITEM_STATES[item.failure.kind]
+                failure = Failure(self.ids[item.index], item.failure.kind, item.failure.reason, item.digest)
+                block.failures.append(failure)
                 self.failed += 1
                 self.tracker.note(f"{self.failed} failed")
-                self.tracker.advance()
-                continue
-            assert item.pixels is not None
-            states[at] = GOOD
-            pending.append((at, item.pixels))
-            if self.trunk and len(pending) >= self.trunk.engine.batch:
-                self._forward(pending, features)
-        if pending:
-            self._forward(pending, features)
-        return block, features, digests, states, failures
+        block.states[at[batch.good]] = GOOD
+        block.features[at[batch.good]] = batch.features
+        self.forwards += len(batch.good)
+        self.tracker.advance(len(batch.items))
+        if (size := self.trunk.engine.batch) != self._at_once:
+            self._at_once = size
+            self.watch.say(words.fewer_at_once(size))
+        block.batch = min(block.batch or size, size)
 
-    def _copy_donors(
-        self,
-        start: int,
-        stop: int,
-        features: NDArray[Any],
-        digests: NDArray[np.uint8],
-        states: NDArray[np.uint8],
-    ) -> list[Failure]:
-        failures = []
+    def _copy_donors(self, start: int, stop: int, block: Block) -> None:
         for number, donor in enumerate(self.origin.donors):
             at = np.flatnonzero(self.origin.donor[start:stop] == number)
             if not len(at):
                 continue
             rows = self.origin.row[start:stop][at]
-            features[at] = donor.take(rows)
-            states[at] = donor.cache.states[rows]
-            digests[at] = donor.cache.digests[rows]
+            block.features[at] = donor.take(rows)
+            block.states[at] = donor.cache.states[rows]
+            block.digests[at] = donor.cache.digests[rows]
             for place, row in zip(at.tolist(), rows.tolist(), strict=True):
-                if states[place] != GOOD:
+                if block.states[place] != GOOD:
                     told = donor.reasons.get(donor.cache.ids[row])
-                    kind = STATE_NAMES[int(states[place])]
+                    kind = STATE_NAMES[int(block.states[place])]
                     reason = told.reason if told else "failed in an earlier run"
-                    failures.append(Failure(self.ids[start + place], kind, reason, digests[place].tobytes()))
+                    failure = Failure(self.ids[start + place], kind, reason, block.digests[place].tobytes())
+                    block.failures.append(failure)
                     self.failed += 1
-        return failures
 
-    def _forward(self, pending: list[tuple[int, NDArray[np.uint8]]], features: NDArray[np.float32]) -> None:
-        assert self.trunk is not None
-        began = time.perf_counter()
-        features[[at for at, _ in pending]] = self.trunk.features(np.stack([pixels for _, pixels in pending]))
-        self.shares.forward += time.perf_counter() - began
-        self.forwards += len(pending)
-        self.tracker.advance(len(pending))
-        pending.clear()
-
-    def _commit(
-        self,
-        block: int,
-        features: NDArray[Any],
-        digests: NDArray[np.uint8],
-        states: NDArray[np.uint8],
-        failures: list[Failure],
-        *,
-        sync: bool,
-    ) -> None:
-        began = time.perf_counter()
-        append_failures(self.failures_file, failures)
-        self.writer.write_block(block, features, digests, states, sync=sync)
-        self.shares.write += time.perf_counter() - began
+    def _write(self, block: Block) -> None:
+        """Put a block on the disk; one of copied rows alone, which are quickly had again, is not waited for."""
+        append_failures(self.failures_file, block.failures)
+        if block.batch:
+            self.computed.append(block.number)
+        self.writer.write_block(
+            block.number, block.features, block.digests, block.states, batch=block.batch, sync=block.batch > 0
+        )
 
 
 def recipe_of_begun(out: Path, desk: Workspace) -> Recipe:
@@ -224,7 +224,7 @@ def open_trunk(recipe: Recipe, settings: ExtractSettings, block_rows: int, desk:
 
 
 @dataclass(frozen=True)
-class Job:
+class Task:
     """An unfinished file that is to be filled: that of ``out``.
 
     ``images`` lie where they are now; what the rows are is read from the file, so every process sees the same.
@@ -238,7 +238,7 @@ class Job:
     trunk: FrozenTrunk | None = None
 
 
-def do_blocks(job: Job, *, ranks: Ranks, desk: Workspace) -> Work:
+def do_blocks(job: Task, *, ranks: Ranks, desk: Workspace) -> Work:
     """Do this process's share of the blocks that the file still misses.
 
     Raises:
@@ -261,11 +261,18 @@ def do_blocks(job: Job, *, ranks: Ranks, desk: Workspace) -> Work:
         trunk = (job.trunk or open_trunk(recipe, settings, target.block_rows, desk)) if fresh else None
         workers = settings.workers or cores()
         geometry, limits = recipe.geometry(), Limits(settings.max_pixels or MAX_PIXELS)
-        ahead = look_ahead(geometry, trunk.engine.batch if trunk else 1)
-        loader = Loader(job.images, geometry, workers=workers, ahead=ahead, limits=limits)
+        loader, shares = Loader(job.images, geometry, workers=workers, limits=limits), Shares()
         follow = desk.watch.track("extract", fresh) if fresh else nullcontext(Tracker())
         with loader, follow as tracker:
-            failures = partial_failures_path(out, ranks.rank)
-            loop = BlockLoop(writer, target, origin, loader, trunk, failures, tracker)
+            failures, ring = partial_failures_path(out, ranks.rank), _ring(trunk, loader, geometry, shares)
+            loop = BlockLoop(writer, target, origin, trunk, ring, failures, tracker, desk.watch, shares)
             loop.trusted(todo)
-    return Work(loop.forwards, loop.shares, trunk.engine.batch if trunk else None)
+    return Work(loop.forwards, shares, trunk.engine.batch if trunk else None)
+
+
+def _ring(trunk: FrozenTrunk | None, loader: Loader, geometry: Geometry, shares: Shares) -> Ring | None:
+    if trunk is None:
+        return None
+    from pipeline.stages.extract.ring import Ring
+
+    return Ring(trunk, loader, geometry, shares)

@@ -28,7 +28,7 @@ from pipeline.images import View, open_images
 from pipeline.runs.recipe import geometry_of, provenance_of
 from pipeline.runs.remarks import tell_of_outdated
 from pipeline.stages.extract import words
-from pipeline.stages.extract.blocks import Job, do_blocks, recipe_of_begun
+from pipeline.stages.extract.blocks import Task, do_blocks, recipe_of_begun
 from pipeline.stages.extract.plan import Plan, plan_file
 from pipeline.stages.extract.results import ExtractResult, Work
 from pipeline.stages.extract.settings import ExtractSettings
@@ -106,7 +106,7 @@ def _follow(settings: ExtractSettings, desk: Workspace, ranks: Ranks) -> Extract
         return ExtractResult(Path(told["made"]), "", 0, 0, 0, 0, time.perf_counter() - began, {}, {}, ())
     out, quiet = Path(told["out"]), desk.silent()
     recipe = recipe_of_begun(out, quiet)
-    job = Job(out, open_images(told["source"], told["root"]), recipe, settings)
+    job = Task(out, open_images(told["source"], told["root"]), recipe, settings)
     work = do_blocks(job, ranks=ranks, desk=quiet)
     ranks.total(work.forwards)
     ranks.total(0)  # published
@@ -136,7 +136,7 @@ def _precision_checked(plan: Plan) -> tuple[Plan, FrozenTrunk | None]:
 
 
 def _work_and_publish(plan: Plan, trunk: FrozenTrunk | None, ranks: Ranks, began: float) -> ExtractResult:
-    job = Job(plan.out, plan.listing.images, plan.recipe, plan.settings, trunk)
+    job = Task(plan.out, plan.listing.images, plan.recipe, plan.settings, trunk)
     work = do_blocks(job, ranks=ranks, desk=plan.desk)
     forwards = ranks.total(work.forwards)
     _publish(plan)

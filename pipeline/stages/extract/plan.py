@@ -32,7 +32,7 @@ from pipeline.trunk import identity
 from pipeline.trunk.calibration import Calibration
 from pipeline.trunk.identity import WeightsInfo
 
-BLOCK_ROWS = {"cpu": 128, "cuda": 1024, "mps": 512}  # a few seconds of work each: what a kill can lose at most
+BLOCK_ROWS = {"cpu": 128, "cuda": 1024, "mps": 512}  # a few seconds of work each: a kill can lose two
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,8 @@ class ExtractSettings:
         choices=("auto", "torch", "onnxruntime"),
     )
     precision: str = st.precision(
-        "the trunk; int8 is the fastest on a CPU, bfloat16 nearer to float32; auto: bfloat16 where the device has it "
-        "in hardware, else float32"
+        "the trunk; int8 is the fastest on a CPU, bfloat16 nearer to float32, tf32 (NVIDIA's GPUs alone) nearer still; "
+        "auto: bfloat16 where the device has it in hardware, else float32"
     )
     force_precision: bool = st.force_precision()
     calibration: str | None = st.option(

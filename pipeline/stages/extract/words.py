@@ -58,6 +58,11 @@ def decoded_anew(cache: Path, other: str) -> str:
     return f"decode.scaled differs from {cache.name}: another file is made; {option('decode', other)} keeps that one"
 
 
+def fewer_at_once(batch: int) -> str:
+    """Said where memory ran out with a larger batch."""
+    return f"out of memory: {many(batch, 'image')} at once from here on"
+
+
 def numbers(values: Sequence[float]) -> str:
     """Numbers in words."""
     return " ".join(f"{v:g}" for v in values)

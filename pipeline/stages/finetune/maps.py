@@ -32,7 +32,7 @@ from pipeline.runs.pixels import pixels_of
 from pipeline.runs.recipe import Recipe
 from pipeline.stages.finetune.start import Attached
 from pipeline.store import Cache, key_of, partial_path
-from pipeline.store.fill import blocks_to_do, one_by_one
+from pipeline.store.fill import WriteBehind, blocks_to_do, one_by_one
 from pipeline.store.rewrite import tidy
 from pipeline.trunk import identity
 from pipeline.trunk.cut import shape_of
@@ -40,7 +40,7 @@ from pipeline.trunk.families import FAMILIES, parted
 
 DTYPE = np.dtype(np.float16)
 CONFIRMED_BYTES = 10e9  # more than this needs --yes
-BLOCK_BYTES = 32e6  # what a kill can lose at most
+BLOCK_BYTES = 32e6  # of the blocks of which a kill can lose two
 BATCH = 32
 
 
@@ -171,7 +171,13 @@ class PrefixMaps:
             spans = [writer.span(block) for block in todo]
             images = self._batches(spans, device, workers)
             follow = desk.watch.track("maps before the last stage", sum(b - a for a, b in spans))
-            with follow as tracker, one_by_one(writer, todo) as each:
+
+            def write(block: tuple[int, NDArray[np.float32]]) -> None:
+                number, maps = block
+                first, last = writer.span(number)
+                writer.write_block(number, maps, self.digests[first:last], np.full(last - first, GOOD, np.uint8))
+
+            with follow as tracker, WriteBehind(write) as behind, one_by_one(writer, todo) as each:
                 for block in each:
                     first, last = writer.span(block)
                     found = np.empty((last - first, self.dim), np.float32)
@@ -181,8 +187,7 @@ class PrefixMaps:
                         found[at : at + len(part)] = part
                         at += len(part)
                         tracker.advance(len(part))
-                    good = np.full(last - first, GOOD, np.uint8)
-                    writer.write_block(block, found, self.digests[first:last], good)
+                    behind.add((block, found))
         ranks.total(0)  # every block is on the disk
 
     def _batches(self, spans: list[tuple[int, int]], device: str, workers: int) -> Iterator[NDArray[np.float32]]:

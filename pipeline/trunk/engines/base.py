@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -22,11 +23,27 @@ _OUT_OF_MEMORY = (
     "bad_alloc",
     "bad allocation",
     "alloc_failed",
+    "unable to find an engine to execute this computation",  # cuDNN's, where no algorithm has room to work in
 )
 
 
+@dataclass(eq=False)
+class Slot:
+    """Room for one batch: ``places`` (batch, S, S, 3) uint8 are written, ``found`` (batch, D) float32 come of them."""
+
+    places: NDArray[np.uint8]
+    found: NDArray[np.float32]
+
+    def pixels(self, at: list[int]) -> NDArray[np.uint8]:
+        """A copy (n, 3, S, S) of the images at these places."""
+        return np.ascontiguousarray(self.places[at].transpose(0, 3, 1, 2))
+
+
 class Engine(Protocol):
-    """Runs a trunk: ``engine(pixels)`` gives features (n, dim) float32 of pixels (n, 3, S, S) uint8, n <= batch."""
+    """Runs a trunk: ``engine(pixels)`` gives features (n, dim) float32 of pixels (n, 3, S, S) uint8, n <= batch.
+
+    Where batches follow one another each has a slot: its images are written there, ``start`` begins, ``finish`` waits.
+    """
 
     name: str
     version: str
@@ -39,18 +56,30 @@ class Engine(Protocol):
     def net(self) -> nn.Module | None:
         """The network that it runs; None where that lies in a library's own memory."""
 
+    def slot(self) -> Slot:
+        """A new slot, its places black."""
+
+    def start(self, slot: Slot) -> None:
+        """Begin to compute what is in a slot, which is left alone until :meth:`finish`; on a CPU it ends here."""
+
+    def finish(self, slot: Slot) -> NDArray[np.float32]:
+        """Features (batch, dim) float32 of all places of a slot that was started; its next batch overwrites them."""
+
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features (n, dim) float32 of pixels (n, 3, S, S) uint8, n <= batch."""
 
 
-def fill(buffer: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> None:
-    """Copy pixels (n, 3, S, S) into the buffer (batch, 3, S, S), black after them."""
-    if pixels.dtype != np.uint8 or pixels.shape[1:] != buffer.shape[1:] or len(pixels) > len(buffer):
+def through(engine: Engine, slot: Slot, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Features (n, dim) float32 of pixels (n, 3, S, S) uint8, n <= batch, by one slot, black after them."""
+    places = slot.places.transpose(0, 3, 1, 2)
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != places.shape[1:] or len(pixels) > len(places):
         raise ValueError(
-            f"pixels are {pixels.dtype} {pixels.shape}: the engine takes uint8 of at most {buffer.shape} images"
+            f"pixels are {pixels.dtype} {pixels.shape}: the engine takes uint8 of at most {places.shape} images"
         )
-    buffer[: len(pixels)] = pixels
-    buffer[len(pixels) :] = 0
+    places[: len(pixels)] = pixels
+    places[len(pixels) :] = 0
+    engine.start(slot)
+    return engine.finish(slot)[: len(pixels)].copy()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

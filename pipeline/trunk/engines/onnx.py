@@ -22,7 +22,7 @@ from pipeline.base.errors import WeightsError
 from pipeline.base.files import draft_in, make_folder, move, sync, writing
 from pipeline.base.spelling import option
 from pipeline.trunk.calibration import Calibration
-from pipeline.trunk.engines.base import fill
+from pipeline.trunk.engines.base import Slot, through
 from pipeline.trunk.engines.fold import FoldedTrunk
 from pipeline.trunk.identity import TrunkSpec, WeightsInfo, engine_version
 from pipeline.trunk.surgery import fingerprint
@@ -40,18 +40,30 @@ class OnnxEngine:
     def __init__(self, net: FoldedTrunk, spec: TrunkSpec, *, batch: int, work_dir: Path) -> None:
         self.version, self.precision = engine_version(self.name), spec.precision
         self.batch, self.dim, size = batch, net.dim, spec.info.transform.crop
-        self._pixels = np.zeros((batch, 3, size, size), np.uint8)
+        self._shape = (batch, 3, size, size)
         path = exported(net, spec, batch, work_dir)
         if spec.precision == "int8":
             assert spec.calibration is not None
             path = _quantised(path, spec.info, batch, spec.calibration)
         self._session = _open(path)
+        self._own = self.slot()
+
+    def slot(self) -> Slot:
+        """A new slot, its places black: a view of the layout that the exported network takes."""
+        pixels = np.zeros(self._shape, np.uint8)
+        return Slot(pixels.transpose(0, 2, 3, 1), np.zeros((self.batch, self.dim), np.float32))
+
+    def start(self, slot: Slot) -> None:
+        """Compute what is in a slot."""
+        slot.found = self._session.run(None, {"pixels": slot.places.transpose(0, 3, 1, 2)})[0]
+
+    def finish(self, slot: Slot) -> NDArray[np.float32]:
+        """Features (batch, dim) float32 of a slot that was started."""
+        return slot.found
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features (n, dim) float32 of pixels (n, 3, S, S) uint8, n <= batch."""
-        fill(self._pixels, pixels)
-        features: NDArray[np.float32] = self._session.run(None, {"pixels": self._pixels})[0]
-        return features[: len(pixels)]
+        return through(self, self._own, pixels)
 
 
 def exported(net: FoldedTrunk, spec: TrunkSpec, batch: int, folder: Path) -> Path:

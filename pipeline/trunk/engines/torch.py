@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import traceback
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pipeline.base.arithmetic import arithmetic
 from pipeline.base.machine import kind_of_device
-from pipeline.trunk.engines.base import fill
+from pipeline.trunk.engines.base import Slot, through
+from pipeline.trunk.engines.cuda import Lane
 from pipeline.trunk.engines.fold import FoldedTrunk
 from pipeline.trunk.identity import engine_version
 
@@ -27,23 +26,34 @@ class TorchEngine:
         self.device, self.precision, self.batch, self.dim = device, precision, batch, net.dim
         net.net.to(_DTYPES[precision])
         self.net = net.to(device).to(memory_format=torch.channels_last)
-        # Page-locked memory is what a GPU can copy from while the CPU goes on.
-        self._locked = kind_of_device(device) == "cuda"
-        self._host = torch.zeros(batch, 3, image_size, image_size, dtype=torch.uint8, pin_memory=self._locked)
+        self._shape = (batch, image_size, image_size, 3)
+        self._lane = None
+        if kind_of_device(device) == "cuda":
+            self._lane = Lane(self.net, self._shape, device, precision)
+        self._own = self.slot()
+
+    def slot(self) -> Slot:
+        """A new slot, its places black."""
+        if self._lane is not None:
+            return self._lane.slot()
+        return Slot(np.zeros(self._shape, np.uint8), np.zeros((self.batch, self.dim), np.float32))
+
+    def start(self, slot: Slot) -> None:
+        """Begin to compute what is in a slot."""
+        if self._lane is not None:
+            self._lane.start(slot)
+            return
+        with torch.inference_mode(), arithmetic(self.precision):
+            # As they lie, the numbers are in channels-last layout already.
+            x = torch.from_numpy(slot.places).to(self.device).permute(0, 3, 1, 2)
+            slot.found = self.net(x).cpu().numpy()
+
+    def finish(self, slot: Slot) -> NDArray[np.float32]:
+        """Features (batch, dim) float32 of a slot that was started."""
+        if self._lane is not None:
+            self._lane.wait(slot)
+        return slot.found
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features (n, dim) float32 of pixels (n, 3, S, S) uint8, n <= batch."""
-        fill(self._host.numpy(), pixels)
-        try:
-            with torch.inference_mode(), arithmetic(self.precision):
-                x = self._host.to(self.device, non_blocking=self._locked).contiguous(memory_format=torch.channels_last)
-                # .cpu() waits for the GPU, so the host buffer is free again when this returns.
-                features = self.net(x)[: len(pixels)].cpu()
-        except torch.OutOfMemoryError as error:
-            # The frames of the failed forward hold its maps: without them a smaller batch finds room.
-            traceback.clear_frames(error.__traceback__)
-            if self._locked:
-                torch.cuda.empty_cache()
-            raise
-        found: NDArray[np.float32] = features.numpy()
-        return found
+        return through(self, self._own, pixels)

@@ -26,6 +26,7 @@ from pipeline.base.workspace import Workspace
 from pipeline.images.sources import files
 from pipeline.store import Writer, open_partial, partial_path
 from pipeline.trunk import identity
+from pipeline.trunk.engines.base import Slot
 from pipeline.trunk.engines.torch import TorchEngine
 from pipeline.trunk.weights import resolve_weights
 
@@ -265,16 +266,16 @@ def test_an_interrupted_job_resumes_to_the_same_bits(
     whole = extract(photos, workspace=tmp_path, out=tmp_path / "whole.h5", **quick)
     shutil.move(whole.cache, tmp_path / "kept")  # so that no row can be copied from it
     calls = 0
-    forward = TorchEngine.__call__
+    start = TorchEngine.start
 
-    def interrupt_second_block(self: TorchEngine, pixels: np.ndarray) -> np.ndarray:
+    def interrupt_second_block(self: TorchEngine, slot: Slot) -> None:
         nonlocal calls
         calls += 1
-        if calls == 4:  # the first is the check against eager torchvision; this one is in the second block
+        if calls == 3:  # in the second block
             os.kill(os.getpid(), signal.SIGTERM)
-        return forward(self, pixels)
+        start(self, slot)
 
-    monkeypatch.setattr(TorchEngine, "__call__", interrupt_second_block)
+    monkeypatch.setattr(TorchEngine, "start", interrupt_second_block)
     with pytest.raises(Interrupted, match="the same command goes on") as stop:
         extract(photos, workspace=tmp_path, out=tmp_path / "whole.h5", **quick)
     assert stop.value.signal == signal.SIGTERM
@@ -309,16 +310,16 @@ def test_blocks_of_an_engine_that_was_shown_wrong_are_made_again(
     """Found by the check of a later batch, or at the end; what came before is not to be trusted either."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
     options = {**quick, "block_rows": 8, "out": tmp_path / "it.h5"}
-    forward, batches = TorchEngine.__call__, itertools.count(1)
+    finish, batches = TorchEngine.finish, itertools.count(1)
 
-    def failing(self: TorchEngine, pixels: np.ndarray) -> np.ndarray:
-        number, features = next(batches), forward(self, pixels)
+    def failing(self: TorchEngine, slot: Slot) -> np.ndarray:
+        number, features = next(batches), finish(self, slot)
         if number == 3 and fault.startswith("a weight"):
             next(p for p in self.net.parameters() if p.ndim == 1)[0] += 1e-7
         return features * 1.001 if number >= 3 and fault.startswith("features") else features
 
     with monkeypatch.context() as patch:
-        patch.setattr(TorchEngine, "__call__", failing)
+        patch.setattr(TorchEngine, "finish", failing)
         blocks = 3 if fault.startswith("features") else 8
         with pytest.raises(EngineError, match=f"{blocks} finished blocks of this run .*the same command") as error:
             extract(photos, workspace=tmp_path, **options)

@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import hashlib
 import shutil
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -447,28 +446,6 @@ def test_a_folder_that_cannot_be_written_is_named(
 )
 def test_running_out_of_memory_is_told_from_other_errors(error: BaseException, is_it: bool) -> None:
     assert is_out_of_memory(error) is is_it
-
-
-def test_a_forward_that_ran_out_of_memory_keeps_none_of_its_maps(
-    opened: Open, pixels: Pixels, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The smaller batch needs the room while the error is still being handled."""
-    kept: list[weakref.ref[torch.Tensor]] = []
-
-    def relu(self: nn.ReLU, x: torch.Tensor) -> torch.Tensor:
-        maps = x.clone()
-        kept.append(weakref.ref(maps))
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    engine = opened("torch")
-    monkeypatch.setattr(nn.ReLU, "forward", relu)
-    with pytest.raises(torch.OutOfMemoryError):
-        try:
-            engine(pixels)
-        except torch.OutOfMemoryError as error:
-            assert is_out_of_memory(error)
-            assert [ref() for ref in kept] == [None]
-            raise
 
 
 def test_an_allocation_that_pytorch_refuses_is_out_of_memory() -> None:
