@@ -32,8 +32,8 @@ GIB = 1 << 30
 class Double:
     """The device as a test sees it."""
 
-    def __init__(self, queues: Queues, memory: int) -> None:
-        self._queues = queues
+    def __init__(self, device: tensor.Device, memory: int) -> None:
+        self._device, self._queues = device, device.queues
         self.free = self.memory = memory  # bytes; a test may set how much is free
 
     @property
@@ -51,6 +51,15 @@ class Double:
         """Whether work happens when it is waited for."""
         return self._queues.late
 
+    @property
+    def largest(self) -> int | None:
+        """Bytes of the largest tensor that finds room; a larger one is out of memory. A test may set it."""
+        return self._device.largest
+
+    @largest.setter
+    def largest(self, size: int | None) -> None:
+        self._device.largest = size
+
     def reset(self) -> None:
         """Count from here."""
         self._queues.synchronisations = self._queues.launches = 0
@@ -62,14 +71,15 @@ def device_double(
 ) -> Iterator[Double]:
     """A machine with CUDA devices; afterwards it is what it was."""
     queues = Queues(late=late, seed=seed)
-    double = Double(queues, memory)
+    device = tensor.Device(queues)
+    double = Double(device, memory)
     with ExitStack() as stack:
         for name, value in _cuda(double, queues, devices, capability).items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         stack.enter_context(mock.patch.object(torch.accelerator, "current_stream", torch.cuda.current_stream))
         stack.enter_context(mock.patch.object(torch, "Generator", Generator))
         stack.enter_context(mock.patch.object(machine, "_has_driver", lambda: True))
-        stack.enter_context(mock.patch.object(tensor, "device", tensor.Device(queues)))
+        stack.enter_context(mock.patch.object(tensor, "device", device))
         stack.enter_context(mock.patch.object(threading.Thread, "run", _seeing(threading.Thread.run)))
         stack.enter_context(Calls())
         yield double

@@ -145,6 +145,7 @@ FREE = {
     "a number that is written": lambda x, mask: x.__setitem__(slice(2), 3.0),
     "a choice": lambda x, mask: torch.where(mask, x, 0.0),
     "copied up from pinned memory": lambda x, mask: torch.ones(4).pin_memory().to("cuda", non_blocking=True),
+    "nothing copied up": lambda x, mask: torch.ones(0).pin_memory().to("cuda", non_blocking=True),
     "into what is there": lambda x, mask: x.copy_(torch.ones(5).pin_memory()[1:], non_blocking=True),
     "copied down into pinned memory": lambda x, mask: torch.empty(4, pin_memory=True).copy_(x, non_blocking=True),
     "down without waiting": lambda x, mask: x.to("cpu", non_blocking=True),
@@ -351,6 +352,16 @@ def test_a_network_is_copied_and_converted_where_it_is() -> None:
         assert all(isinstance(p, nn.Parameter) and p.is_cuda for p in exact.parameters())
         assert torch.equal(exact(x.to("cuda").double()).cpu(), right)
         assert next(there.parameters()).dtype == torch.float32
+
+
+def test_a_tensor_that_finds_no_room_is_out_of_memory() -> None:
+    with device_double() as double:
+        x = torch.ones(100, device="cuda")
+        double.largest = 399
+        for make in (lambda: x + 1, lambda: torch.ones(100).to("cuda"), lambda: torch.zeros(100, device="cuda")):
+            with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory. Tried to allocate 400 bytes"):
+                make()
+        assert float((x[:50] * 2).sum()) == 100.0
 
 
 def test_the_machine_is_what_it_was_afterwards() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.base.arithmetic import arithmetic
-from pipeline.base.errors import HeadError
-from pipeline.base.machine import cores, resolve_device
+from pipeline.base.errors import ConfigError, HeadError
+from pipeline.base.machine import cores, kind_of_device, resolve_device
+from pipeline.base.memory import is_out_of_memory
 from pipeline.base.records import read_file
+from pipeline.base.spelling import option
+from pipeline.base.transfer import uploaded
+from pipeline.base.words import size
 from pipeline.base.workspace import Workspace
 from pipeline.heads.artifact import Head, load_head, require_key
 from pipeline.heads.scores.metrics import softmax
@@ -65,7 +70,7 @@ class Classifier:
         self.temperature = temperature_of(run)
         self._network: nn.Module | None = None
         if run.stage == "finetune":
-            self._network = load_network(run, self.recipe.trunk.info).to(device)
+            self._network = moved(load_network(run, self.recipe.trunk.info), device)
             self._classifier = classifier_of(self._network, self.recipe.trunk.info)
         else:
             self._head = head_of(run)
@@ -149,13 +154,40 @@ def load_network(run: runs.Run, info: WeightsInfo) -> nn.Module:
     return network
 
 
+@contextmanager
+def within_memory(device: str) -> Iterator[None]:
+    """For what needs memory on a device.
+
+    Raises:
+        ConfigError: a GPU has too little of it for what is done within; the error says how much is free.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if kind_of_device(device) != "cuda" or not is_out_of_memory(error):
+            raise
+        free, there = torch.cuda.mem_get_info(device)
+        raise ConfigError(
+            f"out of memory: {option('device', device)} has {size(free)} of {size(there)} free, and the network takes "
+            f"more: end what else runs there, or give {option('device', 'cpu')}"
+        ) from error
+
+
+def moved(network: nn.Module, device: str) -> nn.Module:
+    """The network on a device.
+
+    Raises:
+        ConfigError: it does not fit there.
+    """
+    with within_memory(device):
+        return network.to(device)
+
+
 def normalised(pixels: Any, info: WeightsInfo, device: Any) -> Any:
     """(n, 3, S, S) uint8 pixels as the float32 tensor that the network takes."""
-    x = torch.from_numpy(pixels).to(device).to(torch.float32).div_(255)
-    mean, std = (
-        torch.tensor(v, dtype=torch.float32, device=device).view(1, 3, 1, 1)
-        for v in (info.transform.mean, info.transform.std)
-    )
+    x = uploaded(torch.from_numpy(pixels), device).to(torch.float32).div_(255)
+    constants = torch.tensor([info.transform.mean, info.transform.std], dtype=torch.float32)
+    mean, std = uploaded(constants, device).view(2, 1, 3, 1, 1)
     return x.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 
@@ -191,7 +223,7 @@ def logits_of_split(run: runs.Run, cache: Cache, split: str, desk: Workspace, *,
         DataError: an image is gone or has changed.
     """
     recipe = runs.recipe_of(run, desk)
-    network = load_network(run, recipe.trunk.info).to(device)
+    network = moved(load_network(run, recipe.trunk.info), device)
     return network_logits(network, recipe, cache, split, desk)
 
 
@@ -215,7 +247,7 @@ def logits_of_rows(
             start += len(y)
         return
     recipe = runs.recipe_of(run, desk)
-    network = load_network(run, recipe.trunk.info).to(resolve_device(device))
+    network = moved(load_network(run, recipe.trunk.info), resolve_device(device))
     classifier = classifier_of(network, recipe.trunk.info)
     batches = pixel_batches(
         cache, rows.tolist(), geometry=recipe.geometry(), size=min(size, NETWORK_BATCH), workers=cores()

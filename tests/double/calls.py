@@ -99,6 +99,7 @@ def _created(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if copies:
         return active().up(found, place, None, non_blocking=False).requires_grad_(learns)
     queues = active().queues
+    active().allocate(found)
     again = (lambda: found.copy_(func(*args, **kwargs))) if queues.capturing else (lambda: None)
     queues.launch(again)
     return wrapped(found, place).requires_grad_(learns)

@@ -63,12 +63,23 @@ class Device:
 
     def __init__(self, queues: Queues) -> None:
         self.queues, self.pinned = queues, Pinned()
+        self.largest: int | None = None
+
+    def allocate(self, tensor: torch.Tensor) -> None:
+        """Have room for a new tensor.
+
+        Raises:
+            torch.OutOfMemoryError: it is larger than the largest that finds room.
+        """
+        if self.largest is not None and tensor.nbytes > self.largest:
+            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {tensor.nbytes} bytes.")
 
     def up(self, source: torch.Tensor, device: torch.device, dtype: Any, non_blocking: bool) -> DeviceTensor:
         """A copy of a CPU tensor."""
         if source.requires_grad and torch.is_grad_enabled():
             raise NotImplementedError("a gradient that flows from the device to the host")
         out = wrapped(_like(source, dtype), device)
+        self.allocate(out.inner)
         self.copy(out, source.detach(), non_blocking)
         return out
 
@@ -84,7 +95,8 @@ class Device:
         host = [t for t in (to, source) if not isinstance(t, DeviceTensor)]
         # Others go by way of memory that is not page-locked (copy_requires_temporaries in ATen/native/cuda/Copy.cu).
         direct = into.dtype == of.dtype and into.shape == of.shape and into.stride() == of.stride()
-        waits = bool(host) and bool(into.numel()) and not (non_blocking and direct and self.pinned.holds(host[0]))
+        at_once = into.numel() == 0 or (non_blocking and direct and bool(host) and self.pinned.holds(host[0]))
+        waits = bool(host) and not at_once
         if waits and self.queues.capturing is not None:
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
         self.queues.launch(_written(lambda: into.copy_(of)))
@@ -223,6 +235,9 @@ def _computed(func: Any, args: Any, kwargs: Any) -> Any:
     if not queues.deferred:
         found: list[Any] = []
         queues.launch(lambda: found.append(func(*args, **kwargs)))
+        for x in tree_flatten(found)[0]:
+            if isinstance(x, torch.Tensor) and not schema.is_mutable:
+                active().allocate(x)
         return found[0]
     if schema.is_mutable:
         queues.launch(_written(lambda: func(*args, **kwargs)))

@@ -21,6 +21,7 @@ from torch import nn
 from pipeline.base.errors import ConfigError
 from pipeline.base.ranks import Ranks
 from pipeline.base.spelling import option
+from pipeline.base.transfer import uploaded
 from pipeline.base.workspace import Workspace
 from pipeline.images import Augmentation
 from pipeline.runs.network import normalised
@@ -106,12 +107,13 @@ class Maps:
     def batches(self, batches: Batches, epoch: int | None) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Maps (n, *shape) float32; mirrored maps stand for the maps of a mirrored image."""
         for rows, found in _ahead(batches, self._read):
-            x = torch.from_numpy(found).to(self.device).float()
+            x = uploaded(torch.from_numpy(found), self.device).float()
             if self.nudge:
                 off = [draw(NUDGE, self.seed, 0, row).choice([-HALF_UNIT, HALF_UNIT], size=self.shape) for row in rows]
-                x *= 1 + torch.from_numpy(np.stack(off)).to(x)
+                x *= 1 + uploaded(torch.from_numpy(np.stack(off)).to(x.dtype), self.device)
             if epoch is not None and self.flip is not None:
-                mirrored = [i for i, row in enumerate(rows) if draw(FLIP, self.seed, epoch, row).random() < 0.5]
+                drawn = [i for i, row in enumerate(rows) if draw(FLIP, self.seed, epoch, row).random() < 0.5]
+                mirrored = uploaded(torch.tensor(drawn, dtype=torch.int64), self.device)
                 x[mirrored] = x[mirrored].flip(self.flip)
             yield list(rows), x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
@@ -140,7 +142,7 @@ class CachedFeatures:
         """Features (n, D) float32."""
         for rows in batches:
             found = np.take(self.cache.features, np.asarray(rows), axis=0).astype(np.float32)
-            yield list(rows), torch.from_numpy(found).to(self.device)
+            yield list(rows), uploaded(torch.from_numpy(found), self.device)
 
 
 def _ahead(
@@ -177,19 +179,21 @@ def share(rows: Sequence[int], part: int, parts: int) -> list[int]:
 
 def mixed(
     x: torch.Tensor, rows: Sequence[int], *, alpha: float, seed: int, epoch: int
-) -> tuple[torch.Tensor, list[int], torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mixup (Zhang et al. 2018, arXiv 1710.09412) of neighbours: rows 0 and 1, 2 and 3, ...; a last odd one stays.
 
-    Returns the mixed inputs, each row's partner in the batch, and its own share (n,), at least one half. The order of
-    the rows is random, so neighbours are; and a pair is the same however a batch is cut (see :func:`share`).
+    Returns the mixed inputs, each row's partner in the batch (n,) int64, and its own share (n,) float32, at least one
+    half. The order of the rows is random, so neighbours are; and a pair is the same however a batch is cut (see
+    :func:`share`).
     """
-    partner = [i ^ 1 if i ^ 1 < len(rows) else i for i in range(len(rows))]
-    drawn = [float(draw(MIX, seed, epoch, rows[i & ~1]).beta(alpha, alpha)) for i in range(len(rows))]
-    own = torch.tensor([max(d, 1 - d) if p != i else 1.0 for i, (d, p) in enumerate(zip(drawn, partner, strict=True))])
-    own = own.to(x.device, torch.float32)
+    places = np.arange(len(rows))
+    partner = np.where(places ^ 1 < len(rows), places ^ 1, places)
+    drawn = np.array([draw(MIX, seed, epoch, rows[i & ~1]).beta(alpha, alpha) for i in range(len(rows))])
+    shares = np.where(partner != places, np.maximum(drawn, 1 - drawn), 1.0).astype(np.float32)
+    swapped, own = (uploaded(torch.from_numpy(values), x.device) for values in (partner, shares))
     weight = own.view(-1, *[1] * (x.ndim - 1))
-    mixture: Any = weight * x + (1 - weight) * x[partner]
-    return mixture, partner, own
+    mixture: Any = weight * x + (1 - weight) * x[swapped]
+    return mixture, swapped, own
 
 
 def inputs_of(settings: FinetuneSettings, attached: Attached, ranks: Ranks, desk: Workspace) -> Inputs:

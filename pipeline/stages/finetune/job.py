@@ -26,7 +26,7 @@ from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.heads.scores.calibration import fit_temperature
 from pipeline.runs.folder import kept_from, new_run, result_of
-from pipeline.runs.network import temperature_of
+from pipeline.runs.network import temperature_of, within_memory
 from pipeline.stages.finetune import publish, scoring, verdict, words
 from pipeline.stages.finetune.checkpoint import Checkpoint, state_folder
 from pipeline.stages.finetune.feeds import CachedFeatures, Maps, images_of
@@ -98,7 +98,8 @@ def _finetune(settings: FinetuneSettings, ranks: Ranks, desk: Workspace) -> Fine
             return kept
         clock = Clock()
         task = Task.of(settings, attached, ranks, desk)
-        state = State(attached.network, attached.anatomy, settings)
+        with within_memory(attached.device):
+            state = State(attached.network, attached.anatomy, settings)
         certificate, step0 = _begin(task, state)
         if state.resume(checkpoint):
             for row in state.progress.rows:

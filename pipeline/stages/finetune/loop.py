@@ -3,7 +3,8 @@
 Nothing here draws from a global random state: the order of an epoch, flips, crops and mixing come from the seed, the
 epoch and the row. A global batch is cut into shares for the processes and those into pieces for memory; the loss is the
 mean over the whole batch, and each process's gradients are added up when its pieces are done: every image counts once
-in an epoch, whatever the number of processes or pieces.
+in an epoch, whatever the number of processes or pieces. Nothing in a step waits for a GPU: its figures are read once in
+several steps (``tally``), at steps that are fixed by their number.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import math
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
+from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from pipeline.base.arithmetic import arithmetic
@@ -22,15 +23,23 @@ from pipeline.base.interrupt import StopRequest
 from pipeline.base.machine import kind_of_device
 from pipeline.base.memory import is_out_of_memory
 from pipeline.base.spelling import option
+from pipeline.base.transfer import uploaded
 from pipeline.stages.finetune import scoring, words
 from pipeline.stages.finetune.checkpoint import Checkpoint
 from pipeline.stages.finetune.feeds import ORDER, chunks, draw, mixed, share
 from pipeline.stages.finetune.groups import batch_norms
 from pipeline.stages.finetune.scoring import Score
 from pipeline.stages.finetune.state import Clock, Progress, State
+from pipeline.stages.finetune.tally import Tally
 from pipeline.stages.finetune.task import Task
 
-Batches = Iterator[tuple[list[int], torch.Tensor]]
+
+class Piece(NamedTuple):
+    """What is computed at once: the rows, what they are to the network, and their labels (n,) int64."""
+
+    rows: list[int]
+    x: torch.Tensor
+    labels: torch.Tensor
 
 
 class Loop:
@@ -45,6 +54,7 @@ class Loop:
             else []
         )
         self._parameters = [p for group in state.groups for p in group.parameters]
+        self._tally = Tally(task.attached.device)
 
     def run(self, checkpoint: Checkpoint, stop: StopRequest) -> None:
         """Train from where the state is to the end; each process with the same result.
@@ -78,8 +88,8 @@ class Loop:
         progress, schedule = self.state.progress, self.task.schedule
         written = time.perf_counter()
         with closing(self.steps(stop)) as steps:
-            for loss, asked in steps:
-                if not math.isfinite(loss):
+            for finite, asked in steps:
+                if not finite:
                     return False
                 due = time.perf_counter() - written >= self.task.settings.checkpoint_seconds
                 if asked or (due and progress.done < schedule.per_epoch):
@@ -89,21 +99,44 @@ class Loop:
                     raise Interrupted(words.stopped(progress, schedule), signal=stop.signal or 15)
         return True
 
-    def steps(self, stop: StopRequest) -> Generator[tuple[float, bool], None, None]:
-        """The rest of the epoch in work, step by step: the summed loss, and whether any process was asked to stop."""
+    def steps(self, stop: StopRequest) -> Generator[tuple[bool, bool], None, None]:
+        """The rest of the epoch in work; at each reading of the figures whether the losses were finite, and whether any
+        process was asked to stop.
+
+        One process reads them at once when it is asked; several do so at the same steps.
+        """
         progress, task = self.state.progress, self.task
         order = draw(ORDER, task.settings.seed, progress.epoch).permutation(task.attached.train).tolist()
-        size = task.settings.batch_size
-        todo = [(self._pieces(batch), 1 / len(batch)) for batch in chunks(order, size)[progress.done :]]
-        batches = task.inputs.batches([rows for pieces, _ in todo for rows in pieces], progress.epoch)
-        what, done = f"epoch {progress.epoch}", progress.done * size
+        batches = chunks(order, task.settings.batch_size)
+        todo = [(self._pieces(batch), len(batch)) for batch in batches[progress.done :]]
+        coming = self._coming([rows for pieces, _ in todo for rows in pieces])
+        what, done = f"epoch {progress.epoch}", progress.done * task.settings.batch_size
         with task.desk.watch.track(what, len(order), done=done) as tracker:
-            for pieces, weight in todo:
-                mine = [*self._step(len(pieces), weight, batches), float(stop.signal != 0)]
-                loss, hits, seen, asked = task.ranks.added(np.array(mine)).tolist()
-                progress.count(loss, hits, seen)
-                tracker.advance(int(seen))
-                yield loss, bool(asked)
+            for number, (pieces, images) in enumerate(todo, start=progress.done + 1):
+                self._tally.begin(number, images)
+                self._step(len(pieces), images, coming)
+                tracker.advance(images)
+                alone = stop.signal != 0 and task.ranks.world == 1
+                if alone or number % self._tally.every == 0 or number == len(batches):
+                    yield self._read(stop)
+
+    def _read(self, stop: StopRequest) -> tuple[bool, bool]:
+        """Count the steps up to now, or up to the first loss that is not finite: what came after is of no use."""
+        steps, asked = self._tally.read(self.task.ranks, stop=stop.signal != 0)
+        for step in steps:
+            self.state.progress.count(*step)
+            if not math.isfinite(step.loss):
+                return False, asked
+        return True, asked
+
+    def _coming(self, pieces: list[list[int]]) -> Iterator[Piece]:
+        """The pieces of rows one after another, their labels uploaded together."""
+        attached, epoch = self.task.attached, self.state.progress.epoch
+        flat = [row for rows in pieces for row in rows]
+        labels = uploaded(torch.from_numpy(attached.cache.labels[flat]), attached.device)
+        of_pieces = torch.split(labels, [len(rows) for rows in pieces])
+        for (rows, x), y in zip(self.task.inputs.batches(pieces, epoch), of_pieces, strict=True):
+            yield Piece(rows, x, y)
 
     def _pieces(self, batch: Sequence[int]) -> list[list[int]]:
         """This process's part of a batch in pieces; none where a small batch has nothing for it."""
@@ -111,27 +144,36 @@ class Loop:
         mine = share(batch, ranks.rank, ranks.world)
         return [piece for piece in (share(mine, i, parts) for i in range(parts)) if piece]
 
-    def _step(self, pieces: int, weight: float, batches: Batches) -> tuple[float, float, float]:
-        """One step of the optimiser, of so many pieces here; summed loss, right answers and rows of this process."""
+    def _step(self, pieces: int, images: int, coming: Iterator[Piece]) -> None:
+        """One step of the optimiser, of so many pieces here and images in all.
+
+        Raises:
+            ConfigError: out of memory.
+        """
         state, settings = self.state, self.task.settings
-        loss_sum, hits, seen = 0.0, 0.0, 0.0
-        factor = self.task.schedule.factor(state.progress.step)
+        factor = self.task.schedule.factor(state.progress.step + self._tally.unread - 1)
         for group in state.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         state.optimizer.zero_grad(set_to_none=True)
-        for _ in range(pieces):
-            rows, x = next(batches)
-            losses, right = self._computed(rows, x, weight)
-            loss_sum += float(losses.sum())
-            hits += right
-            seen += len(rows)
-        self._add_up_gradients()
-        if settings.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self._parameters, settings.clip)
-        state.optimizer.step()
-        if state.average is not None:
-            state.average.step()
-        return loss_sum, hits, seen
+        try:
+            for _ in range(pieces):
+                losses, right = self._losses(next(coming))
+                (losses.sum() * (1 / images)).backward()  # type: ignore[no-untyped-call]
+                self._tally.add(losses.detach(), right)
+            self._add_up_gradients()
+            if settings.clip is not None:
+                torch.nn.utils.clip_grad_norm_(self._parameters, settings.clip)
+            state.optimizer.step()
+            if state.average is not None:
+                state.average.step()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ConfigError(
+                f"out of memory in a step of {settings.batch_size} images: give "
+                f"{option('accumulate', 2 * settings.accumulate)} (the step in "
+                f"so many pieces: the same figures), or a smaller {option('batch_size')}"
+            ) from error
 
     def _add_up_gradients(self) -> None:
         """Every process has the sum of all; one with nothing to do in this step adds zeros."""
@@ -142,34 +184,14 @@ class Loop:
                 parameter.grad = torch.zeros_like(parameter)
         self.task.ranks.add_up([p.grad for p in self._parameters if p.grad is not None])
 
-    def _computed(self, rows: list[int], x: torch.Tensor, weight: float) -> tuple[torch.Tensor, float]:
-        """Forward and backward of a piece; each row's loss (n,), and how many were right.
-
-        Raises:
-            ConfigError: out of memory.
-        """
-        try:
-            losses, right = self._losses(rows, x)
-            (losses.sum() * weight).backward()  # type: ignore[no-untyped-call]
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            s = self.task.settings
-            raise ConfigError(
-                f"out of memory in a step of {s.batch_size} images: give "
-                f"{option('accumulate', 2 * s.accumulate)} (the step in "
-                f"so many pieces: the same figures), or a smaller {option('batch_size')}"
-            ) from error
-        return losses.detach(), right
-
-    def _losses(self, rows: list[int], x: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Each row's loss (n,), and how many were right (by a mixed row's larger part)."""
-        s, attached = self.task.settings, self.task.attached
-        y = torch.from_numpy(attached.cache.labels[rows]).to(attached.device)
+    def _losses(self, piece: Piece) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each row's loss (n,), and whether it was right (n,) (by a mixed row's larger part)."""
+        s, (rows, x, y) = self.task.settings, piece
         partner, own = None, None
         if s.mixup:
             x, partner, own = mixed(x, rows, alpha=s.mixup, seed=s.seed, epoch=self.state.progress.epoch)
-        with torch.autocast(kind_of_device(attached.device), torch.bfloat16, enabled=s.precision == "bfloat16"):
+        kind = kind_of_device(self.task.attached.device)
+        with torch.autocast(kind, torch.bfloat16, enabled=s.precision == "bfloat16"):
             logits = self.task.inputs.module(x)
         logits = logits.float()
 
@@ -179,7 +201,7 @@ class Loop:
             )
 
         losses = against(y) if own is None else own * against(y) + (1 - own) * against(y[partner])
-        return losses, float((logits.detach().argmax(dim=1) == y).sum())
+        return losses, logits.detach().argmax(dim=1) == y
 
     def _end_epoch(self) -> bool:
         """Score the epoch on val and go to the next; whether it is the best so far, which is then kept."""

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.base.arithmetic import arithmetic
+from pipeline.base.machine import kind_of_device
 from pipeline.heads.choice import order
 from pipeline.heads.scores.metrics import log_softmax
 from pipeline.stages.finetune.feeds import Inputs, Maps, chunks
+from pipeline.stages.finetune.tally import STEPS
 from pipeline.stages.finetune.task import Task
 from pipeline.trunk.engines.check import NOISE
 
@@ -62,17 +64,22 @@ def logits(task: Task, rows: NDArray[np.int64], what: str, inputs: Inputs | None
     inputs, ranks = inputs or task.inputs, task.ranks
     found = np.zeros((len(rows), len(task.attached.cache.classes)), np.float32)
     places = np.arange(len(rows))[ranks.rank :: ranks.world]
-    at = 0
+    batches, every = chunks(rows[places].tolist(), EVAL_BATCH), STEPS[kind_of_device(task.attached.device)]
+    at, answers = 0, []
     with (
         in_mode(inputs.module.modules(), training=False),
         torch.inference_mode(),
         arithmetic(),
         task.desk.watch.track(what, len(places)) as tracker,
     ):
-        for part, x in inputs.batches(chunks(rows[places].tolist(), EVAL_BATCH), None):
-            found[places[at : at + len(part)]] = inputs.module(x).float().cpu().numpy()
-            at += len(part)
+        for number, (part, x) in enumerate(inputs.batches(batches, None), start=1):
+            answers.append(inputs.module(x).float())
             tracker.advance(len(part))
+            if number % every == 0 or number == len(batches):  # a GPU is not waited for after each batch
+                given = torch.cat(answers).cpu().numpy()
+                found[places[at : at + len(given)]] = given
+                at += len(given)
+                answers.clear()
     return ranks.added(found).astype(np.float32)
 
 

@@ -24,7 +24,7 @@ from pipeline.heads.artifact import Head, require_key
 from pipeline.runs import folder as runs
 from pipeline.runs import remarks
 from pipeline.runs.folder import cache_of, cache_record
-from pipeline.runs.network import head_of
+from pipeline.runs.network import head_of, moved
 from pipeline.runs.pixels import labelled, require_images
 from pipeline.runs.recipe import Recipe, about_of
 from pipeline.stages.finetune.groups import trained_stages
@@ -166,7 +166,7 @@ def attach(settings: FinetuneSettings, desk: Workspace) -> Attached:
     Raises:
         HeadError: no such run, or one that cannot be fine-tuned; a folder that cannot be written.
         CacheError, DataError, WeightsError: the cache, an image or the weights are gone or not the same.
-        ConfigError: a device that is not there, or that has no bfloat16.
+        ConfigError: a device that is not there, that has no bfloat16, or too little memory.
     """
     run = runs.find_run(settings.run, desk)
     if run.stage not in ("train", "search"):
@@ -197,7 +197,7 @@ def attach(settings: FinetuneSettings, desk: Workspace) -> Attached:
     network = load_model(recipe.trunk.info)
     anatomy = anatomy_of(recipe.trunk.info.trunk, network)
     trained_stages(anatomy, settings.train)
-    reattach(network, anatomy, *head.layer).to(device)
+    moved(reattach(network, anatomy, *head.layer), device)
     return Attached(run, cache, head, recipe.computed(device=device), device, network, anatomy, **rows)
 
 

@@ -201,17 +201,23 @@ class State:
         load(self.learnt, tensors, "now/")
         if self.average is not None:
             load(self.average.tensors, tensors, "average/")
-        parameters = self._parameters()
-        for key, value in tensors.items():
-            kind, what, name = [*key.split("/", 2), ""][:3]
-            if kind == "optimizer":
-                like = parameters[name]
-                # In the parameter's own memory layout, so that the next step does what it would have done.
-                kept = torch.empty_like(like) if value.shape == like.shape else torch.empty_like(value)
-                self.optimizer.state[like][what] = kept.copy_(value)
+        self._take_memory({k: v for k, v in tensors.items() if k.startswith("optimizer/")})
         if self.progress.best is not None:
             saved = checkpoint.tensors("best")
             self.best = {n: torch.empty_like(t).copy_(saved[n]) for n, t in self.learnt.items()}
+
+    def _take_memory(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """The optimiser's memory, each tensor where it wants it: a fused one has its step beside the parameter."""
+        parameters = self._parameters()
+        numbers = {name: number for number, name in enumerate(parameters)}  # as the optimiser counts them
+        memory: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            _, what, name = key.split("/", 2)
+            like = parameters[name]
+            # In the parameter's own memory layout, so that the next step does what it would have done.
+            kept = torch.empty_like(value if value.shape != like.shape else like, device=value.device)
+            memory.setdefault(numbers[name], {})[what] = kept.copy_(value)
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": memory})
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {n: p for group in self.groups for n, p in zip(group.names, group.parameters, strict=True)}

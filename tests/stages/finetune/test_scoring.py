@@ -52,7 +52,7 @@ def test_selection_never_sees_a_test_row(workshop: SimpleNamespace, root: Path, 
     with pytest.MonkeyPatch.context() as patch:
         logits, losses = scoring.logits, Loop._losses
         patch.setattr(scoring, "logits", lambda t, rows, *a: seen.extend(rows.tolist()) or logits(t, rows, *a))
-        patch.setattr(Loop, "_losses", lambda t, rows, x: seen.extend(rows) or losses(t, rows, x))
+        patch.setattr(Loop, "_losses", lambda t, piece: seen.extend(piece.rows) or losses(t, piece))
         tuned = finetune(workshop.head.run, workspace=root, interpolate=True, **by_head)
     cache = open_cache(workshop.cache.cache)
     assert set(seen) == {*cache.rows("train").tolist(), *cache.rows("val").tolist()}
