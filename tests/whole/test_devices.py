@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import shutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -145,8 +147,15 @@ def test_heads_take_the_gpu_that_is_asked_for(
     assert made == {"cpu": "cpu", "cuda": "cuda", "cuda:1": "cuda:1", "auto": "cuda"}
 
 
-def test_a_look_at_test_rows_is_not_spent_on_a_device_that_is_not_there(workshop: SimpleNamespace) -> None:
-    looks = {path: path.read_bytes() for path in workshop.root.rglob("tested.jsonl")}
-    with pytest.raises(ConfigError, match="device='mps'"):
-        rows(workshop.tuned.run, out=workshop.root / "rows.npz", split="test", device="mps", workspace=workshop.root)
-    assert {path: path.read_bytes() for path in workshop.root.rglob("tested.jsonl")} == looks
+def test_a_look_at_test_rows_is_not_spent_on_a_device_that_is_not_there(
+    workshop: SimpleNamespace, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(workshop.root, tmp_path / "w"))
+    (looks,) = root.rglob("tested.jsonl")
+    looks.unlink()
+    run = root / "runs" / workshop.tuned.run.name
+    for device, looked in (("mps", False), ("cpu", True)):
+        refused = pytest.raises(ConfigError, match="device='mps'") if device == "mps" else nullcontext()
+        with refused:
+            rows(run, out=tmp_path / "rows.npz", split="test", device=device, workspace=root)
+        assert looks.exists() == looked
