@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import platform
 import re
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline.base.machine import cores, cpu_description, memory_bytes, processor
+from pipeline.base.machine import cores, cpu_description, gpu, memory_bytes, processor
 
-_DRIVER = Path("/proc/driver/nvidia/version")
 _VECTOR_UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, its vector units, cores that this process may use, memory in bytes, GPUs, operating system."""
+    """Processor, its vector units, cores that this process may use, memory in bytes, GPUs as ``gpu`` tells, system."""
     flags = set(re.findall(r"\b[a-z0-9_]+\b", cpu_description()))
     return {
         "cpu": processor(),
@@ -25,18 +23,9 @@ def hardware() -> dict[str, Any]:
         "cores": cores(),
         "torch_threads": torch.get_num_threads(),
         "memory_bytes": memory_bytes(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        **_of_gpus(),
+        "gpus": [gpu(f"cuda:{i}") for i in range(torch.cuda.device_count())],
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
-
-
-def _of_gpus() -> dict[str, Any]:
-    """The versions of what drives the GPUs; nothing without one."""
-    if not torch.cuda.is_available():
-        return {}
-    driver = _DRIVER.read_text().splitlines()[0] if _DRIVER.exists() else None
-    return {"driver": driver, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}  # type: ignore[no-untyped-call]
 
 
 def load() -> float:

@@ -67,10 +67,13 @@ def test_the_word_gpu_means_the_four_of_them_and_all_has_them_too():
 
 class Ear(Watch):
     def __init__(self):
-        self.said = []
+        self.said, self.shown = [], []
 
     def say(self, text):
         self.said.append(text)
+
+    def show(self, value):
+        self.shown.append(value)
 
 
 def test_without_a_gpu_each_is_skipped_by_name_and_the_record_says_so(tmp_path, monkeypatch):
@@ -94,11 +97,18 @@ def test_where_all_are_skipped_a_record_is_kept_all_the_same(tmp_path, monkeypat
 
 def test_with_a_gpu_they_are_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(run.machine, "hardware", lambda: {"cores": 99, "gpus": ["a card"]})
-    monkeypatch.setattr(run.words, "caption", lambda *_: "")
+    told = {"name": "a card", "capability": "9.0", "cuda": "12.8", "cudnn": "91002", "driver": "570.86"}
+    monkeypatch.setattr("pipeline.bench.machine.gpu", lambda device: {**told, "name": f"{device} of two"})
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(run, "MEASURES", {"gpu-heads": lambda b: [Figure("gpu-heads", "it", (1.0,), {})]})
-    report = door.work(BenchSettings(entries=("gpu-heads",), repeats=1), Workspace(tmp_path, Ear()))
+    ear = Ear()
+    report = door.work(BenchSettings(entries=("gpu-heads",), repeats=1), Workspace(tmp_path, ear))
     assert report.record["skipped"] == {} and [f.entry for f in report.figures] == ["gpu-heads"]
+    assert [card["driver"] for card in report.record["hardware"]["gpus"]] == ["570.86", "570.86"]
+    both = (
+        "cuda:0 of two (CUDA 12.8, cuDNN 91002, driver 570.86), cuda:1 of two (CUDA 12.8, cuDNN 91002, driver 570.86)"
+    )
+    assert both in ear.shown[0].caption
 
 
 def test_trunk_compares_each_precision_with_eager_and_with_the_product_in_the_same_arithmetic(bench, toy, monkeypatch):
