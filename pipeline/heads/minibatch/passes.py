@@ -138,18 +138,19 @@ def softmax_loss(
     k, c, n = logits.shape
     s = smoothing.view(k, 1)
     log_p = torch.log_softmax(logits, dim=1)
-    total = sum((one.share * one.weight for one in labellings[1:]), labellings[0].share * labellings[0].weight)
+    weights = [one.share * one.weight for one in labellings]
+    total = sum(weights[1:], weights[0])
     loss = (total * (s * log_p.mean(dim=1))).sum(dim=1, dtype=torch.float64) if smooth else 0.0
     places = [one.y.expand(k, n).unsqueeze(1) for one in labellings]
-    for one, place in zip(labellings, places, strict=True):
+    for weight, place in zip(weights, places, strict=True):
         at_label = log_p.gather(1, place).squeeze(1)
-        loss = loss + (one.share * one.weight * ((1 - s) * at_label)).sum(dim=1, dtype=torch.float64)
+        loss = loss + (weight * ((1 - s) * at_label)).sum(dim=1, dtype=torch.float64)
     gradient = log_p.exp_()
     if smooth:
         gradient.sub_((s / c).unsqueeze(2))
     gradient.mul_((total / n).expand(k, n).unsqueeze(1))
-    for one, place in zip(labellings, places, strict=True):
-        gradient.scatter_add_(1, place, (one.share * one.weight * ((s - 1) / n)).expand(k, n).unsqueeze(1))
+    for weight, place in zip(weights, places, strict=True):
+        gradient.scatter_add_(1, place, (weight * ((s - 1) / n)).expand(k, n).unsqueeze(1))
     return -torch.as_tensor(loss), gradient
 
 

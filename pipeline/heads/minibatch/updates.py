@@ -45,7 +45,7 @@ class AdamW:
         self._v.lerp_(gradient.square_(), 1 - BETA2)
         torch.sqrt(self._v, out=gradient).add_(EPS * c2)
         torch.div(self._m, gradient, out=gradient)
-        parameter.mul_(_wide(1 - lr * decay, parameter)).addcmul_(gradient, _wide(-lr * (c2 / c1), parameter))
+        parameter.mul_(_wide(1 - lr * decay, parameter)).addcmul_(gradient, _wide(lr * (-c2 / c1), parameter))
 
     def keep(self, heads: torch.Tensor) -> None:
         """Forget all heads but those at the places given, in that order."""
