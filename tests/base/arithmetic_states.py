@@ -1,7 +1,8 @@
 """What a process has set of the arithmetic before ``arithmetic`` is entered, and what is set within and afterwards.
 
 ``python arithmetic_states.py`` prints JSON: for each state of STATES, or for that of the environment alone where the
-override (OVERRIDE) is there, the settings at each moment, or the error. PyTorch is imported once; each state
+override (OVERRIDE) is there, the settings at each moment, or the error; with the name of a device, how exact it
+computes. PyTorch is imported once; each state
 is a forked child's. A warning is an error, but where the state itself is made.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -171,6 +173,29 @@ def as_before_2_9(made: tuple[Callable[[], None], ...]) -> dict[str, tuple[str, 
     return {**found, "after": two()}
 
 
+def computed(made: tuple[Callable[[], None], ...], device: str) -> dict[str, dict[str, float]]:
+    """By precision, how far a convolution and a product on a device are from float64's, as a share of the largest."""
+    with _allowing():
+        for make in made:
+            make()
+    drawn = torch.Generator().manual_seed(0)
+    x, w = torch.randn(2, 32, 16, 16, generator=drawn), torch.randn(32, 32, 3, 3, generator=drawn)
+    a, b = torch.randn(2, 512, 512, generator=drawn).unbind()
+    ways = {
+        "convolution": lambda d, kind: torch.nn.functional.conv2d(x.to(d, kind), w.to(d, kind)),
+        "product": lambda d, kind: a.to(d, kind) @ b.to(d, kind),
+    }
+    true = {name: way("cpu", torch.float64) for name, way in ways.items()}
+    found: dict[str, dict[str, float]] = {}
+    for precision in ("float32", "tf32"):
+        with arithmetic(precision):
+            there = {name: way(device, torch.float32).cpu() for name, way in ways.items()}
+        found[precision] = {
+            name: float((there[name] - true[name]).abs().max() / true[name].abs().max()) for name in ways
+        }
+    return found
+
+
 @contextmanager
 def _allowing() -> Iterator[None]:
     with warnings.catch_warnings():
@@ -195,8 +220,13 @@ def in_a_child(work: Callable[[], Any]) -> Any:
     return found
 
 
-def main() -> None:
-    """Print what is found."""
+def main(device: str | None = None) -> None:
+    """Print what is found; with a device, what is computed on it."""
+    if device is not None:
+        print(
+            json.dumps({name: in_a_child(functools.partial(computed, made, device)) for name, made in STATES.items()})
+        )
+        return
     if OVERRIDE in os.environ:
         asked = [("environment", way, ()) for way in (entered, untouched)]
     else:
@@ -210,4 +240,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    main()
+    main(*sys.argv[1:])
