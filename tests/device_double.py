@@ -140,6 +140,8 @@ def _cuda(double: Double, queues: Queues, devices: int, capability: tuple[int, i
         "get_device_capability": lambda device=None: capability,
         "is_bf16_supported": lambda including_emulation=True: True,
         "mem_get_info": lambda device=None: (double.free, double.memory),
+        "memory_reserved": lambda device=None: 0,
+        "memory_allocated": lambda device=None: 0,
         "empty_cache": lambda: None,
         "manual_seed": lambda seed: None,
         "manual_seed_all": lambda seed: None,

@@ -41,6 +41,11 @@ def own_version() -> str:
 
 
 def cores() -> int:
+    """How many cores this process should use: its share, where ``torchrun`` has started several on this machine."""
+    return max(1, cores_in_all() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def cores_in_all() -> int:
     """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -58,15 +63,6 @@ def memory_bytes() -> int | None:
         return int(told.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
-
-
-def memory_share() -> int:
-    """Bytes that rows may take in memory where nobody says: an eighth of the machine's; 1 GiB where nothing is known.
-
-    Of the whole and not of what is free, so that the same command does the same again.
-    """
-    there = memory_bytes()
-    return 1 << 30 if there is None else there // 8
 
 
 def cpu_description() -> str:
@@ -93,11 +89,50 @@ def versions(*also: str) -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """The machine, as far as it decides speed: processor, cores, memory, GPU."""
+    """The machine, as far as it decides speed: processor, cores, memory, and the GPU with its CUDA and cuDNN."""
+    there = _gpu_there()
+    told = {name: there.get(name) for name in ("cuda", "cudnn")}
+    plain = {"processor": processor(), "cores": cores_in_all(), "memory_bytes": memory_bytes()}
+    return {**plain, "gpu": there.get("name"), **told}
+
+
+def gpu(device: str) -> dict[str, str]:
+    """What decides a GPU's numbers: its name and compute capability, CUDA (or ROCm), cuDNN, and the driver.
+
+    What PyTorch, or for the driver Linux, does not tell is left out.
+    """
     import torch
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"processor": processor(), "cores": cores(), "memory_bytes": memory_bytes(), "gpu": gpu}
+    libraries: Any = torch.backends
+    card, cudnn = torch.cuda.get_device_properties(device), libraries.cudnn.version()
+    driver = re.search(r"\b[0-9]+(\.[0-9]+)+\b", _driver_description())
+    told = {
+        "name": card.name,
+        "capability": f"{card.major}.{card.minor}",
+        "cuda": torch.version.cuda,
+        "rocm": torch.version.hip,
+        "cudnn": None if cudnn is None else str(cudnn),
+        "driver": driver and driver[0],
+    }
+    return {name: value for name, value in told.items() if value}
+
+
+def _gpu_there() -> dict[str, str]:
+    """The GPU that PyTorch would take; nothing where there is none. A driver that is broken is no reason to end."""
+    import torch
+
+    try:
+        return gpu("cuda") if torch.cuda.is_available() else {}
+    except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
+        return {"name": f"cannot be asked: {' '.join(str(error).split())[:200]}"}
+
+
+def _driver_description() -> str:
+    """What Linux tells of NVIDIA's driver; empty where there is none."""
+    try:
+        return Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 DEVICE_HELP = "auto (the GPU where there is one, else the CPU), cpu, cuda, cuda:1 (the second GPU), mps (Apple's)"

@@ -1,12 +1,13 @@
 """Several processes on one job, started by ``torchrun``: who does which block, and when all are there.
 
 In extraction nothing but 'go', 'done' and the job's description travels: features go straight into the one file; in
-fine-tuning gradients, logits and sums do. Uses ``torch.distributed`` with gloo (NCCL for tensors on GPUs, where each
-process has its own), on tensors only (objects would be pickled).
+fine-tuning gradients, logits and sums do. Uses ``torch.distributed`` on tensors only (objects would be pickled), with
+gloo; sums of what lies on GPUs go by NCCL where each process has a GPU of its own, whichever it sees of its machine's.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,9 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipeline.base.errors import PipelineError
+from pipeline.base.errors import ConfigError, PipelineError
+from pipeline.base.machine import kind_of_device, resolve_device
+from pipeline.base.spelling import option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +36,7 @@ class Ranks:
         self.world = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0")) if self.world > 1 else 0
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0")) if self.world > 1 else 0
+        self._of_gpus: Any = None  # NCCL's group, where there is one
 
     @property
     def first(self) -> bool:
@@ -43,17 +47,46 @@ class Ranks:
         """Of the blocks to do, those of this process: r, r + W, ..."""
         return [b for b in blocks if b % self.world == self.rank]
 
-    def join(self) -> None:
-        """Meet the other processes, and take this process's GPU where there are any."""
+    def join(self, device: str) -> None:
+        """Meet the other processes; where the job runs on GPUs, take the one that is this process's.
+
+        ``device`` is the one that was asked for. To the job it stays ``cuda``, which is then this process's own.
+
+        Raises:
+            ConfigError: a GPU by its number, which all would share; or a device that is not there.
+        """
         if self.world == 1:
             return
+        if ":" in device:
+            raise ConfigError(
+                f"{option('device', device)} with {self.world} processes: each takes a GPU of its own; give "
+                f"{option('device', kind_of_device(device))}"
+            )
         import torch
         import torch.distributed as dist
 
-        if torch.cuda.is_available():
+        on_gpu = kind_of_device(resolve_device(device)) == "cuda"
+        if on_gpu:
             torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
         if not dist.is_initialized():
-            dist.init_process_group(_backend(), timeout=PATIENCE)
+            dist.init_process_group("gloo", timeout=PATIENCE)
+        if self._each_has_its_own(on_gpu):
+            self._of_gpus = dist.new_group(backend="nccl", timeout=PATIENCE)
+
+    def _each_has_its_own(self, on_gpu: bool) -> bool:
+        """Whether all processes run on GPUs, no two of them on the same one, and have NCCL (which wants that)."""
+        import torch
+        import torch.distributed as dist
+
+        mine = torch.zeros(32, dtype=torch.uint8)  # zeros: none
+        if on_gpu and dist.is_nccl_available():
+            uuid = getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", None)
+            if uuid is not None:  # some builds for AMD's do not tell it
+                mine = torch.frombuffer(bytearray(hashlib.sha256(str(uuid).encode()).digest()), dtype=torch.uint8)
+        every = [torch.zeros_like(mine) for _ in range(self.world)]
+        self._together(lambda: dist.all_gather(every, mine))
+        there = {bytes(one.tolist()) for one in every}
+        return len(there) == self.world and bytes(32) not in there
 
     @contextmanager
     def leading(self) -> Iterator[Callable[[dict[str, Any]], None]]:
@@ -142,16 +175,26 @@ class Ranks:
         if self.world == 1:
             return
         import torch
-        import torch.distributed as dist
 
         # In which order three numbers and more are added depends on where they lie in what is summed. So they go by
         # buffers that are cut in one way, the first time and after a restart alike; small ones, so that a large network
         # has no second copy.
         for some in _buffers(tensors):
             flat = torch.cat([tensor.reshape(-1) for tensor in some])
-            self._together(partial(dist.all_reduce, flat))
-            for tensor, part in zip(some, torch.split(flat, [t.numel() for t in some]), strict=True):
+            summed = self._summed(flat)
+            for tensor, part in zip(some, torch.split(summed, [t.numel() for t in some]), strict=True):
                 tensor.copy_(part.view_as(tensor))
+
+    def _summed(self, flat: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over all processes, in its place or in another: by NCCL, or through the host's memory."""
+        import torch.distributed as dist
+
+        if self._of_gpus is not None and not flat.is_cpu:
+            self._together(partial(dist.all_reduce, flat, group=self._of_gpus))
+            return flat
+        host = flat.cpu()  # itself, where it lies there
+        self._together(partial(dist.all_reduce, host))
+        return host.to(flat.device)
 
     def alike(self, text: str) -> bool:
         """Whether ``text`` is the same in all processes.
@@ -193,13 +236,3 @@ def _buffers(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
         held += tensor.numel()
     if run:
         yield run
-
-
-def _backend() -> str:
-    """gloo, and NCCL for GPU tensors where each process of this machine has a GPU to itself (NCCL wants that)."""
-    import torch
-    import torch.distributed as dist
-
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    own_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= here
-    return "cpu:gloo,cuda:nccl" if own_gpu and dist.is_nccl_available() else "gloo"

@@ -124,9 +124,9 @@ def check_name(name: str) -> None:
         )
 
 
-def device() -> Any:
-    """The option of whatever runs a network; ``pipeline.base.machine.resolve_device`` says which device it means."""
-    return option("auto", f"where the network runs: {DEVICE_HELP}", metavar="DEVICE", rule=require_device_name)
+def device(default: str = "auto", what: str = "the network runs", **rules: Any) -> Any:
+    """The option of where something runs; ``pipeline.base.machine.resolve_device`` says which device it means."""
+    return option(default, f"where {what}: {DEVICE_HELP}", metavar="DEVICE", rule=require_device_name, **rules)
 
 
 def precision(what: str, *legal: str) -> Any:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.arithmetic import arithmetic
 from pipeline.base.interrupt import StopRequest
 from pipeline.base.machine import cores, resolve_device
 from pipeline.base.precision import lacks
@@ -43,13 +44,12 @@ def bench_prefix(
 
     The maps are made before; making them costs one pass through the frozen part, once.
     """
-    run = _head_run(bench.folder, trunk, image_size, photographs, size)
+    run = head_run(bench.folder, trunk, image_size, photographs, size)
     names = {"cached maps": True, "whole trunk": False}
-    epochs = {
-        name: _epochs(bench.folder, run, train="layer4", prefix=prefix, batch_size=batch)
+    ways = {
+        name: partial(seconds, epochs(bench.folder, run, train="layer4", prefix=prefix, batch_size=batch))
         for name, prefix in names.items()
     }
-    ways = {name: partial(seconds, epoch) for name, epoch in epochs.items()}
     cached, whole = bench.alternate("prefix", ways).items()
     (maps,) = (bench.folder / "maps").glob("*.h5")
     note = f"prefix: {trunk} at {image_size} px, batch {batch}, {photographs} images"
@@ -73,9 +73,9 @@ def bench_finetune(
     AdamW, without augmentation; the plain loop's DataLoader has a worker for each core, which it keeps, and its first
     epoch is not timed.
     """
-    run = _head_run(bench.folder, trunk, image_size, photographs, size)
-    epoch = _epochs(bench.folder, run, train="all", batch_size=batch)
-    resize = _resize(trunk, image_size, bench.folder)
+    run = head_run(bench.folder, trunk, image_size, photographs, size)
+    epoch = epochs(bench.folder, run, train="all", batch_size=batch)
+    resize = resize_of(trunk, image_size, bench.folder)
     workers = cores()
 
     def plain() -> float:
@@ -85,10 +85,11 @@ def bench_finetune(
 
     ways: dict[str, Callable[[], float]] = {"pipeline": rate(photographs, epoch), "plain loop": plain}
     if lacks("bfloat16", resolve_device("auto")) is None:
-        half = _epochs(bench.folder, run, train="all", batch_size=batch, precision="bfloat16")
+        half = epochs(bench.folder, run, train="all", batch_size=batch, precision="bfloat16")
         ways["bfloat16"] = rate(photographs, half)
     found = bench.alternate("finetune", ways)
     note = f"finetune: {trunk} at {image_size} px, all of it, batch {batch}, {photographs} images an epoch"
+    note += "; the plain loop in float32"
     pairs = {"pipeline ÷ plain loop": ("pipeline", "plain loop", FINETUNE_GOAL)}
     if "bfloat16" in ways:
         pairs["bfloat16 ÷ float32"] = "bfloat16", "pipeline", BFLOAT16_GOAL
@@ -98,7 +99,9 @@ def bench_finetune(
     ]
 
 
-def _head_run(folder: Path, trunk: str, image_size: int, photographs: int, size: tuple[int, int]) -> Path:
+def head_run(
+    folder: Path, trunk: str, image_size: int, photographs: int, size: tuple[int, int], *, device: str = "auto"
+) -> Path:
     """A head, trained on so many photographs and chosen on a few of another size."""
     photos = folder / "photos"
     make_photographs(photos / "train", photographs, size=size)
@@ -109,13 +112,14 @@ def _head_run(folder: Path, trunk: str, image_size: int, photographs: int, size:
         weights=WEIGHTS,
         image_size=image_size,
         engine="torch",
+        device=device,
         workspace=folder,
         out=folder / "it.h5",
     )
     return train(made.cache, workspace=folder).run
 
 
-def _epochs(folder: Path, run: Path, **options: Any) -> Callable[[], object]:
+def epochs(folder: Path, run: Path, **options: Any) -> Callable[[], object]:
     """What trains one epoch at each call, and has trained one."""
     settings = FinetuneSettings(run=str(run), epochs=EPOCHS, **options)
     desk = Workspace(folder)
@@ -124,13 +128,15 @@ def _epochs(folder: Path, run: Path, **options: Any) -> Callable[[], object]:
     loop = Loop(task, state)
 
     def epoch() -> None:
-        for _ in loop.steps(StopRequest()):
-            pass
+        with arithmetic(settings.precision):
+            for _ in loop.steps(StopRequest()):
+                pass
         state.progress.next_epoch()
 
     epoch()
     return epoch
 
 
-def _resize(trunk: str, image_size: int, folder: Path) -> int:
+def resize_of(trunk: str, image_size: int, folder: Path) -> int:
+    """Pixels that the trunk's own transform resizes the shorter side to."""
     return random_trunk(trunk, image_size, folder)[0].transform.resize

@@ -14,16 +14,27 @@ from PIL import Image
 
 SIZE = (512, 400)  # 0.2 megapixels
 QUALITY = 85
+DRAWN, FEWEST = 200_000_000, 16  # pixels, and photographs: of 12 megapixels one takes a second to draw
 SENSOR_NOISE = 3.0  # standard deviation, in grey levels
 _OCTAVES = ((4, 46.0), (12, 26.0), (32, 15.0), (80, 9.0), (160, 6.0))  # cells across, strength in grey levels
 
 
 def make_photographs(folder: Path, count: int, *, size: tuple[int, int] = SIZE, classes: int = 2) -> None:
-    """``count`` JPEG photographs in class folders, each with content of its own."""
-    folders = _class_folders(folder, classes)
+    """``count`` JPEG photographs in class folders, no two of the same bytes.
+
+    As many are drawn as DRAWN pixels make, FEWEST at least; the others show one of these again, with other bytes at the
+    end of the file, where no decoder looks.
+    """
+    folders, files = _class_folders(folder, classes), []
+    drawn = max(FEWEST, DRAWN // (size[0] * size[1]))
     for number in range(count):
-        pixels = _photograph(np.random.default_rng(number), size)
-        Image.fromarray(pixels).save(folders[number % classes] / f"{number:06d}.jpg", quality=QUALITY)
+        path = folders[number % classes] / f"{number:06d}.jpg"
+        if number < drawn:
+            pixels = _photograph(np.random.default_rng(number), size)
+            Image.fromarray(pixels).save(path, quality=QUALITY)
+            files.append(path)
+        else:
+            path.write_bytes(files[number % drawn].read_bytes() + number.to_bytes(8, "big"))
 
 
 def make_small(

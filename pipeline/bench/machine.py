@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from pipeline.base.machine import cores, cpu_description, memory_bytes, processor
+from pipeline.base.machine import cores, cpu_description, gpu, memory_bytes, processor
 
 _VECTOR_UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, its vector units, cores that this process may use, memory in bytes, GPUs, operating system."""
+    """Processor, its vector units, cores that this process may use, memory in bytes, GPUs as ``gpu`` tells, system."""
     flags = set(re.findall(r"\b[a-z0-9_]+\b", cpu_description()))
     return {
         "cpu": processor(),
@@ -23,7 +23,7 @@ def hardware() -> dict[str, Any]:
         "cores": cores(),
         "torch_threads": torch.get_num_threads(),
         "memory_bytes": memory_bytes(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "gpus": [gpu(f"cuda:{i}") for i in range(torch.cuda.device_count())],
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
 

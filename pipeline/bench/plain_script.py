@@ -1,6 +1,6 @@
 """The script that users write when they have no pipeline: the yardstick of the entry `extract`.
 
-Pillow, torchvision's transform, a DataLoader, the eager network, ``torch.save``. Run as ``python -m
+Pillow, torchvision's transform, a DataLoader, the eager network in float32, ``torch.save``. Run as ``python -m
 pipeline.bench.plain_script FOLDER OUT TRUNK RESIZE CROP BATCH WORKERS``; beside OUT it leaves ``OUT.seconds``: the time
 without that of importing the libraries.
 """
@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms._presets import ImageClassification
 
+from pipeline.base.arithmetic import arithmetic
+
 
 def main(folder: str, out: str, trunk: str, *numbers: str) -> None:
     """Features of all images of a folder of class folders, in one file."""
@@ -30,7 +32,7 @@ def main(folder: str, out: str, trunk: str, *numbers: str) -> None:
     model.fc = torch.nn.Identity()
     model.eval().to(device)
     features, labels = [], []
-    with torch.no_grad():
+    with torch.no_grad(), arithmetic():
         for x, y in loader:
             features.append(model(x.to(device)).cpu())
             labels.append(y)

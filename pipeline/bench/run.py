@@ -24,6 +24,10 @@ from pipeline.bench import machine, words
 from pipeline.bench.decoding import bench_decode
 from pipeline.bench.extraction import bench_extract
 from pipeline.bench.finetuning import bench_finetune, bench_prefix
+from pipeline.bench.gpu_extract import bench_gpu_extract
+from pipeline.bench.gpu_finetune import bench_gpu_finetune
+from pipeline.bench.gpu_heads import bench_gpu_heads
+from pipeline.bench.gpu_trunk import bench_gpu_trunk
 from pipeline.bench.growth import bench_growth
 from pipeline.bench.heads_exact import (
     bench_evals,
@@ -37,7 +41,7 @@ from pipeline.bench.measure import Bench, Figure
 from pipeline.bench.memory import bench_memory
 from pipeline.bench.reading import bench_read
 from pipeline.bench.rerun import bench_rerun
-from pipeline.bench.settings import BenchSettings
+from pipeline.bench.settings import GPU_ENTRIES, BenchSettings
 from pipeline.bench.trunk import bench_trunk
 
 MEASURES: dict[str, Callable[[Bench], list[Figure]]] = {
@@ -56,13 +60,18 @@ MEASURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "finetune": bench_finetune,
     "memory": lambda bench: [*bench_memory(bench), *bench_exact_memory(bench), *bench_streamed(bench)],
     "growth": bench_growth,
+    "gpu-trunk": bench_gpu_trunk,
+    "gpu-extract": bench_gpu_extract,
+    "gpu-heads": bench_gpu_heads,
+    "gpu-finetune": bench_gpu_finetune,
 }
+NO_GPU = "PyTorch sees no GPU here"
 CALM = 0.35  # of the cores busy before the bench begins; above it the figures are of other programs as well
 
 
 @dataclass(frozen=True)
 class BenchReport:
-    """The figures, and the file that holds them with hardware, versions and command."""
+    """The figures, and the file that holds them with hardware, versions, command and what was skipped."""
 
     path: Path
     record: dict[str, Any]
@@ -76,7 +85,8 @@ class BenchReport:
 def bench(settings: BenchSettings, desk: Workspace) -> BenchReport:
     """Measure, each entry as a ratio of two ways.
 
-    One entry after the other; a missed floor is shown, and is no error.
+    One entry after the other; a missed floor is shown, and is no error, nor is an entry that needs a GPU where there
+    is none: that is skipped, by its name.
 
     Raises:
         ConfigError: the folder for the record cannot be written.
@@ -100,14 +110,19 @@ def bench(settings: BenchSettings, desk: Workspace) -> BenchReport:
             f"other programs keep {load:.1f} cores busy: the figures are theirs as well; wait for a calm machine"
         )
     figures: list[Figure] = []
+    skipped = {name: NO_GPU for name in settings.chosen if name in GPU_ENTRIES and not torch.cuda.is_available()}
     try:
         for name in settings.chosen:
-            figures += _measure(name, settings, desk)
+            if name in skipped:
+                desk.watch.result(f"{name}: skipped, {skipped[name]}")
+            else:
+                figures += _measure(name, settings, desk)
     finally:
         torch.set_num_threads(threads_before)
-    record = {**about, "figures": [f.to_json() for f in figures]}
+    record = {**about, "figures": [f.to_json() for f in figures], "skipped": skipped}
     path = _save(record, out)
-    desk.watch.result(words.measured(figures, words.caption(settings.repeats, about)))
+    if figures:
+        desk.watch.result(words.measured(figures, words.caption(settings.repeats, about)))
     for note in dict.fromkeys(f.note for f in figures if f.note):
         desk.watch.result(note)
     if missed := words.missed(figures):

@@ -24,15 +24,22 @@ ENTRIES = (
     "finetune",
     "memory",
     "growth",
+    "gpu-trunk",
+    "gpu-extract",
+    "gpu-heads",
+    "gpu-finetune",
 )
-ALL = "all"
+GPU_ENTRIES = tuple(name for name in ENTRIES if name.startswith("gpu-"))  # skipped where there is no GPU
+ALL, GPU = "all", "gpu"
 
 
 @dataclass(frozen=True)
 class BenchSettings:
     """Settings of the bench."""
 
-    entries: tuple[str, ...] = st.argument(f"what to measure: {', '.join(ENTRIES)}", default=(ALL,), metavar="ENTRY")
+    entries: tuple[str, ...] = st.argument(
+        f"what to measure: {', '.join(ENTRIES)}; {GPU} is all of those of a GPU", default=(ALL,), metavar="ENTRY"
+    )
     repeats: int = st.option(5, "how often each way is run; the ways take turns", minimum=1)
     threads: int | None = st.option(None, "threads of the trunk; by default as many as PyTorch takes", minimum=1)
     large: bool = st.option(
@@ -43,7 +50,7 @@ class BenchSettings:
     def __post_init__(self) -> None:
         st.check(self)
         for name in self.entries:
-            if name != ALL and name not in ENTRIES:
+            if name not in (ALL, GPU, *ENTRIES):
                 raise ConfigError(
                     f"bench entry {name!r} is not known: choose from {', '.join(ENTRIES)}{st.meant(name, ENTRIES)}"
                 )
@@ -51,4 +58,5 @@ class BenchSettings:
     @property
     def chosen(self) -> tuple[str, ...]:
         """The entries to run, each once, in the order of ENTRIES."""
-        return tuple(name for name in ENTRIES if name in self.entries or ALL in self.entries)
+        asked = {*self.entries, *(GPU_ENTRIES if GPU in self.entries else ())}
+        return tuple(name for name in ENTRIES if name in asked or ALL in asked)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,12 +14,14 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.base.machine import resolve_device
-from pipeline.base.precision import PRECISIONS, bits_of_weights, lacks
+from pipeline.base.arithmetic import arithmetic
+from pipeline.base.machine import kind_of_device, resolve_device
+from pipeline.base.precision import LEARNING, PRECISIONS, bits_of_weights, lacks
 from pipeline.base.workspace import Workspace
 from pipeline.bench.measure import Bench, Figure, Goal, rate, ratio
+from pipeline.stages.extract.ring import AT_WORK
 from pipeline.trunk.calibration import Calibration
-from pipeline.trunk.engines.base import Engine
+from pipeline.trunk.engines.base import Engine, Slot
 from pipeline.trunk.engines.check import check_engine
 from pipeline.trunk.engines.open import open_engine
 from pipeline.trunk.families.family import CLASSES, anatomy_of
@@ -30,11 +34,43 @@ from pipeline.trunk.weights import load_model
 WEIGHTS = "random:0"  # the numbers in the weights do not change the speed
 EAGER = "plain eager"
 PRODUCT = "torch.mm"
+PRODUCTS = 4
 GOALS = {
     "onnxruntime": Goal(floor=2.0, aim=2.4),
     "torch bfloat16": Goal(floor=2.8, aim=3.3),
     "onnxruntime int8": Goal(floor=5.5, aim=6.5),
 }
+
+
+class Through(NamedTuple):
+    """What images go through, so many at a time; ``batch`` None: as many as suit the device."""
+
+    trunk: str = "resnet50"
+    image_size: int = 224
+    batch: int | None = None
+    device: str = "cuda"
+
+    @property
+    def at_once(self) -> int:
+        """Images in one batch."""
+        return self.batch or default_batch(self.device, self.image_size)
+
+    @property
+    def words(self) -> str:
+        """The three of them, for a note."""
+        return f"{self.trunk} at {self.image_size} px, batch {self.at_once}"
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """A batch of noise, (batch, 3, S, S) uint8."""
+        shape = self.at_once, 3, self.image_size, self.image_size
+        return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+    def precisions(self) -> list[str]:
+        """Those that networks learn in, as far as the device has them."""
+        return [precision for precision in LEARNING if lacks(precision, self.device) is None]
+
+
+RESNET50_ON_A_GPU = Through()
 
 
 def bench_trunk(
@@ -55,15 +91,17 @@ def bench_trunk(
     batch = batch or default_batch(device, image_size)
     info, model, _ = random_trunk(trunk, image_size, bench.folder)
     pixels = np.random.default_rng(0).integers(0, 256, (batch, 3, image_size, image_size), dtype=np.uint8)
-    ways: dict[str, Callable[[], float]] = {EAGER: rate(batch * batches, _eager(info, pixels, device, batches))}
+    ways: dict[str, Callable[[], float]] = {EAGER: rate(batch * batches, eager(info, pixels, device, batches))}
     for name, engine in _engines(model, info, device, batch, bench.folder).items():
-        ways[name] = rate(batch * batches, _repeat(engine, pixels, batches))
-    ways[PRODUCT] = rate(4 * 2 * product**3 / 1e9, _products(product, device))
+        ways[name] = rate(batch * batches, repeat(engine, pixels, batches))
+    ways[PRODUCT] = rate(gflop_of_products(product), products(product, device))
     for way in ways.values():
         way()
     found = bench.alternate("trunk", ways)
     work = gflop_per_image(model, image_size)
-    note = f"trunk: {trunk} at {image_size} px, batch {batch}, {work:.3g} GFLOP an image"
+    note = (
+        f"trunk: {trunk} at {image_size} px, batch {batch}, {work:.3g} GFLOP an image; {EAGER} and {PRODUCT} in float32"
+    )
     figures = []
     for name in (n for n in ways if n not in (EAGER, PRODUCT)):
         goal = GOALS.get(name) if device == "cpu" else None
@@ -107,22 +145,34 @@ def _engines(trunk: nn.Module, info: WeightsInfo, device: str, batch: int, folde
     return found
 
 
-def _eager(info: WeightsInfo, pixels: NDArray[np.uint8], device: str, n: int) -> Callable[[], object]:
-    """The library's own network as it comes, without its classifier, on float images."""
+def eager(
+    info: WeightsInfo, pixels: NDArray[np.uint8], device: str, n: int, *, precision: str | None = None
+) -> Callable[[], object]:
+    """The library's own network as it comes, without its classifier, ``n`` times on float32 images in host memory.
+
+    With a ``precision``, as one who knows a GPU runs it: channels-last, weights and maps of the precision's type, and
+    the images on the device beforehand.
+    """
     model = build(info.trunk, num_classes=CLASSES, image_size=info.transform.crop)
     net = behead(model, anatomy_of(info.trunk, model)).to(device)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (info.transform.mean, info.transform.std))
     images = (torch.from_numpy(pixels).float() / 255 - mean) / std
+    if precision is not None:
+        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        net = net.to(dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        images = images.to(device, dtype, memory_format=torch.channels_last)
 
     def work() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), arithmetic(precision or "float32"):
             for _ in range(n):
                 net(images.to(device)).cpu()
 
     return work
 
 
-def _repeat(engine: Engine, pixels: NDArray[np.uint8], n: int) -> Callable[[], object]:
+def repeat(engine: Engine, pixels: NDArray[np.uint8], n: int) -> Callable[[], object]:
+    """``n`` batches of the same pixels, (batch, 3, S, S) uint8."""
+
     def work() -> None:
         for _ in range(n):
             engine(pixels)
@@ -130,13 +180,42 @@ def _repeat(engine: Engine, pixels: NDArray[np.uint8], n: int) -> Callable[[], o
     return work
 
 
-def _products(side: int, device: str) -> Callable[[], object]:
-    """Four products of square float32 matrices: what the same threads can do at best."""
-    a, b = torch.rand(2, side, side, device=device).unbind()
+def in_turns(engine: Engine, pixels: NDArray[np.uint8], n: int) -> Callable[[], object]:
+    """``n`` batches of the same pixels as extraction drives the engine: on a GPU the next is begun before one ends.
+
+    The slots are full beforehand: in an extraction threads fill them.
+    """
+    slots = [engine.slot() for _ in range(AT_WORK[kind_of_device(engine.device)])]
+    for slot in slots:
+        slot.places[...] = pixels.transpose(0, 2, 3, 1)
 
     def work() -> None:
-        for _ in range(4):
-            c = torch.mm(a, b)
+        running: deque[Slot] = deque()
+        for number in range(n):
+            if len(running) == len(slots):
+                engine.finish(running.popleft())
+            engine.start(slot := slots[number % len(slots)])
+            running.append(slot)
+        for slot in running:
+            engine.finish(slot)
+
+    return work
+
+
+def products(side: int, device: str, precision: str = "float32") -> Callable[[], object]:
+    """PRODUCTS products of square matrices: what the device, or the same threads, can do at best."""
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    a, b = torch.rand(2, side, side, device=device, dtype=dtype).unbind()
+
+    def work() -> None:
+        with arithmetic(precision):
+            for _ in range(PRODUCTS):
+                c = torch.mm(a, b)
         c[0, 0].item()  # waits for a GPU
 
     return work
+
+
+def gflop_of_products(side: int) -> float:
+    """Floating-point operations of :func:`products`, in 1e9."""
+    return PRODUCTS * 2 * side**3 / 1e9

@@ -72,12 +72,19 @@ def caption(repeats: int, about: Mapping[str, Any]) -> str:
     """How and where the figures were measured."""
     machine, versions = about["hardware"], about["versions"]
     engine = f", onnxruntime {versions['onnxruntime']}" if "onnxruntime" in versions else ""
-    where = ", ".join([machine["cpu"], *machine["gpus"]])
+    where = ", ".join([machine["cpu"], *map(_card, machine["gpus"])])
     units = " ".join(machine["vector_units"])
     return (
         f"medians of {repeats} repeats in turns; {where} ({units}), {machine['cores']} cores, "
         f"{machine['torch_threads']} threads, torch {versions['torch']}{engine}, load before {about['load_before']:.2f}"
     )
+
+
+def _card(told: Mapping[str, str]) -> str:
+    """A GPU and what drives it: ``NVIDIA H100 (CUDA 12.8, cuDNN 91002, driver 570.86)``."""
+    names = {"cuda": "CUDA", "rocm": "ROCm", "cudnn": "cuDNN", "driver": "driver"}
+    versions = [f"{names[key]} {told[key]}" for key in names if key in told]
+    return f"{told['name']} ({', '.join(versions)})"
 
 
 def missed(figures: Sequence[Figure]) -> str:

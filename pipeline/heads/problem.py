@@ -7,20 +7,24 @@ Knows arrays only: features (N, D) of any float type, which may be a read-only m
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from pipeline.base.errors import ConfigError, HeadError
-from pipeline.base.machine import memory_share
+from pipeline.base.memory import free_bytes, is_out_of_memory, let_go, memory_share
+from pipeline.base.spelling import option
+from pipeline.base.words import size
 from pipeline.heads.rows import Array, unkept
+from pipeline.heads.staging import on_gpu
 from pipeline.heads.standardize import chunk_rows, copied, row_chunks
 from pipeline.heads.threads import by_threads
 
+Solver = TypeVar("Solver", bound=Callable[..., Any])
 ClassWeight: TypeAlias = Literal["balanced"] | Mapping[int, float] | None
 
 
@@ -63,7 +67,7 @@ class Problem:
     val_metric: Literal["accuracy", "log_loss"] = "accuracy"  # ... by this
     standardize: bool = True
     device: str | torch.device = "cpu"
-    memory: int | None = None  # bytes that rows may be held in; None: an eighth of the machine's
+    memory: int | None = None  # bytes of the device that rows may be held in; None: ``memory_share``'s
     dtype: torch.dtype = torch.float32  # of the products and of the head; float64 or float32
     row_weight: npt.NDArray[np.float64] = field(init=False)  # (N,): ``sample_weight``, ones where there is none
     loss_weight: npt.NDArray[np.float64] = field(init=False)  # (N,): the class's times the row's own
@@ -101,12 +105,32 @@ class Problem:
     @property
     def memory_bytes(self) -> int:
         """Bytes that rows may be held in."""
-        return memory_share() if self.memory is None else self.memory
+        return memory_share(self.target) if self.memory is None else self.memory
 
     @property
     def n_folds(self) -> int:
         """How many folds there are; 0 without."""
         return 0 if self.folds is None else int(self.folds.max()) + 1
+
+
+def told_where_memory_ends(solver: Solver) -> Solver:
+    """A solver of a :class:`Problem`, its first argument; a GPU's memory that is not enough for that is a HeadError."""
+
+    @functools.wraps(solver)
+    def told(problem: Problem, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return solver(problem, *args, **kwargs)
+        except Exception as error:
+            if not (on_gpu(problem.target) and is_out_of_memory(error)):
+                raise
+            let_go(error)
+            (n, d), free = problem.X.shape, size(free_bytes(problem.target))
+            raise HeadError(
+                f"out of memory on {problem.device}, which has {free} free without this: {n:,} rows of {d:,} features "
+                f"and {problem.n_classes:,} classes are too much for it; give {option('device', 'cpu')}"
+            ) from error
+
+    return cast(Solver, told)
 
 
 def check_features(X: Array, what: str) -> None:
@@ -224,6 +248,7 @@ def check_device(device: str | torch.device) -> torch.device:
         ConfigError: it is not there.
     """
     target = torch.device(device)
-    if target.type == "cuda" and not torch.cuda.is_available():
+    number = target.index or 0
+    if target.type == "cuda" and (not torch.cuda.is_available() or 0 < number >= torch.cuda.device_count()):
         raise ConfigError(f"device {str(device)!r} is not there: choose cpu")
     return target

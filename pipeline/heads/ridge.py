@@ -27,8 +27,10 @@ import torch
 
 from pipeline.base.arithmetic import arithmetic
 from pipeline.base.errors import ConfigError
-from pipeline.heads.problem import Problem
+from pipeline.heads.eigen import eigh
+from pipeline.heads.problem import Problem, told_where_memory_ends
 from pipeline.heads.rows import Chunks, StandardRows
+from pipeline.heads.staging import on_device, on_gpu
 from pipeline.heads.standardize import fit_standardization, fold, identity
 
 LAMBDAS = tuple(10.0 ** (k / 2) for k in range(-6, 13))  # 10^-3 ... 10^6; scikit-learn's alpha
@@ -64,6 +66,7 @@ class RidgePath:
         return min(self.fits, key=lambda fit: (-fit.loo_accuracy, fit.loo_squared_error))
 
 
+@told_where_memory_ends
 @arithmetic()
 def ridge_path(problem: Problem, lambdas: Sequence[float] = LAMBDAS) -> RidgePath:
     """Ridge heads of every penalty.
@@ -96,9 +99,11 @@ class _Centred:
         X, self.device, self.shape = problem.X, problem.target, problem.X.shape
         weight = problem.row_weight
         self.standardization = fit_standardization(X, weight) if problem.standardize else identity(X.shape[1])
-        self.rows = StandardRows(X, self.standardization, self.device, resident=False, dtype=torch.float64)
-        self.y = torch.from_numpy(problem.y).to(self.device)
-        self.w = torch.from_numpy(problem.loss_weight).to(self.device)
+        # A processor reads them as they are; a GPU, which has a way to them, holds them where it can.
+        resident = on_gpu(self.device) and StandardRows.held_bytes(X, self.device) <= problem.memory_bytes
+        self.rows = StandardRows(X, self.standardization, self.device, resident=resident, dtype=torch.float64)
+        self.y = on_device(problem.y, self.device)
+        self.w = on_device(problem.loss_weight, self.device)
         self.share = self.w / self.w.sum()
         self.targets = torch.full((len(X), problem.n_classes), -1.0, dtype=torch.float64, device=self.device)
         self.targets[torch.arange(len(X), device=self.device), self.y] = 1.0
@@ -155,7 +160,7 @@ def _tall(rows: _Centred, lambdas: Sequence[float]) -> tuple[Tensors, Tensors]:
     gram, moment = (
         functools.reduce(torch.Tensor.add_, part) for part in zip(*rows.rows.by_threads(learn), strict=True)
     )
-    values, vectors = torch.linalg.eigh(gram)  # of the lower triangle
+    values, vectors = eigh(gram)  # of the lower triangle
     rotated = vectors.T @ moment
     inverses = [rows.inverse(values, lam) for lam in lambdas]
     solutions = [inverse[:, None] * rotated for inverse in inverses]
@@ -181,7 +186,7 @@ def _wide(rows: _Centred, lambdas: Sequence[float]) -> tuple[Tensors, Tensors]:
     """The same by the N x N matrix, its rows held."""
     pieces = list(rows.pieces(rows.rows.chunks()))
     a, t = torch.cat([piece[1] for piece in pieces]), torch.cat([piece[2] for piece in pieces])
-    values, vectors = torch.linalg.eigh(a @ a.T)
+    values, vectors = eigh(a @ a.T)
     # sqrt(w) is an eigenvector of eigenvalue 0, the intercept's: leaving rows out does not see it.
     intercept = rows.share.sqrt()
     free = vectors - intercept[:, None] * (intercept @ vectors)

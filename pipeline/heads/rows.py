@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.heads.staging import Lane, on_device, on_gpu, stored_type
 from pipeline.heads.standardize import Standardization, chunk_rows, copied, identity, row_chunks
 from pipeline.heads.threads import by_threads
 
@@ -22,6 +23,9 @@ Array: TypeAlias = npt.NDArray[Any]
 T = TypeVar("T")
 Chunks: TypeAlias = Iterator[tuple[int, torch.Tensor]]  # (first row's number, rows (n, D))
 
+PICKED_ROWS = 1024  # of a sample that are read at once on a processor
+GPU_CHUNK_BYTES = 128 << 20  # of one piece as float64 on a GPU: thousands of cores, and 5 us to ask them anything
+GPU_CHUNK_ROWS = 1 << 15  # ... of narrow rows, whose logits take more memory than they
 KEPT_BYTES = 16 << 20  # of pages, where many runs of rows are read
 PAGE_TABLE_BYTES = 2 << 20  # what one page table maps; a page fault maps its neighbours, too, within one table
 
@@ -29,7 +33,9 @@ PAGE_TABLE_BYTES = 2 << 20  # what one page table maps; a page fault maps its ne
 class StandardRows:
     """Rows (N, D) handed out standardised in one float type on a device, held there or read anew each time.
 
-    Held and read rows have the same bits: each goes through the same two operations. ``resident`` says which they are.
+    Held and read rows have the same bits: each goes through the same two operations, a subtraction and a product.
+    ``resident`` says which they are. A processor holds them standardised; a GPU holds them as they are stored, mostly
+    float16, and standardises a piece when it is asked for, which takes it less time than to read twice the bytes.
     """
 
     def __init__(
@@ -41,26 +47,38 @@ class StandardRows:
         resident: bool,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Rows of X (N, D), standardised by ``s`` where given; ``resident`` holds them all as ``dtype``."""
-        self._X, self._s = X, s
-        self._device = device
-        self.dtype, self.dim, self.resident = dtype, X.shape[1], resident
-        self._shift: torch.Tensor | None = None
-        self._factor: torch.Tensor | None = None
-        if s is not None:
-            self._shift = torch.from_numpy(s.mean).to(device, dtype)
-            self._factor = torch.from_numpy(1.0 / s.scale).to(device, dtype) if (s.scale != 1).any() else None
+        """Rows of X (N, D), standardised by ``s`` where given; ``resident`` holds them all."""
+        self._X, self._device = X, device
+        self.dim, self.resident = int(X.shape[1]), resident
+        self._standardise_by(s, dtype)
         self._held: torch.Tensor | None = None
         if resident:
-            held = torch.empty(X.shape, dtype=dtype, device=device)
-            for start, chunk in row_chunks(X):
-                held[start : start + len(chunk)] = self._standard(chunk)
+            on_card = on_gpu(device)
+            held = torch.empty(X.shape, dtype=stored_type(X) if on_card else dtype, device=device)
+            for start, piece in self._sent(0, len(X)) if on_card else self._read(0, len(X)):
+                held[start : start + len(piece)] = piece
             self._held = held
 
+    def _standardise_by(self, s: Standardization | None, dtype: torch.dtype) -> None:
+        self._s, self.dtype = s, dtype
+        self._shift = self._factor = None
+        if s is not None:
+            self._shift = on_device(s.mean, self._device, dtype)
+            self._factor = on_device(1.0 / s.scale, self._device, dtype) if (s.scale != 1).any() else None
+
+    def otherwise(self, s: Standardization | None, dtype: torch.dtype) -> StandardRows:
+        """The same rows, standardised by another ``s`` or of another type; what a GPU holds of them is shared."""
+        rows = copy.copy(self)
+        rows._standardise_by(s, dtype)
+        if not on_gpu(self._device):
+            rows._held, rows.resident = None, False
+        return rows
+
     @staticmethod
-    def held_bytes(X: Array, dtype: torch.dtype = torch.float32) -> int:
-        """Bytes that the rows take when held as ``dtype``."""
-        return int(X.size) * dtype.itemsize
+    def held_bytes(X: Array, device: torch.device, dtype: torch.dtype = torch.float32) -> int:
+        """Bytes that the rows take when held on a device: as ``dtype`` on a processor, as they are stored on a GPU."""
+        kind = stored_type(X) if on_gpu(device) else dtype
+        return int(X.size) * int(kind.itemsize)
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -71,28 +89,69 @@ class StandardRows:
         """Bytes of a row as it is stored."""
         return int(self.dim * self._X.dtype.itemsize)
 
-    def _standard(self, rows: Array, room: torch.Tensor | None = None) -> torch.Tensor:
-        x = copied(rows, self.dtype, room=room).to(self._device)
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are handed out."""
+        return self._device
+
+    @property
+    def _at_once(self) -> int:
+        """Rows of a piece: as many as a processor's cache or a GPU's cores are busy with."""
+        if not on_gpu(self._device):
+            return chunk_rows(self.dim)
+        return max(1, min(GPU_CHUNK_ROWS, GPU_CHUNK_BYTES // (8 * self.dim)))
+
+    def _standard(self, x: torch.Tensor) -> torch.Tensor:
+        """Rows standardised in place."""
         if self._shift is not None:
             x.sub_(self._shift)
         if self._factor is not None:
             x.mul_(self._factor)
         return x
 
-    def take(self, index: npt.NDArray[np.int64]) -> torch.Tensor:
-        """The rows (n, D) at ``index`` (n,), which ascends where they are a memory map's; batches of such: ``pool``."""
+    def _read(self, start: int, stop: int) -> Chunks:
+        """Runs of standardised rows of this machine's memory, which take each other's place, on any device."""
+        room = torch.empty(min(len(self), chunk_rows(self.dim)), self.dim, dtype=self.dtype)
+        for first, chunk in row_chunks(self._X, start, stop):
+            yield first, self._standard(copied(chunk, self.dtype, room=room).to(self._device))
+
+    def _sent(self, start: int, stop: int) -> Chunks:
+        """Runs of rows as they are stored, on a GPU: slices of what it holds, or two pieces that take turns."""
+        size = self._at_once
+        pieces = [(first, min(first + size, stop)) for first in range(start, stop, size)]
         if self._held is not None:
-            return self._held.index_select(0, torch.from_numpy(index).to(self._device))
-        return self._standard(self._stored(index))
+            yield from ((first, self._held[first:end]) for first, end in pieces)
+        elif lane := self.lane(min(size, stop - start)):
+            yield from ((first, lane.send(self._X[first:end])) for first, end in pieces)
+
+    def take(self, at: torch.Tensor) -> torch.Tensor:
+        """The rows (n, D) at int64 ``at`` (n,) on the device; where they are a memory map's, ascending: see ``pool``.
+
+        On a GPU they must be held.
+        """
+        if self._held is None:
+            return self._standard(copied(self._stored(at.cpu().numpy()), self.dtype).to(self._device))
+        found = self._held.index_select(0, at)
+        return self._standard(found.to(self.dtype)) if on_gpu(self._device) else found
 
     def _stored(self, index: npt.NDArray[np.int64]) -> Array:
         # (of an array np.take is four times as quick as the index in brackets)
         return self._X[index] if isinstance(self._X, MappedRows) else np.take(self._X, index, axis=0)
 
-    def pool(self, index: npt.NDArray[np.int64]) -> StandardRows:
-        """The rows at ascending ``index`` alone, numbered from 0, in memory as they are stored; not of held rows."""
+    def lane(self, n: int) -> Lane | None:
+        """What pieces of at most n rows go to a GPU by; None where the device is none."""
+        return Lane(n, self.dim, stored_type(self._X), self._device) if on_gpu(self._device) else None
+
+    def pool(self, index: npt.NDArray[np.int64], lane: Lane | None) -> StandardRows:
+        """The rows at ascending ``index`` alone, numbered from 0, as they are stored; not of held rows.
+
+        They lie in memory, or on a GPU, where they came by the lane: until the next but one are sent.
+        """
         pool = copy.copy(self)
-        pool._X = self._stored(index)
+        if lane is None:
+            pool._X = self._stored(index)
+        else:
+            pool._held, pool.resident = lane.send(self._stored(index)), True
         return pool
 
     def announce(self, index: npt.NDArray[np.int64]) -> None:
@@ -102,13 +161,28 @@ class StandardRows:
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Chunks:
         """Rows in order as (first row's number, rows (n, D)); the next rows take the place of those before."""
-        if self._held is not None:
+        stop = len(self) if stop is None else stop
+        if on_gpu(self._device):
+            room = torch.empty(min(stop - start, self._at_once), self.dim, dtype=self.dtype, device=self._device)
+            for first, piece in self._sent(start, stop):
+                yield first, self._standard(room[: len(piece)].copy_(piece))
+        elif self._held is not None:
             for first, chunk in row_chunks(self._X, start, stop):
                 yield first, self._held[first : first + len(chunk)]
-            return
-        room = torch.empty(min(len(self), chunk_rows(self.dim)), self.dim, dtype=self.dtype)
-        for first, chunk in row_chunks(self._X, start, stop):
-            yield first, self._standard(chunk, room)
+        else:
+            yield from self._read(start, stop)
+
+    def picked(self, places: npt.NDArray[np.int64]) -> Chunks:
+        """The rows at ascending ``places`` (n,) in pieces, as (number of its first place, rows)."""
+        size = PICKED_ROWS if not on_gpu(self._device) else self._at_once
+        lane = self.lane(min(size, len(places))) if self._held is None else None
+        at = torch.from_numpy(places) if self._held is None else on_device(places, self._device)
+        for first in range(0, len(at), size):
+            some = at[first : first + size]
+            if lane is None:
+                yield first, self.take(some)
+            else:
+                yield first, self._standard(lane.send(self._stored(some.numpy())).to(self.dtype, copy=True))
 
     def weighted_sum(self, weight: torch.Tensor, off: torch.Tensor | None = None) -> torch.Tensor:
         """The sum (D,) of all rows under weights (N,), or of the squares of what they are ``off`` a mean (D,)."""
@@ -124,12 +198,11 @@ class StandardRows:
     def undivided(self, mean: torch.Tensor) -> tuple[StandardRows, torch.Tensor]:
         """Rows off a ``mean`` (D,) of these, but not divided by their scales; and what divides them, (D,) float64.
 
-        Read anew each time, for one operation less than these take.
+        On a processor read anew each time, for one operation less than these take.
         """
         s = identity(self.dim) if self._s is None else self._s
         centre = Standardization(s.mean + s.scale * mean.double().cpu().numpy(), np.ones(self.dim))
-        rows = StandardRows(self._X, centre, self._device, resident=False, dtype=self.dtype)
-        return rows, torch.from_numpy(s.scale).to(self._device)
+        return self.otherwise(centre, self.dtype), on_device(s.scale, self._device)
 
     def by_threads(self, work: Callable[[Chunks], T]) -> list[T]:
         """What ``work`` makes of the chunks of each run of rows, in order; a run for each thread of a processor."""

@@ -23,6 +23,7 @@ from torch import nn
 from pipeline.base.arithmetic import arithmetic
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.machine import cores, kind_of_device, resolve_device
+from pipeline.base.memory import is_out_of_memory
 from pipeline.base.records import read_file
 from pipeline.base.spelling import option
 from pipeline.base.transfer import uploaded
@@ -35,7 +36,6 @@ from pipeline.runs import folder as runs
 from pipeline.runs.pixels import labelled, pixel_batches
 from pipeline.runs.recipe import Recipe
 from pipeline.store import Cache, Features
-from pipeline.trunk.engines.base import is_out_of_memory
 from pipeline.trunk.families.family import anatomy_of
 from pipeline.trunk.frozen import FrozenTrunk, default_batch
 from pipeline.trunk.identity import WeightsInfo

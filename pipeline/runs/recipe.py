@@ -45,6 +45,17 @@ class Agreed(TypedDict):
     largest_error: float
 
 
+class Gpu(TypedDict):
+    """A GPU that has computed rows (``pipeline.base.machine.gpu``); what was not told is left out."""
+
+    name: str
+    capability: str
+    cuda: NotRequired[str]
+    rocm: NotRequired[str]
+    cudnn: NotRequired[str]
+    driver: NotRequired[str]
+
+
 class About(TypedDict):
     """What a cache of features says for people, and for finding its images and weights again."""
 
@@ -57,6 +68,7 @@ class About(TypedDict):
     readable: NotRequired[Readable]
     agreement: NotRequired[Agreed]  # of features that were not computed in float32
     from_here: NotRequired[FromHere]
+    gpus: NotRequired[list[Gpu]]  # of the jobs that began to compute rows on one
 
 
 class Readable(TypedDict):

@@ -6,21 +6,20 @@ because a job that finds nothing to do must not pay for importing torch.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.base.errors import ConfigError, EngineError, WeightsError
 from pipeline.base.machine import kind_of_device
+from pipeline.base.memory import free_bytes, is_out_of_memory, let_go
 from pipeline.base.spelling import option
 from pipeline.base.words import size as in_words
 from pipeline.trunk.cut import shape_of
-from pipeline.trunk.engines.base import Engine, Slot, is_out_of_memory
+from pipeline.trunk.engines.base import Engine, Slot
 from pipeline.trunk.engines.check import CHECK_ROWS, LATER_ROWS, check_engine
 from pipeline.trunk.engines.fold import FoldedTrunk
 from pipeline.trunk.engines.open import open_engine
@@ -94,14 +93,11 @@ class FrozenTrunk:
         """
         if not is_out_of_memory(error):
             raise error
-        # The frames of what failed hold maps: without them a smaller batch finds room.
-        traceback.clear_frames(error.__traceback__)
-        free = ""
-        if kind_of_device(self.spec.device) == "cuda":
-            torch.cuda.empty_cache()
-            left, whole = torch.cuda.mem_get_info(self.spec.device)
-            free = f" ({in_words(left)} of the GPU's {in_words(whole)} are free)"
+        let_go(error)  # what failed holds maps: without them a smaller batch finds room
         if batch == 1:
+            device, free = self.spec.device, ""
+            if kind_of_device(device) == "cuda":
+                free = f" ({in_words(free_bytes(device))} of the GPU's memory are free)"
             raise WeightsError(
                 f"out of memory with one image of {self.spec.info.transform.crop} px{free}: give a smaller "
                 f"{option('image_size')}, or {option('device', 'cpu')}"

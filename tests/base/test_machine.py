@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.base import machine
 
@@ -33,6 +34,13 @@ def test_the_memory_is_what_the_system_says(monkeypatch: pytest.MonkeyPatch) -> 
     assert machine.memory_bytes() == 4 << 30
 
 
+@pytest.mark.parametrize(("here", "share"), [("1", 8), ("2", 4), ("3", 2), ("16", 1)])
+def test_the_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch, here: str, share: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    assert (machine.cores(), machine.cores_in_all(), machine.hardware()["cores"]) == (share, 8, 8)
+
+
 def _unknown_name(_: str) -> int:
     raise ValueError("unrecognized configuration name")
 
@@ -54,14 +62,12 @@ def test_the_memory_is_asked_of_sysctl_where_sysconf_does_not_tell(
     monkeypatch.setattr(subprocess, "run", run)
     assert machine.memory_bytes() == 16 << 30
     assert asked == [["sysctl", "-n", "hw.memsize"]]
-    assert machine.memory_share() == 2 << 30
 
 
 def test_a_memory_that_nobody_tells_is_not_invented(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delattr(os, "sysconf")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert machine.memory_bytes() is None
-    assert machine.memory_share() == 1 << 30
     assert machine.hardware()["memory_bytes"] is None
 
 
@@ -78,3 +84,41 @@ def test_versions_leave_out_what_is_not_installed_and_take_more_on_request() -> 
     assert "pytest" not in found
     more = machine.versions("pytest", "no-such-package")
     assert set(more) == {*found, "pytest"}
+
+
+CARD = SimpleNamespace(name="NVIDIA H200", major=9, minor=0)
+
+
+@pytest.fixture
+def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: CARD)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    monkeypatch.setattr(
+        machine, "_driver_description", lambda: "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Fri 2025\n"
+    )
+
+
+def test_a_gpu_tells_what_decides_its_numbers(a_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"name": "NVIDIA H200", "capability": "9.0", "cuda": "12.8", "cudnn": "91002", "driver": "570.86.15"}
+    assert machine.gpu("cuda") == told
+    there = machine.hardware()
+    assert [there[name] for name in ("gpu", "cuda", "cudnn")] == ["NVIDIA H200", "12.8", "91002"]
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", "6.2.4")
+    monkeypatch.setattr(machine, "_driver_description", lambda: "")
+    assert machine.gpu("cuda") == {"name": "NVIDIA H200", "capability": "9.0", "rocm": "6.2.4", "cudnn": "91002"}
+
+
+def test_without_a_gpu_there_is_nothing_to_tell_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [machine.hardware()[name] for name in ("gpu", "cuda", "cudnn")] == [None, None, None]
+
+
+def test_a_driver_that_is_broken_is_recorded_as_such(a_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: str) -> None:
+        raise RuntimeError("CUDA error: out of\n memory")
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", fails)
+    assert machine.hardware()["gpu"] == "cannot be asked: CUDA error: out of memory"

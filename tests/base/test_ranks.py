@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import socket
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed
 
-from pipeline.base import ranks
-from pipeline.base.errors import PipelineError
+from pipeline.base import machine, ranks
+from pipeline.base.errors import ConfigError, PipelineError
 from pipeline.base.ranks import Ranks
 
 
@@ -110,3 +115,107 @@ def test_what_is_not_alike_is_told(
 ) -> None:
     monkeypatch.setattr(Ranks, "_broadcast", lambda self, message: {"text": first})
     assert Ranks().alike("a") is alike
+
+
+# -- a GPU for each process -------------------------------------------------------------------------------------------
+
+
+class OnAGpu(torch.Tensor):
+    """A tensor that says that it lies on a GPU."""
+
+    is_cpu = False  # type: ignore[assignment]
+
+
+def test_what_lies_on_gpus_is_summed_by_nccl_where_each_process_has_its_own(
+    two: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups: list[Any] = []
+
+    def all_reduce(flat: torch.Tensor, group: Any = None) -> None:
+        groups.append((type(flat) is OnAGpu, group))
+        flat.mul_(2)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    monkeypatch.setattr(OnAGpu, "cpu", lambda self: self.as_subclass(torch.Tensor), raising=False)
+    job = Ranks()
+    for nccl in (None, "nccl"):
+        job._of_gpus = nccl
+        there, here = torch.ones(3).as_subclass(OnAGpu), torch.ones(2)
+        job.add_up([there])
+        job.add_up([here])
+        assert there.tolist() == [2, 2, 2] and here.tolist() == [2, 2]
+    # Without, all goes through the host's memory; with, what lies on the host still does.
+    assert groups == [(False, None), (False, None), (True, "nccl"), (False, None)]
+
+
+def joined(rank: int, world: int, port: int, told: dict[str, Any], answers: Any) -> None:
+    """One process of a job: which GPU it takes, whether gradients go by NCCL, and sums by gloo meanwhile."""
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
+    os.environ.update({name: str(value) for name, value in places.items()})
+    uuids: list[str | None] = told["uuids"][rank]  # of the GPUs that this process sees
+    taken = [0]
+    cuda: Any = torch.cuda
+    cuda.is_available, cuda.device_count = (lambda: bool(uuids)), (lambda: len(uuids))
+    cuda.current_device, cuda.set_device = (lambda: taken[-1]), taken.append
+    cuda.get_device_properties = lambda at: SimpleNamespace(**({} if uuids[at] is None else {"uuid": uuids[at]}))
+    machine._sees_gpu = lambda: bool(uuids)  # type: ignore[assignment]
+    distributed: Any = torch.distributed
+    distributed.is_nccl_available = lambda: told.get("nccl", True)
+    distributed.new_group = lambda **options: options["backend"]
+    job = Ranks()
+    job.join(told.get("device", "auto"))
+    if job.first:
+        with job.leading() as announce:
+            announce({"from": "the first"})
+    message = None if job.first else job.told()
+    added = job.added(np.array([rank + 1.5]))
+    answers.put((rank, taken[1:], job._of_gpus, job.total(rank + 1), float(added[0]), message))
+    job.leave()
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+PAIRS: dict[str, tuple[dict[str, Any], list[list[int]], str | None]] = {
+    "two GPUs that both see": ({"uuids": [["a", "b"], ["a", "b"]]}, [[0], [1]], "nccl"),
+    "one GPU for each, the only one that it sees": ({"uuids": [["a"], ["b"]]}, [[0], [0]], "nccl"),
+    "one GPU for both": ({"uuids": [["a"], ["a"]]}, [[0], [0]], None),
+    "GPUs that do not tell which they are": ({"uuids": [[None], [None]]}, [[0], [0]], None),
+    "a GPU and none": ({"uuids": [["a"], []]}, [[0], []], None),
+    "no NCCL": ({"uuids": [["a"], ["b"]], "nccl": False}, [[0], [0]], None),
+    "GPUs that are not asked for": ({"uuids": [["a", "b"], ["a", "b"]], "device": "cpu"}, [[], []], None),
+}
+
+
+@pytest.mark.parametrize("case", PAIRS)
+def test_each_process_takes_a_gpu_and_they_find_out_whether_it_is_its_own(case: str) -> None:
+    told, taken, nccl = PAIRS[case]
+    server = multiprocessing.get_context("forkserver")
+    answers, port = server.Queue(), free_port()
+    children = [server.Process(target=joined, args=(rank, 2, port, told, answers)) for rank in range(2)]
+    try:
+        for child in children:
+            child.start()
+        found = sorted((answers.get(timeout=60) for _ in children), key=lambda answer: answer[0])
+        for child in children:
+            child.join(60)
+    finally:
+        for child in children:
+            child.kill()
+    assert [answer[1:5] for answer in found] == [(taken[rank], nccl, 3, 4.0) for rank in range(2)]
+    assert found[1][5] == {"from": "the first"}
+
+
+def test_a_gpu_by_its_number_is_refused_where_several_processes_would_share_it(
+    two: list[torch.Tensor],
+) -> None:
+    with pytest.raises(ConfigError, match="device='cuda:1' with 2 processes: each takes a GPU .*; give device='cuda'$"):
+        Ranks().join("cuda:1")
+
+
+def test_one_process_alone_asks_for_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_sees_gpu", lambda: pytest.fail("asked"))
+    Ranks().join("cuda:1")

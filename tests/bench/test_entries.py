@@ -35,6 +35,10 @@ def lacks_bfloat16(precision, device):
     return None if precision == "float32" else "a better processor"
 
 
+def lacks_tf32(precision, device):
+    return "a GPU" if precision == "tf32" else None
+
+
 TOY_TRUNK = {"trunk": "resnet18", "image_size": 32, "batch": 2, "batches": 1, "product": 64}
 
 
@@ -42,6 +46,7 @@ def test_trunk_measures_an_engine_against_eager_and_the_product(bench, monkeypat
     monkeypatch.setattr("pipeline.bench.trunk.available_engines", lambda device, precision: ["torch"])
     monkeypatch.setattr("pipeline.bench.trunk.lacks", lacks_bfloat16)
     found = finite(bench_trunk(bench, **TOY_TRUNK))
+    assert "plain eager and torch.mm in float32" in next(iter(found.values())).note
     assert next(iter(found)) == "torch ÷ plain eager" and sum("÷ torch.mm" in name for name in found) == 2
 
 
@@ -49,7 +54,7 @@ def test_trunk_measures_an_engine_against_eager_and_the_product(bench, monkeypat
 @pytest.mark.parametrize("others", [False, True])
 def test_trunk_measures_every_installed_engine_and_holds_some_to_a_floor(bench, monkeypatch, others):
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr("pipeline.bench.trunk.lacks", (lambda *_: None) if others else lacks_bfloat16)
+    monkeypatch.setattr("pipeline.bench.trunk.lacks", lacks_tf32 if others else lacks_bfloat16)
     found = finite(bench_trunk(bench, **TOY_TRUNK))
     held = ["onnxruntime", *(["torch bfloat16", "onnxruntime int8"] if others else [])]
     assert {name for name, f in found.items() if f.goal} == {f"{name} ÷ plain eager" for name in held}
@@ -70,7 +75,7 @@ def test_extract_measures_against_the_forward_and_the_plain_script(bench, monkey
     monkeypatch.setattr("pipeline.bench.extraction.lacks", lacks_bfloat16)
     monkeypatch.setattr("pipeline.bench.extraction.MANY", 2)
     if large:
-        monkeypatch.setattr("pipeline.bench.extraction.lacks", lambda p, d: "it" if p == "bfloat16" else None)
+        monkeypatch.setattr("pipeline.bench.extraction.lacks", lambda p, d: "it" if p in ("tf32", "bfloat16") else None)
     found = finite(
         bench_extract(
             dataclasses.replace(bench, large=large), trunk="resnet18", image_size=32, photographs=30, large=17, batch=4
@@ -131,6 +136,18 @@ def test_photographs_have_the_size_of_photographs(tmp_path):
         assert 30_000 < path.stat().st_size < 60_000
         with Image.open(path) as image:
             assert math.prod(image.size) == pytest.approx(200_000, rel=0.05)
+
+
+def test_after_many_photographs_earlier_ones_come_again_in_files_that_are_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.bench.images.DRAWN", 0)  # so that FEWEST are drawn
+    make_photographs(tmp_path, 40, size=(64, 50))
+    files = {int(path.stem): path for path in tmp_path.rglob("*.jpg")}
+    pixels = {}
+    for number, path in files.items():
+        with Image.open(path) as image:
+            pixels[number] = image.tobytes()
+    assert len({path.read_bytes() for path in files.values()}) == 40
+    assert pixels[16] == pixels[32] == pixels[0] and len(set(pixels.values())) == 16
 
 
 def test_no_two_small_images_are_the_same(tmp_path):

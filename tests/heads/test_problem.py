@@ -140,3 +140,11 @@ def test_what_cannot_be_learned_from_is_refused_when_the_problem_is_made(changes
 def test_what_is_not_legal_is_refused_when_the_problem_is_made(changes, words):
     with pytest.raises(ConfigError, match=words):
         problem(**changes)
+
+
+def test_a_gpu_of_a_number_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert problem(device="cuda:1").target == torch.device("cuda:1")
+    with pytest.raises(ConfigError, match="'cuda:2' is not there"):
+        problem(device="cuda:2")

@@ -26,7 +26,7 @@ def test_rows_from_a_float16_map_are_standardised_float32(tmp_path, resident):
     X = np.memmap(tmp_path / "x.bin", dtype=np.float16, mode="r", shape=(40, 6))
     rows = StandardRows(X, fit_standardization(X), CPU, resident=resident)
     expected = StandardScaler().fit_transform(X.astype(np.float64))
-    index = np.array([2, 5, 39])
+    index = torch.tensor([2, 5, 39])
     taken = rows.take(index)
     assert taken.dtype == torch.float32
     np.testing.assert_allclose(taken.numpy(), expected[index], atol=1e-6)

@@ -12,12 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import extract
 from pipeline.cli.main import main
 from pipeline.store import open_cache
+from pipeline.store.find import view_path
+from tests.other_device import as_made_on
 
 OPTIONS = ["--trunk", "resnet18", "--weights", "random:0", "--image-size", "32", "--batch-size", "4"]
 OPTIONS += ["--block-rows", "4"]
 WAYS = {
+    "auto": [],
     "float32": ["--engine", "torch"],
     "exact": ["--engine", "torch", "--decode", "exact"],
     "bfloat16": ["--precision", "bfloat16", "--force-precision"],
@@ -100,3 +104,21 @@ def test_a_killed_rank_ends_the_job_and_it_resumes(few: Path, alone: Path, tmp_p
     assert job.wait(timeout=120) != 0
     assert not list((tmp_path / "features").glob("*.h5"))
     assert extracted(2, few, tmp_path).read_bytes() == alone.read_bytes()
+
+
+@pytest.mark.slow
+def test_ranks_are_served_a_file_of_another_kind_of_device(few: Path, tmp_path: Path) -> None:
+    """And write it anew for other labels, without a trunk."""
+    source, root = Path(shutil.copytree(few, tmp_path / "few")), tmp_path / "w"
+    found = extract(source, workspace=root, trunk="resnet18", weights="random:0", image_size=32, views=1)
+    made, view = as_made_on("cuda", found.cache), as_made_on("cuda", Path(found.views[0]))
+    view.rename(view_path(made, 1))
+    bits = made.read_bytes()
+    for label in ("ant", "wasp"):
+        (source / "ant").rename(source / label)
+        done = subprocess.run([*command(2, source, root, "auto"), "--views", "1"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert (done.stdout + done.stderr).count("and is taken as it is") == 1
+        assert (made.read_bytes() == bits) == (label == "ant")
+    assert open_cache(made).classes[-1] == open_cache(view_path(made, 1)).classes[-1] == "wasp"
+    assert len(list((root / "features").glob("*.h5"))) == 2

@@ -296,13 +296,17 @@ def add_cache(shop: Shop) -> None:
         columns_of(cache), readable_of(cache)
         return images_of(cache)
 
-    about = {**made.about, "history": [{"step": "relabel"}], "columns": {"path": "Bild"}}
+    card = dict.fromkeys(("name", "capability", "cuda", "rocm", "cudnn", "driver"), "1.0")
+    about = {**made.about, "history": [{"step": "relabel"}], "columns": {"path": "Bild"}, "gpus": [card]}
     shop.kinds["attribute about"] = Kind(
         about,
         lambda data: set_text(about=data),
         read,
         unread=frozenset({*(made.about.keys() - about_fields()), "history[0].step"}),
-        optional=frozenset({"history", "from_here", "readable", "columns", "columns.path"}),
+        optional=frozenset(
+            {"history", "from_here", "readable", "columns", "columns.path", "gpus"}
+            | {f"gpus[0].{name}" for name in card.keys() - {"name", "capability"}}
+        ),
     )
     shop.kinds["attribute versions"] = Kind(
         made.versions, lambda data: set_text(versions=data), read, optional=frozenset(made.versions)
@@ -318,7 +322,7 @@ def add_cache(shop: Shop) -> None:
 
 
 def about_fields() -> set[str]:
-    return {"source", "root", "notes", "weights", "pretrained", "from_here", "columns", "readable"}
+    return {"source", "root", "notes", "weights", "pretrained", "from_here", "columns", "readable", "gpus"}
 
 
 KINDS = (

@@ -12,6 +12,9 @@ from typing import Protocol
 
 import torch
 
+from pipeline.heads.eigen import eigh
+from pipeline.heads.staging import on_device, on_gpu
+
 MEMORY = 10  # corrections that L-BFGS remembers at most
 MEMORY_AT_FIRST = 2  # far from the optimum the curvature changes so fast that old corrections hold steps back
 STEPS_PER_CORRECTION = 5  # after which one more is remembered
@@ -20,6 +23,8 @@ COUPLING_FLOOR = 1e-6  # of the strongest
 SLOPE_KEPT = 0.3  # a step is long enough where the slope along it has fallen to this share
 TRIALS = 20  # of a step's length
 PIECE_BYTES = 1 << 20  # of logits that are worked on at once, so that they stay in the processor's cache
+GPU_PIECE_BYTES = 128 << 20  # ... and by a GPU, which computes that in the time that it takes to ask for it
+SMALL = 256  # classes whose coupling the processor decomposes for a GPU
 LEAVE_SHARE = 8  # converged problems leave when they are one in this many: leaving copies the arrays
 CURVATURE_FLOOR = 1e-12  # a class that no row is unsure of has no curvature; a step must still be finite
 PATIENCE = 100  # iterations without a better gradient after which rounding has the last word
@@ -48,7 +53,7 @@ class Objective:
     penalty: torch.Tensor  # (K,) float64
 
     def select(self, kept: torch.Tensor) -> Objective:
-        """The same for the problems at ``kept`` (a mask or places)."""
+        """The same for the problems at the places ``kept``."""
         return replace(self, weighting=self.weighting[kept], penalty=self.penalty[kept])
 
     def weights_of(self, piece: slice) -> torch.Tensor:
@@ -59,7 +64,8 @@ class Objective:
     def pieces(self) -> Iterator[slice]:
         """Runs of rows whose logits are worked on at once."""
         n, columns = len(self.y), self.n_classes * len(self.penalty)
-        size = max(256, PIECE_BYTES // (columns * self.variance.element_size()))
+        at_once = GPU_PIECE_BYTES if on_gpu(self.y.device) else PIECE_BYTES
+        size = max(256, at_once // (columns * self.variance.element_size()))
         for start in range(0, n, size):
             yield slice(start, min(n, start + size))
 
@@ -174,7 +180,7 @@ def minimise(
     with S the classes' coupling. One that has come no closer for PATIENCE iterations is given up.
     """
     run = _Run(objective, start)
-    k, device = len(start), start.device
+    k = len(start)
     n_iter, n_evals = torch.zeros(k, dtype=torch.int64), torch.zeros(k, dtype=torch.int64)
     end = Minimum(torch.empty_like(start), n_iter, n_evals, torch.zeros(k, dtype=torch.bool))
     alive = torch.arange(k)
@@ -190,14 +196,14 @@ def minimise(
         leave = done | (number - since >= PATIENCE) | (number == max_iter)
         if not leave.all() and int(leave.sum()) * LEAVE_SHARE < len(alive):
             continue
-        out, places = alive[leave], leave.to(device)
-        end.theta[out.to(device)] = run.theta[places]
+        out, stay = alive[leave], (~leave).nonzero().squeeze(1)
+        places = on_device(leave.nonzero().squeeze(1), start.device)  # (a mask would have a GPU tell how many they are)
+        end.theta.index_copy_(0, on_device(out, start.device), run.theta.index_select(0, places))
         end.n_iter[out], end.n_evals[out], end.converged[out] = number, number + 1, done[leave]
-        stay = ~leave
         alive, best, since = alive[stay], best[stay], since[stay]
         if not len(alive):
             break
-        run.keep(~places)
+        run.keep(on_device(stay, start.device))
     return end
 
 
@@ -211,16 +217,23 @@ class _Run:
         zero = not bool(start.any())
         at = torch.zeros(k, c, n, dtype=start.dtype, device=start.device) if zero else self._forward(self.theta)
         self.logits = _Logits(objective, at)
-        self.history: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self.history: list[tuple[torch.Tensor, torch.Tensor]] = []  # what moved, and what the gradient changed by
+        self.rho = torch.zeros(0, k, dtype=torch.float64, device=start.device)  # 1 / their inner products
         self.steps = 0
         self._settle(self.logits.evaluate(None, objective.penalty))
-        self.gradient = self._gradient()
+        self._differentiate()
 
     def _forward(self, theta: torch.Tensor) -> torch.Tensor:
         k, c, wide = theta.shape
         out = self.objective.product.forward(theta[..., :-1].reshape(k * c, wide - 1)).view(k, c, -1)
         out += theta[..., -1:]
         return out.sub_(out.gather(1, self.objective.y.expand(k, 1, -1)))
+
+    def _differentiate(self) -> None:
+        """The gradient, ``down``, the direction that the preconditioner makes of it, and their inner product."""
+        self.gradient = self._gradient()
+        self.down = self._precondition(self.gradient)
+        self.fall = _dot(self.gradient, self.down)
 
     def _gradient(self) -> torch.Tensor:
         residual = self.logits.residual
@@ -241,7 +254,8 @@ class _Run:
         self.loss = point.loss
         dtype = self.theta.dtype
         if self.steps % COUPLING_STEPS == 0:
-            values, vectors = torch.linalg.eigh(self.logits.coupling())
+            decompose = eigh if self.objective.n_classes <= SMALL else torch.linalg.eigh
+            values, vectors = decompose(self.logits.coupling())
             values = torch.maximum(values, COUPLING_FLOOR * values[:, -1:]).clamp_min_(CURVATURE_FLOOR)
             self.turn, self.shares = vectors.to(dtype), values / values.sum(dim=1, keepdim=True)
         h = (self.shares * point.curvature.unsqueeze(1)).clamp_min(CURVATURE_FLOOR).to(dtype).unsqueeze(2)
@@ -258,8 +272,7 @@ class _Run:
     def left(self, tol: float, fall_tol: float) -> torch.Tensor:
         """How far each problem is from converged (K,): 1 or less is there."""
         length = torch.linalg.vector_norm(self.gradient, dim=2).amax(dim=1).double()
-        fall = 0.5 * _dot(self.gradient, self._precondition(self.gradient))
-        return torch.maximum(length / tol, fall / (fall_tol * self.value()))
+        return torch.maximum(length / tol, 0.5 * self.fall / (fall_tol * self.value()))
 
     def value(self) -> torch.Tensor:
         """The objectives (K,)."""
@@ -277,20 +290,19 @@ class _Run:
         self.theta = self.theta + moved
         self.steps += 1
         self._settle(point)
-        gradient = self._gradient()
-        self._remember(moved, gradient - self.gradient)
-        self.gradient = gradient
+        before = self.gradient
+        self._differentiate()
+        self._remember(moved, self.gradient - before)
 
     def _descent(self) -> tuple[torch.Tensor, torch.Tensor]:
         """A direction (K, C, r + 1) and the slope (K,) along it; where rounding has spoilt the memory, without it."""
         d = self._direction()
         slope = _dot(self.gradient, d)
         spoilt = slope >= 0
-        if bool(spoilt.any()):
-            for _, _, rho in self.history:
-                rho[spoilt] = 0
-            d = torch.where(spoilt.view(-1, 1, 1), -self._precondition(self.gradient), d)
-            slope = _dot(self.gradient, d)
+        if on_gpu(d.device) or bool(spoilt.any()):  # (to ask a GPU takes longer than what may be in vain)
+            self.rho.masked_fill_(spoilt, 0)
+            d = torch.where(spoilt.view(-1, 1, 1), -self.down, d)
+            slope = torch.where(spoilt, -self.fall, slope)
         return d, slope
 
     def _search(self, d: torch.Tensor, slope0: torch.Tensor, change: torch.Tensor) -> tuple[torch.Tensor, _Point]:
@@ -324,12 +336,12 @@ class _Run:
         """-H g by the two loops of L-BFGS (Nocedal & Wright, algorithm 7.4), the preconditioner in the middle."""
         q = self.gradient.clone()
         factors = []
-        for s, y, rho in reversed(self.history):
+        for (s, y), rho in zip(reversed(self.history), reversed(self.rho.unbind()), strict=True):
             a = rho * _dot(s, q)
             factors.append(a)
             q.addcmul_(y, -a.to(q.dtype).view(-1, 1, 1))
         q = self._precondition(q)
-        for (s, y, rho), a in zip(self.history, reversed(factors), strict=True):
+        for (s, y), rho, a in zip(self.history, self.rho.unbind(), reversed(factors), strict=True):
             q.addcmul_(s, (a - rho * _dot(y, q)).to(q.dtype).view(-1, 1, 1))
         return q.neg_()
 
@@ -337,16 +349,16 @@ class _Run:
         sy = _dot(s, y)
         rho = torch.where(sy > 0, 1 / sy, torch.zeros_like(sy))  # 0: rounding has eaten this one
         kept = max(MEMORY_AT_FIRST, min(MEMORY, self.steps // STEPS_PER_CORRECTION))
-        self.history = [*self.history[-(kept - 1) :], (s, y, rho)]
+        self.history = [*self.history[-(kept - 1) :], (s, y)]
+        self.rho = torch.cat([self.rho[-(kept - 1) :], rho.unsqueeze(0)])
 
     def keep(self, kept: torch.Tensor) -> None:
-        """Go on with these problems only."""
+        """Go on with the problems at these places only."""
         self.objective = self.objective.select(kept)
-        self.theta, self.gradient, self.loss, self.scale = (
-            t[kept] for t in (self.theta, self.gradient, self.loss, self.scale)
-        )
-        self.turn, self.shares = self.turn[kept], self.shares[kept]
-        self.history = [(s[kept], y[kept], rho[kept]) for s, y, rho in self.history]
+        for name in ("theta", "gradient", "down", "fall", "loss", "scale", "turn", "shares"):
+            setattr(self, name, getattr(self, name)[kept])
+        self.history = [(s[kept], y[kept]) for s, y in self.history]
+        self.rho = self.rho[:, kept]
         self.logits = _Logits(self.objective, self.logits.at[kept])
 
 

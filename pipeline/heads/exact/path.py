@@ -30,18 +30,24 @@ import torch
 
 from pipeline.base.arithmetic import arithmetic
 from pipeline.base.errors import ConfigError
-from pipeline.heads.exact.minimise import Minimum, Objective, Progress, minimise
+from pipeline.base.memory import free_bytes, is_out_of_memory, let_go
+from pipeline.heads.exact.minimise import GPU_PIECE_BYTES, MEMORY, Minimum, Objective, Progress, minimise
 from pipeline.heads.exact.products import Held, Streamed
 from pipeline.heads.exact.spectrum import decompose
-from pipeline.heads.problem import Problem
+from pipeline.heads.problem import Problem, told_where_memory_ends
 from pipeline.heads.rows import Chunks, StandardRows
+from pipeline.heads.staging import on_device, on_gpu
 from pipeline.heads.standardize import fit_standardization, fold
 
 TOL = {torch.float32: 1e-5, torch.float64: 1e-10}  # see ExactFit.converged
 FALL_SHARE = 0.03  # the objective may still fall by this times tol, as a share of it; an estimate, off by 3 or so
 FOLD_SLACK = 10  # a fold's head is only scored: its objective may still fall by 3e-6 of it in float32
 MAX_ITER = 1000
-LOGITS_BYTES = 1 << 28  # of the logits of the cases that advance together
+LOGITS_BYTES = 1 << 28  # of the logits of the cases that advance together, on a processor
+GPU_LOGITS_BYTES = 4 << 30  # ... and on a GPU, whose products grow no faster beyond that
+LOGITS_COPIES = 5  # logits, their residual and their change, and what those that stay are copied to
+VECTORS = 2 * MEMORY + 12  # of a case, of the size of its weights
+PIECES = 8  # of logits that are worked on at once
 PRODUCTS = 40  # of a fit, about
 STRIDE = 4  # of the penalties that the others are interpolated from: a decade on the default path
 EASY = 1000.0  # C times the weight of all rows, up to which a head is found from zero in a few steps
@@ -84,6 +90,7 @@ class Step:
     head: Callable[[], tuple[Float, Float]] = field(repr=False)  # weight (classes, D), bias, on raw features
 
 
+@told_where_memory_ends
 @arithmetic()
 def fit_exact(
     problem: Problem,
@@ -128,26 +135,23 @@ class _Job:
 
     def __init__(self, problem: Problem, n_fits: int) -> None:
         X, n = problem.X, len(problem.X)
-        self.X, self.n_classes, self.n_folds = X, problem.n_classes, problem.n_folds
+        self.n_classes, self.n_folds = problem.n_classes, problem.n_folds
         self.device, self.dtype = problem.target, problem.dtype
         self.standardization = fit_standardization(X, problem.row_weight) if problem.standardize else None
-        rows = StandardRows(X, self.standardization, self.device, resident=False, dtype=self.dtype)
+        on_card, turned = lie(problem, n_fits)
+        self.rows = rows = StandardRows(X, self.standardization, self.device, resident=on_card, dtype=self.dtype)
         # Row 0 of the weights is for all rows, row 1 + f leaves fold f out.
         left_in = np.ones((1 + self.n_folds, n), bool)
         for number in range(self.n_folds):
             left_in[1 + number] = problem.folds != number
         weights = left_in * problem.loss_weight
         self.total = weights.sum(axis=1)  # (1 + folds,)
-        self.weights = torch.from_numpy(weights / self.total[:, None]).to(self.device, self.dtype)
-        self.y = torch.from_numpy(problem.y).to(self.device)
+        self.weights = on_device(weights / self.total[:, None], self.device, self.dtype)
+        self.y = on_device(problem.y, self.device)
         self.spectrum = decompose(rows, self.weights[0])
         # On rows that are not centred the intercept's gradient enters all others, times the mean.
         self.reach = 1.0 + float(self.spectrum.mean.abs().max())
-        self.product: Held | Streamed
-        if turning_pays(problem, n_fits) and turned_bytes(problem) <= problem.memory_bytes:
-            self.product = Held(self.spectrum.rotate(rows))
-        else:
-            self.product = Streamed(rows, self.spectrum)
+        self.product = Held(self.spectrum.rotate(rows)) if turned else Streamed(rows, self.spectrum)
         self.variance = self.product.variance(self.weights[0])
         self.theta: dict[tuple[int, float], torch.Tensor] = {}
         self.fits: dict[tuple[int, float], ExactFit] = {}
@@ -164,19 +168,38 @@ class _Job:
     def _solve(
         self, cases: Sequence[tuple[int, float]], tol: float, max_iter: int, on_step: Callable[[Step], None] | None
     ) -> None:
-        at_once = max(1, LOGITS_BYTES // (len(self.X) * self.n_classes * self.weights.element_size()))
-        for first in range(0, len(cases), at_once):
-            some = cases[first : first + at_once]
-            objective = self._objective(some)
-            start = torch.stack([self._start(number, C) for number, C in some])
-            follow = None if on_step is None else self._follower(on_step)
-            reached = tol / self.reach
-            end = minimise(
-                objective, start, tol=reached, fall_tol=FALL_SHARE * tol, max_iter=max_iter, on_iteration=follow
-            )
+        shape = len(self.y), self.n_classes, len(self.variance) + 1
+        at_once, todo = cases_at_once(shape, self.dtype, self.device), list(cases)
+        while todo:
+            some = todo[:at_once]
+            end = self._minimised(some, tol, max_iter, on_step)
+            if end is None:
+                at_once = len(some) // 2
+                continue
             for k, case in enumerate(some):
                 self.theta[case] = end.theta[k]
             self._certify(some, end, tol)
+            todo = todo[len(some) :]
+
+    def _minimised(
+        self, cases: Sequence[tuple[int, float]], tol: float, max_iter: int, on_step: Callable[[Step], None] | None
+    ) -> Minimum | None:
+        """Where the cases end, advancing together; None where a GPU has no memory for so many of them."""
+        follow = None if on_step is None else self._follower(on_step)
+        try:
+            return minimise(
+                self._objective(cases),
+                torch.stack([self._start(number, C) for number, C in cases]),
+                tol=tol / self.reach,
+                fall_tol=FALL_SHARE * tol,
+                max_iter=max_iter,
+                on_iteration=follow,
+            )
+        except Exception as error:
+            if len(cases) == 1 or not (on_gpu(self.device) and is_out_of_memory(error)):
+                raise
+            let_go(error)
+            return None
 
     def _objective(self, cases: Sequence[tuple[int, float]]) -> Objective:
         weighting = [1 + number for number, _ in cases]
@@ -187,8 +210,8 @@ class _Job:
             self.y,
             self.n_classes,
             self.weights,
-            torch.tensor(weighting, device=self.device),
-            torch.tensor(penalty, dtype=torch.float64, device=self.device),
+            on_device(torch.tensor(weighting), self.device),
+            on_device(torch.tensor(penalty, dtype=torch.float64), self.device),
         )
 
     def _penalty(self, number: int, C: float) -> float:
@@ -211,16 +234,9 @@ class _Job:
     def _follower(self, on_step: Callable[[Step], None]) -> Callable[[Progress], None]:
         def follow(progress: Progress) -> None:
             right = progress.logits[0].argmax(dim=0) == self.y
-            accuracy = float(right.to(torch.float64).mean())
+            objective, accuracy = torch.stack([progress.objective[0], right.to(torch.float64).mean()]).tolist()
             theta = progress.theta[0]
-            on_step(
-                Step(
-                    progress.n_iter,
-                    float(progress.objective[0]),
-                    accuracy,
-                    lambda: self._head(*self._standard_head(theta)),
-                )
-            )
+            on_step(Step(progress.n_iter, objective, accuracy, lambda: self._head(*self._standard_head(theta))))
 
         return follow
 
@@ -281,10 +297,10 @@ class _Job:
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Mean loss (K,), its gradient in the weights (K, C, D) and in the biases (K, C), at heads (K, C, D)."""
         k, c, d = weight.shape
-        W = torch.from_numpy(weight.reshape(k * c, d)).to(self.device)
-        b = torch.from_numpy(bias.reshape(k * c, 1)).to(self.device)
-        rows = StandardRows(self.X, self.standardization, self.device, resident=False, dtype=torch.float64)
-        weighting = torch.tensor([1 + number for number, _ in cases], device=self.device)
+        W = on_device(weight.reshape(k * c, d), self.device)
+        b = on_device(bias.reshape(k * c, 1), self.device)
+        rows = self.rows.otherwise(self.standardization, torch.float64)
+        weighting = on_device(torch.tensor([1 + number for number, _ in cases]), self.device)
 
         def work(chunks: Chunks) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             loss = torch.zeros(k, dtype=torch.float64, device=self.device)
@@ -305,6 +321,45 @@ class _Job:
         return loss.cpu().numpy(), gradient.cpu().numpy(), slope.cpu().numpy()
 
 
+def cases_at_once(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> int:
+    """How many cases advance together, of ``shape`` (rows, classes, coordinates).
+
+    On a GPU half as many, and half again, until they fit in what it has free: so that a little more or less of that
+    mostly leaves the number, and with it the last bits, as they are.
+    """
+    n, classes, wide = shape
+    one = n * classes * dtype.itemsize
+    if not on_gpu(device):
+        return max(1, LOGITS_BYTES // one)
+    cases, takes = max(1, GPU_LOGITS_BYTES // one), LOGITS_COPIES * one + VECTORS * classes * wide * dtype.itemsize
+    free = free_bytes(device) - PIECES * GPU_PIECE_BYTES
+    while cases > 1 and cases * takes > free:
+        cases //= 2
+    return cases
+
+
+def lie(problem: Problem, n_fits: int) -> tuple[bool, bool]:
+    """Where the rows lie for so many fits: on a GPU as they are stored, and turned into their eigenbasis in memory.
+
+    Neither: they are read anew for each product. A GPU holds them as they are stored first, for what is not a product.
+    """
+    allowed = problem.memory_bytes
+    stored = StandardRows.held_bytes(problem.X, problem.target) if on_gpu(problem.target) else 0
+    on_card = 0 < stored <= allowed
+    beside = stored if on_card else 0
+    return on_card, turning_pays(problem, n_fits) and beside + turned_bytes(problem) <= allowed
+
+
+def held_bytes(problem: Problem, n_fits: int) -> int:
+    """Memory that the rows take where they are not read anew for each product: stored on a GPU, otherwise turned.
+
+    0 where they are read anew because that is quicker.
+    """
+    if on_gpu(problem.target):
+        return StandardRows.held_bytes(problem.X, problem.target)
+    return turned_bytes(problem) if turning_pays(problem, n_fits) else 0
+
+
 def turned_bytes(problem: Problem) -> int:
     """Memory that the rows take once they are turned into their eigenbasis."""
     n, d = problem.X.shape
@@ -315,8 +370,8 @@ def turning_pays(problem: Problem, n_fits: int) -> bool:
     """Whether so many fits take less time on rows that are turned once and held than on rows as they are.
 
     To turn N rows of D features costs N D² multiplications, to turn the weights instead D² for each column of each
-    product. Fewer rows than features are turned as they are decomposed; another device than a processor has no memory
-    to read them from anew.
+    product. Fewer rows than features are turned as they are decomposed; a GPU turns rows in less time than it takes to
+    make float32 of them a few times.
     """
     n, d = problem.X.shape
     return n < d or problem.target.type != "cpu" or PRODUCTS * n_fits * problem.n_classes > n

@@ -21,13 +21,14 @@ import numpy.typing as npt
 import torch
 
 from pipeline.base.errors import HeadError
+from pipeline.heads.eigen import eigh
 from pipeline.heads.rows import StandardRows
+from pipeline.heads.staging import on_device
 
 EIGENVALUE_FLOOR = 1e-12  # of the largest, in float64: below it is rounding
 SAMPLED = 8  # rows for each feature, of which G is made where there are more
 ASIDE = 2  # ... and of others, of which the coordinates' variances are
 FEWEST = 20_000  # rows of both together
-AT_ONCE = 1024  # rows of a sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ def decompose(rows: StandardRows, weight: torch.Tensor) -> Spectrum:
     if places is not None:
         _scale_columns(gram, rows.weighted_sum(weight, off=mean))
     # All directions are kept: rotated by an orthogonal matrix nothing is lost, however small an eigenvalue may be.
-    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = eigh(gram)
     return Spectrum(values.clamp_min_(0), (vectors.contiguous(),), mean)
 
 
@@ -110,10 +111,10 @@ def weighed(
         for start, piece in rows.chunks():
             yield piece, weight[start : start + len(piece)]
         return
-    some = weight[torch.from_numpy(places).to(weight.device)]
+    some = weight[on_device(places, weight.device)]
     some = some / some.sum()
-    for first in range(0, len(places), AT_ONCE):
-        yield rows.take(places[first : first + AT_ONCE]), some[first : first + AT_ONCE]
+    for first, piece in rows.picked(places):
+        yield piece, some[first : first + len(piece)]
 
 
 def _scale_columns(gram: torch.Tensor, variance: torch.Tensor) -> None:
@@ -128,7 +129,7 @@ def _of_few(rows: StandardRows, weight: torch.Tensor, mean: torch.Tensor) -> Spe
     """From the N x N matrix of the rows' products; in float64, since its small eigenvalues are divided by."""
     scaled = torch.cat([piece.clone() for _, piece in rows.chunks()]).sub_(mean).mul_(weight[:, None].sqrt()).double()
     _check_not_all_the_same(rows, weight, mean, scaled.square().sum(dim=0))
-    values, left = torch.linalg.eigh(scaled @ scaled.T)
+    values, left = eigh(scaled @ scaled.T)
     kept = values > EIGENVALUE_FLOOR * values[-1]
     deviations, left = values[kept].sqrt(), left[:, kept]
     # Rows times their root weights are left · deviations · vectorsᵀ; a row of no weight is not to be had from that.

@@ -88,7 +88,7 @@ class MlpHeads:
             gradient = self.parameters[f"{2 * place}.weight"].mT @ gradient
             gradient.mul_(units > 0)
             if self._noise is not None:
-                gradient.mul_(self._noise.kept())
+                gradient.mul_(self._noise.kept)
         found["0.bias"] = gradient.sum(dim=2)
         unmixed = gradient if self._mix is None else self._mix.backward(gradient)
         found["0.weight"] = tall_gradient(unmixed, self._x)

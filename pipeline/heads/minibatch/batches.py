@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.heads.rows import StandardRows
+from pipeline.heads.staging import on_device
 
 POOL_BYTES = 128 << 20  # of rows as they are stored
 BLOCK_ROWS = 16  # more mix worse where rows of a class are neighbours, fewer cost more reads
@@ -56,19 +57,29 @@ def epoch_pools(n: int, *, batch_size: int, pool_rows: int, seed: int, epoch: in
         begin = members[-1]
 
 
-def taken(rows: StandardRows, *, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Index, torch.Tensor]]:
-    """An epoch's batches as (row numbers (n,), rows (n, D)), every row once; the disk reads a pool ahead."""
+def taken(rows: StandardRows, *, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """An epoch's batches as (row numbers (n,), rows (n, D)) on the rows' device, every row once.
+
+    The disk reads a pool ahead. Numbers of rows go to the device once an epoch, of rows that are not held once a pool.
+    """
     if rows.resident:
-        for index in epoch_batches(len(rows), batch_size=batch_size, seed=seed, epoch=epoch):
-            yield index, rows.take(index)
+        for at in _sliced(epoch_batches(len(rows), batch_size=batch_size, seed=seed, epoch=epoch), rows.device):
+            yield at, rows.take(at)
         return
     pool_rows = POOL_BYTES // rows.stored_bytes
     pools = epoch_pools(len(rows), batch_size=batch_size, pool_rows=pool_rows, seed=seed, epoch=epoch)
+    lane = rows.lane(min(len(rows), max(pool_rows, batch_size)))
     for batches, following in itertools.pairwise(itertools.chain(pools, [[]])):
         members = np.sort(np.concatenate(batches))
-        pool = rows.pool(members)
+        pool = rows.pool(members, lane)
         if following:
             rows.announce(np.sort(np.concatenate(following)))
-        for index in batches:
-            yield index, pool.take(np.searchsorted(members, index))
+        places = [np.searchsorted(members, index) for index in batches]
+        for at, place in zip(_sliced(batches, rows.device), _sliced(places, rows.device), strict=True):
+            yield at, pool.take(place)
         del pool  # before the next is read
+
+
+def _sliced(batches: list[Index], device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Batches of row numbers as slices of one array on the device."""
+    return torch.split(on_device(np.concatenate(batches), device), [len(index) for index in batches])

@@ -11,21 +11,21 @@ import functools
 import itertools
 from collections.abc import Iterator, Sequence
 
-import torch
-
 from pipeline.base.errors import ConfigError
 from pipeline.heads.kinds.kind import kind_of
 from pipeline.heads.minibatch.batches import POOL_BYTES
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.passes import Data, Epoch, FitResult, Labelled, OnEpoch, Pass, ShouldStop, shared
-from pipeline.heads.problem import Problem
+from pipeline.heads.problem import Problem, told_where_memory_ends
 from pipeline.heads.rows import Array, StandardRows, unkept
+from pipeline.heads.staging import on_device
 from pipeline.heads.standardize import fit_standardization, identity
 
 HEAD_COPIES = 6  # a head's parameters, their two moments, gradient, best epoch and their stacking
 UNIT_COPIES = 6  # a batch's hidden units or logits, their gradients and what lies between
 
 
+@told_where_memory_ends
 def fit_minibatch(
     problem: Problem,
     configs: Sequence[MinibatchConfig],
@@ -75,24 +75,29 @@ def passes(problem: Problem, configs: Sequence[MinibatchConfig]) -> Iterator[tup
 
 def _data(problem: Problem) -> Data:
     """The problem's rows, held where they fit in the budget, train rows first."""
-    val, held = problem.val, StandardRows.held_bytes(problem.X, problem.dtype)
-    resident = held <= problem.memory_bytes
+    val, held, allowed = problem.val, rows_bytes(problem), problem.memory_bytes
+    resident = held <= allowed
     X = problem.X if resident else unkept(problem.X)
     s = fit_standardization(X, problem.row_weight) if problem.standardize else identity(X.shape[1])
 
     def labelled(rows: Array, y: Array, *, resident: bool) -> Labelled:
         scaling = s if problem.standardize else None
         ready = StandardRows(rows, scaling, problem.target, resident=resident, dtype=problem.dtype)
-        return Labelled(ready, torch.from_numpy(y).to(problem.target))
+        return Labelled(ready, on_device(y, problem.target))
 
     train, watched = labelled(X, problem.y, resident=resident), None
     if val is not None:
         beside = held if resident else POOL_BYTES
-        resident = beside + StandardRows.held_bytes(val.X, problem.dtype) <= problem.memory_bytes
+        resident = beside + StandardRows.held_bytes(val.X, problem.target, problem.dtype) <= allowed
         watched = labelled(val.X if resident else unkept(val.X), val.y, resident=resident)
     # A weighted mean, so that a row of weight 2 counts as two rows do.
-    loss_weight = torch.from_numpy(problem.loss_weight / problem.row_weight.mean()).to(problem.target, problem.dtype)
+    loss_weight = on_device(problem.loss_weight / problem.row_weight.mean(), problem.target, problem.dtype)
     return Data(problem.n_classes, X.shape[1], loss_weight, train, watched, s, problem.target, problem.val_metric)
+
+
+def rows_bytes(problem: Problem) -> int:
+    """Bytes that the train rows take where they are held."""
+    return StandardRows.held_bytes(problem.X, problem.target, problem.dtype)
 
 
 def _bytes(config: MinibatchConfig, data: Data) -> int:

@@ -13,7 +13,7 @@ from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import never, passes, tell
 from pipeline.heads.minibatch.passes import FitResult, OnEpoch, Pass, ShouldStop
-from pipeline.heads.problem import Problem
+from pipeline.heads.problem import Problem, told_where_memory_ends
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Halving:
         return found
 
 
+@told_where_memory_ends
 def successive_halving(
     problem: Problem,
     configs: Sequence[MinibatchConfig],

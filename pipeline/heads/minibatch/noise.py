@@ -1,6 +1,8 @@
 """What is random in a head's training, drawn from each head's own streams: first weights, mixup, dropout.
 
-A head's streams depend on its seed alone, so that it draws the same numbers whoever trains beside it.
+A head's streams depend on its seed alone, so that it draws the same numbers whoever trains beside it. First weights and
+mixup are drawn on the processor, the same for every device; dropout, a number for each unit of each row, by the device
+itself: a GPU drops other units than a processor does.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 
 from pipeline.heads.minibatch.config import MinibatchConfig
+from pipeline.heads.staging import on_device
 
 EPS = 1e-12  # of a length that is divided by, torch.nn.functional.normalize's
 
@@ -52,7 +55,9 @@ class Mix:
 
 
 class Noise:
-    """The streams of K heads."""
+    """The streams of K heads; ``kept`` (K, 1, 1) float32 is what a unit that stayed was multiplied by."""
+
+    kept: torch.Tensor
 
     def __init__(
         self, configs: Sequence[MinibatchConfig], device: torch.device, dtype: torch.dtype = torch.float32
@@ -63,11 +68,16 @@ class Noise:
         self._generators = [torch.Generator(device).manual_seed(c.seed) for c in configs]
         self._alphas = [c.mixup for c in configs]
         self._rates = [c.dropout for c in configs]
+        self._set_kept()
 
     def keep(self, heads: Sequence[int]) -> None:
         """Forget all heads but those at the places given, in that order."""
         for name in ("_rngs", "_generators", "_alphas", "_rates"):
             setattr(self, name, [getattr(self, name)[j] for j in heads])
+        self._set_kept()
+
+    def _set_kept(self) -> None:
+        self.kept = on_device(torch.tensor([1 / (1 - rate) for rate in self._rates]), self._device).view(-1, 1, 1)
 
     def mix(self, n: int) -> Mix | None:
         """How the next batch of n rows is mixed; None where no head mixes. A head that does not takes no draws."""
@@ -79,8 +89,8 @@ class Noise:
             if alpha:
                 share[k] = rng.beta(alpha, alpha)
                 partner[k] = rng.permutation(n)
-        order = torch.from_numpy(partner).to(self._device)
-        return Mix(torch.from_numpy(share).to(self._device, self._dtype), order, order.argsort(dim=1))
+        order = on_device(partner, self._device)
+        return Mix(on_device(share, self._device, self._dtype), order, order.argsort(dim=1))
 
     @property
     def drops(self) -> bool:
@@ -92,10 +102,6 @@ class Noise:
         for head, rate, generator in zip(units, self._rates, self._generators, strict=True):
             if rate:
                 head.mul_(torch.empty_like(head).bernoulli_(1 - rate, generator=generator)).div_(1 - rate)
-
-    def kept(self) -> torch.Tensor:
-        """What a unit that stayed was multiplied by, (K, 1, 1) float32."""
-        return torch.tensor([1 / (1 - rate) for rate in self._rates], device=self._device).view(-1, 1, 1)
 
 
 def uniform(

@@ -26,9 +26,11 @@ from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.noise import Mix, Noise
 from pipeline.heads.minibatch.updates import AdamW, Sgd, Update
 from pipeline.heads.rows import StandardRows
+from pipeline.heads.staging import on_device, on_gpu
 from pipeline.heads.standardize import Standardization
 
-LOGITS_BYTES = 32 << 20  # of one product when a split is scored
+LOGITS_BYTES = 32 << 20  # of one product when a split is scored, on a processor
+GPU_LOGITS_BYTES = 256 << 20
 
 OnEpoch = Callable[[int, "Epoch"], None]
 ShouldStop = Callable[[], bool]
@@ -126,16 +128,15 @@ class Labelling:
 
 
 def softmax_loss(
-    logits: torch.Tensor, labellings: Sequence[Labelling], smoothing: torch.Tensor
+    logits: torch.Tensor, labellings: Sequence[Labelling], smoothing: torch.Tensor, *, smooth: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed losses (K,) float64 of logits (K, C, n), and the gradient (K, C, n) of the mean over rows.
 
     With targets q = (1 - s) onehot(y) + s / C and a row's weight w, its loss is -w Σ q log p and the gradient in its
-    logits w (p - q); s is ``smoothing`` (K,).
+    logits w (p - q); s is ``smoothing`` (K,), and ``smooth`` whether any of it is above 0: asking a GPU takes time.
     """
     k, c, n = logits.shape
     s = smoothing.view(k, 1)
-    smooth = bool(smoothing.any())
     log_p = torch.log_softmax(logits, dim=1)
     total = sum((one.share * one.weight for one in labellings[1:]), labellings[0].share * labellings[0].weight)
     loss = (total * (s * log_p.mean(dim=1))).sum(dim=1, dtype=torch.float64) if smooth else 0.0
@@ -189,9 +190,9 @@ class Pass:
         self._heads.parameters = {n: p.to(data.loss_weight.dtype) for n, p in self._heads.parameters.items()}
         self._noise = Noise(configs, data.device, data.loss_weight.dtype)
         self._lr, self._decay, self._smoothing = (
-            torch.tensor([getattr(c, name) for c in configs], device=data.device, dtype=data.loss_weight.dtype)
-            for name in ("lr", "weight_decay", "label_smoothing")
+            self._settings(name, data.loss_weight.dtype) for name in ("lr", "weight_decay", "label_smoothing")
         )
+        self._no_decay = torch.zeros_like(self._decay)
         self._updates = {name: self._update(p) for name, p in self._heads.parameters.items()}
         self._records = [
             _Record({name: p[k].clone() for name, p in self._heads.parameters.items()}, []) for k in range(len(configs))
@@ -202,7 +203,11 @@ class Pass:
     def _update(self, parameter: torch.Tensor) -> Update:
         if self.configs[0].solver == "adamw":
             return AdamW(parameter)
-        return Sgd(parameter, torch.tensor([c.momentum for c in self.configs], device=self._data.device))
+        return Sgd(parameter, self._settings("momentum", torch.float32))
+
+    def _settings(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """A setting of each config (K,)."""
+        return on_device(torch.tensor([getattr(c, name) for c in self.configs], dtype=dtype), self._data.device)
 
     @arithmetic()
     def advance(self, until: int, on_epoch: OnEpoch, should_stop: ShouldStop) -> None:
@@ -217,8 +222,8 @@ class Pass:
             hits = torch.zeros_like(loss)
             n, factor = len(self._data.train.rows), self._factor()
             batches = taken(self._data.train.rows, batch_size=first.batch_size, seed=first.order, epoch=self._epoch)
-            for index, x in batches:
-                self._step(index, x, loss, hits)
+            for at, x in batches:
+                self._step(at, x, loss, hits)
             self._close(factor, loss / n, hits / n, on_epoch)
         self._seconds += time.perf_counter() - began
 
@@ -237,19 +242,23 @@ class Pass:
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * self._steps / (self._batches * self.configs[0].epochs)))
 
-    def _step(self, index: npt.NDArray[np.int64], x: torch.Tensor, loss: torch.Tensor, hits: torch.Tensor) -> None:
-        """One batch, of the rows x at ``index``: add its summed losses and hits, then update."""
-        data, at = self._data, torch.from_numpy(index).to(self._data.device)
-        mix = self._noise.mix(len(index))
+    def _step(self, at: torch.Tensor, x: torch.Tensor, loss: torch.Tensor, hits: torch.Tensor) -> None:
+        """One batch, of the rows x whose numbers are ``at``: add its summed losses and hits, then update.
+
+        Nothing here waits for a GPU: what it is asked in an epoch it is asked as fast as Python can.
+        """
+        data = self._data
+        mix = self._noise.mix(len(at))
         logits = self._heads.forward(x, mix, self._noise)
         labellings = _labellings(data.train.y[at], data.loss_weight[at], mix)
         for one in labellings:
             hits += (one.share * _hits(logits, one.y)).sum(dim=1)
-        lost, gradient = softmax_loss(logits, labellings, self._smoothing)
+        smooth = any(self.configs[k].label_smoothing for k in self.alive)
+        lost, gradient = softmax_loss(logits, labellings, self._smoothing, smooth=smooth)
         loss += lost
         lr = self._lr * self._factor()
         for name, found in self._heads.backward(gradient).items():
-            decay = self._decay if decays(name) else torch.zeros_like(self._decay)
+            decay = self._decay if decays(name) else self._no_decay
             self._updates[name].step(self._heads.parameters[name], found, lr, decay)
         self._steps += 1
 
@@ -262,15 +271,17 @@ class Pass:
         val = self._score(self._data.val) if self._data.val is not None else None
         if val is not None:
             finite &= torch.isfinite(val[0])
+        # All of it at once: each number asked of a GPU alone would wait for it anew.
+        figures = torch.stack([finite.double(), loss, accuracy, *(val or ())], dim=1).tolist()
         stay = []
         for j, k in enumerate(self.alive):
             record, config = self._records[k], self.configs[k]
             record.n_iter = self._steps
-            if not finite[j]:
+            is_finite, lost, right, *of_val = figures[j]
+            if not is_finite:
                 record.diverged = True
                 continue
-            val_loss, val_accuracy = (float(val[0][j]), float(val[1][j])) if val is not None else (None, None)
-            lost, right = float(loss[j]), float(accuracy[j])
+            val_loss, val_accuracy = of_val or (None, None)
             assert config.lr is not None
             epoch = Epoch(self._epoch, lost, right, val_loss, val_accuracy, config.lr * factor)
             record.trace.append(epoch)
@@ -286,9 +297,9 @@ class Pass:
     def _keep(self, stay: list[int]) -> None:
         if len(stay) == len(self.alive):
             return
-        places = torch.tensor(stay, dtype=torch.int64, device=self._data.device)
+        places = on_device(torch.tensor(stay, dtype=torch.int64), self._data.device)
         self.alive = [self.alive[j] for j in stay]
-        for name in ("_lr", "_decay", "_smoothing"):
+        for name in ("_lr", "_decay", "_no_decay", "_smoothing"):
             setattr(self, name, getattr(self, name)[places])
         self._heads.parameters = {name: p[places] for name, p in self._heads.parameters.items()}
         for update in self._updates.values():
@@ -301,7 +312,8 @@ class Pass:
         loss = torch.zeros(len(first), dtype=torch.float64, device=self._data.device)
         hits = torch.zeros_like(loss)
         widest = max(p.shape[1] for p in self._heads.parameters.values())
-        at_once = max(1, LOGITS_BYTES // (4 * len(first) * max(widest, self._data.n_classes)))
+        logits_bytes = GPU_LOGITS_BYTES if on_gpu(self._data.device) else LOGITS_BYTES
+        at_once = max(1, logits_bytes // (4 * len(first) * max(widest, self._data.n_classes)))
         for start, piece in split.rows.chunks():
             labels = split.y[start : start + len(piece)]
             for x, y in zip(torch.split(piece, at_once), torch.split(labels, at_once), strict=True):
@@ -316,18 +328,19 @@ class Pass:
         """What each config has reached, its tensors for raw rows; the pass ends with this."""
         began, records = time.perf_counter(), self._records
         self._heads.parameters = {name: torch.stack([r.tensors[name] for r in records]) for name in records[0].tensors}
-        _, accuracy = self._score(self._data.train)
+        accuracy = self._score(self._data.train)[1].tolist()
+        arrays = {name: stacked.cpu().numpy() for name, stacked in self._heads.parameters.items()}
         seconds = self._seconds + time.perf_counter() - began
         return [
             FitResult(
                 config=config,
                 tensors=self._kind.folded(
-                    {name: tensor.cpu().numpy() for name, tensor in record.tensors.items()}, self._data.standardization
+                    {name: stacked[k].copy() for name, stacked in arrays.items()}, self._data.standardization
                 ),
                 trace=record.trace,
                 best_epoch=record.best.epoch if record.best is not None else 0,
                 val_accuracy=record.best.val_accuracy if record.best is not None else None,
-                train_accuracy=float(accuracy[k]),
+                train_accuracy=accuracy[k],
                 seconds=seconds,
                 diverged=record.diverged,
                 n_iter=record.n_iter,

@@ -37,7 +37,7 @@ def checked(plan: Plan) -> tuple[Plan, FrozenTrunk | None]:
         EngineError: they are too far apart; nothing was begun.
     """
     earlier, fresh = _earlier(plan)
-    if not len(fresh):
+    if not len(fresh) or plan.target.needs is not None:  # nothing is computed here
         return (plan if earlier is None else _with(plan, earlier)), None
     trunk = open_trunk(plan.recipe, plan.settings, plan.contents.block_rows, plan.desk)
     found = _sampled(plan, trunk, fresh)

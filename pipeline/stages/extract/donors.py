@@ -100,6 +100,12 @@ def _rows_with(wanted: NDArray[np.uint8], theirs: NDArray[np.uint8], usable: NDA
     return first[place.ravel()]
 
 
+def lacking_rows(there: store.Cache, digests: NDArray[np.uint8], now: Readable) -> int:
+    """How many of the images of these digests (N, 32) have no row in a finished file, or have one to be tried again."""
+    found = _rows_with(digests, there.digests, ~failed_for_a_limit(there, now))
+    return int(((found < 0) | ~digests.any(axis=1)).sum())
+
+
 def failed_for_a_limit(then: store.Cache, now: Readable) -> NDArray[np.bool_]:
     """(N,) the images of an earlier file that failed and may come out well now: larger ones are let in, or a format
     can be read that could not be.

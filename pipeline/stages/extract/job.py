@@ -25,14 +25,14 @@ from pipeline.base.ranks import Ranks
 from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
 from pipeline.images import View, open_images
-from pipeline.runs.recipe import geometry_of, provenance_of
 from pipeline.runs.remarks import tell_of_outdated
 from pipeline.stages.extract import words
 from pipeline.stages.extract.blocks import Task, do_blocks, recipe_of_begun
 from pipeline.stages.extract.plan import Plan, plan_file
 from pipeline.stages.extract.results import ExtractResult, Work
 from pipeline.stages.extract.settings import ExtractSettings
-from pipeline.store.find import make_latest, view_path
+from pipeline.stages.extract.target import Beside
+from pipeline.store.find import make_latest
 from pipeline.store.rewrite import tidy
 from pipeline.trunk.identity import available_engines
 
@@ -45,14 +45,14 @@ HANDFUL = 5
 def extract(settings: ExtractSettings, desk: Workspace) -> ExtractResult:
     """Stage one with settings made. Under ``torchrun`` every process calls it."""
     ranks = Ranks()
-    ranks.join()
+    ranks.join(settings.device)
     try:
         plain = _one_file(settings, desk, ranks, None)
         views = []
         for number in range(1, settings.views + 1):
-            there = _of_view(settings, plain.cache, number)
             desk.watch.say(f"augmented copy {number} of {settings.views} of the train images")
-            views.append(_one_file(there, desk, ranks, View(number, settings.view_seed)))
+            beside = Beside(store.open_cache(plain.cache), View(number, settings.view_seed))
+            views.append(_one_file(settings, desk, ranks, beside))
         return dataclasses.replace(
             plain,
             new=plain.new + sum(v.new for v in views),
@@ -63,23 +63,15 @@ def extract(settings: ExtractSettings, desk: Workspace) -> ExtractResult:
         ranks.leave()
 
 
-def _of_view(settings: ExtractSettings, cache: Path, number: int) -> ExtractSettings:
-    """Those of a view's file: decoded, and in int8 between the bounds, as the cache that it lies beside."""
-    made_by = provenance_of(store.open_cache(cache))
-    decode = "scaled" if geometry_of(made_by).scaled else "exact"
-    there = dataclasses.replace(settings, name=None, out=view_path(cache, number), decode=decode, recalibrate=False)
-    return dataclasses.replace(there, calibration=str(cache)) if made_by["precision"] == "int8" else there
+def _one_file(settings: ExtractSettings, desk: Workspace, ranks: Ranks, beside: Beside | None) -> ExtractResult:
+    return _lead(settings, desk, ranks, beside) if ranks.first else _follow(settings, desk, ranks)
 
 
-def _one_file(settings: ExtractSettings, desk: Workspace, ranks: Ranks, view: View | None) -> ExtractResult:
-    return _lead(settings, desk, ranks, view) if ranks.first else _follow(settings, desk, ranks)
-
-
-def _lead(settings: ExtractSettings, desk: Workspace, ranks: Ranks, view: View | None) -> ExtractResult:
+def _lead(settings: ExtractSettings, desk: Workspace, ranks: Ranks, beside: Beside | None) -> ExtractResult:
     """The only process, or the one that plans, creates and publishes for all."""
     began = time.perf_counter()
     with ranks.leading() as announce:
-        plan = plan_file(settings, desk, view)
+        plan = plan_file(settings, desk, beside)
         if (there := plan.unchanged()) is not None:
             announce({"out": None, "made": str(plan.out)})
             return _nothing_to_do(plan, there, began)
@@ -88,11 +80,12 @@ def _lead(settings: ExtractSettings, desk: Workspace, ranks: Ranks, view: View |
                 desk.watch.say(words.going_on(dead))
             plan = plan.looked_again()
             if (there := plan.refreshed()) is None:
+                plan.require_computable()
                 _refuse_missing(plan)
-                plan, trunk = _precision_checked(plan)
+                plan, trunk = _precision_checked(plan.naming_gpus())
                 plan.begin()
-                about = plan.contents.about
-                announce({"out": str(plan.out.resolve()), "source": about["source"], "root": about["root"]})
+                about, key = plan.contents.about, store.key_of(plan.contents.provenance)
+                announce({"out": str(plan.out.resolve()), "source": about["source"], "root": about["root"], "key": key})
                 return _work_and_publish(plan, trunk, ranks, began)
         announce({"out": None, "made": str(plan.out)})
         return _nothing_to_do(plan, there, began)
@@ -110,8 +103,7 @@ def _follow(settings: ExtractSettings, desk: Workspace, ranks: Ranks) -> Extract
     work = do_blocks(job, ranks=ranks, desk=quiet)
     ranks.total(work.forwards)
     ranks.total(0)  # published
-    key = store.key_of(recipe.provenance())
-    return ExtractResult(out, key, 0, work.forwards, 0, 0, time.perf_counter() - began, {}, {}, ())
+    return ExtractResult(out, told["key"], 0, work.forwards, 0, 0, time.perf_counter() - began, {}, {}, ())
 
 
 def _nothing_to_do(plan: Plan, there: store.Cache, began: float) -> ExtractResult:
@@ -146,10 +138,11 @@ def _work_and_publish(plan: Plan, trunk: FrozenTrunk | None, ranks: Ranks, began
     if work.forwards:
         limits = words.Limits(plan.settings.workers or cores(), cores(), exact=not plan.recipe.scaled)
         watch.say(words.bottleneck(work.shares, limits))
-        if plan.settings.decode == "auto" and not plan.recipe.scaled:
+        plain = plan.recipe.view is None
+        if plan.settings.decode == "auto" and plain and not plan.recipe.scaled:
             watch.say(words.decoded_as_before(plan.out))
         slow = plan.recipe.trunk.precision == "float32" and words.trunk_is_the_bottleneck(work.shares)
-        if slow and plan.recipe.view is None and (better := _faster_ones(plan.recipe.trunk.device)):
+        if slow and plain and (better := _faster_ones(plan.recipe.trunk.device)):
             watch.say(words.faster(better))
         result = _with_speed(result, work)
     watch.result(words.done(result, store.failures_path(plan.out)))

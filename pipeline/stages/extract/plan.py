@@ -17,16 +17,17 @@ from numpy.typing import NDArray
 from pipeline import images, store
 from pipeline.base.errors import CacheError, ConfigError
 from pipeline.base.items import GOOD, TRAIN
-from pipeline.base.machine import kind_of_device
+from pipeline.base.machine import gpu
+from pipeline.base.schema import made
 from pipeline.base.spelling import option
 from pipeline.base.workspace import Workspace
-from pipeline.runs.recipe import About, Readable, Recipe, about_of, from_here, images_from, readable_of
+from pipeline.runs.recipe import About, Gpu, Readable, Recipe, about_of, from_here, images_from, readable_of
 from pipeline.stages.extract import words
 from pipeline.stages.extract.calibrate import keep_calibration
 from pipeline.stages.extract.digests import known_digests, read_digests, same_stats
-from pipeline.stages.extract.donors import donor_files, failed_for_a_limit
+from pipeline.stages.extract.donors import donor_files, failed_for_a_limit, lacking_rows
 from pipeline.stages.extract.settings import ExtractSettings
-from pipeline.stages.extract.target import existing, recipe_and_file
+from pipeline.stages.extract.target import Beside, Target, existing, its_device, target_of_view, targets_of
 from pipeline.store.companions import calibration_path
 from pipeline.trunk import identity
 from pipeline.trunk.calibration import Calibration
@@ -41,8 +42,7 @@ class Plan:
 
     Attributes:
         listing: the source's images.
-        recipe: what is asked for.
-        out: the file to make.
+        target: the file to make, and what its rows are made by.
         old: the finished file that was there when this was planned, if any.
         contents: what the finished file must hold.
         notes: what was decided about splits, for the user.
@@ -51,11 +51,20 @@ class Plan:
     settings: ExtractSettings
     desk: Workspace
     listing: images.Listing
-    recipe: Recipe
-    out: Path
+    target: Target
     old: store.Cache | None
     contents: store.Contents
     notes: tuple[str, ...]
+
+    @property
+    def recipe(self) -> Recipe:
+        """What is asked for."""
+        return self.target.recipe
+
+    @property
+    def out(self) -> Path:
+        """The file to make."""
+        return self.target.out
 
     def unchanged(self) -> store.Cache | None:
         """The file that is there, if it holds exactly what is asked for; answered without reading any image."""
@@ -73,15 +82,45 @@ class Plan:
     def looked_again(self) -> Plan:
         """Under the lock: the plan with all digests, where another job has published the file since it was made."""
         unknown = np.asarray(~self.contents.digests.any(axis=1))
-        there = existing(self.out, self.recipe) if unknown.any() else None
+        there = existing(self.out, self.contents.provenance) if unknown.any() else None
         if there is None:
             return self
         contents, _ = self._known_of(there)
         return dataclasses.replace(self, contents=self._hashed(contents, np.asarray(~contents.digests.any(axis=1))))
 
+    def holds_all_rows(self) -> bool:
+        """Whether the file that is there has every row: it is what is asked for, but for order, labels or splits."""
+        return self.old is not None and (self._answers(self.old) or not self.lacking(self.old))
+
+    def lacking(self, there: store.Cache) -> int:
+        """How many rows would have to be computed, were there no other earlier file than this one."""
+        return lacking_rows(there, self.contents.digests, self.contents.about["readable"])
+
+    def require_computable(self) -> None:
+        """Under the lock: see that this machine can compute the rows that are to be computed.
+
+        Raises:
+            ConfigError: it cannot, and says which can.
+        """
+        if self.target.needs is not None:
+            there = existing(self.out, self.contents.provenance)
+            if there is None or self.lacking(there):
+                raise ConfigError(self.target.needs)
+
+    def naming_gpus(self) -> Plan:
+        """Under the lock: the plan of a file that says which GPUs have computed its rows, earlier and now."""
+        earlier = [store.open_partial(path) for path in (self.out, store.partial_path(self.out)) if path.exists()]
+        gpus = [card for cache in earlier for card in about_of(cache).get("gpus", [])]
+        if self.target.kind == "cuda" and self.target.needs is None and (self.old is None or self.lacking(self.old)):
+            gpus.append(made(gpu(self.recipe.trunk.device), Gpu))
+        if not gpus:
+            return self
+        about = {**self.contents.about, "gpus": [card for at, card in enumerate(gpus) if card not in gpus[:at]]}
+        return dataclasses.replace(self, contents=dataclasses.replace(self.contents, about=about))
+
     def refreshed(self) -> store.Cache | None:
         """Under the lock: the file that is there, if nothing but sizes and times had to be renewed in it."""
-        there = existing(self.out, self.recipe)  # another job may have published it while we planned
+        there = existing(self.out, self.contents.provenance)  # another job may have published it while we planned
         if there is None or not self._answers(there):
             return None
         self._keep_bounds()
@@ -101,8 +140,8 @@ class Plan:
             begun = store.open_partial(partial)
             if begun.key != store.key_of(self.contents.provenance):
                 raise CacheError(
-                    f"{partial} was begun with other settings: finish it with those, remove it, or give "
-                    f"another {option('out')}"
+                    f"{partial} was begun with other settings: finish it with those"
+                    f"{its_device(begun, self.contents.provenance)}, remove it, or give another {option('out')}"
                 )
             # A file that could not even be read is tried again: nothing tells whether it has been mended since.
             unread = (begun.states > GOOD) & ~begun.digests.any(axis=1)
@@ -156,31 +195,52 @@ class Plan:
         return dataclasses.replace(contents, digests=digests)
 
 
-def plan_file(settings: ExtractSettings, desk: Workspace, view: images.View | None) -> Plan:
+def plan_file(settings: ExtractSettings, desk: Workspace, beside: Beside | None) -> Plan:
     """List the source, find the trunk's weights and what is there already, and say what the file must hold.
 
     Raises:
         ConfigError, DataError, WeightsError, CacheError: whatever can be known before the first image is decoded.
     """
-    told = desk if view is None else desk.silent()
+    told = desk if beside is None else desk.silent()
     listing = images.list_source(settings.source, told, images.Columns.of(settings))
     if skipped := images.skip_summary(listing.skipped):
         told.watch.say(skipped)
     for warning in listing.warnings:
         told.watch.warn(warning)
-    if not listing.classes and view is None:
-        desk.watch.say(words.no_labels(len(listing.ids)))
-    elif view is None and (bare := int((listing.labels < 0).sum())):
-        desk.watch.say(words.some_without(bare, len(listing)))
+    if not listing.classes:
+        told.watch.say(words.no_labels(len(listing.ids)))
+    elif bare := int((listing.labels < 0).sum()):
+        told.watch.say(words.some_without(bare, len(listing)))
     read = np.zeros((len(listing.ids), 32), np.uint8)
-    recipe, out = recipe_and_file(settings, desk, listing, view, read)
-    old = existing(out, recipe)
+    if beside is not None:
+        return _plan_of(target_of_view(settings, desk, beside), settings, desk, listing, read)
+    own, others = targets_of(settings, desk, listing, read)
+    finished = [_plan_of(other, settings, desk, listing, read) for other in others if other.out.exists()]
+    for plan in finished:
+        if plan.holds_all_rows():
+            desk.watch.say(words.served(plan.out, plan.target.kind, own.kind))
+            return plan
+    if own.needs is not None:
+        raise ConfigError(own.needs)
+    plan = _plan_of(own, settings, desk, listing, read)
+    if others:
+        lacking = finished[0].lacking(finished[0].old) if finished and finished[0].old else None
+        desk.watch.say(words.not_gone_on_with(others[0].out, others[0].kind, own.kind, lacking))
+    return plan
+
+
+def _plan_of(
+    target: Target, settings: ExtractSettings, desk: Workspace, listing: images.Listing, read: NDArray[np.uint8]
+) -> Plan:
+    """The plan of one file; what is found of ``read`` (N, 32), digests that are known so far, is put into it."""
+    old = existing(target.out, target.provenance)
     digests = known_digests(listing, None if settings.rehash else old)
     just_now = read.any(axis=1)
     digests[just_now] = read[just_now]
     # Content decides the split and what can be reused; else images are hashed when they are decoded.
-    if images.needs_carving(listing) or old is not None or _has_donors(out, recipe):
+    if images.needs_carving(listing) or old is not None or _has_donors(target):
         _read_missing(settings, desk, listing, digests)
+    read[:] = digests
     splits = images.assign_splits(
         listing,
         digests,
@@ -189,11 +249,11 @@ def plan_file(settings: ExtractSettings, desk: Workspace, view: images.View | No
         seed=settings.split_seed,
     )
     notes = (*listing.notes, *splits.notes)
-    contents = _contents(settings, listing, recipe, digests, splits.splits, notes)
+    contents = _contents(settings, listing, target, digests, splits.splits, notes)
     about = dict(contents.about)
-    about["from_here"] = from_here(about["root"], about["weights"], out.parent)
+    about["from_here"] = from_here(about["root"], about["weights"], target.out.parent)
     contents = dataclasses.replace(contents, about=about)
-    return Plan(settings, desk, listing, recipe, out, old, contents, notes)
+    return Plan(settings, desk, listing, target, old, contents, notes)
 
 
 def _read_missing(s: ExtractSettings, desk: Workspace, listing: images.Listing, digests: NDArray[np.uint8]) -> None:
@@ -204,21 +264,21 @@ def _read_missing(s: ExtractSettings, desk: Workspace, listing: images.Listing, 
         digests[unknown] = read_digests(s, desk, listing, [listing.ids[i] for i in unknown])
 
 
-def _has_donors(out: Path, recipe: Recipe) -> bool:
-    key = store.key_of(recipe.provenance())
-    return any(store.digests_at(path, key) is not None for path in donor_files(out))
+def _has_donors(target: Target) -> bool:
+    key = store.key_of(target.provenance)
+    return any(store.digests_at(path, key) is not None for path in donor_files(target.out))
 
 
 def _contents(
     s: ExtractSettings,
     listing: images.Listing,
-    recipe: Recipe,
+    target: Target,
     digests: NDArray[np.uint8],
     splits: NDArray[np.uint8],
     notes: Sequence[str],
 ) -> store.Contents:
     """What the finished file must hold, rows in order (split, id)."""
-    order = np.lexsort((np.arange(len(listing.ids)), splits))
+    recipe, order = target.recipe, np.lexsort((np.arange(len(listing.ids)), splits))
     if recipe.view is not None:  # val and test are never augmented
         order = order[splits[order] == TRAIN]
         if not len(order):
@@ -244,8 +304,8 @@ def _contents(
         classes=listing.classes,
         dim=info.dim(recipe.trunk.layer),
         dtype=s.dtype,
-        block_rows=s.block_rows or BLOCK_ROWS[kind_of_device(recipe.trunk.device)],
-        provenance=recipe.provenance(),
+        block_rows=s.block_rows or BLOCK_ROWS[target.kind],
+        provenance=target.provenance,
         about={**about, **identity.library_version(info.trunk)},
         columns={name: [cells[i] for i in order.tolist()] for name, cells in listing.columns.items()},
     )

@@ -90,7 +90,9 @@ class ExtractSettings:
         "images in one forward pass; by default 16 on a CPU, 128 on a GPU (64 on mps), more if they are small",
         minimum=1,
     )
-    workers: int | None = st.option(None, "decoding threads; by default one per core", minimum=1)
+    workers: int | None = st.option(
+        None, "decoding threads; by default one per core, which the processes of a machine share", minimum=1
+    )
     block_rows: int | None = st.option(
         None, "rows written and checksummed together; by default 128 on a CPU, 1024 on a GPU (512 on mps)", minimum=1
     )

@@ -63,6 +63,32 @@ def fewer_at_once(batch: int) -> str:
     return f"out of memory: {many(batch, 'image')} at once from here on"
 
 
+def served(cache: Path, made_on: str, own: str) -> str:
+    """Said where a file that another kind of device has made holds all that is asked for."""
+    return (
+        f"engine.device: {cache.name} was computed on {made_on}, and is taken as it is: nothing is to be computed; new "
+        f"images would need {made_on}; {option('device', own)} computes all of it anew, in another file"
+    )
+
+
+def not_gone_on_with(cache: Path, made_on: str, own: str, lacking: int | None) -> str:
+    """Said where a file of another kind of device is not finished (``lacking`` None) or lacks images."""
+    why = "is not finished" if lacking is None else f"lacks {many(lacking, 'image')} of these"
+    where = "" if made_on == "cpu" else ", where there is one"
+    return (
+        f"engine.device: {cache.name} was computed on {made_on} and {why}: another file is made on {own}; "
+        f"{option('device', made_on)} goes on with that one{where}"
+    )
+
+
+def needs(cache: Path, engine: Mapping[str, object], own: str) -> str:
+    """Why no row of a cache can be computed here: another ``engine`` (name, version and device) has made it."""
+    return (
+        f"{cache.name} was computed by {engine['name']} {engine['version']} on {engine['device']}, and so must be "
+        f"what belongs to it: go on there, or give {option('device', own)}, which makes another file of all of it"
+    )
+
+
 def numbers(values: Sequence[float]) -> str:
     """Numbers in words."""
     return " ".join(f"{v:g}" for v in values)

@@ -78,7 +78,7 @@ def finetune(settings: FinetuneSettings, desk: Workspace) -> FinetuneResult:
             "leave it out, or train "
             "in one process"
         )
-    ranks.join()
+    ranks.join(settings.device)
     try:
         return _finetune(settings, ranks, desk if ranks.first else desk.silent())
     finally:

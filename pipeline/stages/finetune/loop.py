@@ -21,6 +21,7 @@ from pipeline.base.arithmetic import arithmetic
 from pipeline.base.errors import ConfigError, HeadError, Interrupted
 from pipeline.base.interrupt import StopRequest
 from pipeline.base.machine import kind_of_device
+from pipeline.base.memory import is_out_of_memory
 from pipeline.base.spelling import option
 from pipeline.base.transfer import uploaded
 from pipeline.stages.finetune import scoring, words
@@ -31,7 +32,6 @@ from pipeline.stages.finetune.scoring import Score
 from pipeline.stages.finetune.state import Clock, Progress, State
 from pipeline.stages.finetune.tally import Tally
 from pipeline.stages.finetune.task import Task
-from pipeline.trunk.engines.base import is_out_of_memory
 
 
 class Piece(NamedTuple):

@@ -206,7 +206,8 @@ class PrefixMaps:
 
 def maps_provenance(recipe: Recipe, before: str, shape: tuple[int, ...]) -> Mapping[str, Any]:
     """What decides the maps' numbers: the feature cache's fields, with the layer, no pooling, and the plain network."""
-    told, library = recipe.provenance(), FAMILIES[parted(recipe.trunk.info.trunk)[0]]
+    # The cache's own engine need not be installed here.
+    told, library = recipe.computed(engine="torch").provenance(), FAMILIES[parted(recipe.trunk.info.trunk)[0]]
     return {
         **told,
         "trunk": {**told["trunk"], "layer": before, "pooling": "none", "shape": list(shape)},

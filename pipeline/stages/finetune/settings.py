@@ -106,7 +106,12 @@ class FinetuneSettings:
     precision: str = st.precision("training; bfloat16 by autocast, weights stay float32", *LEARNING)
     force_precision: bool = st.force_precision()
     device: str = st.device()
-    workers: int | None = st.option(None, "decoding threads; by default one per core", minimum=1, identity=False)
+    workers: int | None = st.option(
+        None,
+        "decoding threads; by default one per core, which the processes of a machine share",
+        minimum=1,
+        identity=False,
+    )
 
     def __post_init__(self) -> None:
         st.check(self)

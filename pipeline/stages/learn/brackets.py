@@ -24,6 +24,7 @@ from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch
 from pipeline.heads.minibatch.halving import Halving, successive_halving
 from pipeline.heads.minibatch.space import sample_configs
+from pipeline.heads.problem import check_device
 from pipeline.heads.rows import StandardRows
 from pipeline.runs.held_out import HeldOut
 from pipeline.stages.learn.held_out import of_folds, refit_folds
@@ -68,7 +69,7 @@ def minibatch_search(task: Task[SearchSettings]) -> Ranking:
     """
     settings, space = task.settings, Space.of(task.settings)
     state = SearchState(task, space.varied)
-    task.say_if_not_held(StandardRows.held_bytes(task.train.X))
+    task.say_if_not_held(StandardRows.held_bytes(task.train.X, check_device(settings.device)))
     if settings.optuna is None:
         done = _halved(task, space, state)
     else:

@@ -32,10 +32,12 @@ class HeadSettings:
     class_weight: str = st.option("none", "balanced weighs each class by 1 / its share", choices=("none", "balanced"))
     views: int = st.option(0, VIEWS_HELP, minimum=0)
     seed: int = st.option(MinibatchConfig.seed, "seed of all that is drawn at random", minimum=0)
-    device: str = st.option("cpu", "where a head is fitted", choices=("cpu", "cuda"), identity=False)
-
+    device: str = st.device("cpu", "a head is fitted", identity=False)
     memory: float | None = st.option(
-        None, "GiB of memory that rows may be held in; by default an eighth of the machine's", above=0, identity=False
+        None,
+        "GiB that rows may be held in; by default an eighth of the machine's memory, on a GPU a third of what is free",
+        above=0,
+        identity=False,
     )
 
     def __post_init__(self) -> None:

@@ -13,12 +13,13 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.base.errors import HeadError
-from pipeline.base.machine import memory_share
+from pipeline.base.errors import ConfigError, HeadError
+from pipeline.base.machine import resolve_device
+from pipeline.base.memory import memory_share
 from pipeline.base.spelling import option
 from pipeline.base.words import many, size
 from pipeline.base.workspace import Workspace
-from pipeline.heads.exact.path import ExactFit, Step, fit_exact, turned_bytes, turning_pays
+from pipeline.heads.exact.path import ExactFit, Step, fit_exact, held_bytes
 from pipeline.heads.problem import Problem, Split
 from pipeline.runs import folder as runs
 from pipeline.runs import remarks
@@ -52,6 +53,11 @@ class Task(Generic[S]):
             return self.train
         return Rows(*(np.concatenate(pair) for pair in ((self.train.X, self.val.X), (self.train.y, self.val.y))))
 
+    @property
+    def device(self) -> str:
+        """Where heads are fitted."""
+        return device_of_heads(self.settings.device)
+
     @functools.cached_property
     def images(self) -> NDArray[np.int64]:
         """The number (n,) of each row's image among the different ones of ``both``; a view's is its image's."""
@@ -82,8 +88,8 @@ class Task(Generic[S]):
             folds=folds,
             val=Split(val.X, val.y) if val is not None and len(val) else None,
             val_metric=self.settings.val_metric,
-            device=self.settings.device,
-            memory=self.memory,
+            device=self.device,
+            memory=self.settings.memory_bytes,
         )
 
     def exact(
@@ -96,15 +102,18 @@ class Task(Generic[S]):
     ) -> list[ExactFit]:
         """The exact heads of ``rows``; where memory does not allow what would be faster, it is said."""
         problem = self.problem(rows, folds=folds)
-        if turning_pays(problem, len(Cs) * (1 + problem.n_folds)):
-            self.say_if_not_held(turned_bytes(problem))
+        self.say_if_not_held(held_bytes(problem, len(Cs) * (1 + problem.n_folds)))
         return fit_exact(problem, Cs, on_step=on_step)
 
     @property
     def memory(self) -> int:
-        """Bytes that rows may be held in."""
+        """Bytes of the device that rows may be held in.
+
+        Raises:
+            ConfigError: a device that is not there.
+        """
         told = self.settings.memory_bytes
-        return memory_share() if told is None else told
+        return memory_share(self.device) if told is None else told
 
     def say_if_not_held(self, needed: int) -> None:
         """Say that rows which take so many bytes are read for each pass, where there is less memory for them."""
@@ -115,13 +124,30 @@ class Task(Generic[S]):
             )
 
 
+def device_of_heads(requested: str) -> str:
+    """The device that heads are fitted on.
+
+    Raises:
+        ConfigError: one that is not there, or that has no float64.
+    """
+    found = resolve_device(requested)
+    if found == "mps":
+        raise ConfigError(
+            f"{option('device', found)} runs a trunk alone: heads are fitted in float64 as well, which it does not "
+            f"have; give {option('device', 'cpu')}"
+        )
+    return found
+
+
 def task_of(settings: S, desk: Workspace) -> Task[S]:
     """The rows that the settings name, checked before long work.
 
     Raises:
         CacheError: no such cache, or a damaged one.
         HeadError: no train rows, or a folder that cannot be written.
+        ConfigError: a device that is not there.
     """
+    device_of_heads(settings.device)
     cache = find_cache(settings.cache, desk)
     require_ours(cache)
     runs.require_writable(desk)

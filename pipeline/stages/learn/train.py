@@ -13,9 +13,8 @@ from pipeline.base.spelling import option
 from pipeline.base.watch import TraceRow
 from pipeline.base.workspace import Workspace
 from pipeline.heads.exact.path import Step
-from pipeline.heads.minibatch.fit import fit_minibatch
+from pipeline.heads.minibatch.fit import fit_minibatch, rows_bytes
 from pipeline.heads.minibatch.passes import Epoch
-from pipeline.heads.rows import StandardRows
 from pipeline.heads.scores.tally import linear_figures
 from pipeline.show.trace import observe
 from pipeline.stages.learn import words
@@ -84,7 +83,7 @@ def _minibatch(task: Task[TrainSettings]) -> Fit:
         watch.trace(rows[-1], of=settings.epochs)
 
     problem = task.problem(task.train, val=task.val)
-    task.say_if_not_held(StandardRows.held_bytes(problem.X, problem.dtype))
+    task.say_if_not_held(rows_bytes(problem))
     [found] = fit_minibatch(problem, [settings.config()], on_epoch=tell)
     if found.diverged:
         watch.end_trace()

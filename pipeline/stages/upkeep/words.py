@@ -50,6 +50,7 @@ def contents(plain: Mapping[str, Any]) -> Table:
         **({"unlabelled": many(n, "row")} if classes and (n := plain.get("unlabelled")) else {}),
         "source": about["source"],
         **_precision(made_by, about.get("agreement")),
+        **({"computed on": "; ".join(map(_gpu, about["gpus"]))} if "gpus" in about else {}),
         **({"decoding": DECODED_SCALED} if "scaled" in made_by.get("decode", {}) else {}),
         "trunk": f"{made_by['trunk']['name']}, {made_by['trunk']['layer']}; weights {weights}",
         "created": plain["created"],
@@ -61,6 +62,11 @@ def contents(plain: Mapping[str, Any]) -> Table:
 def _precision(made_by: Mapping[str, Any], agreed: Mapping[str, Any] | None) -> dict[str, str]:
     """Of features that were not computed in float32: how near they are to those."""
     return {} if agreed is None else {"precision": f"{made_by['precision']}; {how_near(agreed)}"}
+
+
+def _gpu(card: Mapping[str, str]) -> str:
+    words = {"capability": "compute capability", "cuda": "CUDA", "rocm": "ROCm", "cudnn": "cuDNN", "driver": "driver"}
+    return f"{card['name']} ({', '.join(f'{words[name]} {card[name]}' for name in words if name in card)})"
 
 
 def per_class(plain: Mapping[str, Any], limit: int = CLASSES_NAMED) -> Table:

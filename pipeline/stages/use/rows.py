@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.files import make_folder, try_writing, whole, writing
+from pipeline.base.machine import resolve_device
 from pipeline.base.spelling import option
 from pipeline.base.words import many
 from pipeline.base.workspace import Workspace
@@ -104,8 +105,10 @@ def rows(settings: RowsSettings, desk: Workspace) -> RowsResult:
     else:
         require_head(run)
         cache = runs.cache_of(run)
+    # A device that is not there is told of before a look at test rows is put on record; a head needs none.
+    device = resolve_device(settings.device) if run is not None and run.stage == "finetune" else settings.device
     parts, before = opened_rows(run, cache, settings.split, desk)
-    chosen = Selection(cache, parts, run, settings.device, desk)
+    chosen = Selection(cache, parts, run, device, desk)
     if not len(chosen):
         raise DataError(f"{cache.path.name} has no good rows of {', '.join(settings.split or ('any split',))}")
     follow = desk.watch.track("rows", len(chosen), unit="rows")

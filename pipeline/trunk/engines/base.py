@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -14,17 +13,6 @@ from torch import nn
 # image. float32 leaves about 1e-6 after 50 to 150 layers; bfloat16 has 8 significant bits. What is coarser than
 # float32 is judged by all features of an image (``pipeline.trunk.engines.check``): a single one may be far off.
 TOLERANCE = {"float32": 1e-5, "tf32": 2.0**-8, "bfloat16": 2.0**-5, "int8": 2.0**-1}
-_OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "not enough memory",
-    "failed to allocate memory",
-    "bad_alloc",
-    "bad allocation",
-    "alloc_failed",
-    "unable to find an engine to execute this computation",  # cuDNN's, where no algorithm has room to work in
-)
 
 
 @dataclass(eq=False)
@@ -80,11 +68,3 @@ def through(engine: Engine, slot: Slot, pixels: NDArray[np.uint8]) -> NDArray[np
     places[len(pixels) :] = 0
     engine.start(slot)
     return engine.finish(slot)[: len(pixels)].copy()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an engine's error means that a smaller batch may fit."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, Exception) and any(words in text for words in _OUT_OF_MEMORY)

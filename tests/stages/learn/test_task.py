@@ -82,3 +82,8 @@ def test_memory_decides_whether_rows_are_held_and_it_is_said(
 def test_no_memory_at_all_is_refused(workshop: SimpleNamespace, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="memory is 0"):
         train(workshop.cache.cache, memory=0, workspace=tmp_path)
+
+
+def test_a_device_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="device='mps': PyTorch sees no GPU of Apple's"):
+        task_of(SearchSettings("no-such-cache", device="mps"), Workspace(tmp_path))

@@ -183,7 +183,7 @@ def test_a_gpu_without_room_for_one_image_is_told_with_what_is_free(
 
     monkeypatch.setattr(frozen, "open_engine", full)
     words = (
-        r"out of memory with one image of 32 px \(1.5 GiB of the GPU's 80.0 GiB are free\): give a smaller "
+        r"out of memory with one image of 32 px \(1.5 GiB of the GPU's memory are free\): give a smaller "
         "image_size, or device='cpu'"
     )
     with device_double(memory=80 * GIB) as double:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.base.errors import ConfigError, WeightsError
-from pipeline.trunk.engines.base import TOLERANCE, Engine, is_out_of_memory
+from pipeline.trunk.engines.base import TOLERANCE, Engine
 from pipeline.trunk.engines.check import check_engine, eager_features
 from pipeline.trunk.engines.fold import FoldedTrunk
 from pipeline.trunk.engines.open import open_engine
@@ -427,44 +427,3 @@ def test_a_folder_that_cannot_be_written_is_named(
         spec = TrunkSpec(info, "layer3", "onnxruntime", "float32", "cpu")
         open_engine(spec, *trunk_of(model, "layer3"), batch=1, work_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-# -- memory -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("error", "is_it"),
-    [
-        (MemoryError(), True),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
-        (RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc"), True),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
-        (KeyboardInterrupt(), False),
-    ],
-)
-def test_running_out_of_memory_is_told_from_other_errors(error: BaseException, is_it: bool) -> None:
-    assert is_out_of_memory(error) is is_it
-
-
-def test_an_allocation_that_pytorch_refuses_is_out_of_memory() -> None:
-    """The real words of the installed PyTorch."""
-    with pytest.raises(RuntimeError) as error:
-        torch.empty(1 << 60, dtype=torch.uint8)
-    assert is_out_of_memory(error.value)
-
-
-# -- GPU --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_gpu_gives_torchvisions_features_within_the_tolerance(
-    opened: Open, model: nn.Module, trunk: nn.Module, info: WeightsInfo, pixels: Pixels, precision: str
-) -> None:
-    engine = opened("torch", device="cuda", precision=precision)
-    assert_close(engine(pixels), torchvision_features(model, pixels), TOLERANCE[precision])
-    assert np.array_equal(engine(pixels[:1]), engine(pixels)[:1])
-    assert eager_features(trunk, info, pixels).shape == (BATCH, 512)
