@@ -95,10 +95,8 @@ class StandardRows:
         return self._device
 
     @property
-    def _at_once(self) -> int:
-        """Rows of a piece: as many as a processor's cache or a GPU's cores are busy with."""
-        if not on_gpu(self._device):
-            return chunk_rows(self.dim)
+    def _piece_rows(self) -> int:
+        """Rows of a piece on a GPU."""
         return max(1, min(GPU_CHUNK_ROWS, GPU_CHUNK_BYTES // (8 * self.dim)))
 
     def _standard(self, x: torch.Tensor) -> torch.Tensor:
@@ -117,7 +115,7 @@ class StandardRows:
 
     def _sent(self, start: int, stop: int) -> Chunks:
         """Runs of rows as they are stored, on a GPU: slices of what it holds, or two pieces that take turns."""
-        size = self._at_once
+        size = self._piece_rows
         pieces = [(first, min(first + size, stop)) for first in range(start, stop, size)]
         if self._held is not None:
             yield from ((first, self._held[first:end]) for first, end in pieces)
@@ -163,7 +161,7 @@ class StandardRows:
         """Rows in order as (first row's number, rows (n, D)); the next rows take the place of those before."""
         stop = len(self) if stop is None else stop
         if on_gpu(self._device):
-            room = torch.empty(min(stop - start, self._at_once), self.dim, dtype=self.dtype, device=self._device)
+            room = torch.empty(min(stop - start, self._piece_rows), self.dim, dtype=self.dtype, device=self._device)
             for first, piece in self._sent(start, stop):
                 yield first, self._standard(room[: len(piece)].copy_(piece))
         elif self._held is not None:
@@ -174,7 +172,7 @@ class StandardRows:
 
     def picked(self, places: npt.NDArray[np.int64]) -> Chunks:
         """The rows at ascending ``places`` (n,) in pieces, as (number of its first place, rows)."""
-        size = PICKED_ROWS if not on_gpu(self._device) else self._at_once
+        size = self._piece_rows if on_gpu(self._device) else PICKED_ROWS
         lane = self.lane(min(size, len(places))) if self._held is None else None
         at = torch.from_numpy(places) if self._held is None else on_device(places, self._device)
         for first in range(0, len(at), size):

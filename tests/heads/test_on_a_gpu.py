@@ -15,7 +15,8 @@ from pipeline.base.memory import memory_share
 from pipeline.heads import rows as rows_module
 from pipeline.heads.estimators import ExactLinearHead, ExactLinearHeadCV, MinibatchHead
 from pipeline.heads.exact import minimise, path
-from pipeline.heads.exact.path import cases_at_once, fit_exact, held_bytes, lie
+from pipeline.heads.exact.path import fit_exact
+from pipeline.heads.exact.room import cases_at_once, held_bytes, lie
 from pipeline.heads.minibatch import batches, passes
 from pipeline.heads.minibatch.config import MinibatchConfig
 from pipeline.heads.minibatch.fit import fit_minibatch, rows_bytes

@@ -30,9 +30,10 @@ import torch
 
 from pipeline.base.arithmetic import arithmetic
 from pipeline.base.errors import ConfigError
-from pipeline.base.memory import free_bytes, is_out_of_memory, let_go
-from pipeline.heads.exact.minimise import GPU_PIECE_BYTES, MEMORY, Minimum, Objective, Progress, minimise
+from pipeline.base.memory import is_out_of_memory, let_go
+from pipeline.heads.exact.minimise import Minimum, Objective, Progress, minimise
 from pipeline.heads.exact.products import Held, Streamed
+from pipeline.heads.exact.room import cases_at_once, lie
 from pipeline.heads.exact.spectrum import decompose
 from pipeline.heads.problem import Problem, told_where_memory_ends
 from pipeline.heads.rows import Chunks, StandardRows
@@ -43,12 +44,6 @@ TOL = {torch.float32: 1e-5, torch.float64: 1e-10}  # see ExactFit.converged
 FALL_SHARE = 0.03  # the objective may still fall by this times tol, as a share of it; an estimate, off by 3 or so
 FOLD_SLACK = 10  # a fold's head is only scored: its objective may still fall by 3e-6 of it in float32
 MAX_ITER = 1000
-LOGITS_BYTES = 1 << 28  # of the logits of the cases that advance together, on a processor
-GPU_LOGITS_BYTES = 4 << 30  # ... and on a GPU, whose products grow no faster beyond that
-LOGITS_COPIES = 5  # logits, their residual and their change, and what those that stay are copied to
-VECTORS = 2 * MEMORY + 12  # of a case, of the size of its weights
-PIECES = 8  # of logits that are worked on at once
-PRODUCTS = 40  # of a fit, about
 STRIDE = 4  # of the penalties that the others are interpolated from: a decade on the default path
 EASY = 1000.0  # C times the weight of all rows, up to which a head is found from zero in a few steps
 NEIGHBOURS = 4  # solved penalties that a start is interpolated from
@@ -319,62 +314,6 @@ class _Job:
 
         loss, gradient, slope = (sum(part[1:], part[0]) for part in zip(*rows.by_threads(work), strict=True))
         return loss.cpu().numpy(), gradient.cpu().numpy(), slope.cpu().numpy()
-
-
-def cases_at_once(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> int:
-    """How many cases advance together, of ``shape`` (rows, classes, coordinates).
-
-    On a GPU half as many, and half again, until they fit in what it has free: so that a little more or less of that
-    mostly leaves the number, and with it the last bits, as they are.
-    """
-    n, classes, wide = shape
-    one = n * classes * dtype.itemsize
-    if not on_gpu(device):
-        return max(1, LOGITS_BYTES // one)
-    cases, takes = max(1, GPU_LOGITS_BYTES // one), LOGITS_COPIES * one + VECTORS * classes * wide * dtype.itemsize
-    free = free_bytes(device) - PIECES * GPU_PIECE_BYTES
-    while cases > 1 and cases * takes > free:
-        cases //= 2
-    return cases
-
-
-def lie(problem: Problem, n_fits: int) -> tuple[bool, bool]:
-    """Where the rows lie for so many fits: on a GPU as they are stored, and turned into their eigenbasis in memory.
-
-    Neither: they are read anew for each product. A GPU holds them as they are stored first, for what is not a product.
-    """
-    allowed = problem.memory_bytes
-    stored = StandardRows.held_bytes(problem.X, problem.target) if on_gpu(problem.target) else 0
-    on_card = 0 < stored <= allowed
-    beside = stored if on_card else 0
-    return on_card, turning_pays(problem, n_fits) and beside + turned_bytes(problem) <= allowed
-
-
-def held_bytes(problem: Problem, n_fits: int) -> int:
-    """Memory that the rows take where they are not read anew for each product: stored on a GPU, otherwise turned.
-
-    0 where they are read anew because that is quicker.
-    """
-    if on_gpu(problem.target):
-        return StandardRows.held_bytes(problem.X, problem.target)
-    return turned_bytes(problem) if turning_pays(problem, n_fits) else 0
-
-
-def turned_bytes(problem: Problem) -> int:
-    """Memory that the rows take once they are turned into their eigenbasis."""
-    n, d = problem.X.shape
-    return int(n * min(n, d) * problem.dtype.itemsize)
-
-
-def turning_pays(problem: Problem, n_fits: int) -> bool:
-    """Whether so many fits take less time on rows that are turned once and held than on rows as they are.
-
-    To turn N rows of D features costs N D² multiplications, to turn the weights instead D² for each column of each
-    product. Fewer rows than features are turned as they are decomposed; a GPU turns rows in less time than it takes to
-    make float32 of them a few times.
-    """
-    n, d = problem.X.shape
-    return n < d or problem.target.type != "cpu" or PRODUCTS * n_fits * problem.n_classes > n
 
 
 def waves(Cs: Sequence[float], total: float) -> list[list[int]]:

@@ -69,7 +69,7 @@ def minibatch_search(task: Task[SearchSettings]) -> Ranking:
     """
     settings, space = task.settings, Space.of(task.settings)
     state = SearchState(task, space.varied)
-    task.say_if_not_held(StandardRows.held_bytes(task.train.X, check_device(settings.device)))
+    task.say_if_not_held(StandardRows.held_bytes(task.train.X, check_device(task.device)))
     if settings.optuna is None:
         done = _halved(task, space, state)
     else:

@@ -19,7 +19,8 @@ from pipeline.base.memory import memory_share
 from pipeline.base.spelling import option
 from pipeline.base.words import many, size
 from pipeline.base.workspace import Workspace
-from pipeline.heads.exact.path import ExactFit, Step, fit_exact, held_bytes
+from pipeline.heads.exact.path import ExactFit, Step, fit_exact
+from pipeline.heads.exact.room import held_bytes
 from pipeline.heads.problem import Problem, Split
 from pipeline.runs import folder as runs
 from pipeline.runs import remarks

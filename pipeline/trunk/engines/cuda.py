@@ -29,7 +29,7 @@ class _Locked(Slot):
     done: torch.cuda.Event
 
 
-class Lane:
+class GraphRunner:
     """The way of one network's batches (batch, S, S, 3) uint8; several may be on it, each in a slot of its own.
 
     Attributes:

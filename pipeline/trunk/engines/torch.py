@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pipeline.base.arithmetic import arithmetic
 from pipeline.base.machine import kind_of_device
 from pipeline.trunk.engines.base import Slot, through
-from pipeline.trunk.engines.cuda import Lane
+from pipeline.trunk.engines.cuda import GraphRunner
 from pipeline.trunk.engines.fold import FoldedTrunk
 from pipeline.trunk.identity import engine_version
 
@@ -27,21 +27,21 @@ class TorchEngine:
         net.net.to(_DTYPES[precision])
         self.net = net.to(device).to(memory_format=torch.channels_last)
         self._shape = (batch, image_size, image_size, 3)
-        self._lane = None
+        self._runner = None
         if kind_of_device(device) == "cuda":
-            self._lane = Lane(self.net, self._shape, device, precision)
+            self._runner = GraphRunner(self.net, self._shape, device, precision)
         self._own = self.slot()
 
     def slot(self) -> Slot:
         """A new slot, its places black."""
-        if self._lane is not None:
-            return self._lane.slot()
+        if self._runner is not None:
+            return self._runner.slot()
         return Slot(np.zeros(self._shape, np.uint8), np.zeros((self.batch, self.dim), np.float32))
 
     def start(self, slot: Slot) -> None:
         """Begin to compute what is in a slot."""
-        if self._lane is not None:
-            self._lane.start(slot)
+        if self._runner is not None:
+            self._runner.start(slot)
             return
         with torch.inference_mode(), arithmetic(self.precision):
             # As they lie, the numbers are in channels-last layout already.
@@ -50,8 +50,8 @@ class TorchEngine:
 
     def finish(self, slot: Slot) -> NDArray[np.float32]:
         """Features (batch, dim) float32 of a slot that was started."""
-        if self._lane is not None:
-            self._lane.wait(slot)
+        if self._runner is not None:
+            self._runner.wait(slot)
         return slot.found
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

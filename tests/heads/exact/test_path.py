@@ -13,6 +13,7 @@ from pipeline.base.errors import ConfigError, HeadError
 from pipeline.heads import standardize
 from pipeline.heads.exact import path, spectrum
 from pipeline.heads.exact.path import fit_exact, lagrange, waves
+from pipeline.heads.exact.room import turned_bytes
 from pipeline.heads.problem import Problem
 from pipeline.heads.rows import StandardRows
 from pipeline.heads.standardize import fit_standardization
@@ -325,13 +326,13 @@ def test_rows_are_turned_where_so_many_fits_cost_less_on_them_and_memory_allows_
     for kind in (path.Held, path.Streamed):
         monkeypatch.setattr(path, kind.__name__, lambda *of, kind=kind: used.append(kind.__name__) or kind(*of))
     problem = Problem(X, y, 3)
-    assert path.turned_bytes(problem) == 900 * 25 * 4
+    assert turned_bytes(problem) == 900 * 25 * 4
     few, many = [0.1], np.logspace(-3, 1, 20)
     for Cs, memory in ((few, 1 << 30), (many, 1 << 30), (many, 900 * 25 * 4 - 1), (few, 900 * 25 * 4)):
         fit_exact(dataclasses.replace(problem, memory=memory), Cs)
     assert used == ["Streamed", "Held", "Streamed", "Streamed"]
     wide = Problem(np.tile(X[:20], 3), y[:20], 3)
-    assert path.turned_bytes(wide) == 20 * 20 * 4
+    assert turned_bytes(wide) == 20 * 20 * 4
     fit_exact(wide, few)
     assert used[4:] == ["Held"]
 

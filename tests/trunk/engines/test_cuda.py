@@ -13,7 +13,7 @@ from torch import nn
 from pipeline.base.errors import EngineError, WeightsError
 from pipeline.base.workspace import Workspace
 from pipeline.trunk import frozen, identity
-from pipeline.trunk.engines.cuda import Lane
+from pipeline.trunk.engines.cuda import GraphRunner
 from pipeline.trunk.engines.fold import FoldedTrunk
 from pipeline.trunk.engines.torch import TorchEngine
 from pipeline.trunk.families.family import anatomy_of
@@ -132,7 +132,7 @@ def test_a_network_that_cannot_be_recorded_is_launched_operation_by_operation(
     expected = [engine_of(trunk, info, "cpu")(pixels) for pixels in batches]
     with device_double(late=True):
         engine = engine_of(trunk, info, "cuda")
-        assert isinstance(engine._lane, Lane) and not engine._lane.recorded
+        assert isinstance(engine._runner, GraphRunner) and not engine._runner.recorded
         found = in_flight(engine, batches)
         assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
 
