@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.base.transfer import uploaded
 from pipeline.heads.standardize import FLOATS, copied
 
 
@@ -24,10 +25,7 @@ def on_device(
 ) -> torch.Tensor:
     """Values of this machine's memory on a device, as ``dtype`` where given; not for what is overwritten later."""
     there = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
-    if not on_gpu(device):
-        return there.to(device, dtype)
-    # Page-locked memory that is freed is kept by PyTorch until the copies from it have ended.
-    return there.to(dtype=dtype).pin_memory().to(device, non_blocking=True)
+    return uploaded(there.to(dtype=dtype), device)
 
 
 def stored_type(X: npt.NDArray[Any]) -> torch.dtype:

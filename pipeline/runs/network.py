@@ -23,7 +23,7 @@ from torch import nn
 from pipeline.base.arithmetic import arithmetic
 from pipeline.base.errors import ConfigError, HeadError
 from pipeline.base.machine import cores, kind_of_device, resolve_device
-from pipeline.base.memory import is_out_of_memory
+from pipeline.base.memory import free_bytes, is_out_of_memory, let_go
 from pipeline.base.records import read_file
 from pipeline.base.spelling import option
 from pipeline.base.transfer import uploaded
@@ -166,9 +166,9 @@ def within_memory(device: str) -> Iterator[None]:
     except RuntimeError as error:
         if kind_of_device(device) != "cuda" or not is_out_of_memory(error):
             raise
-        free, there = torch.cuda.mem_get_info(device)
+        let_go(error)
         raise ConfigError(
-            f"out of memory: {option('device', device)} has {size(free)} of {size(there)} free, and the network takes "
+            f"out of memory: {option('device', device)} has {size(free_bytes(device))} free, and the network takes "
             f"more: end what else runs there, or give {option('device', 'cpu')}"
         ) from error
 

@@ -186,11 +186,13 @@ def mixed(
     half. The order of the rows is random, so neighbours are; and a pair is the same however a batch is cut (see
     :func:`share`).
     """
-    places = np.arange(len(rows))
-    partner = np.where(places ^ 1 < len(rows), places ^ 1, places)
-    drawn = np.array([draw(MIX, seed, epoch, rows[i & ~1]).beta(alpha, alpha) for i in range(len(rows))])
-    shares = np.where(partner != places, np.maximum(drawn, 1 - drawn), 1.0).astype(np.float32)
-    swapped, own = (uploaded(torch.from_numpy(values), x.device) for values in (partner, shares))
+    partner = [i ^ 1 if i ^ 1 < len(rows) else i for i in range(len(rows))]
+    drawn = [float(draw(MIX, seed, epoch, rows[i & ~1]).beta(alpha, alpha)) for i in range(len(rows))]
+    shares = [max(d, 1 - d) if p != i else 1.0 for i, (d, p) in enumerate(zip(drawn, partner, strict=True))]
+    swapped, own = (
+        uploaded(torch.tensor(partner), x.device),
+        uploaded(torch.tensor(shares, dtype=torch.float32), x.device),
+    )
     weight = own.view(-1, *[1] * (x.ndim - 1))
     mixture: Any = weight * x + (1 - weight) * x[swapped]
     return mixture, swapped, own

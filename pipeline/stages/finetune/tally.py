@@ -33,6 +33,7 @@ class Tally:
         self.every = STEPS[kind_of_device(device)]
         # float64, in which float32 sums of pieces are added as they always were.
         self._figures = torch.zeros(self.every, 2, dtype=torch.float64, device=device)
+        self._places = [row.unbind() for row in self._figures]
         self._images: dict[int, int] = {}  # of the steps that are not read yet, by their number
 
     @property
@@ -43,12 +44,12 @@ class Tally:
     def begin(self, number: int, images: int) -> None:
         """The step of this number in its epoch begins, of so many images over all processes."""
         self._images[number] = images
-        self._row = self._figures[number % self.every]
+        self._loss, self._hits = self._places[number % self.every]
 
     def add(self, losses: torch.Tensor, right: torch.Tensor) -> None:
         """A piece of the step: each row's loss (n,) float32, and whether it was right (n,) bool."""
-        self._row[0] += losses.sum()
-        self._row[1] += right.sum()
+        self._loss.add_(losses.sum())
+        self._hits.add_(right.sum())
 
     def read(self, ranks: Ranks, *, stop: bool) -> tuple[list[Step], bool]:
         """The steps since the last reading, in order, and whether any process was asked to ``stop``.
@@ -56,13 +57,12 @@ class Tally:
         Raises:
             PipelineError: another process stopped.
         """
-        mine = np.zeros((self.every + 1, 2))
-        mine[:-1], mine[-1, 0] = self._figures.cpu().numpy(), stop
-        total = ranks.added(mine).tolist()
+        mine = [*self._figures.flatten().tolist(), float(stop), 0.0]  # by twos
+        total = ranks.added(np.array(mine)).tolist()
         steps = []
         for number, images in self._images.items():
-            loss, hits = total[number % self.every]
-            steps.append(Step(loss, hits, images))
+            at = 2 * (number % self.every)
+            steps.append(Step(total[at], total[at + 1], images))
         self._figures.zero_()
         self._images.clear()
-        return steps, bool(total[-1][0])
+        return steps, bool(total[-2])
