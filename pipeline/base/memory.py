@@ -23,6 +23,7 @@ _OUT_OF_MEMORY = (
     "bad_alloc",
     "bad allocation",
     "alloc_failed",
+    "allocation_failed",
     "unable to find an engine to execute this computation",  # cuDNN's, where no algorithm has room to work in
 )
 

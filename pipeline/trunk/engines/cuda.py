@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.base.arithmetic import arithmetic
+from pipeline.base.memory import is_out_of_memory
 from pipeline.trunk.engines.base import Slot
 from pipeline.trunk.engines.fold import FoldedTrunk
 
@@ -64,12 +65,14 @@ class GraphRunner:
         try:
             with torch.cuda.graph(graph, stream=self._computing, capture_error_mode="thread_local"):
                 self._features = self._forward()
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            # What went wrong first: the end of a recording that failed has an error of its own.
+            first: BaseException = error
+            while isinstance(first.__context__, RuntimeError):
+                first = first.__context__
             # PyTorch's word for an operation that waits for the GPU; whatever else is wrong is an error as it is.
-            if "captur" not in str(error).lower():
-                raise
+            if is_out_of_memory(first) or "captur" not in str(first).lower():
+                raise first from None
             torch.cuda.synchronize(self.device)
             return None
         return graph

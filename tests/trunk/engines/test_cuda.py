@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -151,6 +153,35 @@ def test_whatever_else_goes_wrong_while_it_is_recorded_is_an_error(
     monkeypatch.setattr(FoldedTrunk, "forward", failing)
     with device_double(), pytest.raises(RuntimeError, match="illegal memory access"):
         engine_of(trunk, info, "cuda")
+
+
+def test_memory_that_runs_out_while_it_is_recorded_is_told_as_that(
+    spec: TrunkSpec, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a recording that failed raises an error of its own, which says nothing of memory."""
+    forward, calls = FoldedTrunk.forward, []
+
+    def full(self: FoldedTrunk, x: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        if len(x) > 2 and calls.count(len(x)) == 3:  # after two to warm up
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(self, x)
+
+    @contextmanager
+    def failing(*args: Any, **options: Any) -> Iterator[None]:
+        try:
+            with graph(*args, **options):
+                yield
+        except torch.OutOfMemoryError:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")  # noqa: B904
+
+    monkeypatch.setattr(FoldedTrunk, "forward", full)
+    with device_double():
+        graph = torch.cuda.graph
+        monkeypatch.setattr(torch.cuda, "graph", failing)
+        engine = FrozenTrunk(spec, batch=BATCH, work_dir=tmp_path).engine
+        assert isinstance(engine, TorchEngine) and engine._runner is not None
+        assert engine.batch == 2 and engine._runner.recorded
 
 
 @pytest.fixture
