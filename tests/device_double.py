@@ -145,6 +145,8 @@ def _cuda(double: Double, queues: Queues, devices: int, capability: tuple[int, i
         "empty_cache": lambda: None,
         "manual_seed": lambda seed: None,
         "manual_seed_all": lambda seed: None,
+        "get_sync_debug_mode": lambda: queues.debug,
+        "set_sync_debug_mode": lambda mode: setattr(queues, "debug", mode),
         "synchronize": lambda device=None: queues.synchronise(*queues.streams),
         "Stream": partial(Stream, queues=queues),
         "Event": partial(Event, queues=queues),

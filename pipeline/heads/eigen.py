@@ -11,8 +11,21 @@ import torch
 
 from pipeline.heads.staging import on_device
 
+SMALL = 256  # rows of a matrix, of which many are decomposed together: larger ones a GPU does itself, where it can
+
 
 def eigh(matrices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Eigenvalues (..., n), ascending, and vectors (..., n, n) of matrices of which the lower triangle is read."""
     values, vectors = torch.linalg.eigh(matrices.cpu())
     return on_device(values, matrices.device), on_device(vectors, matrices.device)
+
+
+def eigh_of_many(matrices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same of a batch (K, n, n); large ones on the GPU where they lie, unless its library fails on them."""
+    if matrices.shape[-1] > SMALL and matrices.is_cuda:
+        try:
+            values, vectors = torch.linalg.eigh(matrices)
+            return values, vectors
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            pass  # of low rank, by an older cuSOLVER
+    return eigh(matrices)

@@ -46,7 +46,7 @@ class Lane:
         self._dtype, self._device = dtype, device
         self._locked = [torch.empty(n, dim, dtype=dtype, pin_memory=True) for _ in range(2)]
         self._twins = [torch.empty(n, dim, dtype=dtype, device=device) for _ in range(2)]
-        self._copied = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call]
+        self._copied = [torch.cuda.Event(blocking=True) for _ in range(2)]  # type: ignore[no-untyped-call]
         self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._asked = torch.cuda.current_stream(device).record_event()
         self._turn = 0

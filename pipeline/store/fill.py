@@ -1,7 +1,7 @@
 """Filling an unfinished cache block by block: which blocks are a process's own, and stopping between two of them.
 
 Knows blocks, processes and requests to stop; nothing of what the rows are. A kill can cost two blocks: the one in work,
-and the one before it, which is being written meanwhile.
+and the one before it, where that is still being written.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from pipeline.base.errors import Interrupted
 from pipeline.base.interrupt import stop_requests
 from pipeline.base.ranks import Ranks
 from pipeline.store.writer import Writer
@@ -50,11 +51,11 @@ class WriteBehind(Generic[Block]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for the last block; what it raises is raised, but where another error is on its way already."""
+        """Wait for the last block; what it raises is raised, but where another error than a stop is on its way."""
         try:
             self._pool.shutdown(wait=True)
         finally:
-            if error is None:
+            if error is None or isinstance(error, Interrupted):
                 self._wait()
 
 

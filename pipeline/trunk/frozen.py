@@ -144,9 +144,17 @@ class FrozenTrunk:
             at += len(found)
         return np.concatenate(parts)
 
-    def slot(self) -> Slot:
-        """Room for a batch of the engine in use."""
-        return self.engine.slot()
+    def slot(self) -> Slot | None:
+        """Room for a batch of the engine in use; None where memory does not do for one more.
+
+        Raises:
+            WeightsError: it was for a batch of one image.
+        """
+        try:
+            return self.engine.slot()
+        except Exception as error:
+            self._out_of_memory(error, self.engine.batch)
+            return None
 
     def start(self, slot: Slot) -> bool:
         """Begin to compute a slot's batch; False where memory does not do: then :meth:`smaller` is the way on.
@@ -176,7 +184,9 @@ class FrozenTrunk:
         Raises:
             EngineError: one is not.
         """
-        if fingerprint(self.trunk) != self._fingerprint or _fingerprint(self.engine.net) != self._engine_fingerprint:
+        engine = vars(self).get("engine")  # none where one went for want of memory and no smaller one could be had
+        changed = engine is not None and _fingerprint(engine.net) != self._engine_fingerprint
+        if changed or fingerprint(self.trunk) != self._fingerprint:
             raise EngineError("the frozen trunk changed while it ran: its features cannot be trusted; report this")
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 Task = Callable[[], object]
+REFUSED = "CUDA error: operation not permitted when stream is capturing"
 HASTE = 0.1  # how likely some stream takes a step whenever any is given a task
 
 
@@ -27,6 +28,7 @@ class Queues:
         self.streams: list[Stream] = []
         self.synchronisations = 0
         self.launches = 0
+        self.debug = "default"  # torch.cuda.set_sync_debug_mode's
         self._drawn = random.Random(seed)
         self._thread = threading.local()
         self.default = Stream(queues=self)
@@ -70,7 +72,9 @@ class Queues:
     def wait(self, *moments: tuple[Stream, int]) -> None:
         """The host waits until each stream has done so many tasks; a synchronisation."""
         if self.capturing is not None:
-            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+            raise RuntimeError(REFUSED)
+        if self.debug == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
         with self.lock:
             self.synchronisations += 1
             for stream, number in moments:
@@ -188,5 +192,11 @@ class Graph:
         before, queues.current, queues.capturing = queues.current, stream, self
         try:
             yield
-        finally:
-            queues.current, queues.capturing = before, None
+        except RuntimeError as error:
+            queues.capturing = None
+            if REFUSED not in str(error):
+                queues.current = before
+                raise
+            # The end of a recording that has become void fails as well, and leaves its stream the current one.
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")  # noqa: B904
+        queues.current, queues.capturing = before, None

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
-from tests.double.streams import Queues
+from tests.double.streams import REFUSED, Queues
 
 aten = torch.ops.aten
 
@@ -98,7 +98,7 @@ class Device:
         at_once = into.numel() == 0 or (non_blocking and direct and bool(host) and self.pinned.holds(host[0]))
         waits = bool(host) and not at_once
         if waits and self.queues.capturing is not None:
-            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+            raise RuntimeError(REFUSED)
         self.queues.launch(_written(lambda: into.copy_(of)))
         if waits:
             self.queues.synchronise(self.queues.current)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from pipeline.heads.eigen import eigh
+from pipeline.heads.eigen import eigh_of_many
 from pipeline.heads.staging import on_device, on_gpu
 
 MEMORY = 10  # corrections that L-BFGS remembers at most
@@ -24,7 +24,6 @@ SLOPE_KEPT = 0.3  # a step is long enough where the slope along it has fallen to
 TRIALS = 20  # of a step's length
 PIECE_BYTES = 1 << 20  # of logits that are worked on at once, so that they stay in the processor's cache
 GPU_PIECE_BYTES = 128 << 20  # ... and by a GPU, which computes that in the time that it takes to ask for it
-SMALL = 256  # classes whose coupling the processor decomposes for a GPU
 LEAVE_SHARE = 8  # converged problems leave when they are one in this many: leaving copies the arrays
 CURVATURE_FLOOR = 1e-12  # a class that no row is unsure of has no curvature; a step must still be finite
 PATIENCE = 100  # iterations without a better gradient after which rounding has the last word
@@ -254,8 +253,7 @@ class _Run:
         self.loss = point.loss
         dtype = self.theta.dtype
         if self.steps % COUPLING_STEPS == 0:
-            decompose = eigh if self.objective.n_classes <= SMALL else torch.linalg.eigh
-            values, vectors = decompose(self.logits.coupling())
+            values, vectors = eigh_of_many(self.logits.coupling())
             values = torch.maximum(values, COUPLING_FLOOR * values[:, -1:]).clamp_min_(CURVATURE_FLOOR)
             self.turn, self.shares = vectors.to(dtype), values / values.sum(dim=1, keepdim=True)
         h = (self.shares * point.curvature.unsqueeze(1)).clamp_min(CURVATURE_FLOOR).to(dtype).unsqueeze(2)

@@ -107,7 +107,8 @@ class BlockLoop:
         batches = self.ring.run(self._jobs(blocks)) if self.ring else (batch for batch in none)
         # A block is on the disk before the next but one is begun, so that a kill can lose two blocks and no more; those
         # behind them are being decoded meanwhile.
-        with WriteBehind(self._write) as behind, closing(batches), one_by_one(self.writer, blocks) as each:
+        # (outermost what hears of a stop: the last block is waited for even then)
+        with one_by_one(self.writer, blocks) as each, WriteBehind(self._write) as behind, closing(batches):
             for number in each:
                 block = self._block(number, batches)
                 began = time.perf_counter()
@@ -156,10 +157,10 @@ class BlockLoop:
         block.features[at[batch.good]] = batch.features
         self.forwards += len(batch.good)
         self.tracker.advance(len(batch.items))
-        if (size := self.trunk.engine.batch) != self._at_once:
-            self._at_once = size
-            self.watch.say(words.fewer_at_once(size))
-        block.batch = min(block.batch or size, size)
+        if batch.size != self._at_once:
+            self._at_once = batch.size
+            self.watch.say(words.fewer_at_once(batch.size))
+        block.batch = min(block.batch or batch.size, batch.size)
 
     def _copy_donors(self, start: int, stop: int, block: Block) -> None:
         for number, donor in enumerate(self.origin.donors):

@@ -35,7 +35,10 @@ class ExtractResult:
 
 @dataclass
 class Shares:
-    """Busy seconds of each part of the job; ``waiting`` is the trunk's time without images."""
+    """Busy seconds of each part of the job; ``waiting`` is the trunk's time without images.
+
+    ``write`` is what its thread waits for the disk; the writing itself goes on beside it.
+    """
 
     read: float = 0.0
     decode: float = 0.0

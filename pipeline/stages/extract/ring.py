@@ -35,6 +35,7 @@ class Batch:
     slot: Slot
     opened: int  # which of the trunk's engines the slot is of
     coming: list[Future[Loaded]]
+    size: int  # images of a batch of the engine that computes it
     items: list[Loaded] = field(default_factory=list)
     good: list[int] = field(default_factory=list)
     features: NDArray[np.float32] | None = None  # None while it is under way
@@ -70,10 +71,10 @@ class Ring:
         todo = self._cut(blocks)
         try:
             while True:
-                while (self._free or self._made < self._most) and (jobs := next(todo, None)) is not None:
-                    slot = self._free.popleft() if self._free else self._make()
+                while self._has_room() and (jobs := next(todo, None)) is not None:
+                    slot = self._free.popleft()
                     coming = [self._loader.begin(*job, slot.places[at]) for at, job in enumerate(jobs)]
-                    self._loading.append(Batch(slot, self._opened, coming))
+                    self._loading.append(Batch(slot, self._opened, coming, len(slot.places)))
                 if self._loading and len(self._running) < self._at_work:
                     self._compute(self._loading.popleft())
                 elif self._running:
@@ -97,16 +98,35 @@ class Ring:
                 yield block[at : at + size]
                 at += size
 
-    def _make(self) -> Slot:
-        self._made += 1
-        return self._trunk.slot()
+    def _has_room(self) -> bool:
+        """Whether a slot is free; one more is made where none is and there may be more."""
+        if not self._free and self._made < self._most:
+            slot = self._trunk.slot()
+            if slot is not None:
+                self._free.append(slot)
+                self._made += 1
+            elif self._made > self._at_work:
+                self._most = self._made  # these will do
+            else:
+                self._shrink()
+                return self._has_room()
+        return bool(self._free)
+
+    def _shrink(self) -> None:
+        """Have an engine of half the batch, and slots of it."""
+        for batch in self._running:
+            self._collect(batch)  # what computes them is about to go
+        self._trunk.smaller()
+        self._renew()
 
     def _compute(self, batch: Batch) -> None:
         """Wait for a batch's images, and begin to compute them."""
         began = time.perf_counter()
         batch.items = [future.result() for future in batch.coming]
         ready = time.perf_counter()
-        if self._begun:  # until the first batch is full nothing could have been ready
+        if self._running:
+            self._shares.forward += ready - began
+        elif self._begun:  # until the first batch is full nothing could have been ready
             self._shares.waiting += ready - began
         self._begun = True
         batch.good = [at for at, item in enumerate(batch.items) if item.pixels is not None]
@@ -115,25 +135,22 @@ class Ring:
         for at, item in enumerate(batch.items):
             if item.pixels is None:
                 places[at] = 0
-        self._running.append(batch)
         if not batch.good:
             batch.features = np.zeros((0, self._trunk.dim), np.float32)
         elif batch.opened != self._opened:
-            batch.features = self._at_once(batch)
+            self._compute_at_once(batch)
         elif not self._trunk.start(batch.slot):
-            for before in self._running:
-                if before is not batch:
-                    self._collect(before)  # the engine that computes them is about to go
-            self._trunk.smaller()
-            batch.features = self._at_once(batch)
+            self._shrink()
+            self._compute_at_once(batch)
+        self._running.append(batch)
         self._shares.forward += time.perf_counter() - ready
 
-    def _at_once(self, batch: Batch) -> NDArray[np.float32]:
-        """The features of a batch that lies in a slot of an engine that has gone."""
-        found = self._trunk.features(batch.slot.pixels(batch.good))
+    def _compute_at_once(self, batch: Batch) -> None:
+        """Have the features of a batch that lies in a slot of an engine that has gone."""
+        batch.features = self._trunk.features(batch.slot.pixels(batch.good))
+        batch.size = self._trunk.engine.batch
         if self._trunk.opened != self._opened:
             self._renew()
-        return found
 
     def _collect(self, batch: Batch) -> None:
         """Have a batch's features, which may have to be waited for."""

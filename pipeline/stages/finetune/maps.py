@@ -177,7 +177,7 @@ class PrefixMaps:
                 first, last = writer.span(number)
                 writer.write_block(number, maps, self.digests[first:last], np.full(last - first, GOOD, np.uint8))
 
-            with follow as tracker, WriteBehind(write) as behind, one_by_one(writer, todo) as each:
+            with follow as tracker, one_by_one(writer, todo) as each, WriteBehind(write) as behind:
                 for block in each:
                     first, last = writer.span(block)
                     found = np.empty((last - first, self.dim), np.float32)

@@ -1,8 +1,9 @@
 """A batch's way over a GPU: copied there by one stream, computed by another, and copied back, while others follow.
 
 The forward pass is a CUDA graph, recorded once for the one shape that there is: one launch instead of one for each of
-a network's 100 to 500 operations, each of which takes Python longer than it takes the GPU. Host memory is page-locked,
-from which the GPU copies by itself.
+a network's 100 to 500 operations, each of which takes Python longer than it takes the GPU. Before it is recorded the
+pass runs twice: libraries choose algorithms and take memory in the first. Host memory is page-locked, from which the
+GPU copies by itself.
 """
 
 from __future__ import annotations
@@ -12,11 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.base.arithmetic import arithmetic
-from pipeline.base.memory import is_out_of_memory
 from pipeline.trunk.engines.base import Slot
 from pipeline.trunk.engines.fold import FoldedTrunk
-
-WARM_UPS = 2  # passes before the recording: libraries choose algorithms and take memory in the first
 
 
 @dataclass(eq=False)
@@ -46,11 +44,10 @@ class GraphRunner:
             self._pixels = torch.zeros(shape, dtype=torch.uint8, device=self.device)
             torch.cuda.synchronize(self.device)  # the weights are there, whichever stream brought them
             with torch.cuda.stream(self._computing):
-                for _ in range(WARM_UPS):
-                    self._features = self._forward()
+                self._features = self._forward()
+                self.recorded = self._waits_for_nothing()
             torch.cuda.synchronize(self.device)
-            self._graph = self._record()
-        self.recorded = self._graph is not None
+            self._graph = self._record() if self.recorded else None
 
     def _stream(self) -> torch.cuda.Stream:
         return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
@@ -60,21 +57,41 @@ class GraphRunner:
             features: torch.Tensor = self._net(self._pixels.permute(0, 3, 1, 2))
         return features
 
-    def _record(self) -> torch.cuda.CUDAGraph | None:
+    def _waits_for_nothing(self) -> bool:
+        """Whether a forward pass never makes the program wait for the GPU: a recording that does fails for good.
+
+        Found out beforehand, since PyTorch's allocator does not come out of a recording that has failed.
+        """
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            self._features = self._forward()
+        except RuntimeError as error:
+            if "synchronizing" not in str(error):
+                raise
+            return False
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+        return True
+
+    def _record(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self._computing, capture_error_mode="thread_local"):
+            # The outer one, since that of a recording that fails does not end.
+            with (
+                torch.cuda.stream(self._computing),
+                torch.cuda.graph(graph, stream=self._computing, capture_error_mode="thread_local"),
+            ):
                 self._features = self._forward()
         except RuntimeError as error:
             # What went wrong first: the end of a recording that failed has an error of its own.
             first: BaseException = error
             while isinstance(first.__context__, RuntimeError):
                 first = first.__context__
-            # PyTorch's word for an operation that waits for the GPU; whatever else is wrong is an error as it is.
-            if is_out_of_memory(first) or "captur" not in str(first).lower():
-                raise first from None
-            torch.cuda.synchronize(self.device)
-            return None
+            if first is error:
+                raise
+            error.__traceback__ = None  # its frames hold on to the first
+            raise first from None
         return graph
 
     def slot(self) -> Slot:

@@ -231,6 +231,35 @@ def test_a_batch_that_does_not_fit_is_halved_with_all_that_is_under_way(
     assert max(float(np.abs(found[row] - expected[row]).max()) for row in expected) <= 1e-5 * reach
 
 
+@pytest.mark.parametrize("fits", [1, 2, 3])
+def test_where_there_is_no_room_for_more_slots_fewer_do_or_smaller_ones(
+    spec: TrunkSpec,
+    blocks: list[list[Job]],
+    expected: dict[int, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fits: int,
+) -> None:
+    """Two are at work on a GPU, so that three at least are needed; of the engine's half there is room for all."""
+    slot, made = TorchEngine.slot, itertools.count(1)
+
+    def small(self: TorchEngine) -> Slot:
+        if self.batch == BATCH and next(made) > 1 + fits:  # the engine has one of its own
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 18.00 MiB")
+        return slot(self)
+
+    monkeypatch.setattr(TorchEngine, "slot", small)
+    monkeypatch.setattr(module, "look_ahead", lambda geometry, batch: 4 * batch)
+    with device_double(late=True):
+        trunk = FrozenTrunk(replace(spec, device="cuda"), batch=BATCH, work_dir=tmp_path)
+        batches = through(trunk, blocks)
+    found = rows_of(batches)
+    assert found.keys() == expected.keys() and trunk.engine.batch == (BATCH if fits == 3 else BATCH // 2)
+    assert [item.index for batch in batches for item in batch.items] == list(range(60))
+    reach = max(float(np.abs(row).max()) for row in expected.values())
+    assert max(float(np.abs(found[row] - expected[row]).max()) for row in expected) <= 1e-5 * reach
+
+
 def test_not_even_one_image_fits(
     spec: TrunkSpec, blocks: list[list[Job]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,6 +337,18 @@ def test_an_extraction_on_a_gpu_is_that_of_the_cpu_and_goes_on_where_it_was_stop
     calls[0] = 0
     again = extract(source, workspace=tmp_path, out=tmp_path / "b" / "it.h5", device="cuda", **options)
     assert stops >= 3 and again.cache.read_bytes() == whole.cache.read_bytes()
+
+
+def test_a_machine_without_room_for_one_image_says_so(
+    photos: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: TorchEngine, slot: Slot) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(TorchEngine, "start", full)
+    with pytest.raises(WeightsError, match="out of memory with one image of 32 px") as error:
+        extract(photos, workspace=tmp_path, **quick)
+    assert "\n" not in str(error.value)
 
 
 def test_a_halved_batch_is_said_and_kept_block_by_block(

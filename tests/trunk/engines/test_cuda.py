@@ -135,6 +135,8 @@ def test_a_network_that_cannot_be_recorded_is_launched_operation_by_operation(
     with device_double(late=True):
         engine = engine_of(trunk, info, "cuda")
         assert isinstance(engine._runner, GraphRunner) and not engine._runner.recorded
+        assert torch.cuda.current_stream() is torch.cuda.default_stream()
+        assert torch.cuda.get_sync_debug_mode() == "default"
         found = in_flight(engine, batches)
         assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
 
