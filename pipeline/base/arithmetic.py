@@ -9,10 +9,13 @@ there again afterwards. The settings are the process's, so one computation at a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from pipeline.base.machine import kind_of_device
 
 _IEEE, _TF32, _INHERITED = "ieee", "tf32", "none"
 
@@ -57,3 +60,11 @@ def _hold_as_before_2_9(on_gpu: str, restored: Callable[..., Any]) -> None:
     torch.set_float32_matmul_precision("high" if on_gpu == _TF32 else "highest")
     restored(setattr, torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
     torch.backends.cudnn.allow_tf32 = on_gpu == _TF32
+
+
+def ordered_attention(device: str) -> AbstractContextManager[Any]:
+    """For what learns: attention whose backward pass adds in one order each time. A GPU's fused kernels add by atomics.
+
+    On a CPU it is as it is.
+    """
+    return sdpa_kernel(SDPBackend.MATH) if kind_of_device(device) == "cuda" else nullcontext()

@@ -73,6 +73,20 @@ class Ranks:
         if self._each_has_its_own(on_gpu):
             self._of_gpus = dist.new_group(backend="nccl", timeout=PATIENCE)
 
+    @contextmanager
+    def joined(self, device: str) -> Iterator[None]:
+        """Within it this process is among the others; see :meth:`join`."""
+        self.join(device)
+        try:
+            yield
+        except BaseException:
+            # NCCL's farewell waits for all sums that are under way, and in those the others wait for this process: what
+            # failed must end instead, so that torchrun sees it and ends the others.
+            if self._of_gpus is None:
+                self.leave()
+            raise
+        self.leave()
+
     def _each_has_its_own(self, on_gpu: bool) -> bool:
         """Whether all processes run on GPUs, no two of them on the same one, and have NCCL (which wants that)."""
         import torch

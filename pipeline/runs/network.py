@@ -202,15 +202,19 @@ def network_forward(
     """Features (n, D) and logits (n, C), float32, of a whole network in the mode and on the device that it is in.
 
     ``classifier`` is the layer of its own whose input the features are.
+
+    Raises:
+        ConfigError: a GPU has too little memory.
     """
+    device = next(network.parameters()).device
     captured: list[Any] = []
     handle = classifier.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
     try:
-        with torch.inference_mode(), arithmetic():
-            logits = network(normalised(pixels, info, next(network.parameters()).device))
+        with torch.inference_mode(), arithmetic(), within_memory(str(device)):
+            logits = network(normalised(pixels, info, device))
+            return captured[0].float().cpu().numpy(), logits.float().cpu().numpy()
     finally:
         handle.remove()
-    return captured[0].float().cpu().numpy(), logits.float().cpu().numpy()
 
 
 def logits_of_split(run: runs.Run, cache: Cache, split: str, desk: Workspace, *, device: str) -> NDArray[np.float32]:

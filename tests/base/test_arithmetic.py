@@ -16,7 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline.base.arithmetic import arithmetic
+from pipeline.base.arithmetic import arithmetic, ordered_attention
 from pipeline.base.precision import lacks
 from pipeline.bench.trunk import random_trunk
 from pipeline.heads.baselines import NEIGHBOURS, cosine_centroids, nearest_by_cosine, run_baselines
@@ -201,3 +201,11 @@ def test_under_medium_a_plain_product_is_off_and_one_that_is_held_is_not() -> No
             held = a @ b
     errors = [float((found - true).abs().max() / true.abs().max()) for found in (plain, held)]
     assert errors[0] > 1e-4 and errors[1] < 1e-6
+
+
+def test_attention_is_taken_in_one_order_on_a_gpu_alone() -> None:
+    told = torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.mem_efficient_sdp_enabled
+    for device, fused in (("cpu", True), ("cuda", False), ("cuda:1", False)):
+        with ordered_attention(device):
+            assert [ask() for ask in told] == [fused, fused] and torch.backends.cuda.math_sdp_enabled()
+        assert [ask() for ask in told] == [True, True]

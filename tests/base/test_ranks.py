@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -207,6 +208,22 @@ def test_each_process_takes_a_gpu_and_they_find_out_whether_it_is_its_own(case: 
             child.kill()
     assert [answer[1:5] for answer in found] == [(taken[rank], nccl, 3, 4.0) for rank in range(2)]
     assert found[1][5] == {"from": "the first"}
+
+
+@pytest.mark.parametrize(
+    ("group", "fails", "left"), [(None, True, 1), ("nccl", True, 0), (None, False, 1), ("nccl", False, 1)]
+)
+def test_a_process_that_fails_among_gpus_ends_without_waiting_for_the_others(
+    monkeypatch: pytest.MonkeyPatch, group: str | None, fails: bool, left: int
+) -> None:
+    """NCCL's farewell would wait for sums for which the others wait."""
+    job, leaves = Ranks(), []
+    monkeypatch.setattr(Ranks, "join", lambda self, device: setattr(self, "_of_gpus", group))
+    monkeypatch.setattr(Ranks, "leave", lambda self: leaves.append(1))
+    with suppress(KeyError), job.joined("cuda"):
+        if fails:
+            raise KeyError
+    assert len(leaves) == left
 
 
 def test_a_gpu_by_its_number_is_refused_where_several_processes_would_share_it(

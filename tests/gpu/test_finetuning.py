@@ -21,18 +21,25 @@ PRECISIONS = on_both(["float32"], ["float32", "tf32", "bfloat16"], slow_here=Tru
 
 
 # ResNet18 pools by max_pool2d, whose backward adds up what overlapping windows give: in channels_last layout perhaps by
-# atomics, in no fixed order.
-TRUNKS = {"cpu": {"trunk": SMALL, "image_size": 32}, "cuda": {"trunk": "resnet18", "image_size": 64}}
+# atomics, in no fixed order. So does the backward of a GPU's fused attention, which must not be taken.
+TRUNKS = {
+    ("cpu", "plain"): {"trunk": SMALL, "image_size": 32},
+    ("cuda", "plain"): {"trunk": "resnet18", "image_size": 64},
+    ("cpu", "attention"): {"trunk": "timm:test_vit", "image_size": 32},
+    ("cuda", "attention"): {"trunk": "vit_b_16", "image_size": 64},
+}
 
 
 @pytest.fixture(scope="module")
-def starts(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], SimpleNamespace]:
-    """By device, a workspace with a head."""
+def starts(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., SimpleNamespace]:
+    """By device and kind of network, a workspace with a head."""
 
     @functools.cache
-    def made(device: str) -> SimpleNamespace:
+    def made(device: str, kind: str = "plain") -> SimpleNamespace:
+        if kind == "attention" and device == "cpu":
+            pytest.importorskip("timm", reason="timm is not installed")
         root = tmp_path_factory.mktemp(device)
-        cache = extract(photos, weights="random:0", engine="torch", workspace=root, **TRUNKS[device]).cache
+        cache = extract(photos, weights="random:0", engine="torch", workspace=root, **TRUNKS[device, kind]).cache
         return SimpleNamespace(root=root, run=train(cache, workspace=root).run)
 
     return made
@@ -54,12 +61,19 @@ def trained(run: Path) -> bool:
     return bool(json.loads((run / "metrics.json").read_text())["best_epoch"])
 
 
-@pytest.mark.parametrize("more", [{}, {"bn": "train", "augment": "crop", "mixup": 0.2}], ids=["plain", "augmented"])
+FORMS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "augmented": {"bn": "train", "augment": "crop", "mixup": 0.2},
+    "attention": {"mixup": 0.2},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("device", "precision"), PRECISIONS)
 def test_two_fine_tunings_give_the_same_bits(
-    starts: Callable[[str], SimpleNamespace], tmp_path: Path, device: str, precision: str, more: dict[str, Any]
+    starts: Callable[..., SimpleNamespace], tmp_path: Path, device: str, precision: str, form: str
 ) -> None:
-    start = starts(device)
+    start, more = starts(device, "attention" if form == "attention" else "plain"), FORMS[form]
     runs = [finetune(start.run, **asked(start, tmp_path / name, device, precision, **more)) for name in "ab"]
     assert runs[0].best_epoch == runs[1].best_epoch > 0  # what is kept has been trained
     assert weights(runs[0].run) == weights(runs[1].run)
@@ -68,7 +82,7 @@ def test_two_fine_tunings_give_the_same_bits(
 
 @pytest.mark.parametrize(("device", "precision"), PRECISIONS)
 def test_a_fine_tuning_that_is_killed_and_resumed_gives_the_bits_of_one_that_nobody_kills(
-    starts: Callable[[str], SimpleNamespace], tmp_path: Path, device: str, precision: str
+    starts: Callable[..., SimpleNamespace], tmp_path: Path, device: str, precision: str
 ) -> None:
     start = starts(device)
     whole = child("finetune", tmp_path / "w.log", start.run, asked(start, tmp_path / "w", device, precision))

@@ -45,8 +45,7 @@ HANDFUL = 5
 def extract(settings: ExtractSettings, desk: Workspace) -> ExtractResult:
     """Stage one with settings made. Under ``torchrun`` every process calls it."""
     ranks = Ranks()
-    ranks.join(settings.device)
-    try:
+    with ranks.joined(settings.device):
         plain = _one_file(settings, desk, ranks, None)
         views = []
         for number in range(1, settings.views + 1):
@@ -59,8 +58,6 @@ def extract(settings: ExtractSettings, desk: Workspace) -> ExtractResult:
             seconds=plain.seconds + sum(v.seconds for v in views),
             views=tuple(str(v.cache) for v in views),
         )
-    finally:
-        ranks.leave()
 
 
 def _one_file(settings: ExtractSettings, desk: Workspace, ranks: Ranks, beside: Beside | None) -> ExtractResult:

@@ -78,11 +78,8 @@ def finetune(settings: FinetuneSettings, desk: Workspace) -> FinetuneResult:
             "leave it out, or train "
             "in one process"
         )
-    ranks.join(settings.device)
-    try:
+    with ranks.joined(settings.device):
         return _finetune(settings, ranks, desk if ranks.first else desk.silent())
-    finally:
-        ranks.leave()
 
 
 def _finetune(settings: FinetuneSettings, ranks: Ranks, desk: Workspace) -> FinetuneResult:

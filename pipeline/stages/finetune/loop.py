@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 
-from pipeline.base.arithmetic import arithmetic
+from pipeline.base.arithmetic import arithmetic, ordered_attention
 from pipeline.base.errors import ConfigError, HeadError, Interrupted
 from pipeline.base.interrupt import StopRequest
 from pipeline.base.machine import kind_of_device
@@ -190,8 +190,8 @@ class Loop:
         partner, own = None, None
         if s.mixup:
             x, partner, own = mixed(x, rows, alpha=s.mixup, seed=s.seed, epoch=self.state.progress.epoch)
-        kind = kind_of_device(self.task.attached.device)
-        with torch.autocast(kind, torch.bfloat16, enabled=s.precision == "bfloat16"):
+        device, half = self.task.attached.device, s.precision == "bfloat16"
+        with torch.autocast(kind_of_device(device), torch.bfloat16, enabled=half), ordered_attention(device):
             logits = self.task.inputs.module(x)
         logits = logits.float()
 

@@ -20,6 +20,7 @@ from pipeline.base.arithmetic import arithmetic
 from pipeline.base.machine import kind_of_device
 from pipeline.heads.choice import order
 from pipeline.heads.scores.metrics import log_softmax
+from pipeline.runs.network import within_memory
 from pipeline.stages.finetune.feeds import Inputs, Maps, chunks
 from pipeline.stages.finetune.tally import STEPS
 from pipeline.stages.finetune.task import Task
@@ -60,6 +61,7 @@ def logits(task: Task, rows: NDArray[np.int64], what: str, inputs: Inputs | None
 
     Raises:
         DataError: an image is gone or has changed.
+        ConfigError: a GPU has too little memory.
     """
     inputs, ranks = inputs or task.inputs, task.ranks
     found = np.zeros((len(rows), len(task.attached.cache.classes)), np.float32)
@@ -70,6 +72,7 @@ def logits(task: Task, rows: NDArray[np.int64], what: str, inputs: Inputs | None
         in_mode(inputs.module.modules(), training=False),
         torch.inference_mode(),
         arithmetic(),
+        within_memory(task.attached.device),
         task.desk.watch.track(what, len(places)) as tracker,
     ):
         for number, (part, x) in enumerate(inputs.batches(batches, None), start=1):

@@ -88,6 +88,19 @@ def test_a_device_that_is_late_changes_nothing(form: str, tuned: Any) -> None:
         assert same(tuned(**FORMS[form], device="cuda"), plain)
 
 
+def test_what_learns_on_a_device_attends_in_one_order(workshop: SimpleNamespace, root: Path, task_of: Any) -> None:
+    """The fused kernels' backward passes add by atomics."""
+    seen: list[tuple[bool, bool]] = []
+    for device in ("cpu", "cuda"):
+        with device_double():
+            task = task_of(workshop.head.run, root, device=device, **QUICK)
+            loop = Loop(task, State(task.attached.network, task.attached.anatomy, task.settings))
+            told = torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.mem_efficient_sdp_enabled
+            task.inputs.module.register_forward_pre_hook(lambda *_, told=told: seen.append((told[0](), told[1]())))
+            next(loop.steps(StopRequest()))
+    assert (seen[0], seen[-1]) == ((True, True), (False, False))
+
+
 @pytest.mark.parametrize("form", forms(*FEW))
 def test_no_step_waits_for_the_device(form: str, workshop: SimpleNamespace, root: Path, task_of: Any) -> None:
     """The figures are read once in eight steps, and at the end of an epoch."""
