@@ -218,7 +218,7 @@ def plan_file(settings: ExtractSettings, desk: Workspace, beside: Beside | None)
     finished = [_plan_of(other, settings, desk, listing, read) for other in others if other.out.exists()]
     for plan in finished:
         if plan.holds_all_rows():
-            desk.watch.say(words.served(plan.out, plan.target.kind, own.kind))
+            desk.watch.say(words.served(plan.out, plan.contents.provenance["engine"], own.kind))
             return plan
     if own.needs is not None:
         raise ConfigError(own.needs)

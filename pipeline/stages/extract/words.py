@@ -63,11 +63,12 @@ def fewer_at_once(batch: int) -> str:
     return f"out of memory: {many(batch, 'image')} at once from here on"
 
 
-def served(cache: Path, made_on: str, own: str) -> str:
-    """Said where a file that another kind of device has made holds all that is asked for."""
+def served(cache: Path, engine: Mapping[str, object], own: str) -> str:
+    """Said where a file that another kind of device has made holds all that is asked for; ``engine`` is its own."""
     return (
-        f"engine.device: {cache.name} was computed on {made_on}, and is taken as it is: nothing is to be computed; new "
-        f"images would need {made_on}; {option('device', own)} computes all of it anew, in another file"
+        f"engine.device: {cache.name} was computed on {engine['device']}, by {engine['name']} {engine['version']}, and "
+        f"is taken as it is: nothing is to be computed; new images would need {engine['device']}; "
+        f"{option('device', own)} computes all of it anew, in another file"
     )
 
 

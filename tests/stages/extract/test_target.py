@@ -114,8 +114,10 @@ def test_a_finished_file_of_another_kind_of_device_is_served_as_it_is(
         found = extract(mine, watch=listener, **options)
         assert (found.cache, found.new, found.reused) == (there.cache, 0, 60)
     assert there.cache.read_bytes() == before and files_of(there.cache) == [there.cache.name]
+    engine = open_cache(there.cache).provenance["engine"]
     line = (
-        f"engine.device: {there.cache.name} was computed on {there.its}, and is taken as it is: nothing is to be "
+        f"engine.device: {there.cache.name} was computed on {there.its}, by {engine['name']} {engine['version']}, "
+        "and is taken as it is: nothing is to be "
         f"computed; new images would need {there.its}; device='{there.own}' computes all of it anew, in another file"
     )
     assert says(listener) == [line, line]
