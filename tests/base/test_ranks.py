@@ -191,7 +191,10 @@ PAIRS: dict[str, tuple[dict[str, Any], list[list[int]], str | None]] = {
 }
 
 
-@pytest.mark.parametrize("case", PAIRS)
+FEW = ("one GPU for each, the only one that it sees", "one GPU for both")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=() if c in FEW else pytest.mark.slow) for c in PAIRS])
 def test_each_process_takes_a_gpu_and_they_find_out_whether_it_is_its_own(case: str) -> None:
     told, taken, nccl = PAIRS[case]
     server = multiprocessing.get_context("forkserver")

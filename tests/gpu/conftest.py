@@ -16,11 +16,10 @@ import pytest
 GPU = "cuda"
 
 
-def on_both(here: Sequence[Any], there: Sequence[Any], *, slow_here: bool = False) -> list[Any]:
-    """Parameters (device, value): those for the CPU, and those for the GPU with the mark."""
-    slow = [pytest.mark.slow] if slow_here else []
+def on_both(here: Sequence[Any], there: Sequence[Any]) -> list[Any]:
+    """Parameters (device, value): those for the CPU, among the slow tests, and those for the GPU with its mark."""
     return [
-        *(pytest.param("cpu", value, id=f"cpu-{value}", marks=slow) for value in here),
+        *(pytest.param("cpu", value, id=f"cpu-{value}", marks=pytest.mark.slow) for value in here),
         *(pytest.param(GPU, value, id=f"gpu-{value}", marks=pytest.mark.gpu) for value in there),
     ]
 

@@ -60,7 +60,7 @@ def test_two_extractions_give_the_same_bytes(
     assert cache.provenance["precision"] == precision and np.isfinite(cache.features[:]).all()
 
 
-@pytest.mark.parametrize(("device", "kills"), on_both([2], [30], slow_here=True))
+@pytest.mark.parametrize(("device", "kills"), on_both([2], [30]))
 def test_killed_and_resumed_extractions_give_the_bytes_of_one_that_nobody_kills(
     source: Path, tmp_path: Path, device: str, kills: int
 ) -> None:

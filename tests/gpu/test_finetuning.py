@@ -17,7 +17,7 @@ from tests.conftest import SMALL
 from tests.gpu.children import child
 from tests.gpu.conftest import on_both
 
-PRECISIONS = on_both(["float32"], ["float32", "tf32", "bfloat16"], slow_here=True)
+PRECISIONS = on_both(["float32"], ["float32", "tf32", "bfloat16"])
 
 
 # ResNet18 pools by max_pool2d, whose backward adds up what overlapping windows give: in channels_last layout perhaps by

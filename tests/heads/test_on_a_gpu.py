@@ -216,7 +216,12 @@ def test_ridge_is_that_of_the_processor(shape, memory, small_pieces):
 
 @pytest.mark.filterwarnings("ignore:C = .* is the")
 @pytest.mark.parametrize(
-    "estimator", [ExactLinearHead(), ExactLinearHeadCV(Cs=3, cv=2), MinibatchHead(epochs=3, validation_fraction=0.2)]
+    "estimator",
+    [
+        ExactLinearHead(),
+        pytest.param(ExactLinearHeadCV(Cs=3, cv=2), marks=pytest.mark.slow),
+        MinibatchHead(epochs=3, validation_fraction=0.2),
+    ],
 )
 def test_an_estimator_learns_where_it_is_told_to(estimator):
     X, y = data(90, 6, 3)

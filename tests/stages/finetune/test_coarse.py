@@ -52,7 +52,7 @@ def float32_stays(to: Any) -> Any:
     return kept
 
 
-@pytest.mark.parametrize("part", ["all", "last"])
+@pytest.mark.parametrize("part", [pytest.param("all", marks=pytest.mark.slow), "last"])
 def test_a_coarser_cache_is_certified_in_float32_and_a_wrong_head_is_not(
     coarse_head: SimpleNamespace, task_of: Any, part: str
 ) -> None:

@@ -265,7 +265,7 @@ def test_a_run_says_on_the_device_what_it_says_on_the_cpu(
     assert told[0] == told[1] and logits[0] == logits[1]
 
 
-@pytest.mark.parametrize("verb", ["evaluate --data", "compare", "rows", "report"])
+@pytest.mark.parametrize("verb", ["evaluate --data", "compare", "rows", pytest.param("report", marks=pytest.mark.slow)])
 def test_every_verb_that_runs_a_network_runs_it_where_it_was_told(
     verb: str, runs: dict[str, Path], workshop: SimpleNamespace, root: Path
 ) -> None:
