@@ -1,4 +1,4 @@
-"""Eigenvalues and eigenvectors of symmetric matrices, by LAPACK on the processor, also of a GPU's matrices.
+"""Eigenvalues and eigenvectors of symmetric matrices: of a GPU, too, by LAPACK on the processor, but many large ones.
 
 cuSOLVER before CUDA 12.2 fails on matrices of low rank, such as those of constant features, in float32 and in float64
 (pytorch#94772, #105359, #107082); and since CUDA 13 small ones in batches take it 30 to 130 times as long
